@@ -1,0 +1,51 @@
+# make demo     a small comparison of methods on the embedded suite (about 10 minutes on 2 cores)
+# make test     all tests, in an environment made for them
+# make check    what a change must pass: format, lint, types, tests
+# make measured the embedded suite's records, table and README section again (hours)
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+JOBS ?= 2
+
+.PHONY: demo test check format install install-dev clean
+
+demo: install
+	$(BIN)/python -m petlbench -m experiment=demo results.root=results/demo/runs
+	$(BIN)/python -m petlbench.report --records results/demo/runs --name demo --out results/demo
+
+test: install-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+check: install-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+format: install-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+install: $(VENV)/installed
+install-dev: $(VENV)/installed-dev
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	    { echo "petlbench needs Python >= 3.11 as '$(PYTHON)'; on Debian: apt install python3 python3-venv, or make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	    { rm -rf $(VENV); echo "$(PYTHON) cannot make a virtual environment; on Debian: apt install python3-venv"; exit 1; }
+
+$(VENV)/installed: pyproject.toml | $(BIN)/python
+	@echo "installing petlbench and torch into $(VENV) (several GB; a few minutes)"
+	$(PIP) install --quiet --editable .
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml | $(BIN)/python
+	@echo "installing petlbench, torch and the test tools into $(VENV) (several GB; a few minutes)"
+	$(PIP) install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/installed
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""The configuration tree; Hydra reads it as pkg://petlbench.conf."""

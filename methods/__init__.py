@@ -1,0 +1,1 @@
+"""One idea of parameter-efficient transfer learning a file."""

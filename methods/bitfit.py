@@ -1,0 +1,21 @@
+"""BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked Language-models,
+https://arxiv.org/abs/2106.10199.
+"""
+
+from petlbench.backbone import Backbone
+from petlbench.interface import Method
+
+
+class BitFit(Method):
+    """All biases of the backbone are trained, and no new tensor is added.
+
+    `include_relpos` adds the tables of relative position biases of a Swin: the rule "bias in the
+    name" catches them, and the published 0.20 M on Swin-B counts them.
+    """
+
+    def __init__(self, backbone: Backbone, *, include_relpos: bool) -> None:
+        super().__init__(backbone)
+        ends = (".bias", ".relative_position_bias_table") if include_relpos else (".bias",)
+        for name, parameter in backbone.net.named_parameters():
+            if name.endswith(ends):
+                parameter.requires_grad_(True)

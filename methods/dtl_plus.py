@@ -1,0 +1,39 @@
+"""DTL+ and DTL+*: DTL with a depthwise convolution, https://arxiv.org/abs/2312.07856.
+
+DTL+* is DTL+ that injects after every block: a preset, conf/method/dtl_plus_star.yaml.
+"""
+
+from torch import Tensor, nn
+
+from petlbench.backbone import Backbone, Stage
+from petlbench.leaves import DepthwiseConv
+from petlbench.methods.dtl import DTL
+
+
+class DTLPlus(DTL):
+    """DTL whose injected term is convolved: theta first, then one depthwise filter per channel.
+
+    The filter is shared by the blocks of a stage and has no bias (and, other than the paper's
+    words say, no pointwise part: heekhero/DTL @ bf6c51e). The class token bypasses it.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        rank: int,
+        extract_from: int,
+        inject_from: int,
+        beta: float | None,
+        kernel: int,
+    ) -> None:
+        super().__init__(
+            backbone, rank=rank, extract_from=extract_from, inject_from=inject_from, beta=beta
+        )
+        self.mix = nn.ModuleDict(
+            {str(stage.first): DepthwiseConv(stage.width, kernel) for stage in self.injecting()}
+        )
+
+    def theta(self, h: Tensor, stage: Stage) -> Tensor:
+        """The side state h, activated and convolved over the patch grid."""
+        return self.backbone.on_patches(self.mix[str(stage.first)], super().theta(h, stage))

@@ -1,0 +1,7 @@
+"""Linear probing: only the classification head is trained."""
+
+from petlbench.interface import Method
+
+
+class Linear(Method):
+    """Nothing but the head, which is trainable in every method."""

@@ -1,0 +1,81 @@
+"""LoRA: Low-Rank Adaptation of Large Language Models, https://arxiv.org/abs/2106.09685.
+
+Two forms are in use on vision transformers. `qv` (PETL-ViT, and eq. 2 of DTL): an update each for
+query and value. `qkv_shared` (NOAH): one update of query, key and value through one down map, as
+many parameters. The scale multiplies as it is; there is no alpha / rank.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from petlbench.backbone import Backbone
+from petlbench.checks import fraction
+from petlbench.errors import unknown
+from petlbench.interface import Method
+from petlbench.leaves import LowRank, Scaled
+from petlbench.surgery import Parallel, swap
+
+
+class QueryAndValue(nn.Module):
+    """qkv(x) with s B A x added to its query and value rows, eq. 3: W and b stay frozen."""
+
+    def __init__(self, qkv: nn.Linear, *, rank: int, scale: float, dropout: float) -> None:
+        super().__init__()
+        width = qkv.in_features
+        self.qkv = qkv
+        self.query = Scaled(scale, LowRank(width, width, rank, dropout))
+        self.value = Scaled(scale, LowRank(width, width, rank, dropout))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., d) -> (..., 3 d)"""
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        return torch.cat([q + self.query(x), k, v + self.value(x)], dim=-1)
+
+
+def shared(qkv: nn.Linear, *, rank: int, scale: float, dropout: float) -> Parallel:
+    """qkv(x) + s B A dropout(x), where B feeds query, key and value."""
+    update = LowRank(qkv.in_features, qkv.out_features, rank)
+    return Parallel(qkv, Scaled(scale, nn.Sequential(nn.Dropout(fraction("dropout", dropout)), update)))
+
+
+def zero_up(update: LowRank) -> None:
+    """B = 0: the network starts as it was; LowRank is made so."""
+
+
+def noah(update: LowRank) -> None:
+    """A and B from N(0, 0.02^2), as NOAH's model constructor leaves them."""
+    nn.init.trunc_normal_(update.down.weight, std=0.02)
+    nn.init.trunc_normal_(update.up.weight, std=0.02)
+
+
+FORMS: dict[str, Callable[..., nn.Module]] = {"qv": QueryAndValue, "qkv_shared": shared}
+INITS = {"zero_up": zero_up, "noah": noah}
+
+
+class LoRA(Method):
+    """A low-rank update beside the fused query, key and value projection of every block."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        rank: int,
+        scale: float,
+        dropout: float,
+        form: str,
+        init: str,
+    ) -> None:
+        super().__init__(backbone)
+        if form not in FORMS:
+            raise unknown("method.form", form, FORMS)
+        if init not in INITS:
+            raise unknown("method.init", init, INITS)
+        make = partial(FORMS[form], rank=rank, scale=scale, dropout=dropout)
+        swap(backbone, "*.attn.qkv", make)
+        for module in backbone.modules():
+            if isinstance(module, LowRank):
+                INITS[init](module)
+        self.starts_as_pretrained = init == "zero_up"

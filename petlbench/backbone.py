@@ -1,0 +1,238 @@
+"""A pre-trained timm network as embed, stages of blocks, pooled and head."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, cast
+
+import timm
+import torch
+from timm.layers import DropPath as TimmDropPath
+from torch import Tensor, nn
+
+import petlbench.mini.network  # noqa: F401 -- registers vit_mini with timm
+from petlbench.checks import fraction
+from petlbench.errors import Unsupported, UserError, unknown
+from petlbench.leaves import DropPath
+from petlbench.surgery import swap_type
+from petlbench.weights import Origin
+
+Block = Callable[[Tensor], Tensor]
+
+POOLS = ("cls", "patch_mean_then_norm", "norm_then_mean")
+
+# What a walk over embed, stages, norm and head runs; a network with parameters elsewhere is refused.
+PARTS = {"patch_embed", "cls_token", "reg_token", "pos_embed", "norm_pre", "blocks", "layers", "head"}
+
+
+@dataclass
+class Stage:
+    """Blocks of one width. `blocks` may be edited; the parameters live in `Backbone.net`."""
+
+    first: int  # number of its first block, from 1
+    enter: Block  # patch merging (in a Swin, timm merges at the start of a stage), or identity
+    blocks: list[Block]
+    width: int
+
+
+class Backbone(nn.Module):
+    """A timm network taken apart, frozen but for its head.
+
+    z is (B, N, C) in a ViT, with prefix tokens (class token, registers) before the patches, and
+    (B, H, W, C) in a Swin. `pool` is one of
+      cls                   the class token after the final norm
+      patch_mean_then_norm  the mean of the patch tokens, normalised (DTL on ViT)
+      norm_then_mean        the mean of the normalised patch tokens
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        pool: str,
+        mean: Iterable[float],
+        std: Iterable[float],
+        origin: Origin,
+    ) -> None:
+        """Take over `net`, a timm network. Raises Unsupported where its family is not known."""
+        super().__init__()
+        self.net: Any = net
+        self.stages = _stages(net)
+        self.origin = origin
+        self.checkpoint = origin.unloaded()
+        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
+        self.prefix_tokens: int = getattr(net, "num_prefix_tokens", 0)
+        self.pool = self._checked(pool)
+        self._check_walk()
+        net.requires_grad_(False)
+        self.head.requires_grad_(True)
+
+    @property
+    def tag(self) -> str:
+        """timm's name of the network, with the tag that says which weights."""
+        return self.origin.name
+
+    @property
+    def head(self) -> nn.Module:
+        """The classification head; it stays inside `net`, under timm's name."""
+        return cast(nn.Module, self.net.get_classifier())
+
+    @property
+    def norm(self) -> nn.Module:
+        """The final norm; timm calls it fc_norm in networks made for average pooling."""
+        first = self.net.norm
+        return cast(nn.Module, self.net.fc_norm if isinstance(first, nn.Identity) else first)
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels at each block."""
+        return [stage.width for stage in self.stages for _ in stage.blocks]
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.widths)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches in height and width, as they enter the first block."""
+        return cast(tuple[int, int], tuple(self.net.patch_embed.grid_size))
+
+    def load_weights(self) -> None:
+        """Load what `origin` names: before any method changes the network, never on meta."""
+        head = next(name for name, module in self.net.named_modules() if module is self.head)
+        self.checkpoint = self.origin.load(self.net, head)
+
+    def blank_image(self) -> Tensor:
+        """(1, 3, H, W) of zeros that the network accepts."""
+        weight = next(self.net.parameters())
+        return weight.new_zeros(1, 3, *self.net.patch_embed.img_size)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> z, the input of the first stage"""
+        z = self.net.patch_embed(images)
+        if hasattr(self.net, "_pos_embed"):
+            z = self.net.norm_pre(self.net.patch_drop(self.net._pos_embed(z)))
+        return cast(Tensor, z)
+
+    def split(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """z -> prefix tokens (B, P, C), patches (B, N, C) in row-major order"""
+        tokens = z.flatten(1, -2)
+        return tokens[:, : self.prefix_tokens], tokens[:, self.prefix_tokens :]
+
+    def on_patches(self, op: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+        """Apply an op on (B, C, H, W) to the patches of z; prefix tokens bypass it."""
+        if z.ndim == 4:
+            return op(z.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        prefix, patches = self.split(z)
+        mapped = op(patches.transpose(1, 2).unflatten(2, self.grid))
+        return torch.cat([prefix, mapped.flatten(2).transpose(1, 2)], dim=1)
+
+    def pooled(self, z: Tensor) -> Tensor:
+        """Output of the last block -> (B, C), the input of the head"""
+        if self.pool == "cls":
+            return cast(Tensor, self.norm(z[:, 0]))
+        if self.pool == "patch_mean_then_norm":
+            return cast(Tensor, self.norm(self.split(z)[1].mean(1)))
+        return self.split(self.norm(z))[1].mean(1)
+
+    def _checked(self, pool: str) -> str:
+        if pool not in POOLS:
+            raise unknown("backbone.pool", pool, POOLS)
+        if pool == "cls" and getattr(self.net, "cls_token", None) is None:
+            raise UserError(
+                f"backbone.pool=cls needs a class token and {self.tag} has none; "
+                "set backbone.pool=norm_then_mean or patch_mean_then_norm"
+            )
+        return pool
+
+    def _check_walk(self) -> None:
+        """Refuse a network whose own forward pass does more than the walk over its blocks."""
+        ends = {"fc_norm"} if isinstance(self.net.norm, nn.Identity) else {"norm"}
+        for name, _ in self.net.named_parameters():
+            if name.partition(".")[0] not in PARTS | ends:
+                raise self._unsupported(f"its {name} lies outside embedding, blocks, norm and head")
+        image = self.blank_image()
+        training = self.net.training
+        self.net.eval()
+        try:
+            with torch.no_grad():
+                z = self.embed(image)
+                for stage in self.stages:
+                    z = stage.enter(z)
+                    for block in stage.blocks:
+                        z = block(z)
+                same = image.is_meta or torch.equal(self.net.norm(z), self.net.forward_features(image))
+        except (TypeError, AttributeError, RuntimeError) as error:
+            raise self._unsupported(str(error).splitlines()[0]) from error
+        finally:
+            self.net.train(training)
+        if not same:
+            raise self._unsupported("its forward pass is more than a walk over its blocks")
+
+    def _unsupported(self, why: str) -> Unsupported:
+        return Unsupported(f"{self.tag} is no plain ViT or Swin: {why}; choose another backbone.name")
+
+
+def create(
+    *,
+    name: str,
+    pool: str,
+    mean: Iterable[float],
+    std: Iterable[float],
+    drop_path: float,
+    checkpoint: str | None,
+    pretrained: bool,
+    classes: int,
+    image_size: int,
+) -> Backbone:
+    """A timm network by its tagged name, with random weights: `load_weights` comes next.
+
+    The two steps are apart so that a network can be built on the meta device. The head starts
+    with weights from N(0, 0.02^2) (truncated) and zero bias, as in the code of DTL and NOAH; the
+    other weights as timm initialises them. Drop path grows linearly from 0 to `drop_path`.
+    """
+    fraction("backbone.drop_path", drop_path)
+    _check_name(name)
+    # timm's Swin drops paths at 0.1 unless told otherwise.
+    options = {"num_classes": classes, "img_size": image_size, "drop_path_rate": drop_path}
+    try:
+        net = timm.create_model(name, pretrained=False, **options)
+    except (TypeError, AssertionError, ValueError) as error:
+        raise Unsupported(f"{name} cannot be built for {image_size} px images: {error}") from error
+    swap_type(net, TimmDropPath, lambda old: DropPath(old.drop_prob))
+    origin = Origin(name=name, checkpoint=checkpoint, pretrained=pretrained)
+    backbone = Backbone(net, pool=pool, mean=mean, std=std, origin=origin)
+    nn.init.trunc_normal_(backbone.head.weight, std=0.02)
+    nn.init.zeros_(backbone.head.bias)
+    return backbone
+
+
+def _check_name(name: str) -> None:
+    plain, _, tag = name.partition(".")
+    if not timm.is_model(plain):
+        near = get_close_matches(plain, timm.list_models(), n=3)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise UserError(
+            f"unknown timm network '{name}'; {hint}"
+            "python -c 'import timm; print(timm.list_models())' lists all"
+        )
+    tags = [known.partition(".")[2] for known in timm.list_models(f"{plain}.*", pretrained=True)]
+    if tag and tag not in tags:
+        raise unknown(f"weights tag of {plain}", tag, tags)
+
+
+def _stages(net: Any) -> tuple[Stage, ...]:
+    """One stage of `net.blocks` (ViT), or one for each of `net.layers` (Swin)."""
+    if not (hasattr(net, "patch_embed") and (hasattr(net, "blocks") or hasattr(net, "layers"))):
+        family = type(net).__name__
+        raise Unsupported(f"{family} is no plain ViT or Swin; choose another backbone.name")
+    parts: list[tuple[Any, Any]] = [(nn.Identity(), getattr(net, "blocks", ()))]
+    if hasattr(net, "layers"):
+        parts = [(layer.downsample, layer.blocks) for layer in net.layers]
+    stages: list[Stage] = []
+    first = 1
+    for (enter, blocks), info in zip(parts, net.feature_info, strict=False):
+        stages.append(Stage(first, enter, list(blocks), info["num_chs"]))
+        first += len(blocks)
+    return tuple(stages)

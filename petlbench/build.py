@@ -1,0 +1,99 @@
+"""From the resolved configuration to objects: task, backbone, method, trainer."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+
+from petlbench import backbone as backbones
+from petlbench.data.images import Preparation
+from petlbench.data.task import Split, Task
+from petlbench.errors import UserError, unknown
+from petlbench.train.trainer import Epoch, Trainer
+
+if TYPE_CHECKING:
+    from petlbench.interface import Method
+
+Config = Mapping[str, Any]
+
+
+def device(config: Config) -> torch.device:
+    """cuda, cuda:1, cpu, or auto: a GPU where there is one."""
+    name = config["device"]
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(name)
+    except RuntimeError as error:
+        raise unknown("device", name, ["auto", "cpu", "cuda", "cuda:1"]) from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device '{name}' asks for a GPU and torch finds none; set device=cpu")
+    return chosen
+
+
+def task(config: Config) -> Task:
+    """The task; its splits open on demand."""
+    built: Task = _made(config["dataset"])
+    return built
+
+
+def method(config: Config) -> "Method":
+    """The method around its backbone, with pre-trained weights unless told otherwise."""
+    network = _backbone(config)
+    network.load_weights()
+    built: Method = _made(config["method"])(network)
+    return built
+
+
+def check(config: Config) -> None:
+    """Build backbone and method on the meta device: refuses wrong values before the first run."""
+    with torch.device("meta"):
+        _made(config["method"])(_backbone(config))
+    Preparation(**config["input"], mean=config["backbone"]["mean"], std=config["backbone"]["std"])
+
+
+def trainer(config: Config, opened: Task, on_epoch: Callable[[Epoch], None]) -> Trainer:
+    """The trainer with the splits that the protocol lets it see."""
+    protocol, means = config["protocol"], config["backbone"]
+    return Trainer(
+        device=device(config),
+        prepare=Preparation(**config["input"], mean=means["mean"], std=means["std"]),
+        fit=opened.open(protocol["fit_on"]),
+        select={name: opened.open(name) for name in select_names(config, opened)},
+        keep_best=protocol["select_on"] == "val",
+        every_epochs=protocol["every_epochs"],
+        seed=config["seed"],
+        settings=config["train"],
+        on_epoch=on_epoch,
+    )
+
+
+def select_names(config: Config, opened: Task) -> tuple[str, ...]:
+    """Splits that the protocol watches while it trains: none, val, or (dishonestly) the tests."""
+    chosen = config["protocol"]["select_on"]
+    return opened.tests if chosen == "tests" else (chosen,) if chosen else ()
+
+
+def tests(config: Config, opened: Task) -> dict[str, Split]:
+    """The splits to score at the end; opened here, after training, and not before."""
+    names = config["protocol"]["tests"]
+    return {name: opened.open(name) for name in (opened.tests if names == "all" else names)}
+
+
+def _backbone(config: Config) -> "backbones.Backbone":
+    built: backbones.Backbone = _made(config["backbone"])(
+        classes=config["dataset"]["classes"], image_size=config["input"]["size"]
+    )
+    return built
+
+
+def _made(node: Config) -> Any:
+    """What a node's _target_ makes; a user's mistake inside comes out as itself."""
+    try:
+        return instantiate(node)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise

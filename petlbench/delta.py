@@ -1,0 +1,87 @@
+"""The trained tensors of a run, on disk: all that a fine-tuned method adds to its backbone."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialised
+from torch import Tensor, nn
+
+from petlbench.errors import UserError
+from petlbench.record import write_atomically
+
+if TYPE_CHECKING:
+    from petlbench.interface import Method
+
+FORMAT = "1"
+
+
+def trained(method: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that require gradients, by name; a shared one once."""
+    return {name: tensor for name, tensor in method.named_parameters() if tensor.requires_grad}
+
+
+def save(path: Path, method: "Method", metadata: Mapping[str, Any]) -> int:
+    """Write the trained tensors as safetensors and return the file's bytes.
+
+    The file also says which backbone they belong to, and `metadata` (its values as JSON, for
+    example method and values). What is frozen is not in it: a backbone with random weights has to
+    be made again from its seed.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained(method).items()}
+    texts = {key: json.dumps(value) for key, value in metadata.items()}
+    content = serialised(tensors, metadata=texts | {"format": FORMAT} | _backbone(method))
+    write_atomically(path, content)
+    return len(content)
+
+
+def load(path: Path, method: "Method") -> None:
+    """Copy the tensors of a delta into a method of the same make, exactly.
+
+    Raises UserError where the file is unreadable, or made on another backbone or another method.
+    """
+    metadata, tensors = _read(path)
+    if metadata.get("format") != FORMAT:
+        raise UserError(f"delta '{path}' has format {metadata.get('format')}, not {FORMAT}")
+    for key, here in _backbone(method).items():
+        if metadata.get(key) != here:
+            raise _unfit(path, f"its {key} is {metadata.get(key)}, not {here}")
+    own = trained(method)
+    for names, where in ((own.keys() - tensors.keys(), "it has no"), (tensors.keys() - own.keys(), "the method has no")):
+        if names:
+            raise _unfit(path, f"{where} {_listed(names)}")
+    for name, tensor in tensors.items():
+        if tensor.shape != own[name].shape:
+            shapes = f"{tuple(tensor.shape)}, not {tuple(own[name].shape)}"
+            raise _unfit(path, f"{name} has shape {shapes}")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)
+
+
+def _backbone(method: "Method") -> dict[str, str]:
+    checkpoint = method.backbone.checkpoint
+    return {
+        "backbone": method.backbone.tag,
+        "backbone_sha256": checkpoint["sha256"] or "none, random weights",
+    }
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"delta '{path}' cannot be read ({str(error).splitlines()[0]})") from error
+
+
+def _unfit(path: Path, why: str) -> UserError:
+    return UserError(f"delta '{path}' does not fit this method and backbone: {why}")
+
+
+def _listed(names: Iterable[str]) -> str:
+    first, *others = sorted(names)
+    return f"{first} (and {len(others)} more)" if others else first

@@ -1,0 +1,120 @@
+"""The trained arithmetic: small modules that methods are made of."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from petlbench.checks import fraction, positive, whole
+
+
+class LowRank(nn.Module):
+    """up(dropout(down(x))) without biases, x A^T B^T: the update that LoRA and DTL learn.
+
+    `down.weight` (rank, width) starts Kaiming-uniform and `up.weight` (out, rank) at zero, so a
+    network with the update added starts as it was.
+    """
+
+    def __init__(self, width: int, out: int, rank: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        rank = whole("rank", rank, low=1, high=width, of="the width of the network there")
+        self.down = nn.Linear(width, rank, bias=False)
+        self.dropout = nn.Dropout(fraction("dropout", dropout))
+        self.up = nn.Linear(rank, out, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., out)"""
+        return self.up(self.dropout(self.down(x)))  # type: ignore[no-any-return]
+
+
+class Scaled(nn.Module):
+    """scale * op(x), the scale fixed."""
+
+    def __init__(self, scale: float, op: nn.Module) -> None:
+        super().__init__()
+        self.scale = positive("scale", scale)
+        self.op = op
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.op(x)  # type: ignore[no-any-return]
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale}"
+
+
+class Swish(nn.Module):
+    """z sigmoid(beta z): close to ReLU for a large beta."""
+
+    def __init__(self, beta: float) -> None:
+        super().__init__()
+        self.beta = positive("beta", beta)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z * torch.sigmoid(self.beta * z)
+
+    def extra_repr(self) -> str:
+        return f"beta={self.beta}"
+
+
+class DepthwiseConv(nn.Conv2d):
+    """One kernel x kernel filter per channel, no bias, output as large as the input.
+
+    An even kernel takes its additional zero row and column at the bottom and on the right, as
+    torch's `padding="same"` does.
+    """
+
+    def __init__(self, width: int, kernel: int) -> None:
+        kernel = whole("kernel", kernel, low=1)
+        half = (kernel - 1) // 2
+        super().__init__(width, width, kernel, padding=half, groups=width, bias=False)
+        self.extra = kernel - 1 - 2 * half
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, width, H, W) -> (B, width, H, W)"""
+        return super().forward(F.pad(z, (0, self.extra, 0, self.extra)) if self.extra else z)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: drops a branch for some images and scales it up for the others.
+
+    Which images is no decision of this module: it reads `keep`, its row of the mask that
+    `draw_keep_masks` draws once per training step. So a step can be repeated, or restarted at an
+    inner block, with the same branches. In evaluation mode it passes z on.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = fraction("drop_path", rate)
+        self.keep: Tensor | None = None  # (B,), 1 where the branch stays
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, ...) -> (B, ...)"""
+        if not self.training:
+            return z
+        if self.keep is None or len(self.keep) != len(z):
+            raise RuntimeError(
+                f"no drop-path mask for {len(z)} images: "
+                "call draw_keep_masks(method, len(images)) before each training step"
+            )
+        factor = (self.keep / (1 - self.rate)).to(z.dtype)
+        return z * factor.view(-1, *[1] * (z.ndim - 1))
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:.3f}"
+
+
+def draw_keep_masks(
+    network: nn.Module, images: int, generator: torch.Generator | None = None
+) -> None:
+    """Draw the keep-masks of one training step on `images` images, for all drop paths at once.
+
+    Drawn on the CPU, so that all devices drop the same branches for the same seed.
+    """
+    paths = [module for module in network.modules() if isinstance(module, DropPath)]
+    if not paths:
+        return
+    draws = torch.rand(len(paths), images, generator=generator, device="cpu")
+    rates = torch.tensor([path.rate for path in paths], device="cpu")
+    kept = (draws >= rates[:, None]).float().to(next(network.parameters()).device)
+    for path, keep in zip(paths, kept, strict=True):
+        path.keep = keep

@@ -1,0 +1,134 @@
+"""The record of a run, its identity, and the store: one JSON file per run beside its delta.
+
+A record is a plain dictionary, `schema: 1`:
+
+    schema      1
+    id          16 hex digits: hash of what decides the result (`identity`)
+    status      finished | failed | out_of_memory | diverged | unsupported
+    reason      one line, or null
+    factors     {method, backbone, task, draw, seed}: the cell of the table; task is "mini/digits"
+    protocol    final | trial | best_on_val | audit
+    title       the method's name in tables; task_title, suite and group: the column
+    config      the full resolved configuration
+    scores      {test set: {top1 (percent), correct, total}}
+    selection   {fit_on, select_on, epoch, scores: {epoch: percent}, honest: bool}
+    curve       {epoch: [...], loss: [...], lr: [...]}: mean training loss and lr of each epoch
+    cost        {parameters: {method, head}, delta_bytes, saved_mb (bytes kept for backward by one
+                step, 1e6 bytes), peak_mib (null on CPU, else {weights, gradients, optimiser,
+                activations, allocated, reserved}), train_s, train_images_per_s, test_s,
+                test_images_per_s}
+    provenance  {splits: {name: fingerprint}, checkpoint: {tag, file, sha256}, versions, device,
+                precision, deterministic, started (UTC), seconds}
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from petlbench.errors import UserError
+
+SCHEMA = 1
+STATUSES = ("finished", "failed", "out_of_memory", "diverged", "unsupported")
+
+Record = dict[str, Any]
+Config = Mapping[str, Any]
+
+# What decides a result. A key added later joins only where it differs from its neutral value,
+# so that the records of earlier versions keep their identity.
+IDENTITY = ("method", "backbone", "dataset", "input", "train", "protocol", "seed")
+NEUTRAL: Mapping[str, Any] = {}
+PLACES = ("dataset.cache", "dataset.root")  # where data lie does not change what they are
+
+
+def identity(config: Config) -> str:
+    """16 hex digits that name a run: equal for equal results, whatever machine or folder."""
+    chosen: dict[str, Any] = {}
+    for key, value in _flat({key: config[key] for key in IDENTITY}):
+        if key not in PLACES and not (key in NEUTRAL and NEUTRAL[key] == value):
+            chosen[key] = value
+    text = json.dumps(chosen, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping) and node:
+        for key, value in node.items():
+            yield from _flat(value, f"{prefix}{key}.")
+    else:
+        yield prefix[:-1], node
+
+
+class Store:
+    """A folder of records: <root>/<suite>/<task>/<method>-<backbone>-seed<n>-<id>.json."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def path(self, record: Record, suffix: str = ".json") -> Path:
+        factors = record["factors"]
+        draw = f"-draw{factors['draw']}" if factors["draw"] else ""
+        name = f"{factors['method']}-{factors['backbone']}{draw}-seed{factors['seed']}"
+        return self.root / factors["task"] / f"{name}-{record['id']}{suffix}"
+
+    def finished(self) -> set[str]:
+        """Identities of the finished runs."""
+        return {record["id"] for record in self.records() if record["status"] == "finished"}
+
+    def records(self) -> Iterator[Record]:
+        """All records of this schema below the folder, in the order of their paths."""
+        for path in sorted(self.root.glob("**/*.json")):
+            if not path.name.startswith("."):
+                record = read(path)
+                if record.get("schema") == SCHEMA:
+                    yield record
+
+    def check_writable(self) -> None:
+        """Refuse a folder that cannot take records, before hours of training."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.root, prefix=".tmp-"):
+                pass
+        except OSError as error:
+            raise UserError(
+                f"results.root '{self.root}' cannot be written ({error.strerror}); "
+                "set results.root=FOLDER to a place with write permission and free space"
+            ) from error
+
+    def write(self, record: Record) -> Path:
+        """Write a record once, whole or not at all, and return its path."""
+        path = self.path(record)
+        text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+        write_atomically(path, text.encode())
+        return path
+
+
+def read(path: Path) -> Record:
+    """One record from its file."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"record '{path}' cannot be read ({error}); delete it or restore it") from error
+    return content if isinstance(content, dict) else {}
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """A reader sees the old file or the whole new one, also after a kill (same folder, fsync, replace)."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be written ({error.strerror}); free space or set results.root") from error
+    finally:
+        if temporary is not None:
+            os.unlink(temporary)

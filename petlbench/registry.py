@@ -1,0 +1,56 @@
+"""The methods that there are: the yaml files of conf/method, and how to make one in Python."""
+
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+import yaml
+from hydra.utils import get_class
+
+from petlbench.backbone import Backbone
+from petlbench.errors import unknown
+from petlbench.interface import Method
+
+
+def names() -> list[str]:
+    """Names of all methods, sorted; a yaml with a top-level `suite` is a list of methods."""
+    return [name for name, content in _files().items() if "suite" not in content]
+
+
+def suites() -> dict[str, list[str]]:
+    """Names of all method suites with the methods they list."""
+    files = _files().items()
+    return {name: list(content["suite"]) for name, content in files if "suite" in content}
+
+
+def values(name: str) -> dict[str, Any]:
+    """The hyper-parameters of a method, as its yaml sets them."""
+    return {key: value for key, value in _node(name).items() if not key.startswith("_")}
+
+
+def create(name: str, backbone: Backbone, **changed: Any) -> Method:
+    """A method around `backbone`, with its yaml's values but for `changed`.
+
+    Raises UserError for an unknown method or value, or a value out of its range.
+    """
+    node, known = _node(name), values(name)
+    for key in changed:
+        if key not in known:
+            raise unknown(f"value of method {name}", key, known)
+    made = get_class(node["_target_"])(backbone, **known | changed)
+    assert isinstance(made, Method)
+    return made
+
+
+def _node(name: str) -> Mapping[str, Any]:
+    files = _files()
+    if name not in files or "suite" in files[name]:
+        raise unknown("method", name, names())
+    node: Mapping[str, Any] = files[name]["method"]
+    return node
+
+
+def _files() -> dict[str, dict[str, Any]]:
+    folder = resources.files("petlbench.conf") / "method"
+    found = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
+    return {file.name.removesuffix(".yaml"): yaml.safe_load(file.read_text()) for file in found}

@@ -1,0 +1,177 @@
+"""One run: one method on one backbone, task and seed."""
+
+import logging
+import random
+import time
+import traceback
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from petlbench import build, cost, delta, provenance, tracking
+from petlbench.errors import Unsupported, UserError
+from petlbench.record import SCHEMA, Record, Store, identity
+from petlbench.train.precision import Precision
+from petlbench.train.trainer import Diverged, Epoch, Score, Trainer
+
+log = logging.getLogger("petlbench")
+Config = Mapping[str, Any]
+
+
+def run(config: Config) -> Record:
+    """Build, fit, open the tests, measure, record.
+
+    What goes wrong on the way is recorded with its status and reason. Raises UserError for a
+    mistake in the configuration or the data, before anything is recorded.
+    """
+    store = Store(config["results"]["root"])
+    store.check_writable()
+    record = blank(config)
+    tracker = tracking.start(config)
+    started = time.perf_counter()
+    try:
+        _fill(record, config, store, tracker)
+    except Unsupported as error:
+        _end(record, "unsupported", str(error))
+    except UserError:
+        tracker.finish(record)
+        raise
+    except Diverged as error:
+        _end(record, "diverged", str(error))
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        _end(record, "out_of_memory", str(error) or "the machine has no memory left")
+    except Exception as error:
+        log.error("%s", traceback.format_exc())
+        _end(record, "failed", f"{type(error).__name__}: {error}")
+    record["provenance"]["seconds"] = round(time.perf_counter() - started, 3)
+    store.write(record)
+    tracker.finish(record)
+    return record
+
+
+def _fill(record: Record, config: Config, store: Store, tracker: tracking.Tracker) -> None:
+    """The run itself; every line leaves its part of the record."""
+    seed_everything(config["seed"])
+    device = build.device(config)
+    task = build.task(config)
+    method = build.method(config)
+    record["provenance"] |= _origin(config, device, method.backbone.checkpoint)
+    record["cost"] |= {"parameters": cost.parameters(method)}
+    record["cost"] |= cost.memory_of_step(
+        method,
+        device=device,
+        precision=Precision(config["train"]["precision"], device),
+        settings=config["train"],
+        size=config["input"]["size"],
+        classes=task.classes,
+    )
+    trainer = build.trainer(config, task, partial(_note_epoch, record, tracker))
+    begun = time.perf_counter()
+    fitted = method.fit(trainer)
+    _note_training(record, config, trainer, time.perf_counter() - begun)
+    splits = build.tests(config, task)
+    begun = time.perf_counter()
+    scores = {name: trainer.evaluate(fitted, split) for name, split in splits.items()}
+    _note_tests(record, trainer, scores, time.perf_counter() - begun)
+    fingerprints = {name: split.fingerprint for name, split in splits.items()}
+    record["provenance"]["splits"] = {config["protocol"]["fit_on"]: trainer.fit.fingerprint}
+    record["provenance"]["splits"] |= fingerprints
+    record["cost"]["delta_bytes"] = delta.save(
+        store.path(record, ".safetensors"),
+        fitted,
+        {"record": record["id"], "method": record["factors"]["method"], "values": config["method"]},
+    )
+    _end(record, "finished", None)
+
+
+def blank(config: Config) -> Record:
+    """The record of a run that has not begun."""
+    dataset = config["dataset"]
+    return {
+        "schema": SCHEMA,
+        "id": identity(config),
+        "status": "failed",
+        "reason": None,
+        "factors": dict(config["factors"]),
+        "protocol": config["protocol"]["name"],
+        "title": config["title"],
+        "task_title": dataset["title"],
+        "suite": dataset["suite"],
+        "group": dataset["group"],
+        "config": dict(config),
+        "scores": {},
+        "selection": {},
+        "curve": {"epoch": [], "loss": [], "lr": []},
+        "cost": {},
+        "provenance": {"started": datetime.now(UTC).isoformat(timespec="seconds")},
+    }
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch on all devices."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 -- third-party code may use the legacy state
+    torch.manual_seed(seed)
+
+
+def _origin(config: Config, device: torch.device, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "checkpoint": dict(checkpoint),
+        "versions": provenance.versions(),
+        "device": provenance.device_name(device),
+        "precision": Precision(config["train"]["precision"], device).name,
+        "deterministic": device.type == "cpu",
+    }
+
+
+def _note_epoch(record: Record, tracker: tracking.Tracker, epoch: Epoch) -> None:
+    for name, value in (("epoch", epoch.number), ("loss", epoch.loss), ("lr", epoch.lr)):
+        record["curve"][name].append(value)
+    tracker.epoch(epoch.number, epoch.loss, epoch.lr)
+
+
+def _note_training(record: Record, config: Config, trainer: Trainer, seconds: float) -> None:
+    history = trainer.history
+    kept = trainer.best if trainer.keep_best else None
+    record["selection"] = {
+        "fit_on": config["protocol"]["fit_on"],
+        "select_on": config["protocol"]["select_on"],
+        "epoch": (kept or history[-1]).number,
+        "scores": {
+            name: {str(epoch.number): epoch.scores[name].top1 for epoch in history if epoch.scores}
+            for name in trainer.select
+        },
+        "honest": config["protocol"]["select_on"] != "tests",
+    }
+    record["cost"] |= {
+        "train_s": round(seconds, 3),
+        "train_images_per_s": round(trainer.images_seen / seconds, 1),
+    }
+
+
+def _note_tests(
+    record: Record, trainer: Trainer, scores: Mapping[str, Score], seconds: float
+) -> None:
+    images = sum(score.total for score in scores.values())
+    record["cost"] |= {"test_s": round(seconds, 3), "test_images_per_s": round(images / seconds, 1)}
+    record["scores"] = {name: _score(score) for name, score in scores.items()}
+    for name in trainer.select if not record["selection"]["honest"] else ():
+        best = max((epoch.scores[name] for epoch in trainer.history if epoch.scores), key=_top1)
+        record["scores"][f"{name}@best"] = _score(best)
+
+
+def _score(score: Score) -> dict[str, float | int]:
+    return {"top1": score.top1, "correct": score.correct, "total": score.total}
+
+
+def _top1(score: Score) -> float:
+    return score.top1
+
+
+def _end(record: Record, status: str, reason: str | None) -> None:
+    record["status"] = status
+    record["reason"] = " ".join(reason.split()) if reason else None

@@ -1,0 +1,40 @@
+"""Number formats of training: fp32, or 16-bit autocast over fp32 master weights."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from petlbench.errors import UserError, unknown
+
+FORMATS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Precision:
+    """Autocast and, for fp16, loss scaling; `auto` takes the best format of the device."""
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        name = _best(device) if name == "auto" else name
+        if name not in FORMATS:
+            raise unknown("train.precision", name, [*FORMATS, "auto"])
+        if name == "fp16" and device.type != "cuda":
+            raise UserError("train.precision fp16 needs a GPU; on CPU choose fp32 or bf16")
+        self.name = name
+        self.device = device
+        self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
+
+    def autocast(self) -> AbstractContextManager[object]:
+        kind = FORMATS[self.name]
+        return nullcontext() if kind is None else torch.autocast(self.device.type, dtype=kind)
+
+    def step(self, loss: Tensor, optimiser: torch.optim.Optimizer) -> None:
+        """Backward and one update; with fp16 a step with overflowing gradients is left out."""
+        self.scaler.scale(loss).backward()
+        self.scaler.step(optimiser)
+        self.scaler.update()
+
+
+def _best(device: torch.device) -> str:
+    if device.type != "cuda":
+        return "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"

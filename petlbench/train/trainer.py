@@ -1,0 +1,237 @@
+"""The training loop: what every method's `fit` is given."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from petlbench.data.images import Preparation
+from petlbench.data.task import Split
+from petlbench.delta import trained
+from petlbench.errors import UserError
+from petlbench.leaves import draw_keep_masks
+from petlbench.train.optim import cosine, groups, schedule_time
+from petlbench.train.precision import Precision
+from petlbench.train.progress import Progress
+
+if TYPE_CHECKING:
+    from petlbench.interface import Method
+
+EVALUATION_BATCH = 250
+
+
+class Diverged(ArithmeticError):
+    """The training loss is not a finite number."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Top-1 accuracy: `correct` of `total` images."""
+
+    correct: int
+    total: int
+
+    @property
+    def top1(self) -> float:
+        """Percent."""
+        return 100 * self.correct / self.total
+
+
+@dataclass
+class Epoch:
+    """What one epoch left: mean training loss, last learning rate, scores of the select splits."""
+
+    number: int
+    loss: float
+    lr: float
+    scores: dict[str, Score] = field(default_factory=dict)
+
+
+class Trainer:
+    """Trains on one split and, if the protocol says so, watches others; it holds no further data.
+
+    fit, select: the only splits it can see. seed: of the order of images. keep_best: return to the
+    best epoch of the (only) select split at the end. on_epoch: called with every finished epoch.
+    """
+
+    def __init__(
+        self,
+        *,
+        device: torch.device,
+        prepare: Preparation,
+        fit: Split,
+        select: Mapping[str, Split],
+        keep_best: bool,
+        every_epochs: int | None,
+        seed: int,
+        settings: Mapping[str, Any],
+        on_epoch: Callable[[Epoch], None],
+    ) -> None:
+        _check(settings, len(fit))
+        self.device = device
+        self.precision = Precision(settings["precision"], device)
+        self.prepare = prepare
+        self.fit = fit
+        self.select = select
+        self.keep_best = keep_best
+        self.every_epochs = every_epochs
+        self.seed = seed
+        self.settings = settings
+        self.on_epoch = on_epoch
+        self.history: list[Epoch] = []
+        self.best: Epoch | None = None
+        self.images_seen = 0
+        self.masks = torch.Generator().manual_seed(seed)
+
+    def train(self, method: "Method") -> None:
+        """Train the method's trainable tensors for the epochs of the settings, in place."""
+        method.to(self.device)
+        images, labels = self.fit.images.to(self.device), self.fit.labels.to(self.device)
+        optimiser = build_optimiser(method, self.settings)
+        order = torch.Generator().manual_seed(self.seed)
+        best: dict[str, Tensor] = {}
+        with Progress(self.settings["epochs"]) as progress:
+            for number in range(1, self.settings["epochs"] + 1):
+                batches = self._batches(number, len(labels), order)
+                loss, lr = self._pass(method, optimiser, images, labels, batches)
+                epoch = Epoch(number, loss, lr)
+                self._watch(method, epoch)
+                if self.keep_best and self.best is epoch:
+                    best = {name: value.clone() for name, value in trained(method).items()}
+                self.history.append(epoch)
+                self.on_epoch(epoch)
+                progress.advance(f"loss {loss:.3f}")
+        if best:
+            with torch.no_grad():
+                for name, value in trained(method).items():
+                    value.copy_(best[name])
+
+    def evaluate(self, method: nn.Module, split: Split) -> Score:
+        """Top-1 accuracy on a split, in eval mode, in the precision of training."""
+        method.to(self.device).eval()
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        with torch.inference_mode():
+            for start in range(0, len(split), EVALUATION_BATCH):
+                part = slice(start, start + EVALUATION_BATCH)
+                with self.precision.autocast():
+                    logits = method(self.prepare(split.images[part].to(self.device)))
+                correct += (logits.argmax(1) == split.labels[part].to(self.device)).sum()
+        return Score(int(correct), len(split))
+
+    def _batches(
+        self, number: int, total: int, order: torch.Generator
+    ) -> Iterator[tuple[Tensor, float]]:
+        """Indices of each batch, and the time (in epochs) at which its learning rate is read."""
+        size = self.settings["batch_size"]
+        parts = torch.randperm(total, generator=order).split(size)
+        if self.settings["drop_last"] and len(parts[-1]) < size:
+            parts = parts[:-1]
+        schedule = self.settings["schedule"]
+        for step, part in enumerate(parts):
+            yield (
+                part.to(self.device),
+                schedule_time(
+                    number,
+                    step / len(parts),
+                    lag_epochs=schedule["lag_epochs"],
+                    update=schedule["update"],
+                ),
+            )
+
+    def _pass(
+        self,
+        method: "Method",
+        optimiser: torch.optim.Optimizer,
+        images: Tensor,
+        labels: Tensor,
+        batches: Iterator[tuple[Tensor, float]],
+    ) -> tuple[float, float]:
+        """One epoch: (mean loss, last learning rate of the method's tensors)."""
+        method.train()
+        total, steps = torch.zeros((), device=self.device), 0
+        for batch, time in batches:
+            set_rates(optimiser, time, self.settings["schedule"])
+            prepared = self.prepare(images[batch])
+            total += training_step(
+                method, optimiser, self.precision, prepared, labels[batch], self.masks
+            )
+            steps += 1
+            self.images_seen += len(batch)
+        loss = float(total) / steps
+        if not math.isfinite(loss):
+            raise Diverged(f"the training loss became {loss} in epoch {len(self.history) + 1}")
+        return loss, float(optimiser.param_groups[0]["lr"])
+
+    def _watch(self, method: "Method", epoch: Epoch) -> None:
+        """Score the select splits every few epochs and after the last one."""
+        last = epoch.number == self.settings["epochs"]
+        if not self.select or (epoch.number % (self.every_epochs or 1) and not last):
+            return
+        epoch.scores = {name: self.evaluate(method, split) for name, split in self.select.items()}
+        score = next(iter(epoch.scores.values()))
+        if self.best is None or score.top1 > next(iter(self.best.scores.values())).top1:
+            self.best = epoch
+
+
+def training_step(
+    method: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    precision: Precision,
+    images: Tensor,
+    labels: Tensor,
+    masks: torch.Generator | None = None,
+) -> Tensor:
+    """One update with the mean cross-entropy of a batch, which is returned (detached).
+
+    masks: the random state of drop path, torch's own if none is given.
+    """
+    draw_keep_masks(method, len(images), masks)
+    with precision.autocast():
+        loss = F.cross_entropy(method(images).float(), labels)
+    optimiser.zero_grad(set_to_none=True)
+    precision.step(loss, optimiser)
+    return loss.detach()
+
+
+def build_optimiser(method: "Method", settings: Mapping[str, Any]) -> torch.optim.AdamW:
+    """AdamW over the trainable tensors, grouped by head and by weight decay."""
+    head_tensors = {id(tensor) for tensor in method.backbone.head.parameters()}
+    named = trained(method).items()
+    parts = groups(
+        [(name, tensor) for name, tensor in named if id(tensor) not in head_tensors],
+        [(name, tensor) for name, tensor in named if id(tensor) in head_tensors],
+        lr=settings["lr"],
+        head_lr=settings["head_lr"],
+        weight_decay=settings["weight_decay"],
+        no_decay=settings["no_decay"],
+    )
+    return torch.optim.AdamW(parts, lr=settings["lr"], betas=settings["betas"], fused=True)
+
+
+def set_rates(optimiser: torch.optim.Optimizer, time: float, schedule: Mapping[str, Any]) -> None:
+    """Set every group's learning rate to the schedule's value at `time` (epochs)."""
+    for group in optimiser.param_groups:
+        group["lr"] = cosine(
+            time,
+            peak_lr=group["peak_lr"],
+            warmup_epochs=schedule["warmup_epochs"],
+            warmup_lr=schedule["warmup_lr"],
+            min_lr=schedule["min_lr"],
+            cosine_epochs=schedule["cosine_epochs"],
+        )
+
+
+def _check(settings: Mapping[str, Any], images: int) -> None:
+    """Refuse settings under which no step would be made."""
+    for key in ("epochs", "batch_size"):
+        if settings[key] < 1:
+            raise UserError(f"train.{key} is {settings[key]}; it must be at least 1")
+    if settings["batch_size"] > images:
+        raise UserError(
+            f"train.batch_size {settings['batch_size']} is larger than the {images} training "
+            f"images; set train.batch_size to at most {images}"
+        )

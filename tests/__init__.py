@@ -1,0 +1,1 @@
+"""Tests; most run over the registries of methods and backbones."""

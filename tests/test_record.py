@@ -1,0 +1,85 @@
+"""Records: identity, atomic writes, reading back."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from petlbench.errors import UserError
+from petlbench.record import Store, identity, write_atomically
+
+
+def config(**changes: Any) -> dict[str, Any]:
+    nodes: dict[str, Any] = {
+        "method": {"rank": 2},
+        "backbone": {"name": "vit_mini", "checkpoint": None},
+        "dataset": {"name": "digits", "cache": "/a"},
+        "input": {"size": 48},
+        "train": {"lr": 1e-3, "schedule": {"min_lr": 0.0}},
+        "protocol": {"name": "final"},
+        "seed": 0,
+        "results": {"root": "x"},
+        "wandb": {"mode": "disabled"},
+    }
+    return nodes | changes
+
+
+def test_identity_depends_on_what_decides_the_result_and_on_nothing_else() -> None:
+    base = identity(config())
+    same = [
+        config(results={"root": "y"}),
+        config(wandb={"mode": "online"}),
+        config(dataset={"cache": "/b", "name": "digits"}),
+    ]
+    different = [
+        config(seed=1),
+        config(train={"lr": 1e-3, "schedule": {"min_lr": 1e-8}}),
+        config(method={"rank": 4}),
+        config(method={}),
+    ]
+    assert {identity(other) for other in same} == {base}
+    assert len({base, *map(identity, different)}) == 5
+
+
+def record(seed: int, status: str = "finished") -> dict[str, Any]:
+    factors = {"method": "lora", "backbone": "vit_mini", "task": "mini/digits", "draw": 0, "seed": seed}
+    return {"schema": 1, "id": f"{seed:016x}", "status": status, "factors": factors}
+
+
+def test_the_store_gives_back_what_it_was_given(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for seed, status in ((0, "finished"), (1, "failed")):
+        store.write(record(seed, status))
+    (tmp_path / "other.json").write_text("{}")
+    assert [r["id"] for r in store.records()] == [f"{seed:016x}" for seed in (0, 1)]
+    assert store.finished() == {f"{0:016x}"}
+    assert list(tmp_path.glob("**/.tmp-*")) == []
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_atomically(path, b"old")
+    blocked = tmp_path / "a.json" / "b.json"
+    with pytest.raises(UserError, match="cannot be written"):
+        write_atomically(blocked, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_broken_record_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(UserError, match=r"a\.json"):
+        list(Store(tmp_path).records())
+
+
+def test_a_record_is_one_json_document(tmp_path: Path) -> None:
+    path = Store(tmp_path).write(record(3))
+    assert json.loads(path.read_text())["factors"]["seed"] == 3
+    assert path.relative_to(tmp_path).parts[:2] == ("mini", "digits")
+
+
+def test_a_folder_under_a_file_is_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"results\.root .* cannot be written"):
+        Store(tmp_path / "file" / "runs").check_writable()

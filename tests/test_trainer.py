@@ -1,0 +1,212 @@
+"""The training loop: exact repeats, what it may see, which epoch it keeps, how it ends."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from petlbench import registry
+from petlbench.backbone import create
+from petlbench.cost import memory_of_step, parameters
+from petlbench.data.images import Preparation
+from petlbench.data.task import Split, fingerprint
+from petlbench.delta import trained
+from petlbench.errors import UserError
+from petlbench.interface import Method
+from petlbench.train.precision import Precision
+from petlbench.train.trainer import Diverged, Epoch, Score, Trainer
+
+CPU = torch.device("cpu")
+SETTINGS: dict[str, Any] = {
+    "lr": 1e-2,
+    "head_lr": 1e-2,
+    "weight_decay": 1e-4,
+    "no_decay": "biases",
+    "betas": [0.9, 0.999],
+    "epochs": 2,
+    "batch_size": 8,
+    "drop_last": True,
+    "precision": "fp32",
+    "schedule": {
+        "warmup_epochs": 0,
+        "warmup_lr": 0.0,
+        "min_lr": 0.0,
+        "cosine_epochs": 5,
+        "lag_epochs": 0,
+        "update": "step",
+    },
+}
+
+
+def split(images: int, seed: int) -> Split:
+    """Noise whose label is which channel is bright."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(images) % 2
+    pixels = torch.randint(0, 100, (images, 3, 48, 48), generator=generator)
+    pixels[labels == 1, 0] += 155
+    pixels[labels == 0, 2] += 155
+    pixels = pixels.to(torch.uint8)
+    return Split(pixels, labels, fingerprint(pixels, labels, "test"))
+
+
+def method(name: str = "lora", drop_path: float = 0.0) -> Method:
+    torch.manual_seed(0)
+    backbone = create(
+        name="vit_mini",
+        pool="norm_then_mean",
+        mean=[0.5] * 3,
+        std=[0.25] * 3,
+        drop_path=drop_path,
+        checkpoint=None,
+        pretrained=False,
+        classes=2,
+        image_size=48,
+    )
+    return registry.create(name, backbone)
+
+
+def trainer(seed: int = 0, **changes: Any) -> Trainer:
+    arguments: dict[str, Any] = {
+        "device": CPU,
+        "prepare": Preparation(size=48, interpolation="bicubic", mean=[0.5] * 3, std=[0.25] * 3),
+        "fit": split(36, seed=1),
+        "select": {},
+        "keep_best": False,
+        "every_epochs": None,
+        "seed": seed,
+        "settings": SETTINGS,
+        "on_epoch": lambda epoch: None,
+    }
+    return Trainer(**arguments | changes)
+
+
+def tensors(made: Method) -> list[Tensor]:
+    return [value.detach().clone() for value in trained(made).values()]
+
+
+def fitted(seed: int, drop_path: float = 0.1) -> list[Tensor]:
+    made = method(drop_path=drop_path)
+    torch.manual_seed(seed)
+    return tensors(made.fit(trainer(seed)))
+
+
+def test_equal_seeds_give_equal_bits_and_others_do_not() -> None:
+    first, again, other = fitted(0), fitted(0), fitted(1)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_it_learns_what_can_be_learned() -> None:
+    made, watched = method("linear"), split(40, seed=2)
+    loop = trainer(settings=SETTINGS | {"epochs": 10})
+    before = loop.evaluate(made, watched)
+    after = loop.evaluate(made.fit(loop), watched)
+    assert before.total == after.total == 40
+    assert after.top1 == 100
+    assert [epoch.number for epoch in loop.history] == list(range(1, 11))
+    assert loop.history[-1].loss < loop.history[0].loss
+
+
+@pytest.mark.parametrize(("drop_last", "images"), [(True, 32), (False, 36)])
+def test_drop_last_leaves_out_the_incomplete_batch(drop_last: bool, images: int) -> None:
+    loop = trainer(settings=SETTINGS | {"drop_last": drop_last, "epochs": 1})
+    loop.train(method("linear"))
+    assert loop.images_seen == images
+
+
+def test_the_best_epoch_on_val_is_kept() -> None:
+    """Evaluation is scripted: the second of three epochs is the best."""
+    loop = trainer(
+        select={"val": split(8, seed=3)},
+        keep_best=True,
+        every_epochs=1,
+        settings=SETTINGS | {"epochs": 3},
+    )
+    seen: list[list[Tensor]] = []
+
+    def scripted(made: Any, watched: Split) -> Score:
+        seen.append(tensors(made))
+        return Score([3, 7, 5][len(seen) - 1], 8)
+
+    loop.evaluate = scripted  # type: ignore[method-assign]
+    made = method()
+    loop.train(made)
+    assert loop.best is not None
+    assert loop.best.number == 2
+    assert all(torch.equal(a, b) for a, b in zip(tensors(made), seen[1], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(tensors(made), seen[2], strict=True))
+
+
+def test_select_splits_are_scored_every_few_epochs_and_at_the_end() -> None:
+    loop = trainer(
+        select={"val": split(8, seed=3)},
+        every_epochs=2,
+        settings=SETTINGS | {"epochs": 5},
+    )
+    loop.train(method("linear"))
+    assert [epoch.number for epoch in loop.history if epoch.scores] == [2, 4, 5]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run() -> None:
+    epochs: list[Epoch] = []
+    loop = trainer(settings=SETTINGS | {"lr": 1e12, "head_lr": 1e30}, on_epoch=epochs.append)
+    with pytest.raises(Diverged, match="epoch 1"):
+        loop.train(method("full"))
+    assert epochs == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 37}, "larger than the 36 training images"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"epochs": 0}, "at least 1"),
+        ({"precision": "fp16"}, "needs a GPU"),
+        ({"precision": "fp8"}, "unknown train.precision 'fp8'"),
+    ],
+)
+def test_settings_that_cannot_train_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        trainer(settings=SETTINGS | change)
+
+
+def cost_of(made: Method) -> dict[str, Any]:
+    return memory_of_step(
+        made,
+        device=CPU,
+        precision=Precision("fp32", CPU),
+        settings=SETTINGS,
+        size=48,
+        classes=2,
+    )
+
+
+def test_measuring_changes_nothing() -> None:
+    made = method(drop_path=0.1)
+    before, state = tensors(made), torch.get_rng_state()
+    cost_of(made)
+    assert all(torch.equal(a, b) for a, b in zip(before, tensors(made), strict=True))
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(value.grad is None for value in made.parameters())
+
+
+def test_bytes_saved_follow_what_is_trained() -> None:
+    saved = {name: cost_of(method(name))["saved_mb"] for name in registry.names()}
+    assert saved["linear"] <= 8 * 96 * 4 / 1e6 * 1.01
+    assert saved["linear"] < saved["dtl"] < saved["lora"] < saved["full"]
+    assert saved["dtl"] <= saved["dtl_plus"] < saved["dtl_plus_star"]
+
+
+def test_parameters_exclude_the_head() -> None:
+    head = 96 * 2 + 2
+    assert parameters(method("linear")) == {"method": 0, "head": head}
+    assert parameters(method("dtl")) == {"method": 2 * 2 * 96 * 12, "head": head}
+
+
+def test_images_are_normalised_and_resized() -> None:
+    prepare = Preparation(size=24, interpolation="bilinear", mean=[0.5, 0, 0], std=[0.5, 1, 2])
+    out = prepare(torch.full((2, 3, 48, 48), 255, dtype=torch.uint8))
+    assert out.shape == (2, 3, 24, 24)
+    expected = torch.tensor([1.0, 1.0, 0.5]).view(1, 3, 1, 1).expand_as(out)
+    assert torch.allclose(out, expected)

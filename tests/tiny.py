@@ -1,0 +1,72 @@
+"""Backbones small enough for property tests, registered with timm as petlbench_vit and petlbench_swin."""
+
+from typing import Any
+
+import torch
+from timm.models import register_model
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from petlbench import backbone
+from petlbench.backbone import Backbone
+
+CLASSES = 5
+SIZE = 16
+NAMES = {"vit": "petlbench_vit", "swin": "petlbench_swin"}
+POOLS = {"vit": "cls", "swin": "norm_then_mean"}
+
+
+@register_model
+def petlbench_vit(
+    *, num_classes: int, img_size: int, drop_path_rate: float, **_: Any
+) -> VisionTransformer:
+    """12 blocks of width 32, a class token and a 4 x 4 grid of patches at 16 px."""
+    return VisionTransformer(
+        img_size=img_size,
+        patch_size=4,
+        embed_dim=32,
+        depth=12,
+        num_heads=4,
+        num_classes=num_classes,
+        drop_path_rate=drop_path_rate,
+    )
+
+
+@register_model
+def petlbench_swin(
+    *, num_classes: int, img_size: int, drop_path_rate: float, **_: Any
+) -> SwinTransformer:
+    """Four stages of 2, 2, 6 and 2 blocks on grids of 16, 8, 4 and 2 at 16 px."""
+    return SwinTransformer(
+        img_size=img_size,
+        patch_size=1,
+        embed_dim=16,
+        depths=(2, 2, 6, 2),
+        num_heads=(1, 2, 4, 8),
+        window_size=4,
+        num_classes=num_classes,
+        drop_path_rate=drop_path_rate,
+    )
+
+
+def tiny(family: str, **changed: Any) -> Backbone:
+    """A tiny `vit` or `swin` with random weights, the same ones at each call."""
+    torch.manual_seed(0)
+    options: dict[str, Any] = {
+        "name": NAMES[family],
+        "pool": POOLS[family],
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "drop_path": 0.0,
+        "checkpoint": None,
+        "pretrained": False,
+        "classes": CLASSES,
+        "image_size": SIZE,
+    }
+    return backbone.create(**options | changed)
+
+
+def images(count: int = 3) -> Tensor:
+    """(count, 3, 16, 16), the same ones at each call."""
+    return torch.randn(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
