@@ -62,8 +62,9 @@ class Backbone(nn.Module):
         self.checkpoint = origin.unloaded()
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.prefix_tokens: int = getattr(net, "num_prefix_tokens", 0)
-        self.pool = self._checked(pool)
+        self._check_parts()
         self._check_walk()
+        self.pool = self._checked(pool)
         net.requires_grad_(False)
         self.head.requires_grad_(True)
 
@@ -103,10 +104,12 @@ class Backbone(nn.Module):
         head = next(name for name, module in self.net.named_modules() if module is self.head)
         self.checkpoint = self.origin.load(self.net, head)
 
-    def blank_image(self) -> Tensor:
-        """(1, 3, H, W) of zeros that the network accepts."""
+    def example(self) -> Tensor:
+        """(1, 3, H, W): an image (a ramp) of the size, type and device that the network takes."""
         weight = next(self.net.parameters())
-        return weight.new_zeros(1, 3, *self.net.patch_embed.img_size)
+        height, width = self.net.patch_embed.img_size
+        ramp = torch.linspace(-1, 1, 3 * height * width, dtype=weight.dtype, device=weight.device)
+        return ramp.view(1, 3, height, width)
 
     def embed(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> z, the input of the first stage"""
@@ -146,23 +149,29 @@ class Backbone(nn.Module):
             )
         return pool
 
-    def _check_walk(self) -> None:
-        """Refuse a network whose own forward pass does more than the walk over its blocks."""
+    def _check_parts(self) -> None:
+        """Refuse a network with parameters that the walk would not use."""
         ends = {"fc_norm"} if isinstance(self.net.norm, nn.Identity) else {"norm"}
         for name, _ in self.net.named_parameters():
             if name.partition(".")[0] not in PARTS | ends:
                 raise self._unsupported(f"its {name} lies outside embedding, blocks, norm and head")
-        image = self.blank_image()
+
+    def _check_walk(self) -> None:
+        """Refuse a network whose own forward pass does more than the walk over its blocks."""
         training = self.net.training
         self.net.eval()
         try:
+            if min(self.grid) < 1:
+                raise UserError(f"input.size is smaller than a patch of {self.tag}; set it higher")
             with torch.no_grad():
+                image = self.example()
                 z = self.embed(image)
                 for stage in self.stages:
                     z = stage.enter(z)
                     for block in stage.blocks:
                         z = block(z)
-                same = image.is_meta or torch.equal(self.net.norm(z), self.net.forward_features(image))
+                whole = self.net.forward_features(image)
+                same = image.is_meta or torch.equal(self.net.norm(z), whole)
         except (TypeError, AttributeError, RuntimeError) as error:
             raise self._unsupported(str(error).splitlines()[0]) from error
         finally:
@@ -224,7 +233,8 @@ def _check_name(name: str) -> None:
 
 def _stages(net: Any) -> tuple[Stage, ...]:
     """One stage of `net.blocks` (ViT), or one for each of `net.layers` (Swin)."""
-    if not (hasattr(net, "patch_embed") and (hasattr(net, "blocks") or hasattr(net, "layers"))):
+    blocks = hasattr(net, "blocks") or hasattr(net, "layers")
+    if not (blocks and hasattr(net, "patch_embed") and hasattr(net, "norm")):
         family = type(net).__name__
         raise Unsupported(f"{family} is no plain ViT or Swin; choose another backbone.name")
     parts: list[tuple[Any, Any]] = [(nn.Identity(), getattr(net, "blocks", ()))]

@@ -76,7 +76,7 @@ def frozen_prefix(method: Method) -> int:
         stage.blocks[:] = map(watched, stage.blocks)
     try:
         with torch.enable_grad():
-            method.eval()(method.backbone.blank_image())
+            method.eval()(method.backbone.example())
     finally:
         method.train(training)
         for stage, blocks in zip(stages, original, strict=True):

@@ -15,6 +15,7 @@ PACKAGES = ("petlbench", "torch", "torchvision", "timm", "numpy", "hydra-core")
 def versions() -> dict[str, str | None]:
     """Versions of the packages that decide a result; the commit if this is a git checkout."""
     found = {name: _version(name) for name in PACKAGES}
+    found["torch"] = torch.__version__  # with the build's tag, which the package's version lacks
     found["python"] = platform.python_version()
     found["cuda"] = torch.version.cuda if torch.cuda.is_available() else None
     found["commit"] = _commit()

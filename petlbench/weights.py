@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
@@ -181,25 +182,42 @@ def _in_timms_layout(net: nn.Module, state: dict[str, Any], path: Path) -> dict[
     return {key: value for key, value in converted.items() if isinstance(value, Tensor)}
 
 
-def _load_jax(net: nn.Module, head: str, path: Path) -> None:
+def _load_jax(net: Any, head: str, path: Path) -> None:
     """Load a ViT from .npz in the layout of the original JAX code, through timm."""
-    load = getattr(net, "load_pretrained", None)
-    if load is None:
+    if not hasattr(net, "load_pretrained"):
         raise _unfit(path, ".npz is the JAX layout of ViT; use .safetensors or .pth")
+    _check_jax(net, path)
     wanted = {n: p for n, p in net.named_parameters() if not n.startswith(f"{head}.")}
     with torch.no_grad():
-        # timm passes over arrays that the file lacks; what it left untouched stays NaN.
+        # timm passes over some arrays that a file lacks; what it left untouched stays NaN.
         for parameter in wanted.values():
             parameter.fill_(torch.nan)
         try:
-            load(str(path))
+            net.load_pretrained(str(path))
         except KeyError as error:
-            raise _unfit(path, f"it has no {error.args[0]}") from error
+            raise _unfit(path, f"it has no {str(error.args[0]).split()[0]}") from error
         except (AssertionError, *UNREADABLE) as error:
-            raise _damaged(path, error) from error
+            raise _unfit(path, _line(error)) from error
     missing = [name for name, parameter in wanted.items() if parameter.isnan().any()]
     if missing:
         raise _unfit(path, f"it has nothing for {missing[0]}{_more(missing)}")
+
+
+def _check_jax(net: Any, path: Path) -> None:
+    """Refuse another width (timm names no key then) or more blocks (timm ignores them)."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            kernels = [file[key] for key in file.files if key.endswith("embedding/kernel")]
+            blocks = {part for key in file.files for part in key.split("/") if part[:13] == "encoderblock_"}
+    except UNREADABLE as error:
+        raise _damaged(path, error) from error
+    if not kernels:
+        raise _unfit(path, "it has no embedding/kernel")
+    if kernels[0].shape[-1] != net.embed_dim:
+        width = kernels[0].shape[-1]
+        raise _unfit(path, f"embedding/kernel has width {width}, the network needs {net.embed_dim}")
+    if len(blocks) > len(net.blocks):
+        raise _unfit(path, f"it has {len(blocks)} encoderblocks, the network {len(net.blocks)}")
 
 
 def _unfit(path: Path, why: str) -> UserError:

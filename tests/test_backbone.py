@@ -1,0 +1,215 @@
+"""The backbone against timm's own forward pass, its parts, and what it refuses."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from petlbench.backbone import Backbone
+from petlbench.errors import Unsupported, UserError
+from petlbench.interface import Method
+from petlbench.leaves import DropPath, draw_keep_masks
+from tests.tiny import images, tiny
+
+FAMILIES = ("vit", "swin")
+
+# Name, image size, the pooling that timm itself uses there, prefix tokens.
+NETWORKS = [
+    ("vit_tiny_patch16_224", 32, "cls", 1),
+    ("deit_tiny_patch16_224", 48, "cls", 1),
+    ("deit3_small_patch16_224", 32, "cls", 1),  # layer scale, class token without position
+    ("vit_small_patch14_reg4_dinov2", 28, "cls", 5),  # registers
+    ("vit_xsmall_patch16_clip_224", 32, "cls", 1),  # norm before the blocks
+    ("vit_wee_patch16_reg1_gap_256", 32, "patch_mean_then_norm", 1),  # a register, no class token
+    ("vit_pwee_patch16_reg1_gap_256", 32, "patch_mean_then_norm", 1),  # parallel blocks
+    ("vit_mini", 48, "cls", 1),
+    ("swin_tiny_patch4_window7_224", 32, "norm_then_mean", 0),
+    ("swin_s3_tiny_224", 224, "norm_then_mean", 0),  # another window in each stage
+    ("swinv2_tiny_window8_256", 64, "norm_then_mean", 0),
+    ("petlbench_vit", 16, "cls", 1),
+    ("petlbench_swin", 16, "norm_then_mean", 0),
+]
+
+
+@pytest.mark.parametrize(("name", "size", "pool", "prefix"), NETWORKS)
+def test_forward_equals_timms_own_to_the_bit(name: str, size: int, pool: str, prefix: int) -> None:
+    backbone = tiny("vit", name=name, image_size=size, pool=pool, drop_path=0.1)
+    batch = torch.randn(2, 3, size, size)
+    assert backbone.prefix_tokens == prefix
+    with torch.no_grad():
+        ours, theirs = Method(backbone).eval()(batch), backbone.net(batch)
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_state_names_are_timms(family: str) -> None:
+    backbone = tiny(family, drop_path=0.1)
+    fresh = type(backbone.net)
+    assert fresh.__module__.startswith("timm.")
+    head = {"vit": "head.weight", "swin": "head.fc.weight"}[family]
+    assert head in backbone.net.state_dict()
+    assert not [name for name in backbone.state_dict() if not name.startswith("net.")]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_the_head_is_trainable(family: str) -> None:
+    backbone = tiny(family)
+    trained = {id(p) for p in backbone.parameters() if p.requires_grad}
+    assert trained == {id(p) for p in backbone.head.parameters()}
+    assert len(trained) == 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_head_starts_small_with_zero_bias(family: str) -> None:
+    head = tiny(family, classes=2000).head
+    assert isinstance(head, nn.Linear)
+    assert not head.bias.any()
+    assert head.weight.std().item() == pytest.approx(0.02, rel=0.02)
+
+
+def test_stages_number_the_blocks_from_one() -> None:
+    vit, swin = tiny("vit"), tiny("swin")
+    assert [(s.first, len(s.blocks), s.width) for s in vit.stages] == [(1, 12, 32)]
+    expected = [(1, 2, 16), (3, 2, 32), (5, 6, 64), (11, 2, 128)]
+    assert [(s.first, len(s.blocks), s.width) for s in swin.stages] == expected
+    assert swin.widths == [16] * 2 + [32] * 2 + [64] * 6 + [128] * 2
+    assert vit.depth == swin.depth == 12
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_stages_of_a_copy_are_the_copys_modules(family: str) -> None:
+    backbone = tiny(family)
+    for twin in (copy.deepcopy(backbone), pickle.loads(pickle.dumps(backbone))):
+        inside = {id(module) for module in twin.net.modules()}
+        assert all(id(block) in inside for stage in twin.stages for block in stage.blocks)
+        assert not inside & {id(module) for module in backbone.net.modules()}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_split_is_the_whole_in_order(family: str) -> None:
+    backbone = tiny(family)
+    z = backbone.embed(images())
+    prefix, patches = backbone.split(z)
+    assert prefix.shape[1] == backbone.prefix_tokens
+    assert patches.shape[1] == backbone.grid[0] * backbone.grid[1]
+    assert torch.equal(torch.cat([prefix, patches], dim=1), z.flatten(1, -2))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_on_patches_sees_the_map_and_leaves_the_prefix(family: str) -> None:
+    backbone = tiny(family)
+    z = backbone.embed(images())
+    shapes = []
+
+    def shift(patches: torch.Tensor) -> torch.Tensor:
+        shapes.append(tuple(patches.shape[1:]))
+        return patches.roll(1, dims=3)  # one patch to the right
+
+    moved = backbone.on_patches(shift, z)
+    assert moved.shape == z.shape
+    assert shapes == [(backbone.widths[0], *backbone.grid)]
+    (prefix, patches), (kept, after) = backbone.split(z), backbone.split(moved)
+    assert torch.equal(prefix, kept)
+    rows = patches.unflatten(1, backbone.grid).roll(1, dims=2)
+    assert torch.equal(after, rows.flatten(1, 2))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_poolings(family: str) -> None:
+    backbone = tiny(family)
+    z = torch.randn(2, 2, 2, 128) if family == "swin" else torch.randn(2, 17, 32)
+    _, patches = backbone.split(z)
+    with torch.no_grad():
+        backbone.norm.weight.uniform_(0.5, 1.5)  # type: ignore[union-attr, operator]
+        backbone.pool = "patch_mean_then_norm"
+        torch.testing.assert_close(backbone.pooled(z), backbone.norm(patches.mean(1)))
+        backbone.pool = "norm_then_mean"
+        torch.testing.assert_close(backbone.pooled(z), backbone.norm(patches).mean(1))
+        if family == "vit":
+            backbone.pool = "cls"
+            assert torch.equal(backbone.pooled(z), backbone.norm(z)[:, 0])
+
+
+def paths(backbone: Backbone) -> list[DropPath]:
+    return [module for module in backbone.modules() if isinstance(module, DropPath)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_drop_path_grows_linearly_and_is_off_by_default(family: str) -> None:
+    assert paths(tiny(family)) == []
+    rates = [path.rate for path in paths(tiny(family, drop_path=0.22))]
+    assert rates == pytest.approx([0.02 * block for block in range(1, 12) for _ in range(2)])
+
+
+def test_masks_are_drawn_at_the_rate_and_branches_scaled() -> None:
+    backbone = tiny("vit", drop_path=0.4).train()
+    draw_keep_masks(backbone, 5000, torch.Generator().manual_seed(0))
+    path = paths(backbone)[-1]
+    assert path.keep is not None
+    assert path.keep.mean().item() == pytest.approx(0.6, abs=0.02)
+    out = path(torch.ones(5000, 2, 3))
+    assert out.unique().tolist() == pytest.approx([0.0, 1 / 0.6])
+    assert torch.equal(out[:, 0, 0] > 0, path.keep.bool())
+
+
+def test_training_without_masks_is_refused_and_evaluation_needs_none() -> None:
+    method = Method(tiny("vit", drop_path=0.4))
+    with pytest.raises(RuntimeError, match="call draw_keep_masks"):
+        method.train()(images())
+    draw_keep_masks(method, 3)
+    with pytest.raises(RuntimeError, match="no drop-path mask for 2 images"):
+        method(images(2))
+    method.eval()(images())
+
+
+REFUSED = [
+    ({"pool": "max"}, "unknown backbone.pool 'max'"),
+    ({"name": "petlbench_swin", "pool": "cls"}, "backbone.pool=cls needs a class token"),
+    ({"drop_path": 1.0}, "backbone.drop_path is 1.0"),
+    ({"drop_path": -0.1}, "backbone.drop_path is -0.1"),
+    ({"name": "vit_bsae_patch16_224"}, "unknown timm network .* did you mean vit_base_patch16_224"),
+    ({"name": "vit_tiny_patch16_224.orig"}, "unknown weights tag of vit_tiny_patch16_224 'orig'"),
+    ({"image_size": 2}, "input.size is smaller than a patch"),
+    ({"name": "vit_tiny_patch16_224", "image_size": 8}, "input.size is smaller than a patch"),
+]
+
+
+@pytest.mark.parametrize(("changed", "message"), REFUSED)
+def test_wrong_values_are_refused_in_one_line(changed: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        tiny("vit", **changed)
+    assert "\n" not in str(caught.value)
+
+
+FOREIGN = [
+    "resnet18",
+    "mixer_s32_224",
+    "eva02_tiny_patch14_224",  # rotary positions are given to each block
+    "beit_base_patch16_224",
+    "deit_tiny_distilled_patch16_224",  # two heads
+    "xcit_nano_12_p16_224",  # a class token that joins after the blocks
+    "convnext_atto",
+    "hiera_tiny_224",
+]
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_unknown_families_are_refused_in_one_line(name: str) -> None:
+    with torch.device("meta"), pytest.raises(Unsupported) as caught:
+        tiny("vit", name=name, image_size=224, pool="norm_then_mean")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_that_does_more_than_its_blocks_is_refused() -> None:
+    from tests.tiny import petlbench_vit
+
+    class Doubled(type(petlbench_vit(num_classes=5, img_size=16, drop_path_rate=0.0))):  # type: ignore[misc]
+        def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward_features(x)  # type: ignore[no-any-return]
+
+    backbone = tiny("vit")
+    backbone.net.__class__ = Doubled
+    with pytest.raises(Unsupported, match="more than a walk over its blocks"):
+        Backbone(backbone.net, pool="cls", mean=[0.5], std=[0.5], origin=backbone.origin)

@@ -1,0 +1,187 @@
+"""One run from configuration to record: what it leaves, in which order, and how it ends."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from petlbench import build, registry
+from petlbench.backbone import Backbone
+from petlbench.delta import load, trained
+from petlbench.errors import Unsupported, UserError
+from petlbench.interface import Method
+from petlbench.record import Record, Store
+from petlbench.run import run
+from petlbench.train.trainer import Trainer
+from tests import fake
+from tests.test_trainer import SETTINGS
+
+CONF = Path(__file__).parent.parent / "conf"
+
+
+def config(root: Path, method: str = "lora", protocol: str = "final", **train: Any) -> dict[str, Any]:
+    """A resolved configuration, as the command line would compose it."""
+    values = OmegaConf.to_container(OmegaConf.load(CONF / "method" / f"{method}.yaml"))
+    assert isinstance(values, dict)
+    return {
+        "factors": {"method": method, "backbone": "vit_mini", "task": "fake/bright", "draw": 0, "seed": 0},
+        "title": values["title"],
+        "seed": 0,
+        "device": "cpu",
+        "train": SETTINGS | train,
+        "input": {"size": 48, "interpolation": "bicubic"},
+        "backbone": {
+            "_target_": "petlbench.backbone.create",
+            "_partial_": True,
+            "name": "vit_mini",
+            "mean": [0.5] * 3,
+            "std": [0.25] * 3,
+            "pool": "norm_then_mean",
+            "drop_path": 0.0,
+            "checkpoint": None,
+            "pretrained": True,
+        },
+        "dataset": {
+            "_target_": "tests.fake.load",
+            "name": "bright",
+            "title": "Bright",
+            "suite": "fake",
+            "group": "natural",
+            "classes": 3,
+        },
+        "method": values["method"],
+        "protocol": OmegaConf.to_container(OmegaConf.load(CONF / "protocol" / f"{protocol}.yaml")),
+        "results": {"root": str(root)},
+        "wandb": {"mode": "disabled", "project": "p", "entity": None, "group": None, "tags": []},
+    }
+
+
+def test_a_run_leaves_a_whole_record_and_its_delta(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    record = run(settings)
+    [stored] = Store(tmp_path).records()
+    assert stored == record
+    assert record["status"] == "finished"
+    assert record["reason"] is None
+    score = record["scores"]["test"]
+    assert score["top1"] == pytest.approx(100 * score["correct"] / 16)
+    assert record["cost"]["parameters"] == {"method": 4 * 8 * 96 * 12, "head": 97 * 3}
+    assert record["cost"]["peak_mib"] is None
+    assert record["cost"]["saved_mb"] > 0
+    assert len(record["curve"]["loss"]) == SETTINGS["epochs"]
+    provenance = record["provenance"]
+    assert set(provenance["splits"]) == {"trainval", "test"}
+    assert provenance["splits"]["test"]["images"] == 16
+    assert len(provenance["checkpoint"]["sha256"]) == 64
+    assert provenance["versions"]["torch"] == torch.__version__
+    path = Store(tmp_path).path(record, ".safetensors")
+    assert path.stat().st_size == record["cost"]["delta_bytes"]
+
+
+def test_the_delta_gives_the_tested_network_back(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    record = run(settings)
+    fresh = build.method(settings)
+    load(Store(tmp_path).path(record, ".safetensors"), fresh)
+    loop = build.trainer(settings, build.task(settings), lambda epoch: None)
+    again = loop.evaluate(fresh, build.tests(settings, build.task(settings))["test"])
+    assert again.correct == record["scores"]["test"]["correct"]
+
+
+def without_measurements(record: Record) -> Record:
+    times = {"train_s", "test_s", "train_images_per_s", "test_images_per_s"}
+    cost = {key: value for key, value in record["cost"].items() if key not in times}
+    return record | {"cost": cost, "provenance": None, "config": None}
+
+
+def test_a_repeat_is_identical(tmp_path: Path) -> None:
+    first, again = (run(config(tmp_path / name)) for name in ("a", "b"))
+    assert without_measurements(first) == without_measurements(again)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "before", "after"),
+    [
+        ("final", ["trainval"], ["test"]),
+        ("trial", ["train"], ["val"]),
+        ("best_on_val", ["train", "val"], ["test"]),
+        ("audit", ["trainval", "test"], ["test"]),
+    ],
+)
+def test_tests_open_after_training(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    protocol: str,
+    before: list[str],
+    after: list[str],
+) -> None:
+    fake.opened.clear()
+    train = Trainer.train
+
+    def noted(self: Trainer, method: Method) -> None:
+        train(self, method)
+        fake.opened.append("trained")
+
+    monkeypatch.setattr(Trainer, "train", noted)
+    record = run(config(tmp_path, "linear", protocol))
+    assert fake.opened == [*before, "trained", *after]
+    assert record["selection"]["honest"] == (protocol != "audit")
+    assert ("test@best" in record["scores"]) == (protocol == "audit")
+
+
+def test_a_loss_that_is_not_finite_is_recorded_as_diverged(tmp_path: Path) -> None:
+    record = run(config(tmp_path, "full", lr=1e12, head_lr=1e30))
+    assert record["status"] == "diverged"
+    assert "epoch 1" in record["reason"]
+    assert record["scores"] == {}
+    assert [stored["status"] for stored in Store(tmp_path).records()] == ["diverged"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried\nto allocate"), "out_of_memory"),
+        (MemoryError(), "out_of_memory"),
+        (Unsupported("no token sequence"), "unsupported"),
+        (ZeroDivisionError("a bug"), "failed"),
+    ],
+)
+def test_what_goes_wrong_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, status: str
+) -> None:
+    def broken(self: Trainer, method: Method) -> None:
+        raise error
+
+    monkeypatch.setattr(Trainer, "train", broken)
+    record = run(config(tmp_path))
+    assert record["status"] == status
+    assert record["reason"]
+    assert "\n" not in record["reason"]
+
+
+def test_a_users_mistake_leaves_no_record(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="larger than the 32 training images"):
+        run(config(tmp_path, batch_size=64))
+    assert list(Store(tmp_path).records()) == []
+
+
+def test_checking_builds_no_weights_and_refuses_wrong_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(self: Backbone) -> None:
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr(Backbone, "load_weights", forbidden)
+    settings = config(tmp_path)
+    build.check(settings)
+    settings["method"] = settings["method"] | {"rank": 0}
+    with pytest.raises(UserError, match="rank is 0"):
+        build.check(settings)
+
+
+def test_every_method_runs(tmp_path: Path) -> None:
+    for name in registry.names():
+        record = run(config(tmp_path, name, epochs=1))
+        assert record["status"] == "finished", (name, record["reason"])

@@ -1,0 +1,303 @@
+"""Checkpoints: what loads, exactly, and what is refused with a line that names file and key."""
+
+import hashlib
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from petlbench import weights
+from petlbench.backbone import Backbone
+from petlbench.errors import UserError
+from petlbench.interface import Method
+from tests.tiny import CLASSES, images, tiny
+
+State = dict[str, Tensor]
+FAMILIES = ("vit", "swin")
+
+
+def other(family: str, **changed: Any) -> Backbone:
+    """The same architecture with other weights."""
+    backbone = tiny(family, **changed)
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.02)
+    return backbone
+
+
+def written(state: State, path: Path) -> Path:
+    if path.suffix == ".safetensors":
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+    else:
+        torch.save(state, path)
+    return path
+
+
+def loaded(family: str, path: Path, **changed: Any) -> Backbone:
+    backbone = tiny(family, checkpoint=str(path), **changed)
+    backbone.load_weights()
+    return backbone
+
+
+def logits(backbone: Backbone) -> Tensor:
+    with torch.no_grad():
+        return Method(backbone).eval()(images())  # type: ignore[no-any-return]
+
+
+def in_jax_layout(state: State) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays of the original JAX code: kernels are (in, out), heads an axis of their own."""
+    heads, depth = 4, 12
+    width = state["cls_token"].shape[-1]
+    split = width // heads
+    arrays = {
+        "cls": state["cls_token"],
+        "embedding/kernel": state["patch_embed.proj.weight"].permute(2, 3, 1, 0),
+        "embedding/bias": state["patch_embed.proj.bias"],
+        "Transformer/posembed_input/pos_embedding": state["pos_embed"],
+        "Transformer/encoder_norm/scale": state["norm.weight"],
+        "Transformer/encoder_norm/bias": state["norm.bias"],
+        "head/kernel": state["head.weight"].T,
+        "head/bias": state["head.bias"],
+        "pre_logits/kernel": torch.eye(width),
+        "pre_logits/bias": torch.zeros(width),
+    }
+    for i in range(depth):
+        ours, theirs = f"blocks.{i}.", f"Transformer/encoderblock_{i}/"
+        attention = f"{theirs}MultiHeadDotProductAttention_1/"
+        for norm, number in (("norm1", 0), ("norm2", 2)):
+            arrays[f"{theirs}LayerNorm_{number}/scale"] = state[f"{ours}{norm}.weight"]
+            arrays[f"{theirs}LayerNorm_{number}/bias"] = state[f"{ours}{norm}.bias"]
+        parts = zip(
+            ("query", "key", "value"),
+            state[f"{ours}attn.qkv.weight"].chunk(3),
+            state[f"{ours}attn.qkv.bias"].chunk(3),
+            strict=True,
+        )
+        for name, weight, bias in parts:
+            arrays[f"{attention}{name}/kernel"] = weight.T.reshape(width, heads, split)
+            arrays[f"{attention}{name}/bias"] = bias.reshape(heads, split)
+        out = state[f"{ours}attn.proj.weight"]
+        arrays[f"{attention}out/kernel"] = out.T.reshape(heads, split, width)
+        arrays[f"{attention}out/bias"] = state[f"{ours}attn.proj.bias"]
+        for layer in (0, 1):
+            dense = f"{theirs}MlpBlock_3/Dense_{layer}/"
+            arrays[f"{dense}kernel"] = state[f"{ours}mlp.fc{layer + 1}.weight"].T
+            arrays[f"{dense}bias"] = state[f"{ours}mlp.fc{layer + 1}.bias"]
+    return {name: tensor.detach().numpy() for name, tensor in arrays.items()}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_checkpoint_loads_exactly(family: str, suffix: str, tmp_path: Path) -> None:
+    source = other(family)
+    path = written(source.net.state_dict(), tmp_path / f"net{suffix}")
+    backbone = loaded(family, path)
+    assert torch.equal(logits(backbone), logits(source))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert backbone.checkpoint == {"tag": backbone.tag, "file": path.name, "sha256": digest}
+
+
+def test_jax_arrays_load_exactly(tmp_path: Path) -> None:
+    source = other("vit")
+    path = tmp_path / "ViT.npz"
+    np.savez(path, **in_jax_layout(source.net.state_dict()))  # type: ignore[arg-type]
+    assert torch.equal(logits(loaded("vit", path)), logits(source))
+
+
+def test_the_original_layout_of_swin_loads_exactly(tmp_path: Path) -> None:
+    """Merging at the end of a stage, head under another name, buffers stored, all under `model`."""
+    source = other("swin")
+    state = {}
+    for name, tensor in source.net.state_dict().items():
+        stage = name.split(".")[1]
+        if ".downsample." in name:
+            name = name.replace(f"layers.{stage}.", f"layers.{int(stage) - 1}.", 1)
+        state[name.replace("head.fc.", "head.")] = tensor
+    state["layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(16, 16)
+    path = tmp_path / "swin.pth"
+    torch.save({"model": state}, path)
+    assert torch.equal(logits(loaded("swin", path)), logits(source))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_classifier_of_another_size_is_left_out(family: str, tmp_path: Path) -> None:
+    source = other(family, classes=CLASSES + 2)
+    path = written(source.net.state_dict(), tmp_path / "net.safetensors")
+    backbone = loaded(family, path)
+    fresh = tiny(family).head.state_dict()
+    assert all(torch.equal(t, fresh[name]) for name, t in backbone.head.state_dict().items())
+    batch = images()
+    assert torch.equal(
+        Method(backbone).features(backbone.embed(batch)),
+        Method(source).features(source.embed(batch)),
+    )
+
+
+def test_a_checkpoint_may_lack_the_classifier(tmp_path: Path) -> None:
+    state = {n: t for n, t in other("vit").net.state_dict().items() if not n.startswith("head.")}
+    loaded("vit", written(state, tmp_path / "net.pth"))
+
+
+def test_half_precision_files_load_as_float32(tmp_path: Path) -> None:
+    state = {n: t.half() for n, t in other("vit").net.state_dict().items()}
+    backbone = loaded("vit", written(state, tmp_path / "net.safetensors"))
+    assert {p.dtype for p in backbone.parameters()} == {torch.float32}
+    assert torch.equal(backbone.net.norm.bias, state["norm.bias"].float())
+
+
+def test_random_weights_say_so() -> None:
+    backbone = tiny("vit")
+    before = logits(backbone)
+    backbone.load_weights()
+    assert torch.equal(logits(backbone), before)
+    assert backbone.checkpoint == {"tag": "petlbench_vit", "file": None, "sha256": None}
+
+
+def test_packaged_weights_are_found_by_name() -> None:
+    backbone = tiny("vit", name="vit_mini", image_size=48, pretrained=True)
+    backbone.load_weights()
+    assert backbone.checkpoint["file"] == "vit_mini.safetensors"
+    assert len(backbone.checkpoint["sha256"] or "") == 64
+
+
+def renamed(state: State, old: str, new: str) -> State:
+    return {new if name == old else name: tensor for name, tensor in state.items()}
+
+
+def without(name: str) -> Callable[[State], State]:
+    return lambda state: {n: t for n, t in state.items() if n != name}
+
+
+UNFIT: list[tuple[Callable[[State], Any], str]] = [
+    (without("blocks.3.norm1.bias"), r"it has no blocks\.3\.norm1\.bias;"),
+    (
+        lambda state: renamed(state, "norm.weight", "norm.gain"),
+        r"it has no norm\.weight;",
+    ),
+    (lambda state: state | {"blocks.12.norm1.bias": torch.zeros(32)}, r"the network has no blocks\.12\.norm1"),
+    (
+        lambda state: state | {"norm.weight": torch.ones(48)},
+        r"norm\.weight has shape \(48,\), the network needs \(32,\)",
+    ),
+    (lambda state: {}, r"it has no cls_token \(and \d+ more\)"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), UNFIT)
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_what_does_not_fit_is_refused(
+    change: Callable[[State], State], message: str, suffix: str, tmp_path: Path
+) -> None:
+    path = written(change(other("vit").net.state_dict()), tmp_path / f"net{suffix}")
+    refused("vit", path, f"net{suffix}' does not fit the network: {message}")
+
+
+def refused(family: str, path: Path, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        loaded(family, path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_of_another_width_is_refused(tmp_path: Path) -> None:
+    state = tiny("vit", name="vit_mini", image_size=48).net.state_dict()
+    path = written(state, tmp_path / "mini.safetensors")
+    refused("vit", path, "does not fit the network: .* has shape .*, the network needs")
+
+
+def test_jax_arrays_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    arrays = in_jax_layout(other("vit").net.state_dict())
+    key = "Transformer/encoderblock_5/LayerNorm_0/bias"
+    path = tmp_path / "ViT.npz"
+
+    def refuse(changed: dict[str, Any], message: str) -> None:
+        np.savez(path, **changed)
+        refused("vit", path, message)
+
+    refuse({n: a for n, a in arrays.items() if n != key}, f"it has no {key}")
+    refuse({n: a for n, a in arrays.items() if n != "embedding/kernel"}, "no embedding/kernel")
+    extra = {"Transformer/encoderblock_12/LayerNorm_0/bias": np.zeros(32)}
+    refuse(arrays | extra, "it has 13 encoderblocks, the network 12")
+    narrow = {"embedding/kernel": np.zeros((4, 4, 3, 24), np.float32)}
+    refuse(arrays | narrow, "embedding/kernel has width 24, the network needs 32")
+    refuse(arrays | {key: np.zeros(31, np.float32)}, "does not fit the network")
+    refused("swin", path, "npz is the JAX layout of ViT")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".npz"])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.6, 0.99])
+def test_a_file_that_is_cut_short_is_refused(suffix: str, share: float, tmp_path: Path) -> None:
+    state = other("vit").net.state_dict()
+    path = tmp_path / f"net{suffix}"
+    if suffix == ".npz":
+        np.savez(path, **in_jax_layout(state))  # type: ignore[arg-type]
+    else:
+        written(state, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    refused("vit", path, f"net{suffix}' cannot be read, is it cut short")
+
+
+class Boom:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return print, ("code ran",)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
+def test_a_pickle_that_wants_code_is_refused(
+    save: Callable[[Any, Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "net.pth"
+    save({"norm.weight": Boom()}, path)
+    refused("vit", path, "holds Python objects, which could run code, and is not read")
+    assert "code ran" not in capsys.readouterr().out
+
+
+def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:
+    refused("vit", tmp_path / "none.safetensors", "none.safetensors' does not exist")
+    refused("vit", tmp_path / "net.h5", "is none of .safetensors, .pth, .npz")
+    torch.save([torch.zeros(1)], tmp_path / "list.pth")
+    refused("vit", tmp_path / "list.pth", "it holds a list")
+
+
+def test_weights_that_are_not_here_name_the_file_to_fetch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(weights, "try_to_load_from_cache", lambda repo, file: None)
+    name = "vit_tiny_patch16_224.augreg_in21k"
+    backbone = tiny("vit", name=name, image_size=32, pretrained=True)
+    with pytest.raises(UserError, match="does not answer") as caught:
+        backbone.load_weights()
+    assert f"http://127.0.0.1:9/timm/{name}/resolve/main/model.safetensors" in str(caught.value)
+    assert "backbone.checkpoint=FILE" in str(caught.value)
+    assert "backbone.pretrained=false" in str(caught.value)
+
+
+def test_weights_in_the_cache_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "vit_tiny_patch16_224.augreg_in21k"
+    source = tiny("vit", name=name, image_size=32)
+    path = written(source.net.state_dict(), tmp_path / "model.safetensors")
+    monkeypatch.setattr(weights, "try_to_load_from_cache", lambda repo, file: str(path))
+    backbone = tiny("vit", name=name, image_size=32, pretrained=True)
+    backbone.load_weights()
+    assert backbone.checkpoint["tag"] == name
+    assert backbone.checkpoint["sha256"] == weights.sha256(path)
+
+
+def test_a_name_without_a_tag_does_not_say_which_weights() -> None:
+    backbone = tiny("vit", name="vit_tiny_patch16_224", image_size=32, pretrained=True)
+    with pytest.raises(UserError, match=r"use one of: vit_tiny_patch16_224\.augreg_in21k, "):
+        backbone.load_weights()
+
+
+def test_the_meta_device_reads_no_weights() -> None:
+    with torch.device("meta"):
+        backbone = tiny("vit", checkpoint="/no/such/file.pth")
+    assert backbone.checkpoint["file"] is None
+    assert {p.device.type for p in backbone.parameters()} == {"meta"}
