@@ -15,9 +15,10 @@ from petlbench.leaves import LowRank, Swish
 class DTL(Method):
     """h <- h + z_i a_i c_i from block `extract_from` on; z <- z + theta(h) from `inject_from` on.
 
-    theta(h) = h sigmoid(beta h), and the identity where `beta` is None (eqs. 3 to 7 and Table 5 of
-    the paper). Block numbers count from 1 over all stages. h starts at zero in each stage; a stage
-    in which nothing is injected has no side path, since it could not learn.
+    theta(h) = h sigmoid(beta h), and the identity where `beta` is None (Table 5 of the paper). z is
+    the input of block i in the first update and its output in the second. Block numbers count from
+    1 over all stages. h starts at zero in each stage; a stage in which nothing is injected has no
+    side path, since it could not learn.
     """
 
     def __init__(
@@ -48,11 +49,11 @@ class DTL(Method):
         return [s for s in self.backbone.stages if s.first + len(s.blocks) > start]
 
     def theta(self, h: Tensor, stage: Stage) -> Tensor:
-        """What the blocks of a stage are given of the side state h, eq. 5."""
+        """What the blocks of a stage are given of the side state h."""
         return self.activation(h)  # type: ignore[no-any-return]
 
     def features(self, z: Tensor) -> Tensor:
-        """Patch embedding to last block, eqs. 3 and 4."""
+        """Patch embedding to last block, with the side path beside it."""
         for stage in self.backbone.stages:
             z = stage.enter(z)
             h = z.new_zeros(())

@@ -38,7 +38,9 @@ class QueryAndValue(nn.Module):
 def shared(qkv: nn.Linear, *, rank: int, scale: float, dropout: float) -> Parallel:
     """qkv(x) + s B A dropout(x), where B feeds query, key and value."""
     update = LowRank(qkv.in_features, qkv.out_features, rank)
-    return Parallel(qkv, Scaled(scale, nn.Sequential(nn.Dropout(fraction("dropout", dropout)), update)))
+    return Parallel(
+        qkv, Scaled(scale, nn.Sequential(nn.Dropout(fraction("dropout", dropout)), update))
+    )
 
 
 def zero_up(update: LowRank) -> None:

@@ -21,8 +21,9 @@ Block = Callable[[Tensor], Tensor]
 
 POOLS = ("cls", "patch_mean_then_norm", "norm_then_mean")
 
-# What a walk over embed, stages, norm and head runs; a network with parameters elsewhere is refused.
-PARTS = {"patch_embed", "cls_token", "reg_token", "pos_embed", "norm_pre", "blocks", "layers", "head"}
+# What the walk over a network runs; one with parameters elsewhere is refused.
+TOKENS = {"patch_embed", "cls_token", "reg_token", "pos_embed", "norm_pre"}
+PARTS = TOKENS | {"blocks", "layers", "head"}
 
 
 @dataclass
@@ -70,7 +71,7 @@ class Backbone(nn.Module):
 
     @property
     def tag(self) -> str:
-        """timm's name of the network, with the tag that says which weights."""
+        """The name that timm gives the network, with the tag that says which weights."""
         return self.origin.name
 
     @property
@@ -119,7 +120,7 @@ class Backbone(nn.Module):
         return cast(Tensor, z)
 
     def split(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """z -> prefix tokens (B, P, C), patches (B, N, C) in row-major order"""
+        """Prefix tokens (B, P, C) and patches (B, N, C), in row-major order."""
         tokens = z.flatten(1, -2)
         return tokens[:, : self.prefix_tokens], tokens[:, self.prefix_tokens :]
 
@@ -154,7 +155,9 @@ class Backbone(nn.Module):
         ends = {"fc_norm"} if isinstance(self.net.norm, nn.Identity) else {"norm"}
         for name, _ in self.net.named_parameters():
             if name.partition(".")[0] not in PARTS | ends:
-                raise self._unsupported(f"its {name} lies outside embedding, blocks, norm and head")
+                raise self._unsupported(
+                    f"its {name} lies outside embedding, blocks, norm and head"
+                )
 
     def _check_walk(self) -> None:
         """Refuse a network whose own forward pass does more than the walk over its blocks."""
@@ -180,7 +183,9 @@ class Backbone(nn.Module):
             raise self._unsupported("its forward pass is more than a walk over its blocks")
 
     def _unsupported(self, why: str) -> Unsupported:
-        return Unsupported(f"{self.tag} is no plain ViT or Swin: {why}; choose another backbone.name")
+        return Unsupported(
+            f"{self.tag} is no plain ViT or Swin: {why}; choose another backbone.name"
+        )
 
 
 def create(
@@ -204,7 +209,11 @@ def create(
     fraction("backbone.drop_path", drop_path)
     _check_name(name)
     # timm's Swin drops paths at 0.1 unless told otherwise.
-    options = {"num_classes": classes, "img_size": image_size, "drop_path_rate": drop_path}
+    options: dict[str, Any] = {
+        "num_classes": classes,
+        "img_size": image_size,
+        "drop_path_rate": drop_path,
+    }
     try:
         net = timm.create_model(name, pretrained=False, **options)
     except (TypeError, AssertionError, ValueError) as error:
@@ -212,8 +221,9 @@ def create(
     swap_type(net, TimmDropPath, lambda old: DropPath(old.drop_prob))
     origin = Origin(name=name, checkpoint=checkpoint, pretrained=pretrained)
     backbone = Backbone(net, pool=pool, mean=mean, std=std, origin=origin)
-    nn.init.trunc_normal_(backbone.head.weight, std=0.02)
-    nn.init.zeros_(backbone.head.bias)
+    head = cast(nn.Linear, backbone.head)
+    nn.init.trunc_normal_(head.weight, std=0.02)
+    nn.init.zeros_(head.bias)
     return backbone
 
 

@@ -1,24 +1,28 @@
 """Values that a user may set: each check raises one line that names value and range."""
 
 import math
+from typing import TypeGuard
 
 from petlbench.errors import UserError
 
 
 def whole(name: str, value: object, *, low: int, high: int | None = None, of: str = "") -> int:
     """`value` as a whole number from low to high; `of` says what sets the upper end."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        if low <= value and (high is None or value <= high):
-            return value
+    if _is_whole(value) and low <= value and (high is None or value <= high):
+        return value
     upper = f" to {high}{', ' + of if of else ''}" if high is not None else " on"
     raise UserError(f"{name} is {value}; it must be a whole number from {low}{upper}")
 
 
 def block_number(name: str, value: object, depth: int) -> int:
     """`value` as the number of a block, counted from 1."""
-    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= depth:
+    if _is_whole(value) and 1 <= value <= depth:
         return value
     raise UserError(f"{name} {value} is outside the network's {depth} blocks, counted from 1")
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def positive(name: str, value: object) -> float:

@@ -91,7 +91,10 @@ def _cuda_peak(
     state = _bytes(value for value in states if isinstance(value, Tensor))
     parts = {"weights": weights, "gradients": gradients, "optimiser": state}
     parts["activations"] = peak - sum(parts.values())
-    return {key: size / MIB for key, size in (parts | {"allocated": peak, "reserved": reserved}).items()}
+    return {
+        key: size / MIB
+        for key, size in (parts | {"allocated": peak, "reserved": reserved}).items()
+    }
 
 
 def _bytes(tensors: Any) -> int:

@@ -31,7 +31,9 @@ def save(path: Path, method: "Method", metadata: Mapping[str, Any]) -> int:
     example method and values). What is frozen is not in it: a backbone with random weights has to
     be made again from its seed.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained(method).items()}
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in trained(method).items()
+    }
     texts = {key: json.dumps(value) for key, value in metadata.items()}
     content = serialised(tensors, metadata=texts | {"format": FORMAT} | _backbone(method))
     write_atomically(path, content)
@@ -50,7 +52,10 @@ def load(path: Path, method: "Method") -> None:
         if metadata.get(key) != here:
             raise _unfit(path, f"its {key} is {metadata.get(key)}, not {here}")
     own = trained(method)
-    for names, where in ((own.keys() - tensors.keys(), "it has no"), (tensors.keys() - own.keys(), "the method has no")):
+    for names, where in (
+        (own.keys() - tensors.keys(), "it has no"),
+        (tensors.keys() - own.keys(), "the method has no"),
+    ):
         if names:
             raise _unfit(path, f"{where} {_listed(names)}")
     for name, tensor in tensors.items():

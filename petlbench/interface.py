@@ -17,8 +17,9 @@ class Trainer(Protocol):
 
 
 class Method(nn.Module):
-    """A frozen backbone and the few parameters that teach it a task. Override what the paper changes:
+    """A frozen backbone and the few parameters that teach it a task.
 
+    Override what the paper changes:
     __init__ -- the network (swap modules, unfreeze parameters)
     features -- the walk over the blocks (prompts, side networks)
     forward  -- the readout (VQT, LST)

@@ -72,7 +72,7 @@ class Store:
         factors = record["factors"]
         draw = f"-draw{factors['draw']}" if factors["draw"] else ""
         name = f"{factors['method']}-{factors['backbone']}{draw}-seed{factors['seed']}"
-        return self.root / factors["task"] / f"{name}-{record['id']}{suffix}"
+        return self.root / str(factors["task"]) / f"{name}-{record['id']}{suffix}"
 
     def finished(self) -> set[str]:
         """Identities of the finished runs."""
@@ -111,7 +111,9 @@ def read(path: Path) -> Record:
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"record '{path}' cannot be read ({error}); delete it or restore it") from error
+        raise UserError(
+            f"record '{path}' cannot be read ({error}); delete it or restore it"
+        ) from error
     return content if isinstance(content, dict) else {}
 
 
@@ -128,7 +130,9 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
         temporary = None
     except OSError as error:
-        raise UserError(f"'{path}' cannot be written ({error.strerror}); free space or set results.root") from error
+        raise UserError(
+            f"'{path}' cannot be written ({error.strerror}); free space or set results.root"
+        ) from error
     finally:
         if temporary is not None:
             os.unlink(temporary)

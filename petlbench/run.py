@@ -83,7 +83,11 @@ def _fill(record: Record, config: Config, store: Store, tracker: tracking.Tracke
     record["cost"]["delta_bytes"] = delta.save(
         store.path(record, ".safetensors"),
         fitted,
-        {"record": record["id"], "method": record["factors"]["method"], "values": config["method"]},
+        {
+            "record": record["id"],
+            "method": record["factors"]["method"],
+            "values": config["method"],
+        },
     )
     _end(record, "finished", None)
 
@@ -157,7 +161,10 @@ def _note_tests(
     record: Record, trainer: Trainer, scores: Mapping[str, Score], seconds: float
 ) -> None:
     images = sum(score.total for score in scores.values())
-    record["cost"] |= {"test_s": round(seconds, 3), "test_images_per_s": round(images / seconds, 1)}
+    record["cost"] |= {
+        "test_s": round(seconds, 3),
+        "test_images_per_s": round(images / seconds, 1),
+    }
     record["scores"] = {name: _score(score) for name, score in scores.items()}
     for name in trainer.select if not record["selection"]["honest"] else ():
         best = max((epoch.scores[name] for epoch in trainer.history if epoch.scores), key=_top1)

@@ -40,7 +40,9 @@ def _replace(network: nn.Module, wanted: Callable[[str, nn.Module], bool], make:
 
 def _nothing_matches(network: nn.Module, glob: str) -> str:
     net = getattr(network, "net", network)
-    names = [name for name, module in net.named_modules() if next(module.parameters(), None) is not None]
+    names = [
+        name for name, module in net.named_modules() if next(module.parameters(), None) is not None
+    ]
     ends = sorted({name.rpartition(".")[2] for name in names} - {""})
     words = ", ".join(end for end in ends if not end.isdigit())
     return f"no module of {type(net).__name__} matches '{glob}'; its modules end in {words}"

@@ -4,6 +4,7 @@ import hashlib
 import pickle
 import sys
 import threading
+import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable, Mapping
@@ -82,7 +83,9 @@ def sha256(path: Path) -> str:
 
 def _existing(path: Path) -> Path:
     if path.suffix not in FORMATS:
-        raise UserError(f"checkpoint '{path}' is none of {', '.join(FORMATS)}; convert it to one of them")
+        raise UserError(
+            f"checkpoint '{path}' is none of {', '.join(FORMATS)}; convert it to one of them"
+        )
     if not path.is_file():
         raise UserError(f"checkpoint '{path}' does not exist; set backbone.checkpoint to a file")
     return path
@@ -105,8 +108,12 @@ def _from_hub(name: str) -> Path:
         f"download {address} on another machine and set backbone.checkpoint=FILE, "
         "or set backbone.pretrained=false"
     )
-    if constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT):
-        raise UserError(f"no weights of {name} here and {constants.ENDPOINT} does not answer; {advice}")
+    if constants.HF_HUB_OFFLINE:
+        raise UserError(f"no weights of {name} here and HF_HUB_OFFLINE is set; {advice}")
+    if not _answers(constants.ENDPOINT):
+        raise UserError(
+            f"no weights of {name} here and {constants.ENDPOINT} does not answer; {advice}"
+        )
     try:
         return Path(hf_hub_download(known.hf_hub_id, HUB_FILE))
     except (HfHubHTTPError, OSError) as error:
@@ -123,6 +130,8 @@ def _answers(address: str) -> bool:
         try:
             with urllib.request.urlopen(request, timeout=HUB_ANSWER_S):
                 answered.set()
+        except urllib.error.HTTPError:
+            answered.set()
         except OSError:
             pass
 
@@ -158,12 +167,10 @@ def _read(path: Path) -> dict[str, Any]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Weights only load failed" in str(error) and "GLOBAL" in str(error):
-            raise UserError(
-                f"checkpoint '{path}' holds Python objects, which could run code, and is not read; "
-                "save its state_dict alone, or convert it to .safetensors"
-            ) from error
-        raise _damaged(path, error) from error
+        raise UserError(
+            f"checkpoint '{path}' is damaged or holds Python objects, which could run code, and "
+            "is not read; save the state_dict alone, or convert it to .safetensors"
+        ) from error
     except UNREADABLE as error:
         raise _damaged(path, error) from error
     if not isinstance(content, dict):
@@ -208,14 +215,21 @@ def _check_jax(net: Any, path: Path) -> None:
     try:
         with np.load(path, allow_pickle=False) as file:
             kernels = [file[key] for key in file.files if key.endswith("embedding/kernel")]
-            blocks = {part for key in file.files for part in key.split("/") if part[:13] == "encoderblock_"}
+            blocks = {
+                part
+                for key in file.files
+                for part in key.split("/")
+                if part[:13] == "encoderblock_"
+            }
     except UNREADABLE as error:
         raise _damaged(path, error) from error
     if not kernels:
         raise _unfit(path, "it has no embedding/kernel")
     if kernels[0].shape[-1] != net.embed_dim:
         width = kernels[0].shape[-1]
-        raise _unfit(path, f"embedding/kernel has width {width}, the network needs {net.embed_dim}")
+        raise _unfit(
+            path, f"embedding/kernel has width {width}, the network needs {net.embed_dim}"
+        )
     if len(blocks) > len(net.blocks):
         raise _unfit(path, f"it has {len(blocks)} encoderblocks, the network {len(net.blocks)}")
 

@@ -122,7 +122,7 @@ def test_poolings(family: str) -> None:
     z = torch.randn(2, 2, 2, 128) if family == "swin" else torch.randn(2, 17, 32)
     _, patches = backbone.split(z)
     with torch.no_grad():
-        backbone.norm.weight.uniform_(0.5, 1.5)  # type: ignore[union-attr, operator]
+        backbone.norm.weight.uniform_(0.5, 1.5)  # type: ignore[operator]
         backbone.pool = "patch_mean_then_norm"
         torch.testing.assert_close(backbone.pooled(z), backbone.norm(patches.mean(1)))
         backbone.pool = "norm_then_mean"
@@ -169,7 +169,10 @@ REFUSED = [
     ({"name": "petlbench_swin", "pool": "cls"}, "backbone.pool=cls needs a class token"),
     ({"drop_path": 1.0}, "backbone.drop_path is 1.0"),
     ({"drop_path": -0.1}, "backbone.drop_path is -0.1"),
-    ({"name": "vit_bsae_patch16_224"}, "unknown timm network .* did you mean vit_base_patch16_224"),
+    (
+        {"name": "vit_bsae_patch16_224"},
+        "unknown timm network .* did you mean vit_base_patch16_224",
+    ),
     ({"name": "vit_tiny_patch16_224.orig"}, "unknown weights tag of vit_tiny_patch16_224 'orig'"),
     ({"image_size": 2}, "input.size is smaller than a patch"),
     ({"name": "vit_tiny_patch16_224", "image_size": 8}, "input.size is smaller than a patch"),

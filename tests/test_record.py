@@ -43,7 +43,13 @@ def test_identity_depends_on_what_decides_the_result_and_on_nothing_else() -> No
 
 
 def record(seed: int, status: str = "finished") -> dict[str, Any]:
-    factors = {"method": "lora", "backbone": "vit_mini", "task": "mini/digits", "draw": 0, "seed": seed}
+    factors = {
+        "method": "lora",
+        "backbone": "vit_mini",
+        "task": "mini/digits",
+        "draw": 0,
+        "seed": seed,
+    }
     return {"schema": 1, "id": f"{seed:016x}", "status": status, "factors": factors}
 
 

@@ -21,12 +21,20 @@ from tests.test_trainer import SETTINGS
 CONF = Path(__file__).parent.parent / "conf"
 
 
-def config(root: Path, method: str = "lora", protocol: str = "final", **train: Any) -> dict[str, Any]:
+def config(
+    root: Path, method: str = "lora", protocol: str = "final", **train: Any
+) -> dict[str, Any]:
     """A resolved configuration, as the command line would compose it."""
     values = OmegaConf.to_container(OmegaConf.load(CONF / "method" / f"{method}.yaml"))
     assert isinstance(values, dict)
     return {
-        "factors": {"method": method, "backbone": "vit_mini", "task": "fake/bright", "draw": 0, "seed": 0},
+        "factors": {
+            "method": method,
+            "backbone": "vit_mini",
+            "task": "fake/bright",
+            "draw": 0,
+            "seed": 0,
+        },
         "title": values["title"],
         "seed": 0,
         "device": "cpu",

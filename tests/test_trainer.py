@@ -39,7 +39,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def split(images: int, seed: int) -> Split:
+def bright(images: int, seed: int) -> Split:
     """Noise whose label is which channel is bright."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(images) % 2
@@ -70,7 +70,7 @@ def trainer(seed: int = 0, **changes: Any) -> Trainer:
     arguments: dict[str, Any] = {
         "device": CPU,
         "prepare": Preparation(size=48, interpolation="bicubic", mean=[0.5] * 3, std=[0.25] * 3),
-        "fit": split(36, seed=1),
+        "fit": bright(36, seed=1),
         "select": {},
         "keep_best": False,
         "every_epochs": None,
@@ -98,7 +98,7 @@ def test_equal_seeds_give_equal_bits_and_others_do_not() -> None:
 
 
 def test_it_learns_what_can_be_learned() -> None:
-    made, watched = method("linear"), split(40, seed=2)
+    made, watched = method("linear"), bright(40, seed=2)
     loop = trainer(settings=SETTINGS | {"epochs": 10})
     before = loop.evaluate(made, watched)
     after = loop.evaluate(made.fit(loop), watched)
@@ -118,15 +118,15 @@ def test_drop_last_leaves_out_the_incomplete_batch(drop_last: bool, images: int)
 def test_the_best_epoch_on_val_is_kept() -> None:
     """Evaluation is scripted: the second of three epochs is the best."""
     loop = trainer(
-        select={"val": split(8, seed=3)},
+        select={"val": bright(8, seed=3)},
         keep_best=True,
         every_epochs=1,
         settings=SETTINGS | {"epochs": 3},
     )
     seen: list[list[Tensor]] = []
 
-    def scripted(made: Any, watched: Split) -> Score:
-        seen.append(tensors(made))
+    def scripted(method: Any, split: Split) -> Score:
+        seen.append(tensors(method))
         return Score([3, 7, 5][len(seen) - 1], 8)
 
     loop.evaluate = scripted  # type: ignore[method-assign]
@@ -140,7 +140,7 @@ def test_the_best_epoch_on_val_is_kept() -> None:
 
 def test_select_splits_are_scored_every_few_epochs_and_at_the_end() -> None:
     loop = trainer(
-        select={"val": split(8, seed=3)},
+        select={"val": bright(8, seed=3)},
         every_epochs=2,
         settings=SETTINGS | {"epochs": 5},
     )

@@ -111,7 +111,7 @@ def test_jax_arrays_load_exactly(tmp_path: Path) -> None:
 
 
 def test_the_original_layout_of_swin_loads_exactly(tmp_path: Path) -> None:
-    """Merging at the end of a stage, head under another name, buffers stored, all under `model`."""
+    """Merging ends a stage, the head is named otherwise, buffers are stored, all in `model`."""
     source = other("swin")
     state = {}
     for name, tensor in source.net.state_dict().items():
@@ -180,7 +180,10 @@ UNFIT: list[tuple[Callable[[State], Any], str]] = [
         lambda state: renamed(state, "norm.weight", "norm.gain"),
         r"it has no norm\.weight;",
     ),
-    (lambda state: state | {"blocks.12.norm1.bias": torch.zeros(32)}, r"the network has no blocks\.12\.norm1"),
+    (
+        lambda state: state | {"blocks.12.norm1.bias": torch.zeros(32)},
+        r"the network has no blocks\.12\.norm1",
+    ),
     (
         lambda state: state | {"norm.weight": torch.ones(48)},
         r"norm\.weight has shape \(48,\), the network needs \(32,\)",
@@ -248,13 +251,19 @@ class Boom:
         return print, ("code ran",)
 
 
-@pytest.mark.parametrize("save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
+@pytest.mark.parametrize(
+    "save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))]
+)
 def test_a_pickle_that_wants_code_is_refused(
     save: Callable[[Any, Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "net.pth"
     save({"norm.weight": Boom()}, path)
-    refused("vit", path, "holds Python objects, which could run code, and is not read")
+    refused(
+        "vit",
+        path,
+        "holds Python objects, which could run code, and is not read; save the state_dict",
+    )
     assert "code ran" not in capsys.readouterr().out
 
 
@@ -268,7 +277,7 @@ def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:
 def test_weights_that_are_not_here_name_the_file_to_fetch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(weights, "try_to_load_from_cache", lambda repo, file: None)
     name = "vit_tiny_patch16_224.augreg_in21k"
     backbone = tiny("vit", name=name, image_size=32, pretrained=True)

@@ -1,4 +1,4 @@
-"""Backbones small enough for property tests, registered with timm as petlbench_vit and petlbench_swin."""
+"""Backbones small enough for property tests; timm knows them as petlbench_vit and _swin."""
 
 from typing import Any
 

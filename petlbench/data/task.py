@@ -41,8 +41,8 @@ class Task:
 def fingerprint(images: Tensor, labels: Tensor, file_format: str) -> Fingerprint:
     """sha256 over the pixels and labels of a split, its label histogram and its file format."""
     digest = hashlib.sha256(str(tuple(images.shape)).encode())
-    digest.update(images.contiguous().numpy())
-    digest.update(labels.contiguous().numpy())
+    digest.update(images.contiguous().numpy().data)
+    digest.update(labels.contiguous().numpy().data)
     values, counts = labels.unique(return_counts=True)
     return {
         "sha256": digest.hexdigest(),

@@ -45,12 +45,15 @@ def points(table: pd.DataFrame, values: list[str]) -> pd.DataFrame:
         row["chosen"] and any(_at_edge(found, row, value) for value in values)
         for _, row in found.iterrows()
     ]
-    return found.sort_values([*KEY, "val"], ascending=[True, True, False], ignore_index=True)
+    ordered: pd.DataFrame = found.sort_values(
+        [*KEY, "val"], ascending=[True, True, False], ignore_index=True
+    )
+    return ordered
 
 
 def _at_edge(found: pd.DataFrame, row: pd.Series, value: str) -> bool:
     tried = found.loc[(found[KEY] == row[KEY]).all(axis=1), value]
-    return tried.nunique() > 1 and row[value] in (tried.min(), tried.max())
+    return bool(tried.nunique() > 1 and row[value] in (tried.min(), tried.max()))
 
 
 def unequal(found: pd.DataFrame) -> str | None:
@@ -58,7 +61,9 @@ def unequal(found: pd.DataFrame) -> str | None:
     counts = found.groupby(KEY, sort=False).size()
     if counts.nunique() == 1:
         return None
-    told = ", ".join(f"{'/'.join(map(str, key))} {count}" for key, count in counts.items())
+    told = ", ".join(
+        f"{method} on {backbone} {len(part)}" for (method, backbone), part in found.groupby(KEY)
+    )
     return f"unequal grids, so the choice is not on equal terms: {told}"
 
 

@@ -13,7 +13,9 @@ Named = tuple[str, nn.Parameter]
 # Which tensors escape weight decay: the published code bases differ.
 NO_DECAY: Mapping[str, Callable[[str, nn.Parameter], bool]] = {
     "biases": lambda name, tensor: name.endswith(".bias"),  # heekhero/DTL
-    "one_dimensional": lambda name, tensor: tensor.ndim <= 1 or name.endswith(".bias"),  # NOAH, SSF
+    "one_dimensional": lambda name, tensor: (
+        tensor.ndim <= 1 or name.endswith(".bias")
+    ),  # NOAH, SSF
     "none": lambda name, tensor: False,  # PETL-ViT, RepAdapter: all tensors decay
 }
 UPDATES = ("epoch", "step")

@@ -28,9 +28,7 @@ class Progress:
             TimeRemainingColumn(),
         )
         console = Console(stderr=True)
-        self.bar = Bar(
-            *columns, transient=True, console=console, disable=not sys.stderr.isatty()
-        )
+        self.bar = Bar(*columns, transient=True, console=console, disable=not sys.stderr.isatty())
         self.task = self.bar.add_task("train", total=epochs, note="")
 
     def __enter__(self) -> "Progress":

@@ -1,1 +1,1 @@
-"""Methods against numbers that the official implementations produced: python -m tests.golden DIR."""
+"""Methods against numbers of the official implementations: python -m tests.golden DIR."""

@@ -11,7 +11,9 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1 or not Path(arguments[0]).is_dir():
         print("usage: python -m tests.golden DIR   (a folder with pairs of .json and .npz)")
         return 2
-    paths = sorted(path for path in Path(arguments[0]).glob("*.json") if path.with_suffix(".npz").is_file())
+    paths = sorted(
+        path for path in Path(arguments[0]).glob("*.json") if path.with_suffix(".npz").is_file()
+    )
     passed = sum(_passes(Case(path)) for path in paths)
     print(f"{passed} of {len(paths)} vectors pass")
     return 0 if paths and passed == len(paths) else 1

@@ -2,7 +2,7 @@
 
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -50,26 +50,37 @@ class Case:
 
     def below(self, prefix: str) -> dict[str, Tensor]:
         """Arrays whose name starts with the prefix, by the rest of their name."""
-        found = {name.removeprefix(prefix): a for name, a in self.arrays.items() if name.startswith(prefix)}
-        return found
+        return {
+            name.removeprefix(prefix): a
+            for name, a in self.arrays.items()
+            if name.startswith(prefix)
+        }
 
     def network(self) -> nn.Module:
         """The timm network that the vector was made for, in float64, with its weights."""
         module, _, kind = self.about["timm_class"].rpartition(".")
-        net: nn.Module = getattr(importlib.import_module(module), kind)(**self.about["timm_kwargs"])
+        net: nn.Module = getattr(importlib.import_module(module), kind)(
+            **self.about["timm_kwargs"]
+        )
         net.double().load_state_dict(self.below("backbone/"), strict=True)
         return net
 
 
+def as_it_is(tensor: Tensor) -> Tensor:
+    """Laid out alike here and there."""
+    return tensor
+
+
 @dataclass(frozen=True)
 class Tied:
-    """A parameter of the method (None: it makes no such tensor) and how the vector lays it out."""
+    """What one of the vector's method tensors is here.
+
+    parameter: its name, None where the method makes no such tensor. view: a view (it is written
+    through) of the parameter, or of its gradient, in the vector's layout.
+    """
 
     parameter: str | None
-    transposed: bool = False
-
-    def laid_out(self, tensor: Tensor) -> Tensor:
-        return tensor.mT if self.transposed else tensor
+    view: Callable[[Tensor], Tensor] = as_it_is
 
 
 @dataclass(frozen=True)

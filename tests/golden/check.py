@@ -8,12 +8,15 @@ from torch.nn import functional as F
 
 from petlbench import registry
 from petlbench.backbone import Backbone
-from petlbench.interface import Method
 from petlbench.weights import Origin
 from tests.golden.adapters import adapters
-from tests.golden.case import Case, Plan
+from tests.golden.case import Case, Plan, Tied
 
 TOLERANCE = 1e-9
+
+
+class UnknownMethod(LookupError):
+    """The project has no such method, or no adapter for its vectors."""
 
 
 @dataclass
@@ -32,103 +35,99 @@ class Result:
 
     def __str__(self) -> str:
         numbers = "  ".join(f"{kind} {value:.1e}" for kind, value in self.differences.items())
-        verdict = "PASS" if self.passed else "FAIL"
-        return "  ".join(part for part in (f"{self.name:<20}", numbers, verdict, *self.problems[:1]) if part)
-
-
-class UnknownMethod(LookupError):
-    """The project has no such method, or no adapter for its vectors."""
+        parts = (f"{self.name:<20}", numbers, "PASS" if self.passed else "FAIL")
+        return "  ".join(part for part in (*parts, *self.problems[:1]) if part)
 
 
 def check(case: Case) -> Result:
     """Run one vector. Raises UnknownMethod where there is no method to run."""
-    plan = _plan(case)
-    net = case.network()
-    timm_names = dict(net.named_parameters())
-    origin = Origin(name=case.path.stem, checkpoint=None, pretrained=False)
-    backbone = Backbone(net, pool=plan.pool, mean=[0.5] * 3, std=[0.5] * 3, origin=origin)
-    method = registry.create(plan.method, backbone, **plan.values).double().train()
-    result = Result(case.path.stem)
-    _fill(method, case, plan, result)
-    if not result.problems:
-        _compare(method, timm_names, case, plan, result)
-    return result
-
-
-def _plan(case: Case) -> Plan:
     adapter = adapters().get(case.about["method"])
     if adapter is None:
         raise UnknownMethod(case.about["method"])
     plan = adapter(case)
     if plan.method not in registry.names():
         raise UnknownMethod(plan.method)
-    return plan
+    comparison = Comparison(case, plan)
+    comparison.fill()
+    comparison.outputs()
+    comparison.gradients()
+    comparison.freezing()
+    return comparison.result
 
 
-def _fill(method: Method, case: Case, plan: Plan, result: Result) -> None:
-    """Copy the vector's method tensors in; each tensor of the method must be accounted for."""
-    parameters = dict(method.named_parameters())
-    with torch.no_grad():
-        for name, value in case.below("method/").items():
-            tie = plan.tensors[name]
-            if tie.parameter is not None:
-                own = tie.laid_out(parameters[tie.parameter])
-                if own.shape != value.shape:
-                    result.problems.append(f"{name} is {tuple(own.shape)} here, not {tuple(value.shape)}")
-                    return
-                own.copy_(value)
-        for name in plan.zeros:
-            parameters[name].zero_()
+class Comparison:
+    """A method of this project, made as a vector describes, beside that vector's numbers."""
 
+    def __init__(self, case: Case, plan: Plan) -> None:
+        self.case, self.plan = case, plan
+        self.result = Result(case.path.stem)
+        net = case.network()
+        self.of_backbone = dict(net.named_parameters())  # timm's names, before any surgery
+        origin = Origin(name=case.path.stem, checkpoint=None, pretrained=False)
+        backbone = Backbone(net, pool=plan.pool, mean=[0.5], std=[0.5], origin=origin)
+        self.method = registry.create(plan.method, backbone, **plan.values).double().train()
+        self.parameters = dict(self.method.named_parameters())
 
-def _compare(
-    method: Method, timm_names: dict[str, nn.Parameter], case: Case, plan: Plan, result: Result
-) -> None:
-    images = case.arrays["x"]
-    logits = method(images)
-    head_input = method.backbone.pooled(method.features(method.backbone.embed(images)))
-    loss = F.cross_entropy(logits, case.arrays["y"])
-    loss.backward()
-    for kind, value in (("logits", logits), ("head_input", head_input), ("loss", loss)):
-        result.differences[kind] = _apart(value, case.arrays[kind])
-    result.differences["grads"] = _compare_gradients(method, timm_names, case, plan, result)
+    def fill(self) -> None:
+        """Copy the vector's method tensors in."""
+        with torch.no_grad():
+            for name, value in self.case.below("method/").items():
+                tied = self.plan.tensors[name]
+                if tied.parameter is not None:
+                    own = tied.view(self.parameters[tied.parameter])
+                    if own.shape != value.shape:
+                        shapes = f"{tuple(own.shape)} here, {tuple(value.shape)} there"
+                        raise ValueError(f"{name} is {shapes}")
+                    own.copy_(value)
+            for name in self.plan.zeros:
+                self.parameters[name].zero_()
 
+    def outputs(self) -> None:
+        """Compare a forward pass, and leave the gradients of its loss behind."""
+        images, backbone = self.case.arrays["x"], self.method.backbone
+        logits = self.method(images)
+        loss = F.cross_entropy(logits, self.case.arrays["y"])
+        loss.backward()
+        with torch.no_grad():
+            head_input = backbone.pooled(self.method.features(backbone.embed(images)))
+        for kind, value in (("logits", logits), ("head_input", head_input), ("loss", loss)):
+            self.result.differences[kind] = _apart(value, self.case.arrays[kind])
 
-def _compare_gradients(
-    method: Method, timm_names: dict[str, nn.Parameter], case: Case, plan: Plan, result: Result
-) -> float:
-    """Largest difference; a tensor that is trained on one side alone is a problem."""
-    parameters = dict(method.named_parameters())
-    expected = case.below("grad/")
-    worst = 0.0
-    compared = {id(parameters[name]) for name in plan.zeros}
-    for name, gradient in expected.items():
+    def gradients(self) -> None:
+        """Compare every gradient of the vector; that of a tensor not made here is to be zero."""
+        apart = [0.0]
+        for name, expected in self.case.below("grad/").items():
+            parameter, tied = self._own(name)
+            if parameter is None:
+                apart.append(_apart(torch.zeros_like(expected), expected))
+            elif not parameter.requires_grad:
+                self.result.problems.append(f"{name} is frozen here")
+            else:
+                own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                apart.append(_apart(tied.view(own), expected))
+        self.result.differences["grads"] = float(torch.tensor(apart).max())  # NaN stays NaN
+
+    def freezing(self) -> None:
+        """Find what is trained here alone; a method's own tensor may be, where it stays idle."""
+        known = {id(self._own(name)[0]) for name in self.case.below("grad/")}
+        known |= {id(self.parameters[name]) for name in self.plan.zeros}
+        frozen_there = {id(parameter) for parameter in self.of_backbone.values()}
+        for name, parameter in self.parameters.items():
+            idle = parameter.grad is None or not parameter.grad.any()
+            excused = id(parameter) in known or (idle and id(parameter) not in frozen_there)
+            if parameter.requires_grad and not excused:
+                self.result.problems.append(f"{name} is trained here and not there")
+
+    def _own(self, name: str) -> tuple[nn.Parameter | None, Tied]:
+        """The parameter for `backbone/<timm's name>` or `method/<the vector's name>`."""
         kind, _, rest = name.partition("/")
-        tie = plan.tensors[rest] if kind == "method" else None
-        if tie is not None and tie.parameter is None:
-            worst = _larger(worst, _apart(torch.zeros_like(gradient), gradient))
-            continue
-        parameter = timm_names[rest] if tie is None else parameters[str(tie.parameter)]
-        compared.add(id(parameter))
-        if not parameter.requires_grad:
-            result.problems.append(f"{name} is frozen here")
-            continue
-        own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        worst = _larger(worst, _apart(own if tie is None else tie.laid_out(own), gradient))
-    for name, parameter in parameters.items():
-        silent = parameter.grad is None or not parameter.grad.any()
-        own_tensor = all(parameter is not other for other in timm_names.values())
-        if parameter.requires_grad and id(parameter) not in compared and not (own_tensor and silent):
-            result.problems.append(f"{name} is trained here and not in the reference")
-    return worst
+        if kind == "backbone":
+            return self.of_backbone[rest], Tied(rest)
+        tied = self.plan.tensors[rest]
+        return None if tied.parameter is None else self.parameters[tied.parameter], tied
 
 
 def _apart(value: Tensor, reference: Tensor) -> float:
     if value.shape != reference.shape:
         return float("inf")
     return float((value.detach() - reference).abs().max())
-
-
-def _larger(first: float, second: float) -> float:
-    """The larger one; NaN wins, which max() does not promise."""
-    return second if second != second or second > first else first

@@ -1,4 +1,4 @@
-"""How each family of reference vectors maps to a method here: one file a family, found by itself."""
+"""How each family of vectors maps to a method here: one file a family, found by itself."""
 
 import importlib
 import pkgutil

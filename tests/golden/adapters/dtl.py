@@ -38,7 +38,7 @@ def _tied(name: str, depths: list[int], made: set[str]) -> Tied:
         return Tied(parameter if parameter in made else None)
     number, end = rest
     parameter = f"side.{int(number) + 1}.{ENDS[end]}"
-    return Tied(parameter if parameter in made else None, transposed=True)
+    return Tied(parameter if parameter in made else None, lambda weight: weight.mT)
 
 
 def _firsts(depths: list[int]) -> list[int]:
@@ -49,7 +49,9 @@ def _firsts(depths: list[int]) -> list[int]:
 def _live(depths: list[int], start: int) -> set[int]:
     """Blocks of the stages in which block `start` or a later one lies."""
     stages = zip(_firsts(depths), depths, strict=True)
-    return {n for first, size in stages if first + size > start for n in range(first, first + size)}
+    return {
+        n for first, size in stages if first + size > start for n in range(first, first + size)
+    }
 
 
 ADAPTERS = {"dtl": dtl, "dtl+": dtl}
