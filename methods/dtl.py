@@ -15,8 +15,8 @@ from petlbench.leaves import LowRank, Swish
 class DTL(Method):
     """h <- h + z_i a_i c_i from block `extract_from` on; z <- z + theta(h) from `inject_from` on.
 
-    theta(h) = h sigmoid(beta h), and the identity where `beta` is None (Table 5 of the paper). z is
-    the input of block i in the first update and its output in the second. Block numbers count from
+    theta(h) = h sigmoid(beta h), and the identity where `beta` is None (Table 5 of the paper). In
+    the first update z is the input of block i, in the second its output. Block numbers count from
     1 over all stages. h starts at zero in each stage; a stage in which nothing is injected has no
     side path, since it could not learn.
     """
