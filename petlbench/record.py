@@ -25,6 +25,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,13 @@ from petlbench.errors import UserError
 
 SCHEMA = 1
 STATUSES = ("finished", "failed", "out_of_memory", "diverged", "unsupported")
+
+LEFTOVER_S = 3600  # age from which a temporary file belongs to a killed process
+
+
+class StoreError(UserError):
+    """Records cannot be written: no run that comes after can be kept either."""
+
 
 Record = dict[str, Any]
 Config = Mapping[str, Any]
@@ -78,6 +86,19 @@ class Store:
         """Identities of the finished runs."""
         return {record["id"] for record in self.records() if record["status"] == "finished"}
 
+    def find(self, identifier: str) -> Path | None:
+        """The file of a finished run, by its identity."""
+        for path in self.root.glob(f"**/*-{identifier}.json"):
+            if read(path)["status"] == "finished":
+                return path
+        return None
+
+    def sweep_leftovers(self) -> None:
+        """Remove temporary files that killed processes left."""
+        for path in self.root.glob("**/.tmp-*"):
+            if time.time() - path.stat().st_mtime > LEFTOVER_S:
+                path.unlink(missing_ok=True)
+
     def records(self) -> Iterator[Record]:
         """All records of this schema below the folder, in the order of their paths."""
         for path in sorted(self.root.glob("**/*.json")):
@@ -93,7 +114,7 @@ class Store:
             with tempfile.NamedTemporaryFile(dir=self.root, prefix=".tmp-"):
                 pass
         except OSError as error:
-            raise UserError(
+            raise StoreError(
                 f"results.root '{self.root}' cannot be written ({error.strerror}); "
                 "set results.root=FOLDER to a place with write permission and free space"
             ) from error
@@ -130,7 +151,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
         temporary = None
     except OSError as error:
-        raise UserError(
+        raise StoreError(
             f"'{path}' cannot be written ({error.strerror}); free space or set results.root"
         ) from error
     finally:

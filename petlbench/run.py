@@ -35,18 +35,19 @@ def run(config: Config) -> Record:
     started = time.perf_counter()
     try:
         _fill(record, config, store, tracker)
+        record = ended(record, "finished", None)
     except Unsupported as error:
-        _end(record, "unsupported", str(error))
+        record = ended(record, "unsupported", str(error))
     except UserError:
         tracker.finish(record)
         raise
     except Diverged as error:
-        _end(record, "diverged", str(error))
+        record = ended(record, "diverged", str(error))
     except (torch.OutOfMemoryError, MemoryError) as error:
-        _end(record, "out_of_memory", str(error) or "the machine has no memory left")
+        record = ended(record, "out_of_memory", str(error) or "the machine has no memory left")
     except Exception as error:
         log.error("%s", traceback.format_exc())
-        _end(record, "failed", f"{type(error).__name__}: {error}")
+        record = ended(record, "failed", f"{type(error).__name__}: {error}")
     record["provenance"]["seconds"] = round(time.perf_counter() - started, 3)
     store.write(record)
     tracker.finish(record)
@@ -89,7 +90,6 @@ def _fill(record: Record, config: Config, store: Store, tracker: tracking.Tracke
             "values": config["method"],
         },
     )
-    _end(record, "finished", None)
 
 
 def blank(config: Config) -> Record:
@@ -179,6 +179,6 @@ def _top1(score: Score) -> float:
     return score.top1
 
 
-def _end(record: Record, status: str, reason: str | None) -> None:
-    record["status"] = status
-    record["reason"] = " ".join(reason.split()) if reason else None
+def ended(record: Record, status: str, reason: str | None) -> Record:
+    """The record with its status and a reason of one line."""
+    return record | {"status": status, "reason": " ".join(reason.split()) if reason else None}

@@ -1,0 +1,1 @@
+"""Sweeps: plan, launchers, the Hydra plugin, choosing values from trials."""

@@ -1,0 +1,181 @@
+"""A small rasteriser in float64: shapes with smooth edges on a 48 px canvas.
+
+Every random draw of the tasks goes through `Draw`: whole numbers and uniform numbers of PCG64, so
+that images do not depend on the machine or on NumPy's other distributions.
+"""
+
+import math
+from collections.abc import Sequence
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+SIZE = 48
+Array = NDArray[np.float64]
+Point = tuple[float, float]
+Colour = Array  # (3,), each from 0 to 1
+
+
+class Draw:
+    """Random numbers of one image, the same wherever and in whatever order images are made."""
+
+    def __init__(self, task: str, seed: int, index: int) -> None:
+        entropy = np.random.SeedSequence([crc32(task.encode()), seed, index])
+        self.source = np.random.Generator(np.random.PCG64(entropy))
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
+        return low + (high - low) * float(self.source.random())
+
+    def whole(self, low: int, high: int) -> int:
+        """From low to high, both included."""
+        return int(self.source.integers(low, high + 1))
+
+    def bell(self, spread: float) -> float:
+        """About normal with standard deviation `spread`: a sum of four uniform numbers."""
+        return spread * math.sqrt(3) * float(self.source.random(4).sum() - 2)
+
+    def chance(self, share: float) -> bool:
+        return bool(self.source.random() < share)
+
+    def colour(self, low: float = 0.0, high: float = 1.0) -> Colour:
+        return low + (high - low) * self.source.random(3)
+
+    def contrasting(self, ground: Colour, least: float) -> Colour:
+        """A colour whose sum of differences from the ground is at least `least` (at most 1)."""
+        while True:
+            colour = self.colour()
+            if np.abs(colour - ground).sum() >= least:
+                return colour
+
+
+class Canvas:
+    """Pixels (SIZE, SIZE, 3) from 0 to 1; coordinates in pixels, x to the right and y down."""
+
+    def __init__(self, ground: Colour) -> None:
+        self.pixels: Array = np.empty((SIZE, SIZE, 3))
+        self.pixels[:] = ground
+
+    def gradient(self, first: Colour, second: Colour, angle: float) -> None:
+        """From one colour to another along a direction."""
+        y, x = grid(0, SIZE, 0, SIZE)
+        along = (math.cos(angle) * (x / SIZE - 0.5) + math.sin(angle) * (y / SIZE - 0.5)) / 1.42
+        self.pixels = first + (second - first) * (along + 0.5)[..., None]
+
+    def paint(self, cover: Array, colour: Colour, top: int = 0, left: int = 0) -> None:
+        """Blend a colour in by its cover (h, w) from 0 to 1, from row `top` and column `left`."""
+        part = self.pixels[top : top + cover.shape[0], left : left + cover.shape[1]]
+        part += cover[..., None] * (colour - part)
+
+    def ellipse(
+        self, x: float, y: float, rx: float, ry: float, colour: Colour, angle: float = 0.0
+    ) -> None:
+        reach = max(rx, ry) + 1
+        if (box := window(x - reach, x + reach, y - reach, y + reach)) is None:
+            return
+        rows, columns = grid(*box)
+        cos, sin = math.cos(angle), math.sin(angle)
+        u = cos * (columns - x) + sin * (rows - y)
+        v = -sin * (columns - x) + cos * (rows - y)
+        level = np.sqrt((u / rx) ** 2 + (v / ry) ** 2)
+        steepness = np.sqrt((u / rx**2) ** 2 + (v / ry**2) ** 2) + 1e-9
+        self.paint(edge(level * (level - 1) / steepness), colour, box[0], box[2])
+
+    def disc(self, x: float, y: float, radius: float, colour: Colour) -> None:
+        self.ellipse(x, y, radius, radius, colour)
+
+    def polygon(self, points: Sequence[Point] | Array, colour: Colour) -> None:
+        """A convex polygon."""
+        corners = np.asarray(points, dtype=np.float64)
+        if (box := around(corners, 1)) is None:
+            return
+        rows, columns = grid(*box)
+        following = np.roll(corners, -1, axis=0)
+        (dx, dy), (x, y) = (following - corners).T, corners.T
+        turn = math.copysign(1.0, float((x * np.roll(y, -1) - y * np.roll(x, -1)).sum()))
+        length = np.sqrt(dx * dx + dy * dy) + 1e-9
+        nx, ny = (turn * dy / length)[:, None, None], (-turn * dx / length)[:, None, None]
+        outside = nx * (columns - x[:, None, None]) + ny * (rows - y[:, None, None])
+        self.paint(edge(outside.max(0)), colour, box[0], box[2])
+
+    def outline(self, points: Sequence[Point] | Array, colour: Colour) -> None:
+        """A filled polygon of any shape without crossings, by its winding (even-odd rule)."""
+        self.paint(filled(np.asarray(points, dtype=np.float64)), colour)
+
+    def line(self, points: Sequence[Point] | Array, width: float, colour: Colour) -> None:
+        """A polyline with a round pen."""
+        knots = np.asarray(points, dtype=np.float64)
+        if (box := around(knots, width / 2 + 1)) is None:
+            return
+        rows, columns = grid(*box)
+        distance = np.full(rows.shape, np.inf)
+        for (x0, y0), (x1, y1) in zip(knots[:-1], knots[1:], strict=True):
+            dx, dy = x1 - x0, y1 - y0
+            share = ((columns - x0) * dx + (rows - y0) * dy) / (dx * dx + dy * dy + 1e-12)
+            share = np.clip(share, 0, 1)
+            away = np.hypot(columns - x0 - share * dx, rows - y0 - share * dy)
+            distance = np.minimum(distance, away)
+        self.paint(edge(distance - width / 2), colour, box[0], box[2])
+
+    def blur(self, radius: float) -> None:
+        """Three passes of the kernel (1, 2, 1), each mixed in by a third of `radius` (0 to 3)."""
+        for _ in range(3):
+            for axis in (0, 1):
+                pads = [(1, 1) if axis == other else (0, 0) for other in range(3)]
+                padded = np.pad(self.pixels, pads, mode="edge")
+                low, high = (np.take(padded, range(k, k + SIZE), axis) for k in (0, 2))
+                smooth = (low + 2 * self.pixels + high) / 4
+                self.pixels += (smooth - self.pixels) * min(radius / 3, 1)
+
+    def finished(self, draw: Draw, noise: float) -> NDArray[np.uint8]:
+        """(SIZE, SIZE, 3) uint8 after noise of that standard deviation (triangular)."""
+        grain = draw.source.random((2, SIZE, SIZE, 3)).sum(0) - 1
+        noisy = np.clip(self.pixels + noise * math.sqrt(6) * grain, 0, 1)
+        return np.floor(noisy * 255 + 0.5).astype(np.uint8)
+
+
+def edge(distance: Array) -> Array:
+    """Signed distance to a border (negative inside) -> cover, one pixel wide."""
+    return np.clip(0.5 - distance, 0, 1)
+
+
+def grid(top: int, bottom: int, left: int, right: int) -> tuple[Array, Array]:
+    """y and x of the pixel centres of a window."""
+    rows = np.arange(top, bottom, dtype=np.float64)[:, None] + 0.5
+    columns = np.arange(left, right, dtype=np.float64)[None] + 0.5
+    y, x = np.broadcast_arrays(rows, columns)
+    return y, x
+
+
+def window(
+    left: float, right: float, top: float, bottom: float
+) -> tuple[int, int, int, int] | None:
+    """(top, bottom, left, right) of the pixels in a box, or None where it misses the canvas."""
+    rows = max(math.floor(top), 0), min(math.ceil(bottom), SIZE)
+    columns = max(math.floor(left), 0), min(math.ceil(right), SIZE)
+    return (*rows, *columns) if rows[0] < rows[1] and columns[0] < columns[1] else None
+
+
+def around(points: Array, margin: float) -> tuple[int, int, int, int] | None:
+    (left, top), (right, bottom) = points.min(0) - margin, points.max(0) + margin
+    return window(left, right, top, bottom)
+
+
+def filled(corners: Array, samples: int = 4) -> Array:
+    """Cover of a polygon on the whole canvas from samples x samples points a pixel."""
+    steps = (np.arange(SIZE * samples, dtype=np.float64) + 0.5) / samples
+    inside = np.zeros((SIZE * samples, SIZE * samples), dtype=bool)
+    for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        crossed = (y0 > steps) != (y1 > steps)
+        at = x0 + (steps[crossed] - y0) * (x1 - x0) / (y1 - y0)
+        inside[crossed] ^= steps[None] < at[:, None]
+    cover: Array = inside.reshape(SIZE, samples, SIZE, samples).mean((1, 3))
+    return cover
+
+
+def turned(points: Sequence[Point] | Array, angle: float, scale: float, centre: Point) -> Array:
+    """Points scaled, turned (clockwise on the screen) and moved to a centre."""
+    cos, sin = math.cos(angle), math.sin(angle)
+    rotation = np.array([[cos, sin], [-sin, cos]])
+    moved: Array = np.asarray(points, dtype=np.float64) @ rotation * scale + np.array(centre)
+    return moved

@@ -1,0 +1,392 @@
+"""The embedded suite: its pixels are the committed ones, its labels true, its cache safe."""
+
+import logging
+import math
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from importlib import import_module
+from multiprocessing import get_context
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from omegaconf import OmegaConf
+from sklearn.datasets import load_digits
+
+from petlbench.data.task import Task
+from petlbench.mini import suite
+from petlbench.mini.render import SIZE, Array, Canvas, Draw
+from petlbench.mini.tasks import count, digits, distance, glyphs, location, orientation, solids
+from petlbench.mini.tasks import toys
+
+CONF = Path(__file__).parent.parent / "conf"
+GROUPS = ("natural", "specialized", "structured")
+BLACK, WHITE = np.zeros(3), np.ones(3)
+FEW = suite.TRAIN + suite.VAL + 12  # the smallest task that has all splits
+SMALL: dict[str, Any] = {
+    "name": "location",
+    "title": "Location",
+    "suite": "mini",
+    "group": "structured",
+    "classes": 16,
+    "images": FEW,
+    "seed": 7,
+    "sha256": None,
+}
+
+
+def read(path: str) -> dict[str, Any]:
+    values = OmegaConf.to_container(OmegaConf.load(CONF / f"{path}.yaml"), resolve=False)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def settings(name: str) -> dict[str, Any]:
+    """The values of a task: the suite's and its own."""
+    return read("source/mini")["dataset"] | read(f"dataset/mini/{name}")
+
+
+def listed(group: str) -> list[str]:
+    return [path.removeprefix("mini/") for path in read(f"dataset/mini/{group}")["suite"]]
+
+
+TASKS = [name for group in GROUPS for name in listed(group)]
+
+
+def small(folder: Path, **values: Any) -> Task:
+    return suite.load(**SMALL | {"cache": str(folder)} | values)
+
+
+def image_of(name: str) -> Callable[[Draw, int], tuple[NDArray[np.uint8], int]]:
+    image: Callable[[Draw, int], tuple[NDArray[np.uint8], int]]
+    image = import_module(f"petlbench.mini.tasks.{name}").image
+    return image
+
+
+# --- what is committed
+
+
+def test_the_suite_is_eight_tasks_in_three_groups() -> None:
+    assert read("dataset/mini")["suite"] == [f"mini/{group}" for group in GROUPS]
+    files = {path.stem for path in (CONF / "dataset/mini").glob("*.yaml")}
+    assert files == {*TASKS, *GROUPS}
+    assert len(TASKS) == 8
+    assert [settings(name)["group"] for group in GROUPS for name in listed(group)] == [
+        group for group in GROUPS for _ in listed(group)
+    ]
+    assert len({settings(name)["title"] for name in TASKS}) == 8
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_whole_task_is_the_committed_one(name: str) -> None:
+    values = settings(name)
+    pixels, labels = found = suite.render(name, values["images"], values["seed"])
+    assert suite.digest(found) == values["sha256"]
+    assert pixels.shape == (values["images"], 3, SIZE, SIZE)
+    assert len({image.tobytes() for image in pixels}) == len(pixels)  # no image in two splits
+    for part in ("train", "val", "test"):
+        shares = np.bincount(labels[suite.SPLITS[part]], minlength=values["classes"])
+        assert len(shares) == values["classes"]
+        even = shares.sum() / values["classes"]
+        # The scans of handwriting come as they are, the rendered classes in turn.
+        assert np.abs(shares - even).max() < (0.6 * even if name == "digits" else 1)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_an_image_depends_on_task_seed_and_index_alone(name: str) -> None:
+    pixels, labels = suite.render(name, 8, 7)
+    alone, label = image_of(name)(Draw(name, 7, 6), 6)
+    assert np.array_equal(pixels[6], alone.transpose(2, 0, 1))
+    assert labels[6] == label
+    assert not (suite.render(name, 8, 8)[0] == pixels).all((1, 2, 3)).any()
+
+
+def test_tasks_do_not_share_random_numbers() -> None:
+    first = [Draw(name, 7, index).uniform() for name in TASKS for index in range(3)]
+    assert len(set(first)) == len(first)
+
+
+# --- labels against geometry
+
+
+class Drawn(list[tuple[Any, ...]]):
+    """The arguments with which a task called `drawn`, which still draws."""
+
+    def __init__(self, task: ModuleType, patch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.really = task.drawn
+        patch.setattr(task, "drawn", self)
+
+    def __call__(self, draw: Draw, *arguments: Any) -> Any:
+        self.append(arguments)
+        return self.really(draw, *arguments)
+
+
+def test_digits_are_the_real_scans_each_once() -> None:
+    ink, labels = digits.scans()
+    real = load_digits()
+    ours = sorted((int(label), *part.ravel()) for part, label in zip(ink[:, 1:-1, 1:-1], labels))
+    assert ours == sorted(
+        (int(label), *part.ravel()) for part, label in zip(real.images / 16, real.target)
+    )
+
+
+def test_no_two_glyphs_look_alike() -> None:
+    covers = np.stack([canonical(strokes).ravel() for strokes in glyphs.ALPHABET])
+    assert len(covers) == glyphs.CLASSES
+    alike = np.corrcoef(covers) - np.eye(len(covers))
+    assert alike.max() < 0.9
+
+
+def canonical(strokes: list[glyphs.Stroke]) -> Array:
+    canvas = Canvas(BLACK)
+    for stroke in strokes:
+        canvas.line(np.array(stroke) * 6 + (12, 6), 3, WHITE)
+    return canvas.pixels[..., 0]
+
+
+def test_count_is_the_number_of_visible_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = Drawn(count, monkeypatch)
+    labels = [count.image(Draw("count", 7, index), index)[1] for index in range(60)]
+    for label, [objects] in zip(labels, drawn, strict=True):
+        assert len(objects) == count.FEWEST + label
+        assert min(visible(objects, shown) for shown in objects) >= 3
+
+
+def visible(objects: list[solids.Solid], shown: solids.Solid) -> int:
+    """Number of pixels that change with the colour of one object."""
+    whole, other = (
+        solids.drawn(
+            Draw("count", 7, 0),
+            [
+                solids.Solid(o.x, o.depth, o.radius, o.ball, colour if o is shown else BLACK)
+                for o in objects
+            ],
+        )
+        for colour in (BLACK, WHITE)
+    )
+    return int((np.abs(whole.pixels - other.pixels).max(-1) > 0.2).sum())
+
+
+def test_distance_is_the_bin_of_the_nearest_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = Drawn(distance, monkeypatch)
+    labels = [distance.image(Draw("distance", 7, index), index)[1] for index in range(60)]
+    edges = np.linspace(solids.NEAREST, distance.LAST, distance.CLASSES + 1)
+    nearest = [min(solid.depth for solid in objects) for [objects] in drawn]
+    assert (np.searchsorted(edges, nearest) - 1).tolist() == labels
+
+
+def test_nearer_objects_look_larger_and_stand_lower() -> None:
+    heights, sizes = [], []
+    for depth in (3.5, 5.0, 8.0):
+        solid = solids.Solid(0.0, depth, 0.5, True, np.array([1.0, 0.0, 0.0]))
+        red = solids.drawn(Draw("", 0, 0), [solid]).pixels @ (1.0, -1.0, 0.0) > 0.2
+        heights.append(np.nonzero(red)[0].mean())
+        sizes.append(red.sum())
+    assert heights == sorted(heights, reverse=True)
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_location_is_where_the_pixels_are_bright() -> None:
+    seen, labels = [], []
+    for index in range(160):
+        pixels, label = location.image(Draw("location", 7, index), index)
+        seen.append(centroid(pixels)[0])
+        labels.append(label)
+    middles = SIZE * (location.FIRST + location.SPAN * (np.array(labels) + 0.5) / 16)
+    # A toy's centroid is up to 0.3 of its half length of 6 to 12 px beside the point it turns about.
+    assert np.abs(seen - middles).max() < 5
+    assert np.corrcoef(seen, labels)[0, 1] > 0.97
+
+
+def centroid(pixels: NDArray[np.uint8]) -> tuple[float, float]:
+    """x and y of what is brighter than halfway between ground and toy."""
+    grey = pixels.mean(-1)
+    rows, columns = np.nonzero(grey > (np.median(grey) + np.percentile(grey, 99.5)) / 2)
+    return columns.mean() + 0.5, rows.mean() + 0.5
+
+
+def test_orientation_is_the_bin_of_the_angle(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = Drawn(orientation, monkeypatch)
+    labels = [orientation.image(Draw("orientation", 7, index), index)[1] for index in range(64)]
+    turns = [angle / toys.TURN * orientation.CLASSES for *_, angle in drawn]
+    assert [math.floor(turn + 0.5) for turn in turns] == labels
+
+
+@pytest.mark.parametrize("index", range(8))
+def test_a_toy_turns_with_its_angle(index: int) -> None:
+    """A quarter turn of the angle is a quarter turn (clockwise) of the picture, and no other."""
+    upright, turned = (
+        toys.drawn(Draw("toy", 0, index), SIZE / 2, SIZE / 2, angle).mean(-1)
+        for angle in (0.3, 0.3 + math.pi / 2)
+    )
+    differences = [np.abs(np.rot90(upright, -k) - turned).mean() for k in range(4)]
+    assert np.argmin(differences) == 1
+    assert differences[1] < 0.5 * min(differences[0], differences[2], differences[3])
+
+
+# --- the rasteriser
+
+
+def area(paint: Callable[[Canvas], None]) -> float:
+    canvas = Canvas(BLACK)
+    paint(canvas)
+    return float(canvas.pixels[..., 0].sum())
+
+
+KITE = [(10.3, 8.2), (33.1, 12.7), (37.4, 30.9), (14.8, 38.5)]
+
+
+def test_shapes_cover_their_area() -> None:
+    corners = np.array(KITE)
+    x, y = corners.T
+    kite = abs((x * np.roll(y, -1) - y * np.roll(x, -1)).sum()) / 2
+    assert area(lambda c: c.disc(20.2, 24.9, 9.3, WHITE)) == pytest.approx(
+        math.pi * 9.3**2, rel=0.01
+    )
+    assert area(lambda c: c.ellipse(20.2, 24.9, 14, 7, WHITE, 0.7)) == pytest.approx(
+        math.pi * 14 * 7, rel=0.01
+    )
+    assert area(lambda c: c.polygon(corners, WHITE)) == pytest.approx(kite, rel=0.01)
+    assert area(lambda c: c.polygon(corners[::-1], WHITE)) == pytest.approx(kite, rel=0.01)
+    assert area(lambda c: c.outline(corners, WHITE)) == pytest.approx(kite, rel=0.01)
+    assert area(lambda c: c.line([(10, 20), (30, 35)], 3, WHITE)) == pytest.approx(
+        25 * 3 + math.pi * 1.5**2, rel=0.02
+    )
+
+
+def test_what_lies_outside_leaves_the_canvas_alone() -> None:
+    far = np.array(KITE) + 100
+    assert area(lambda c: c.disc(-30, 20, 9, WHITE)) == 0
+    assert area(lambda c: c.polygon(far, WHITE)) == 0
+    assert area(lambda c: c.outline(far, WHITE)) == 0
+    assert area(lambda c: c.line(far, 3, WHITE)) == 0
+    whole = SIZE * SIZE
+    assert area(lambda c: c.disc(SIZE / 2, SIZE / 2, 40, WHITE)) == pytest.approx(whole)
+
+
+def test_blur_keeps_the_light_and_spreads_it() -> None:
+    canvas = Canvas(BLACK)
+    canvas.disc(24, 24, 5, WHITE)
+    before = canvas.pixels.copy()
+    canvas.blur(1.5)
+    assert canvas.pixels.sum() == pytest.approx(before.sum())
+    assert (canvas.pixels**2).sum() < 0.9 * (before**2).sum()
+
+
+def test_draws_keep_their_bounds_and_spread() -> None:
+    draw = Draw("any", 0, 0)
+    assert {draw.whole(2, 4) for _ in range(200)} == {2, 3, 4}
+    bells = np.array([draw.bell(0.5) for _ in range(4000)])
+    assert bells.std() == pytest.approx(0.5, rel=0.05)
+    assert abs(bells.mean()) < 0.03
+    assert np.abs(draw.contrasting(np.full(3, 0.5), 0.9) - 0.5).sum() >= 0.9
+
+
+# --- splits and cache
+
+
+@cache
+def expected() -> suite.Images:
+    return suite.render(SMALL["name"], FEW, SMALL["seed"])
+
+
+def assert_whole(task: Task) -> None:
+    pixels, labels = expected()
+    train, val, test = (task.open(name) for name in ("train", "val", "test"))
+    assert [len(train), len(val), len(test)] == [suite.TRAIN, suite.VAL, 12]
+    assert np.array_equal(np.concatenate([s.images.numpy() for s in (train, val, test)]), pixels)
+    assert np.array_equal(np.concatenate([s.labels.numpy() for s in (train, val, test)]), labels)
+
+
+def refuse(*_: Any) -> suite.Images:
+    raise AssertionError("rendered again")
+
+
+def test_splits_follow_each_other_and_carry_fingerprints(tmp_path: Path) -> None:
+    task = small(tmp_path)
+    assert task.tests == ("test",)
+    assert_whole(task)
+    both = task.open("trainval")
+    assert both.images[suite.TRAIN :].equal(task.open("val").images)
+    assert both.fingerprint["images"] == suite.TRAIN + suite.VAL
+    assert both.fingerprint["format"] == "rendered uint8 RGB 48 px"
+    hashes = [task.open(name).fingerprint["sha256"] for name in ("train", "val", "trainval")]
+    assert len(set(hashes)) == 3
+
+
+def test_loading_renders_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suite, "render", refuse)
+    small(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_second_use_reads_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small(tmp_path).open("train")
+    [_] = (tmp_path / "mini").iterdir()  # one file, no leftover
+    monkeypatch.setattr(suite, "render", refuse)
+    assert_whole(small(tmp_path))
+
+
+def test_seeds_and_sizes_do_not_share_a_file(tmp_path: Path) -> None:
+    first = small(tmp_path).open("test")
+    other = small(tmp_path, seed=8).open("test")
+    longer = small(tmp_path, images=FEW + 4).open("test")
+    assert not first.images.equal(other.images)
+    assert len(longer) == len(first) + 4
+    assert longer.images[: len(first)].equal(first.images)
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "pixel", "header", "text"])
+def test_a_damaged_cache_is_rebuilt(damage: str, tmp_path: Path) -> None:
+    small(tmp_path).open("val")
+    [path] = (tmp_path / "mini").iterdir()
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    path.write_bytes(
+        {
+            "empty": b"",
+            "cut": whole[: len(whole) - 100],
+            "pixel": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
+            "header": whole.replace(b"'shape': (", b"'shape': ( "[:-1] + b"(", 1),
+            "text": b"not a file of images",
+        }[damage]
+    )
+    assert_whole(small(tmp_path))
+    assert path.read_bytes() == whole
+
+
+def test_without_a_place_for_the_cache_it_warns_and_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("a file where the folder should be")
+    with caplog.at_level(logging.WARNING, "petlbench"):
+        assert_whole(small(blocked))
+    assert str(blocked) in caplog.messages[0]
+    assert "\n" not in caplog.messages[0]
+
+
+def test_images_that_differ_from_the_projects_are_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "petlbench"):
+        small(tmp_path, sha256=suite.digest(expected())).open("val")
+        assert caplog.messages == []
+        small(tmp_path / "other", sha256="0" * 64).open("val")
+    assert "mini/location" in caplog.messages[0]
+
+
+def test_processes_may_build_the_cache_at_once(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        hashes = set(pool.map(built, [tmp_path] * 4))
+    assert hashes == {small(tmp_path).open("test").fingerprint["sha256"]}
+    [_] = (tmp_path / "mini").iterdir()
+
+
+def built(folder: Path) -> object:
+    return small(folder).open("test").fingerprint["sha256"]
