@@ -1,7 +1,170 @@
-"""temporary"""
-from typing import Any, Mapping
+"""Weights & Biases: one W&B run beside each run, which it can neither end nor break.
+
+`wandb.mode` is `disabled` (nothing is imported), `offline` (a folder wandb/ below
+`results.root`, sent later by `wandb sync`) or `online`. If the server of WANDB_BASE_URL does
+not answer, an online run goes on offline and says so in one line. Records stay the only result
+store: W&B's own files lose what was not yet flushed when a process is killed.
+"""
+
+import contextlib
+import logging
+import os
+import queue
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from petlbench.errors import unknown
+
+log = logging.getLogger("petlbench")
+Config = Mapping[str, Any]
+
+MODES = ("disabled", "offline", "online")
+SERVER = "https://api.wandb.ai"
+CONNECT_S = 3  # for the TCP connection, name resolution included
+INIT_S = 10  # for the first answers of a server that accepts connections
+FINISH_S = 60  # for what is still to be sent; wandb itself would try for days
+TAG_LENGTH = 64  # W&B refuses longer ones
+COSTS = ("saved_mb", "train_s", "train_images_per_s", "test_images_per_s")
+
+
 class Tracker:
-    def epoch(self, epoch: int, loss: float, lr: float, **extra: float) -> None: ...
-    def finish(self, record: Mapping[str, Any]) -> None: ...
-def start(config: Mapping[str, Any]) -> Tracker:
-    return Tracker()
+    """Tracks nothing: mode `disabled`, and the interface of all trackers."""
+
+    def epoch(self, epoch: int, loss: float, lr: float) -> None:
+        """Note one epoch: its mean training loss and learning rate."""
+
+    def finish(self, record: Config) -> None:
+        """Note the record's scores and costs, and end."""
+
+
+class WandbTracker(Tracker):
+    """Hands on to a W&B run until something goes wrong there; then warns once and stops."""
+
+    def __init__(self, run: Any) -> None:
+        self.run = run
+
+    def epoch(self, epoch: int, loss: float, lr: float) -> None:
+        """Note one epoch as the row of that step."""
+        row = {"epoch": epoch, "loss": loss, "lr": lr}
+        self._guarded(lambda run: run.log(row, step=epoch))
+
+    def finish(self, record: Config) -> None:
+        """Write the summary; W&B shows a status other than `finished` as failed."""
+        self._guarded(lambda run: run.summary.update(summary(record)))
+        code = int(record["status"] != "finished")
+        self._guarded(lambda run: _within(FINISH_S, lambda: run.finish(exit_code=code)))
+        self.run = None
+
+    def _guarded(self, action: Callable[[Any], object]) -> None:
+        if self.run is None:
+            return
+        try:
+            action(self.run)
+        except Exception as error:
+            log.warning("wandb: %s; this run is tracked no further", _line(error))
+            self.run = None
+
+
+def start(config: Config) -> Tracker:
+    """The tracker of one run. Raises UserError for an unknown mode, and nothing else."""
+    mode = config["wandb"]["mode"]
+    if mode not in MODES:
+        raise unknown("wandb.mode", str(mode), MODES)
+    if mode == "disabled":
+        return Tracker()
+    try:
+        run = _init(config, mode)
+    except Exception as error:
+        log.warning("wandb: %s; this run is not tracked", _line(error))
+        return Tracker()
+    log.info("wandb: %s", run.url or run.dir)
+    return WandbTracker(run)
+
+
+def summary(record: Config) -> dict[str, Any]:
+    """What a dashboard compares: top1 per test set, costs, status and origin; no null values."""
+    scores = {f"{name}/top1": score["top1"] for name, score in record["scores"].items()}
+    cost = record["cost"]
+    values = {
+        **scores,
+        **{name: cost.get(name) for name in COSTS},
+        "parameters_method": cost.get("parameters", {}).get("method"),
+        "peak_mib": (cost.get("peak_mib") or {}).get("allocated"),
+        "status": record["status"],
+        "reason": record["reason"],
+        "checkpoint_sha256": record["provenance"].get("checkpoint", {}).get("sha256"),
+        "record": record["id"],
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _init(config: Config, mode: str) -> Any:
+    """A W&B run, offline if the server does not answer or refuses us."""
+    import wandb
+
+    if wandb.run is not None:  # an interrupted run of this process left it open
+        _within(FINISH_S, lambda: wandb.finish(exit_code=1))
+    if mode == "online":
+        try:
+            _connect(os.environ.get("WANDB_BASE_URL") or SERVER)
+            return wandb.init(mode="online", **_arguments(config))
+        except (OSError, wandb.errors.CommError, wandb.errors.UsageError) as error:
+            log.warning("wandb: %s; going on offline, `wandb sync` sends it later", _line(error))
+    return wandb.init(mode="offline", **_arguments(config))
+
+
+def _arguments(config: Config) -> dict[str, Any]:
+    import wandb
+
+    factors, dataset, chosen = config["factors"], config["dataset"], config["wandb"]
+    tags = [dataset["suite"], dataset["group"], factors["method"], factors["backbone"]]
+    return {
+        "project": chosen["project"],
+        "entity": chosen["entity"],
+        "name": f"{factors['method']}-{factors['task']}-{factors['seed']}",
+        "group": chosen["group"] or dataset["suite"],
+        "job_type": "train",
+        "tags": list(dict.fromkeys(str(tag)[:TAG_LENGTH] for tag in [*tags, *chosen["tags"]])),
+        "config": dict(config),
+        "dir": config["results"]["root"],
+        "settings": wandb.Settings(quiet=True, silent=True, console="off", init_timeout=INIT_S),
+    }
+
+
+def _connect(url: str) -> None:
+    """Open a TCP connection to the server, or to the proxy before it; raises OSError."""
+    server = urlsplit(url)
+    proxy = None if proxy_bypass(server.hostname or "") else getproxies().get(server.scheme)
+    target = urlsplit(proxy) if proxy else server
+    port = target.port or (443 if target.scheme == "https" else 80)
+    try:
+        _within(CONNECT_S, lambda: socket.create_connection((target.hostname, port)).close())
+    except OSError as error:
+        raise OSError(f"no connection to {target.hostname}:{port} ({_line(error)})") from error
+
+
+def _within(seconds: float, action: Callable[[], object]) -> None:
+    """Do something that may block without end, such as name resolution; raises TimeoutError."""
+    outcome: queue.Queue[Exception | None] = queue.Queue()
+
+    def act() -> None:
+        try:
+            action()
+            outcome.put(None)
+        except Exception as error:
+            outcome.put(error)
+
+    threading.Thread(target=act, daemon=True).start()
+    error: Exception | None = TimeoutError(f"no answer in {seconds} s")
+    with contextlib.suppress(queue.Empty):
+        error = outcome.get(timeout=seconds)
+    if error is not None:
+        raise error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
