@@ -4,8 +4,10 @@ import logging
 import os
 import re
 import sys
-from difflib import get_close_matches
-from importlib import resources
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata, resources
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -15,15 +17,38 @@ from omegaconf.errors import OmegaConfBaseException
 
 from petlbench import compose
 from petlbench.errors import UserError, unknown
-from petlbench.sweep.hydra import register
+from petlbench.sweep.hydra import defer, register
 
 log = logging.getLogger("petlbench")
 GROUPS = ("method", "backbone", "dataset", "protocol", "recipe", "experiment")
-INTERRUPTED = 130
+FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
 
 
+@contextmanager
+def told_in_one_line() -> Iterator[None]:
+    """A mistake of the user leaves one line on stderr and no traceback; a bug keeps its own."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        tell("interrupted; finished runs are kept, the same command does the rest")
+        raise SystemExit(INTERRUPTED) from None
+    except UserError as error:
+        tell(f"error: {error}")
+        raise SystemExit(MISTAKE) from None
+    except (HydraException, OmegaConfBaseException) as error:
+        chosen = [text for text in sys.argv[1:] if text.partition("=")[0] in GROUPS]
+        tell(f"error: {compose.explain(error, lambda: compose.keys_with(chosen))}")
+        raise SystemExit(MISTAKE) from None
+
+
+def tell(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+@told_in_one_line()  # here too: Hydra prints a line of its own for errors that reach it
 def one(composed: DictConfig) -> None:
     """A single run: skipped if it is finished; exits with 1 if it fails."""
+    refuse_a_sweep(HydraConfig.get().sweeper)
     config = compose.finish(composed, HydraConfig.get().runtime.choices)
     from petlbench import build
     from petlbench.record import Store, identity
@@ -39,79 +64,60 @@ def one(composed: DictConfig) -> None:
     log.info("%s", result_line(record))
     log.info("record: %s", store.path(record))
     if record["status"] != "finished":
-        raise SystemExit(1)
+        raise SystemExit(FAILED)
 
 
-def options(group: str) -> list[str]:
-    """The options of a configuration group, e.g. mini/digits."""
-    root = resources.files("petlbench.conf") / group
-    with resources.as_file(root) as folder:
-        files = sorted(folder.glob("**/*.yaml"))
-        return [file.relative_to(folder).with_suffix("").as_posix() for file in files]
+def refuse_a_sweep(sweeper: DictConfig) -> None:
+    """What only a sweep understands must not end as one run of the default values."""
+    if sweeper.params:
+        told = " ".join(f"{key}={value}" for key, value in sweeper.params.items())
+        raise UserError(f"this experiment is a sweep ({told}); add -m to run it")
+    if sweeper.dry_run:
+        raise UserError("hydra.sweeper.dry_run=true prints the plan of a sweep; add -m")
 
 
-def check_groups(arguments: list[str]) -> None:
+def check_groups(arguments: Sequence[str]) -> None:
     """Refuse an option that does not exist, before anything slow is imported."""
     for argument in arguments:
         group, sign, values = argument.partition("=")
         if not sign or group not in GROUPS or not re.fullmatch(r"[\w/,.+*\-]+", values):
             continue
-        known = options(group)
+        known = options(group, arguments)
         for value in values.split(","):
             if value != "null" and value not in known:
                 raise unknown("task or suite" if group == "dataset" else group, value, known)
 
 
-def explain(error: BaseException) -> str:
-    """One line for what Hydra or OmegaConf refused."""
-    while not str(error) and error.__cause__ is not None:
-        error = error.__cause__
-    line = compose.first_line(error)
-    if (match := re.match(r"Could not override '([^']+)'", line)) is None:
-        return line
-    key = match[1]
-    near = get_close_matches(key, list(_keys()), n=1)
-    hint = f"did you mean '{near[0]}'? " if near else ""
-    return f"no key '{key}' to set; {hint}--cfg job prints all keys"
+def options(group: str, arguments: Sequence[str]) -> list[str]:
+    """The options of a configuration group, e.g. mini/digits, with those of --config-dir."""
+    pairs = zip(["", *arguments], [*arguments, ""], strict=True)
+    own = [value for flag, value in pairs if flag in ("--config-dir", "-cd")]
+    own += [text.partition("=")[2] for text in arguments if text.startswith("--config-dir=")]
+    with resources.as_file(resources.files(compose.MODULE)) as shipped:
+        folders = [Path(folder) / group for folder in (shipped, *own)]
+        return [
+            file.relative_to(folder).with_suffix("").as_posix()
+            for folder in folders
+            for file in folder.glob("**/*.yaml")
+        ]
 
 
-def _keys() -> set[str]:
-    """All dotted keys of the default configuration and of the methods' values."""
-    from omegaconf import OmegaConf
-
-    found: set[str] = set()
-    with resources.as_file(resources.files("petlbench.conf")) as folder:
-        files = [folder / "config.yaml", *(folder / "method").glob("*.yaml")]
-        for node in map(OmegaConf.load, files):
-            stack = [("", node)]
-            while stack:
-                prefix, part = stack.pop()
-                for key in part if OmegaConf.is_dict(part) else ():
-                    found.add(f"{prefix}{key}")
-                    if not OmegaConf.is_missing(part, key) and not OmegaConf.is_interpolation(part, key):
-                        stack.append((f"{prefix}{key}.", part[key]))
-    return found
-
-
-def main() -> int:
-    """Run the command line; a mistake of the user is one line on stderr, not a traceback."""
-    # Hydra would print several lines for an error and leave with 1; so the error itself comes out.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        check_groups(sys.argv[1:])
-        register()
-        hydra.main(version_base="1.3", config_path="pkg://petlbench.conf", config_name="config")(one)()
-    except KeyboardInterrupt:
-        print("interrupted; finished runs are kept, the same command does the rest", file=sys.stderr)
-        return INTERRUPTED
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (HydraException, OmegaConfBaseException) as error:
-        print(f"error: {explain(error)}", file=sys.stderr)
-        return 2
-    return 0
+@told_in_one_line()
+def main() -> None:
+    """Run the command line; leaves by SystemExit if anything went wrong."""
+    arguments = sys.argv[1:]
+    if "--version" in arguments:
+        print(f"petlbench {metadata.version('petlbench')}")
+        return
+    check_groups(arguments)
+    register()
+    sys.argv[1:] = defer(arguments)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out of Hydra instead of being printed
+    start = hydra.main(
+        version_base="1.3", config_path=f"pkg://{compose.MODULE}", config_name="config"
+    )
+    start(one)()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,14 +1,31 @@
 """From Hydra's composed configuration to the plain one that a run takes."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from hydra import compose, initialize_config_module
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from petlbench import checks
 from petlbench.errors import UserError
 
 Config = dict[str, Any]
+Mistake = HydraException | OmegaConfBaseException
+MODULE = "petlbench.conf"
+HIGHEST_SEED = 2**32 - 1  # NumPy's
+
+
+def single(overrides: Iterable[str]) -> Config:
+    """The configuration of one run from overrides such as `method=lora`, for use in Python."""
+    composed = _composed(overrides)
+    choices = dict(composed.hydra.runtime.choices)
+    with open_dict(composed):
+        del composed["hydra"]
+    return finish(composed, choices)
 
 
 def finish(composed: DictConfig, choices: Mapping[str, str]) -> Config:
@@ -20,8 +37,10 @@ def finish(composed: DictConfig, choices: Mapping[str, str]) -> Config:
     _refuse_suites(composed, choices)
     try:
         config = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise UserError(f"no value for '{error.full_key}'; set {error.full_key}=VALUE") from error
     except OmegaConfBaseException as error:
-        raise UserError(f"{first_line(error)}; set it, KEY=VALUE") from error
+        raise UserError(first_line(error)) from error
     assert isinstance(config, dict)
     plain: Config = {str(key): value for key, value in config.items()}
     plain["factors"] = {
@@ -29,22 +48,62 @@ def finish(composed: DictConfig, choices: Mapping[str, str]) -> Config:
         "backbone": choices["backbone"],
         "task": choices["dataset"],
         "draw": plain["dataset"].get("draw", 0),
-        "seed": plain["seed"],
+        "seed": checks.whole("seed", plain["seed"], low=0, high=HIGHEST_SEED),
     }
     return plain
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of a message, without its full stop."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
 def _refuse_suites(composed: DictConfig, choices: Mapping[str, str]) -> None:
     # A method's yaml writes to the root, those of other groups to their node.
-    for group, node in (("method", composed), ("dataset", composed.dataset)):
-        listed = node.get("suite")
+    nodes = {"method": composed} | {key: composed.get(key) for key in choices if key in composed}
+    for group, node in nodes.items():
+        listed = node.get("suite") if OmegaConf.is_dict(node) else None
         if OmegaConf.is_list(listed):
             raise UserError(
                 f"{group}={choices[group]} names a suite, not one {group}; add -m to sweep it, "
                 f"or choose one of it: {', '.join(listed)}"
             )
+
+
+def explain(error: Mistake, known: Callable[[], Iterable[str]]) -> str:
+    """One line for what Hydra or OmegaConf refused; known: the keys that can be set."""
+    line = first_line(error)
+    if match := re.match(r"Could not override '([^']+)'", line):
+        near = get_close_matches(match[1], list(known()), n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        return f"no key '{match[1]}' to set; {hint}--cfg job prints all keys"
+    if match := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", line):
+        return f"'{match[1]}' names several values; add -m to sweep them"
+    if isinstance(error, OverrideParseException):
+        return f"'{error.override}' cannot be read: {line}"
+    return line
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a message, or of its cause's, without its full stop."""
+    while not str(error).strip() and error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def keys_with(overrides: Iterable[str]) -> list[str]:
+    """All dotted keys of the configuration with these options chosen, or else of the default."""
+    try:
+        return list(keys(_composed(overrides)))
+    except HydraException:
+        return list(keys(_composed([])))
+
+
+def keys(composed: DictConfig) -> Iterator[str]:
+    """All dotted keys of a configuration."""
+    stack = list(OmegaConf.to_container(composed).items())  # type: ignore[union-attr]
+    while stack:
+        key, value = stack.pop()
+        yield str(key)
+        if isinstance(value, dict):
+            stack += [(f"{key}.{name}", part) for name, part in value.items()]
+
+
+def _composed(overrides: Iterable[str]) -> DictConfig:
+    with initialize_config_module(version_base="1.3", config_module=MODULE):
+        return compose("config", list(overrides), return_hydra_config=True)

@@ -10,12 +10,12 @@ import contextlib
 import logging
 import os
 import queue
-import socket
 import threading
 from collections.abc import Callable, Mapping
+from ssl import SSLError
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 from petlbench.errors import unknown
 
@@ -24,8 +24,8 @@ Config = Mapping[str, Any]
 
 MODES = ("disabled", "offline", "online")
 SERVER = "https://api.wandb.ai"
-CONNECT_S = 3  # for the TCP connection, name resolution included
-INIT_S = 10  # for the first answers of a server that accepts connections
+REACH_S = 3  # for the first answer of the server, name resolution included
+INIT_S = 10  # for opening the run there
 FINISH_S = 60  # for what is still to be sent; wandb itself would try for days
 TAG_LENGTH = 64  # W&B refuses longer ones
 COSTS = ("saved_mb", "train_s", "train_images_per_s", "test_images_per_s")
@@ -81,7 +81,7 @@ def start(config: Config) -> Tracker:
     except Exception as error:
         log.warning("wandb: %s; this run is not tracked", _line(error))
         return Tracker()
-    log.info("wandb: %s", run.url or run.dir)
+    log.info("wandb: %s", run.dir if run.offline else run.url)
     return WandbTracker(run)
 
 
@@ -106,20 +106,19 @@ def _init(config: Config, mode: str) -> Any:
     """A W&B run, offline if the server does not answer or refuses us."""
     import wandb
 
+    wandb.setup(settings=_quiet())  # before anything else speaks
     if wandb.run is not None:  # an interrupted run of this process left it open
         _within(FINISH_S, lambda: wandb.finish(exit_code=1))
     if mode == "online":
         try:
-            _connect(os.environ.get("WANDB_BASE_URL") or SERVER)
+            _reach(os.environ.get("WANDB_BASE_URL") or SERVER)
             return wandb.init(mode="online", **_arguments(config))
-        except (OSError, wandb.errors.CommError, wandb.errors.UsageError) as error:
+        except Exception as error:
             log.warning("wandb: %s; going on offline, `wandb sync` sends it later", _line(error))
     return wandb.init(mode="offline", **_arguments(config))
 
 
 def _arguments(config: Config) -> dict[str, Any]:
-    import wandb
-
     factors, dataset, chosen = config["factors"], config["dataset"], config["wandb"]
     tags = [dataset["suite"], dataset["group"], factors["method"], factors["backbone"]]
     return {
@@ -131,20 +130,28 @@ def _arguments(config: Config) -> dict[str, Any]:
         "tags": list(dict.fromkeys(str(tag)[:TAG_LENGTH] for tag in [*tags, *chosen["tags"]])),
         "config": dict(config),
         "dir": config["results"]["root"],
-        "settings": wandb.Settings(quiet=True, silent=True, console="off", init_timeout=INIT_S),
+        "settings": _quiet(),
     }
 
 
-def _connect(url: str) -> None:
-    """Open a TCP connection to the server, or to the proxy before it; raises OSError."""
-    server = urlsplit(url)
-    proxy = None if proxy_bypass(server.hostname or "") else getproxies().get(server.scheme)
-    target = urlsplit(proxy) if proxy else server
-    port = target.port or (443 if target.scheme == "https" else 80)
+def _quiet() -> Any:
+    import wandb
+
+    return wandb.Settings(quiet=True, silent=True, console="off", init_timeout=INIT_S)
+
+
+def _reach(url: str) -> None:
+    """Ask the server for any answer, through the proxy if there is one; raises an exception.
+
+    wandb-core itself hangs for minutes on a server that accepts a connection and stays silent.
+    """
     try:
-        _within(CONNECT_S, lambda: socket.create_connection((target.hostname, port)).close())
-    except OSError as error:
-        raise OSError(f"no connection to {target.hostname}:{port} ({_line(error)})") from error
+        _within(REACH_S, lambda: urlopen(f"{url.rstrip('/')}/healthz", timeout=REACH_S).close())
+    except HTTPError:
+        return  # a refusal is an answer
+    except Exception as error:
+        if not isinstance(getattr(error, "reason", None), SSLError):  # wandb has its own CAs
+            raise ConnectionError(f"no answer from {url} ({_line(error)})") from error
 
 
 def _within(seconds: float, action: Callable[[], object]) -> None:

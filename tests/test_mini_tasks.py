@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from sklearn.datasets import load_digits
 
 from petlbench.data.task import Task
+from petlbench.errors import UserError
 from petlbench.mini import suite
 from petlbench.mini.render import SIZE, Array, Canvas, Draw
 from petlbench.mini.tasks import (
@@ -368,7 +369,7 @@ def test_a_damaged_cache_is_rebuilt(damage: str, tmp_path: Path) -> None:
             "empty": b"",
             "cut": whole[: len(whole) - 100],
             "pixel": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
-            "header": whole.replace(b"'shape': (", b"'shape': ( "[:-1] + b"(", 1),
+            "header": whole.replace(b"3, 48, 48)", b"3, 48, 48(", 1),
             "text": b"not a file of images",
         }[damage]
     )
@@ -383,8 +384,9 @@ def test_without_a_place_for_the_cache_it_warns_and_goes_on(
     blocked.write_text("a file where the folder should be")
     with caplog.at_level(logging.WARNING, "petlbench"):
         assert_whole(small(blocked))
-    assert str(blocked) in caplog.messages[0]
-    assert "\n" not in caplog.messages[0]
+    [warning] = caplog.messages  # although three splits were opened
+    assert str(blocked) in warning
+    assert "\n" not in warning
 
 
 def test_images_that_are_not_the_projects_are_reported(
@@ -394,7 +396,18 @@ def test_images_that_are_not_the_projects_are_reported(
         small(tmp_path, sha256=suite.digest(expected())).open("val")
         assert caplog.messages == []
         small(tmp_path / "other", sha256="0" * 64).open("val")
-    assert "mini/location" in caplog.messages[0]
+        small(tmp_path / "other", sha256="0" * 64).open("val")  # and again from the cache
+    assert len(caplog.messages) == 2
+    assert all("mini/location" in message for message in caplog.messages)
+
+
+def test_sizes_and_seeds_that_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="=1000 leaves no test set"):
+        small(tmp_path, images=1000)
+    with pytest.raises(UserError, match="=-1 is negative"):
+        small(tmp_path, seed=-1)
+    with pytest.raises(UserError, match="has 1797 scans"):
+        digits.image(Draw("digits", 7, digits.IMAGES), digits.IMAGES)
 
 
 def test_processes_may_build_the_cache_at_once(tmp_path: Path) -> None:

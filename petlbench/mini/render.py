@@ -6,6 +6,7 @@ that images do not depend on the machine or on NumPy's other distributions.
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from zlib import crc32
 
 import numpy as np
@@ -109,7 +110,7 @@ class Canvas:
             return
         rows, columns = grid(*box)
         distance = np.full(rows.shape, np.inf)
-        for (x0, y0), (x1, y1) in zip(knots[:-1], knots[1:], strict=True):
+        for (x0, y0), (x1, y1) in pairwise(knots):
             dx, dy = x1 - x0, y1 - y0
             share = ((columns - x0) * dx + (rows - y0) * dy) / (dx * dx + dy * dy + 1e-12)
             share = np.clip(share, 0, 1)
@@ -131,7 +132,8 @@ class Canvas:
         """(SIZE, SIZE, 3) uint8 after noise of that standard deviation (triangular)."""
         grain = draw.source.random((2, SIZE, SIZE, 3)).sum(0) - 1
         noisy = np.clip(self.pixels + noise * math.sqrt(6) * grain, 0, 1)
-        return np.floor(noisy * 255 + 0.5).astype(np.uint8)
+        pixels: NDArray[np.uint8] = np.floor(noisy * 255 + 0.5).astype(np.uint8)
+        return pixels
 
 
 def edge(distance: Array) -> Array:
@@ -140,7 +142,7 @@ def edge(distance: Array) -> Array:
 
 
 def grid(top: int, bottom: int, left: int, right: int) -> tuple[Array, Array]:
-    """y and x of the pixel centres of a window."""
+    """(y, x) of the pixel centres of a window."""
     rows = np.arange(top, bottom, dtype=np.float64)[:, None] + 0.5
     columns = np.arange(left, right, dtype=np.float64)[None] + 0.5
     y, x = np.broadcast_arrays(rows, columns)

@@ -4,13 +4,13 @@ import hashlib
 import logging
 import os
 import sys
-import tempfile
-import zipfile
 from collections.abc import Callable
+from functools import cache as once
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.progress import track
 
 from petlbench.data.task import Split, Task, fingerprint
+from petlbench.errors import UserError
 from petlbench.mini.render import SIZE, Draw
 
-RENDERER = 1  # part of the cache's file names: raise it with any change of an image
 TRAIN, VAL = 800, 200
 SPLITS: dict[str, slice] = {
     "train": slice(0, TRAIN),
@@ -49,19 +49,24 @@ def load(
 ) -> Task:
     """A task of the suite: 800 images to train on, 200 to validate, the rest of `images` to test.
 
-    sha256: of all pixels and labels as the project made them; where this machine's differ, a
-    warning says so. cache: folder of the rendered images.
+    sha256: of all pixels and labels as the project made them, part of the cache's file name; where
+    this machine's differ, a warning says so. cache: folder of the rendered images.
     """
-    read = partial(_open, name, images, seed, sha256, Path(cache).expanduser() / "mini")
-    return Task(name, title, suite, group, classes, ("test",), read)
+    if images <= TRAIN + VAL:
+        raise UserError(f"dataset.images={images} leaves no test set; give at least 1001")
+    if seed < 0:
+        raise UserError(f"dataset.seed={seed} is negative; give 0 or more")
+    folder = Path(cache).expanduser() / "mini"
+    whole = once(partial(_whole, name, images, seed, sha256, folder))
+    return Task(name, title, suite, group, classes, ("test",), partial(_split, whole))
 
 
 def render(name: str, images: int, seed: int) -> Images:
     """The first `images` images of a task and their labels."""
     image: Callable[[Draw, int], tuple[NDArray[np.uint8], int]]
     image = import_module(f"petlbench.mini.tasks.{name}").image
-    numbers = range(images)
-    made = [image(Draw(name, seed, number), number) for number in _told(numbers, f"rendering {name}")]
+    numbers = _told(range(images), f"rendering {name}")
+    made = [image(Draw(name, seed, number), number) for number in numbers]
     pixels = np.stack([pixels for pixels, _ in made]).transpose(0, 3, 1, 2)
     return np.ascontiguousarray(pixels), np.array([label for _, label in made], dtype=np.int64)
 
@@ -72,23 +77,26 @@ def digest(found: Images) -> str:
     return hashlib.sha256(pixels.tobytes() + labels.astype("<i8").tobytes()).hexdigest()
 
 
-def _open(
-    name: str, images: int, seed: int, sha256: str | None, folder: Path, split: str
-) -> Split:
-    path = folder / f"{name}-{seed}-{images}-v{RENDERER}.npz"
+def _split(whole: Callable[[], Images], split: str) -> Split:
+    pixels, labels = (torch.from_numpy(array[SPLITS[split]]) for array in whole())
+    return Split(pixels, labels, fingerprint(pixels, labels, FORMAT))
+
+
+def _whole(name: str, images: int, seed: int, sha256: str | None, folder: Path) -> Images:
+    path = folder / f"{name}-{seed}-{images}-{(sha256 or 'unknown')[:12]}.npz"
     found = _cached(path)
     if found is None:
         found = render(name, images, seed)
-        if sha256 is not None and digest(found) != sha256:
-            log.warning(
-                "mini/%s: the images rendered here differ from the project's; compare scores of "
-                "this task among your own runs only",
-                name,
-            )
         _keep(path, found)
-    part = SPLITS[split]
-    pixels, labels = (torch.from_numpy(array[part]) for array in found)
-    return Split(pixels, labels, fingerprint(pixels, labels, FORMAT))
+    if sha256 is not None and digest(found) != sha256:
+        log.warning(
+            "mini/%s (%d images of seed %d) differs from the project's own images; compare scores "
+            "of this task among your own runs only",
+            name,
+            images,
+            seed,
+        )
+    return found
 
 
 def _cached(path: Path) -> Images | None:
@@ -97,22 +105,20 @@ def _cached(path: Path) -> Images | None:
         with np.load(path) as file:
             found = file["pixels"], file["labels"]
             return found if digest(found) == str(file["sha256"]) else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except Exception:  # a damaged archive raises anything, even tokenize.TokenError
         return None
 
 
 def _keep(path: Path, found: Images) -> None:
     """Write the cache whole or not at all; without a place for it, go on without."""
+    temporary = path.with_name(f".{path.stem}-{uuid4().hex}.npz")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-", suffix=".npz")
         try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, pixels=found[0], labels=found[1], sha256=np.array(digest(found)))
+            np.savez(temporary, pixels=found[0], labels=found[1], sha256=np.array(digest(found)))
             os.replace(temporary, path)
-        except OSError:
-            os.unlink(temporary)
-            raise
+        finally:
+            temporary.unlink(missing_ok=True)  # left where a full disk or Ctrl-C came between
     except OSError as error:
         log.warning("the rendered images are not cached: '%s' (%s)", path.parent, error.strerror)
 

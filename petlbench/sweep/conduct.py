@@ -1,7 +1,8 @@
 """A sweep from plan to summary."""
 
+import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from petlbench import build
@@ -14,31 +15,50 @@ from petlbench.sweep.launch import basic
 log = logging.getLogger("petlbench")
 
 
-def sweep(configs: Iterable[dict[str, Any]], *, dry_run: bool) -> int:
+def sweep(combinations: Sequence[plan.Combination], *, dry_run: bool) -> int:
     """Plan, run what is not finished, and tell all failures. Returns the exit code: 0 or 1.
 
     Raises UserError for a mistake of the command, before any run.
     """
-    composed = list(configs)
-    store = Store(composed[0]["results"]["root"]) if composed else Store("results/runs")
-    runs = plan.build(composed, store.finished(), build.check)
+    roots = [config["results"]["root"] for config, _ in combinations[:1]]
+    store = Store(*roots or ["results/runs"])
+    runs = plan.build(combinations, store.finished(), build.check)
     log.info(plan.headline(runs))
     for line in [*plan.refusals(runs), *(plan.listing(runs) if dry_run else ())]:
         log.info(line)
-    if dry_run:
-        return 0
+    return 0 if dry_run else perform(runs, store)
+
+
+def perform(runs: Sequence[plan.Planned], store: Store) -> int:
+    """Record the unsupported runs, do those to run, tell all failures."""
+    to_run = [planned for planned in runs if planned.state == plan.TO_RUN]
+    check_place(to_run)
     store.check_writable()
     store.sweep_leftovers()
     for planned in runs:
         if planned.state == plan.UNSUPPORTED:
             store.write(ended(blank(planned.config), "unsupported", planned.reason))
-    to_run = [planned for planned in runs if planned.state == plan.TO_RUN]
     records = basic(to_run, execute)
     log.info("records: %s", store.root)
-    failed = [(planned, r) for planned, r in zip(to_run, records, strict=True) if r["status"] != "finished"]
-    for planned, record in failed:
-        log.error("failed: %s: %s", planned.name, plan.result_line(record))
-    return 1 if failed else 0
+    told = [
+        f"failed: {planned.name}: {plan.result_line(record)}"
+        for planned, record in zip(to_run, records, strict=True)
+        if record["status"] != "finished"
+    ]
+    for line in told:
+        log.error(line)
+    return 1 if told else 0
+
+
+def check_place(runs: Sequence[plan.Planned]) -> None:
+    """Refuse tasks and devices that are not to be had here, before the first run."""
+    asked = {
+        json.dumps([run.config["dataset"], run.config["device"]], sort_keys=True): run.config
+        for run in runs
+    }
+    for config in asked.values():
+        build.device(config)
+        build.task(config)
 
 
 def execute(config: dict[str, Any]) -> Record:

@@ -1,27 +1,28 @@
 """petlbench as a Hydra sweeper. The only file that touches Hydra's private parts."""
 
+import copy
 import itertools
-import logging
 import sys
 import types
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.config_store import ConfigStore
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from petlbench import compose
-from petlbench.errors import UserError
+from petlbench.errors import UserError, unknown
 from petlbench.sweep import plan
 
-log = logging.getLogger("petlbench")
 MODULE = "hydra_plugins.petlbench_sweeper"
+NAMED = ("method", "dataset", "seed")  # every line about a run names these
+Axes = dict[str, list[str]]
 
 
 class PetlSweeper(Sweeper):
@@ -38,66 +39,131 @@ class PetlSweeper(Sweeper):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Hydra's way to hand over its loader and the composed configuration."""
-        self.loader: ConfigLoader = hydra_context.config_loader
+        self.loader = cast(ConfigLoaderImpl, hydra_context.config_loader)
         self.config = config
 
     def sweep(self, arguments: list[str]) -> Any:
         """Plan and run; leaves by SystemExit with the sweep's exit code."""
-        from petlbench.sweep.conduct import sweep  # torch is imported when a sweep begins, not before
+        combinations = list(self.combinations(arguments))
+        from petlbench.sweep.conduct import sweep  # imports torch, so after cheap mistakes
 
-        raise SystemExit(sweep(self.configs(arguments), dry_run=self.dry_run))
+        raise SystemExit(sweep(combinations, dry_run=self.dry_run))
 
-    def configs(self, arguments: Sequence[str]) -> Iterator[compose.Config]:
-        """The plain configuration of every combination; composed anew for all but the seed."""
-        axes = self._axes(arguments)
-        seeds = axes.pop("seed", None)
-        for combination in itertools.product(*axes.values()):
-            composed = self.loader.load_sweep_config(self.config, list(combination))
+    def combinations(self, arguments: Sequence[str]) -> Iterator[plan.Combination]:
+        """Every combination; Hydra composes once for each choice of options, which is slow."""
+        groups, values = self._axes(arguments)
+        varied = {key for key, axis in (groups | values).items() if len(axis) > 1}
+        for options in itertools.product(*groups.values()):
+            composed = self.loader.load_sweep_config(self.config, list(options))
             choices = dict(composed.hydra.runtime.choices)
             with open_dict(composed):
                 del composed["hydra"]
-            for seed in seeds or [f"seed={composed.seed}"]:
-                OmegaConf.update(composed, "seed", self._parse([seed])[0].value())
-                yield compose.finish(composed, choices)
+            for settings in itertools.product(*values.values()):
+                told = tuple(
+                    text
+                    for key, text in zip([*groups, *values], [*options, *settings], strict=True)
+                    if key in varied and key not in NAMED
+                )
+                yield compose.finish(self._set(composed, choices, settings), choices), told
 
-    def _axes(self, arguments: Sequence[str]) -> dict[str, list[str]]:
-        """For each key of the command or the experiment, its overrides, suites expanded."""
+    def _set(
+        self, composed: DictConfig, choices: dict[str, str], settings: Sequence[str]
+    ) -> DictConfig:
+        """A copy with values set as Hydra sets them."""
+        changed = copy.deepcopy(composed)
+        try:
+            self.loader._apply_overrides_to_config(self._parse(settings), changed)
+        except HydraException as error:
+            line = compose.explain(error, lambda: compose.keys(composed))
+            pair = f"method={choices['method']} backbone={choices['backbone']}"
+            raise UserError(f"{line} (with {pair} dataset={choices['dataset']})") from error
+        return changed
+
+    def _axes(self, arguments: Sequence[str]) -> tuple[Axes, Axes]:
+        """The overrides for each key of the command and the experiment: groups, then values."""
         given = self._parse(arguments)
         named = {override.get_key_element() for override in given}
         params = [f"{key}={value}" for key, value in self.params.items()]
         ours = [o for o in self._parse(params) if o.get_key_element() not in named]
-        return {o.get_key_element(): list(self._values(o)) for o in [*ours, *given]}
+        groups: Axes = {}
+        values: Axes = {}
+        for override in [*ours, *given]:
+            key, axis = override.get_key_element(), _values(override)
+            if not self._chooses(override):
+                values[key] = [key if override.is_delete() else f"{key}={v}" for v in axis]
+            elif override.is_delete():
+                groups[key] = [str(override.input_line)]
+            else:
+                group = override.key_or_group
+                groups[key] = [f"{key}={name}" for name in self._options(group, axis)]
+        return groups, values
 
-    def _values(self, override: Override) -> Iterable[str]:
-        if not override.is_sweep_override():
-            values = [override.get_value_element_as_str()]
-        elif override.is_choice_sweep() or override.is_range_sweep():
-            values = list(cast(Iterable[str], override.sweep_string_iterator()))
-        else:
-            text = override.input_line
-            raise UserError(f"'{text}' cannot be swept; list the values, a,b,c, or name a suite")
-        key = override.get_key_element()
-        if override.is_delete() or not self.loader.repository.group_exists(key):  # type: ignore[attr-defined]
-            return [key] if override.is_delete() else [f"{key}={value}" for value in values]
-        return [f"{key}={name}" for name in plan.expand(values, lambda v: self._suite(key, v))]
+    def _chooses(self, override: Override) -> bool:
+        """Whether an override chooses an option of a group, as Hydra tells it."""
+        is_group = self.loader.repository.group_exists(override.key_or_group)
+        return is_group and not isinstance(override.value(), dict)
 
-    def _suite(self, group: str, option: str) -> list[str] | None:
-        """What an option's yaml lists as `suite`, or None if it is no suite."""
-        found = self.loader.repository.load_config(f"{group}/{option}")  # type: ignore[attr-defined]
-        listed = found.config.get("suite") if found is not None else None
-        return list(listed) if OmegaConf.is_list(listed) else None
+    def _options(self, group: str, names: Iterable[str]) -> list[str]:
+        """Options with suites expanded."""
+        names = list(names)
+        for name in names if len(names) > 1 else ():
+            if self._content(group, name).get("hydra", {}).get("sweeper", {}).get("params"):
+                raise UserError(f"{group}={name} is a sweep of its own; run it without others")
+        return plan.expand(names, lambda name: self._content(group, name).get("suite"))
+
+    def _content(self, group: str, name: str) -> dict[str, Any]:
+        """What an option's yaml says."""
+        if name == "null":
+            return {}
+        found = self.loader.repository.load_config(f"{group}/{name}")
+        if found is None:
+            raise unknown(group, name, self.loader.get_group_options(group))
+        return cast(dict[str, Any], OmegaConf.to_container(found.config))
 
     def _parse(self, overrides: Sequence[str]) -> list[Override]:
-        parser = OverridesParser.create(config_loader=self.loader)
-        return parser.parse_overrides(overrides=list(overrides))
+        return OverridesParser.create(config_loader=self.loader).parse_overrides(list(overrides))
+
+
+def _values(override: Override) -> list[str]:
+    """The values that an override lists, as text for further overrides."""
+    if not override.is_sweep_override():
+        return [override.get_value_element_as_str()]
+    if not (override.is_choice_sweep() or override.is_range_sweep()):
+        raise UserError(f"'{override.input_line}' is no list of values; write key=a,b,c")
+    found = list(cast(Iterable[str], override.sweep_string_iterator()))
+    if not found and override.value_type == ValueType.GLOB_CHOICE_SWEEP:
+        raise UserError(f"'{override.input_line}' matches no option; name a suite instead")
+    return found
+
+
+def defer(arguments: Sequence[str]) -> list[str]:
+    """With -m, write key=value as a sweep of one value.
+
+    Hydra sets plain values in the default configuration before it hands over to a sweeper; a value
+    that only some of the swept methods have (method.rank) would be refused there.
+    """
+    if not {"-m", "--multirun"} & set(arguments):
+        return list(arguments)
+    return [_deferred(argument) for argument in arguments]
+
+
+def _deferred(argument: str) -> str:
+    key, sign, value = argument.partition("=")
+    if not sign or "." not in key or key.startswith(("hydra", "-", "~")):
+        return argument
+    try:
+        override = OverridesParser.create().parse_overrides([argument])[0]
+    except HydraException:
+        return argument  # Hydra will say what is wrong with it
+    return argument if override.is_sweep_override() else f"{key}=choice({value})"
 
 
 def register() -> None:
-    """Make the sweeper known to Hydra as hydra/sweeper=petlbench, without installing a plugin.
+    """Make the sweeper of conf/hydra/sweeper known to Hydra without installing a plugin.
 
     Hydra instantiates only what seems to live in the package hydra_plugins, which need not exist.
     """
-    Plugins.instance()
+    plugins = Plugins.instance()
     package = sys.modules.setdefault("hydra_plugins", types.ModuleType("hydra_plugins"))
     if not hasattr(package, "__path__"):
         package.__path__ = []
@@ -106,6 +172,4 @@ def register() -> None:
     alias.PetlSweeper = PetlSweeper  # type: ignore[attr-defined]
     sys.modules[MODULE] = alias
     package.petlbench_sweeper = alias  # type: ignore[attr-defined]
-    Plugins.instance().register(PetlSweeper)
-    node = {"_target_": f"{MODULE}.PetlSweeper", "params": None, "dry_run": False}
-    ConfigStore.instance().store(group="hydra/sweeper", name="petlbench", node=node)
+    plugins.register(PetlSweeper)

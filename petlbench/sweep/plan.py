@@ -1,4 +1,4 @@
-"""The plan of a sweep: which runs there are, which are finished, which cannot be. No Hydra here."""
+"""The plan of a sweep: which runs there are, which are finished, which cannot be.  No Hydra."""
 
 import json
 from collections import Counter
@@ -10,7 +10,10 @@ from petlbench.errors import Unsupported, UserError
 from petlbench.record import Record, identity
 
 Config = dict[str, Any]
+Combination = tuple[Config, tuple[str, ...]]  # and what the sweep varies in it, as overrides
+SuiteOf = Callable[[str], Sequence[str] | None]
 TO_RUN, FINISHED, UNSUPPORTED = "to run", "finished", "unsupported"
+CHECKED = ("method", "backbone", "input", "train")
 
 
 @dataclass(frozen=True)
@@ -20,17 +23,18 @@ class Planned:
     config: Config
     id: str
     state: str
+    varied: tuple[str, ...] = ()
     reason: str | None = None
 
     @property
     def name(self) -> str:
-        """For example `lora mini/digits seed 0`."""
+        """For example `lora mini/digits seed 0 method.rank=4`."""
         factors = self.config["factors"]
-        backbone = "" if factors["backbone"] == "vit_mini" else f" {factors['backbone']}"
-        return f"{factors['method']}{backbone} {factors['task']} seed {factors['seed']}"
+        cell = f"{factors['method']} {factors['task']} seed {factors['seed']}"
+        return " ".join((cell, *self.varied))
 
 
-def expand(names: Iterable[str], suite_of: Callable[[str], Sequence[str] | None]) -> list[str]:
+def expand(names: Iterable[str], suite_of: SuiteOf) -> list[str]:
     """Names with every suite replaced by what it lists, each name once, in order.
 
     suite_of: what a name lists, or None if it is no suite. Suites may list suites.
@@ -38,13 +42,11 @@ def expand(names: Iterable[str], suite_of: Callable[[str], Sequence[str] | None]
     return list(dict.fromkeys(_walk(names, suite_of, ())))
 
 
-def _walk(
-    names: Iterable[str], suite_of: Callable[[str], Sequence[str] | None], above: tuple[str, ...]
-) -> Iterator[str]:
+def _walk(names: Iterable[str], suite_of: SuiteOf, above: tuple[str, ...]) -> Iterator[str]:
     for name in names:
-        listed = suite_of(name)
         if name in above:
             raise UserError(f"suite '{name}' contains itself: {' > '.join((*above, name))}")
+        listed = suite_of(name)
         if listed is None:
             yield name
         else:
@@ -52,40 +54,44 @@ def _walk(
 
 
 def build(
-    configs: Iterable[Config], finished: set[str], check: Callable[[Config], None]
+    combinations: Iterable[Combination], finished: set[str], check: Callable[[Config], None]
 ) -> list[Planned]:
-    """The runs of a sweep, each once, in the order of the configurations.
+    """The runs of a sweep, each once, in the order of the combinations.
 
-    check is called once for each method on each backbone. Unsupported from it marks the pair's
-    runs; any other UserError is a mistake of the command and ends planning.
+    check is called once for each method on each backbone with their values. Unsupported from it
+    marks the pair's runs; any other UserError is a mistake of the command and ends planning.
     """
     runs: dict[str, Planned] = {}
     reasons: dict[str, str | None] = {}
-    for config in configs:
-        pair = json.dumps([config[key] for key in ("method", "backbone", "input")], sort_keys=True)
+    for config, varied in combinations:
+        pair = json.dumps([config[key] for key in CHECKED], sort_keys=True)
         if pair not in reasons:
             reasons[pair] = _reason(config, check)
         name = identity(config)
         state = UNSUPPORTED if reasons[pair] else FINISHED if name in finished else TO_RUN
-        runs.setdefault(name, Planned(config, name, state, reasons[pair]))
+        runs.setdefault(name, Planned(config, name, state, varied, reasons[pair]))
     if not runs:
-        raise UserError("this sweep has no runs; name methods and tasks, e.g. method=paper dataset=mini")
+        raise UserError("this sweep has no runs; name some, e.g. method=paper dataset=mini")
     return list(runs.values())
 
 
 def _reason(config: Config, check: Callable[[Config], None]) -> str | None:
+    factors = config["factors"]
     try:
         check(config)
     except Unsupported as error:
         return str(error)
+    except UserError as error:
+        raise UserError(f"{factors['method']} on {factors['backbone']}: {error}") from error
     return None
 
 
 def headline(runs: Sequence[Planned]) -> str:
     """plan: 114 runs, 12 finished (skipped), 102 to run"""
-    counts = Counter(run.state for run in runs)
-    line = f"plan: {len(runs)} runs, {counts[FINISHED]} finished (skipped), {counts[TO_RUN]} to run"
-    return line + (f", {counts[UNSUPPORTED]} unsupported" if counts[UNSUPPORTED] else "")
+    states = Counter(run.state for run in runs)
+    line = f"plan: {len(runs)} runs, {states[FINISHED]} finished (skipped)"
+    line += f", {states[TO_RUN]} to run"
+    return line + (f", {states[UNSUPPORTED]} unsupported" if states[UNSUPPORTED] else "")
 
 
 def listing(runs: Sequence[Planned]) -> list[str]:
@@ -95,12 +101,12 @@ def listing(runs: Sequence[Planned]) -> list[str]:
 
 def refusals(runs: Sequence[Planned]) -> list[str]:
     """One line for each unsupported pair of method and backbone."""
-    found = {
-        (run.config["factors"]["method"], run.config["factors"]["backbone"]): run.reason
-        for run in runs
-        if run.state == UNSUPPORTED
-    }
-    return [f"unsupported: {method} on {backbone}: {why}" for (method, backbone), why in found.items()]
+    found: dict[str, str | None] = {}
+    for run in runs:
+        if run.state == UNSUPPORTED:
+            factors = run.config["factors"]
+            found[f"{factors['method']} on {factors['backbone']}"] = run.reason
+    return [f"unsupported: {pair}: {why}" for pair, why in found.items()]
 
 
 def result_line(record: Record) -> str:

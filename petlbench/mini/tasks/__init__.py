@@ -1,1 +1,1 @@
-"""The eight tasks of the embedded suite, one idea a file: image(draw, index) -> (pixels, label)."""
+"""The tasks of the embedded suite, an idea a file: image(draw, index) -> (pixels, label)."""

@@ -16,6 +16,7 @@ CLASSES_OF_NUCLEI = (
     (1.0, 0.08, True),
     (0.55, 0.08, True),
 )
+GROUND = ((0.78, 0.96), (0.58, 0.82), (0.74, 0.92))  # red, green, blue of the unstained field
 CLASSES = len(CLASSES_OF_NUCLEI)
 
 
@@ -23,7 +24,7 @@ def image(draw: Draw, index: int) -> tuple[NDArray[np.uint8], int]:
     """A stained field of 12 to 30 cells, slightly out of focus."""
     label = index % CLASSES
     elongation, spread, pale = CLASSES_OF_NUCLEI[label]
-    ground = np.array([draw.uniform(0.78, 0.96), draw.uniform(0.58, 0.82), draw.uniform(0.74, 0.92)])
+    ground = np.array([draw.uniform(*ends) for ends in GROUND])
     stain = np.array([0.42, 0.24, 0.55]) + draw.colour(-0.1, 0.1)
     canvas = Canvas(ground)
     base = draw.uniform(2.2, 3.6)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
+from petlbench.errors import UserError
 from petlbench.mini.render import SIZE, Array, Canvas, Draw, grid
 
 CLASSES = 10
@@ -23,6 +24,8 @@ def scans() -> tuple[Array, NDArray[np.int64]]:
 
 def image(draw: Draw, index: int) -> tuple[NDArray[np.uint8], int]:
     """A scan, bilinearly enlarged, a little turned, in ink and paper of random colours."""
+    if index >= IMAGES:
+        raise UserError(f"mini/digits has {IMAGES} scans; give dataset.images={IMAGES} or less")
     ink, labels = scans()
     paper = draw.colour()
     canvas = Canvas(paper)

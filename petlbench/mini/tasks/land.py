@@ -35,6 +35,9 @@ class Site:
         corners = ((0, 0), (width, 0), (width, height), (0, height))
         self.canvas.polygon([self.at(u + a, v + b) for a, b in corners], colour)
 
+    def between(self, low: float, high: float) -> float:
+        return self.draw.uniform(low, high)
+
     def wave(self, v: float, bend: float, length: float, phase: float) -> list[Point]:
         steps = range(-REACH, REACH + 1, 3)
         return [self.at(u, v + bend * math.sin(u / length + phase)) for u in steps]
@@ -53,7 +56,7 @@ class Site:
 
 
 def fields(site: Site) -> None:
-    width, height = site.draw.uniform(10, 18), site.draw.uniform(14, 26)
+    width, height = site.between(10, 18), site.between(14, 26)
     for u in np.arange(-REACH, REACH, width):
         for v in np.arange(-REACH, REACH, height):
             site.box(u, v, width - 1, height - 1, site.shade(0.12))
@@ -64,42 +67,45 @@ def forest(site: Site) -> None:
 
 
 def orchard(site: Site) -> None:
-    step = site.draw.uniform(5, 8)
+    step = site.between(5, 8)
     colour = site.shade(0.16)
     for u, v in site.lattice(step):
         x, y = site.at(u + site.draw.bell(0.4), v + site.draw.bell(0.4))
-        site.canvas.disc(x, y, step * site.draw.uniform(0.26, 0.34), colour)
+        site.canvas.disc(x, y, step * site.between(0.26, 0.34), colour)
 
 
 def dunes(site: Site) -> None:
-    step, phase = site.draw.uniform(4, 7), site.draw.uniform(0, 6)
+    step, phase = site.between(4, 7), site.between(0, 6)
     for k, v in enumerate(np.arange(-REACH, REACH, step)):
-        points = site.wave(v, site.draw.uniform(1.5, 2.5), 6, phase + 0.7 * k)
+        points = site.wave(v, site.between(1.5, 2.5), 6, phase + 0.7 * k)
         site.canvas.line(points, step * 0.45, site.shade(0.1))
 
 
 def river(site: Site) -> None:
     site.scatter(35, 0.8, 1.6, 0.1)
-    points = site.wave(site.draw.bell(6), site.draw.uniform(3, 8), site.draw.uniform(7, 12), site.draw.uniform(0, 6))
-    site.canvas.line(points, site.draw.uniform(4, 9), site.shade(0.2))
+    points = site.wave(
+        site.draw.bell(6), site.between(3, 8), site.between(7, 12), site.between(0, 6)
+    )
+    site.canvas.line(points, site.between(4, 9), site.shade(0.2))
 
 
 def houses(site: Site) -> None:
-    step = site.draw.uniform(8, 12)
+    step = site.between(8, 12)
     for u, v in site.lattice(step):
         if site.draw.chance(0.8):
-            width, height = site.draw.uniform(0.4, 0.75) * step, site.draw.uniform(0.4, 0.75) * step
-            site.box(u + site.draw.bell(0.8), v + site.draw.bell(0.8), width, height, site.shade(0.2))
+            width, height = (site.between(0.4, 0.75) * step for _ in "uv")
+            left, top = u + site.draw.bell(0.8), v + site.draw.bell(0.8)
+            site.box(left, top, width, height, site.shade(0.2))
 
 
 def roads(site: Site) -> None:
     site.scatter(35, 0.8, 1.6, 0.1)
     colour = site.shade(0.2)
     for _ in range(site.draw.whole(2, 3)):
-        angle = site.draw.uniform(0, math.pi)
+        angle = site.between(0, math.pi)
         x, y = HALF + site.draw.bell(8), HALF + site.draw.bell(8)
         dx, dy = 80 * math.cos(angle), 80 * math.sin(angle)
-        site.canvas.line([(x - dx, y - dy), (x + dx, y + dy)], site.draw.uniform(2, 4), colour)
+        site.canvas.line([(x - dx, y - dy), (x + dx, y + dy)], site.between(2, 4), colour)
 
 
 def scrub(site: Site) -> None:
@@ -108,12 +114,15 @@ def scrub(site: Site) -> None:
 
 def coast(site: Site) -> None:
     site.scatter(35, 0.8, 1.6, 0.1)
-    edge = site.wave(site.draw.bell(7), site.draw.uniform(1.5, 5), site.draw.uniform(4, 9), site.draw.uniform(0, 6))
-    site.canvas.outline([*edge, site.at(REACH, REACH * 2), site.at(-REACH, REACH * 2)], site.shade(0.2))
+    edge = site.wave(
+        site.draw.bell(7), site.between(1.5, 5), site.between(4, 9), site.between(0, 6)
+    )
+    corners = site.at(REACH, REACH * 2), site.at(-REACH, REACH * 2)
+    site.canvas.outline([*edge, *corners], site.shade(0.2))
 
 
 def ploughland(site: Site) -> None:
-    step = site.draw.uniform(2.6, 4.5)
+    step = site.between(2.6, 4.5)
     colour = site.shade(0.12)
     for v in np.arange(-REACH, REACH, step):
         site.canvas.line([site.at(-REACH, v), site.at(REACH, v)], step * 0.4, colour)

@@ -52,7 +52,8 @@ def drawn(draw: Draw, solids: list[Solid]) -> Canvas:
     canvas.gradient(np.full(3, grey * 0.75), np.full(3, grey * 1.12), math.pi / 2)
     for solid in sorted(solids, key=lambda solid: -solid.depth):
         scale = FOCAL / solid.depth
-        x, floor, radius = SIZE / 2 + solid.x * scale, HORIZON + HEIGHT * scale, solid.radius * scale
+        x, radius = SIZE / 2 + solid.x * scale, solid.radius * scale
+        floor = HORIZON + HEIGHT * scale
         shadow = np.full(3, grey * 0.55)
         canvas.ellipse(x + 0.2 * radius, floor, 1.15 * radius, 0.3 * radius, shadow)
         (_ball if solid.ball else _box)(canvas, x, floor - radius, radius, solid.colour)

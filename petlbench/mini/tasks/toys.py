@@ -9,12 +9,9 @@ from petlbench.mini.render import SIZE, Array, Canvas, Draw, turned
 
 TURN = 2 * math.pi
 ANGLES = np.linspace(0, TURN, 40, endpoint=False)
+COS = [np.cos(k * ANGLES) for k in range(5)]
 HEART = np.stack(
-    [
-        16 * np.sin(ANGLES) ** 3,
-        -(13 * np.cos(ANGLES) - 5 * np.cos(2 * ANGLES) - 2 * np.cos(3 * ANGLES) - np.cos(4 * ANGLES)),
-    ],
-    1,
+    [16 * np.sin(ANGLES) ** 3, -(13 * COS[1] - 5 * COS[2] - 2 * COS[3] - COS[4])], axis=1
 )
 SHAPES: tuple[Array, ...] = (
     np.array([(-0.85, -0.5), (0.85, -0.5), (0.85, 0.5), (-0.85, 0.5)]),

@@ -1,0 +1,218 @@
+"""The plan of a sweep, and the command line around it, as a user meets them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_module
+
+from petlbench import compose, registry
+from petlbench.__main__ import check_groups, options
+from petlbench.errors import Unsupported, UserError
+from petlbench.record import Store, identity
+from petlbench.sweep import plan
+from petlbench.sweep.hydra import register
+
+SUITES = {"all": ["a", "b", "one"], "a": ["one", "two"], "b": ["two", "three"], "loop": ["loop"]}
+QUICK = ["train.epochs=1", "train.drop_last=true", "dataset.images=1300", "dataset.sha256=null"]
+
+
+def test_suites_expand_in_order_and_once() -> None:
+    assert plan.expand(["four", "all"], SUITES.get) == ["four", "one", "two", "three"]
+    with pytest.raises(UserError, match="'loop' contains itself: loop > loop"):
+        plan.expand(["loop"], SUITES.get)
+
+
+def config(method: str, seed: int) -> dict[str, Any]:
+    factors = {"method": method, "backbone": "vit_mini", "task": "mini/digits", "draw": 0}
+    nodes = dict.fromkeys(("backbone", "dataset", "input", "train", "protocol"), {})
+    return {"factors": factors | {"seed": seed}, "seed": seed, "method": {"name": method}} | nodes
+
+
+def test_a_plan_knows_finished_and_unsupported_runs_and_checks_each_pair_once() -> None:
+    configs = [config(method, seed) for method in ("lora", "vpt") for seed in (0, 1, 1)]
+    checked: list[str] = []
+
+    def check(settings: dict[str, Any]) -> None:
+        checked.append(settings["method"]["name"])
+        if settings["method"]["name"] == "vpt":
+            raise Unsupported("needs a token sequence")
+
+    runs = plan.build(configs, {identity(configs[0])}, check)
+    assert [run.state for run in runs] == ["finished", "to run", "unsupported", "unsupported"]
+    assert checked == ["lora", "vpt"]
+    assert plan.headline(runs) == "plan: 4 runs, 1 finished (skipped), 1 to run, 2 unsupported"
+    assert plan.refusals(runs) == ["unsupported: vpt on vit_mini: needs a token sequence"]
+
+
+def test_a_sweep_without_runs_is_an_error() -> None:
+    with pytest.raises(UserError, match="no runs"):
+        plan.build([], set(), lambda settings: None)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("method=lorra", "unknown method 'lorra'; did you mean 'lora'?"),
+        ("method=dtl,dtl+", r"unknown method 'dtl\+'; did you mean 'dtl_plus'?"),
+        ("dataset=mini/digitz", "did you mean 'mini/digits'?"),
+        ("backbone=vit_b", "did you mean 'vit_b16'?"),
+        ("protocol=finale", "did you mean 'final'?"),
+        ("experiment=dmo", "did you mean 'demo'?"),
+    ],
+)
+def test_an_option_that_does_not_exist_is_named_with_its_neighbour(
+    argument: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        check_groups([argument])
+
+
+@pytest.fixture(scope="module")
+def loader() -> Iterator[None]:
+    register()
+    with initialize_config_module("petlbench.conf", version_base="1.3"):
+        yield
+
+
+def resolved(*overrides: str) -> dict[str, Any]:
+    chosen = dict(override.split("=") for override in overrides)
+    defaults = {"method": "linear", "backbone": "vit_mini", "dataset": "mini/digits"}
+    return compose.finish(hydra_compose("config", list(overrides)), defaults | chosen)
+
+
+@pytest.mark.usefixtures("loader")
+@pytest.mark.parametrize("backbone", options("backbone"))
+@pytest.mark.parametrize("method", registry.names())
+def test_every_method_composes_on_every_backbone(method: str, backbone: str) -> None:
+    made = resolved(f"method={method}", f"backbone={backbone}")
+    assert made["factors"]["method"] == method
+    assert made["title"]
+    assert made["train"]["lr"] > 0
+    assert made["train"]["head_lr"] > 0
+
+
+@pytest.mark.usefixtures("loader")
+@pytest.mark.parametrize("dataset", [name for name in options("dataset") if "/" in name])
+def test_every_task_composes_and_a_suite_says_what_to_do(dataset: str) -> None:
+    if dataset.rpartition("/")[2] in ("natural", "specialized", "structured"):
+        with pytest.raises(UserError, match="add -m to sweep it"):
+            resolved(f"dataset={dataset}")
+    else:
+        made = resolved(f"dataset={dataset}")["dataset"]
+        assert made["classes"] > 1
+        assert dataset == f"{made['suite']}/{made['name']}"
+
+
+@pytest.mark.usefixtures("loader")
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_every_experiment_composes(experiment: str) -> None:
+    assert hydra_compose("config", [f"experiment={experiment}"]).train.epochs > 0
+
+
+@pytest.mark.usefixtures("loader")
+def test_values_that_differ_on_a_backbone_come_in() -> None:
+    assert resolved("method=dtl", "backbone=swin_b")["method"]["inject_from"] == 15
+    assert resolved("method=dtl", "backbone=vit_b16")["method"]["inject_from"] == 7
+
+
+def command(root: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"PETLBENCH_CACHE": str(root / "cache"), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "petlbench", *arguments],
+        cwd=root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finished(root: Path, *arguments: str) -> tuple[int, str]:
+    process = command(root, *arguments)
+    told, _ = process.communicate(timeout=180)
+    return process.returncode, told
+
+
+def test_the_plan_of_vtab(tmp_path: Path) -> None:
+    arguments = ["-m", "method=dtl,lora", "dataset=vtab", "seed=0,1,2"]
+    code, told = finished(tmp_path, *arguments, "hydra.sweeper.dry_run=true")
+    assert code == 0
+    assert "plan: 114 runs, 0 finished (skipped), 114 to run" in told
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["dataset=mini"], "names a suite, not one dataset; add -m"),
+        (["method=paper"], "names a suite, not one method; add -m"),
+        (["trian.lr=1"], "no key 'trian.lr' to set; did you mean 'train.lr'?"),
+        (["-m", "method=lora", "method.rank=0"], "rank is 0; it must be a whole number from 1"),
+        (["method=dtl", "method.inject_from=13"], "inject_from 13 is outside the network's 12"),
+        (["backbone.checkpoint=none.pth"], "checkpoint 'none.pth' does not exist"),
+        (["wandb.mode=on"], "unknown wandb.mode 'on'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    code, told = finished(tmp_path, *arguments)
+    errors = [line for line in told.splitlines() if line.startswith("error: ")]
+    assert code == 2, told
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert "Traceback" not in told
+
+
+def records(root: Path) -> dict[str, int]:
+    """Finished runs and when their record was written."""
+    store = Store(root / "results" / "runs")
+    return {r["id"]: store.path(r).stat().st_mtime_ns for r in store.records()}
+
+
+def wait_for(root: Path, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while len(records(root)) < count:
+        assert time.monotonic() < deadline, "no record in two minutes"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_sweep_resumes_without_repeating(tmp_path: Path, stop: signal.Signals) -> None:
+    sweep = ["-m", "method=linear", "dataset=mini/location", "seed=range(4)", *QUICK]
+    process = command(tmp_path, *sweep)
+    wait_for(tmp_path, 1)
+    process.send_signal(stop)
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode == {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 130}[stop], told
+    before = records(tmp_path)
+    assert 1 <= len(before) < 4
+    code, told = finished(tmp_path, *sweep)
+    assert code == 0, told
+    assert f"4 runs, {len(before)} finished (skipped), {4 - len(before)} to run" in told
+    after = records(tmp_path)
+    assert len(after) == 4
+    assert before.items() <= after.items()
+    code, told = finished(tmp_path, *sweep)
+    assert (code, records(tmp_path)) == (0, after)
+
+
+def test_a_failure_is_listed_and_the_rest_runs(tmp_path: Path) -> None:
+    sweep = ["-m", "method=full", "dataset=mini/location", "train.lr=1e30,1e-3", *QUICK]
+    code, told = finished(tmp_path, *sweep)
+    assert code == 1
+    assert "[2/2 ok=1 failed=1" in told
+    assert "failed: full mini/location seed 0: diverged: the training loss became" in told
+    assert sorted(r["status"] for r in Store(tmp_path / "results" / "runs").records()) == [
+        "diverged",
+        "finished",
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {"cache", "results"}
