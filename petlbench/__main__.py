@@ -94,7 +94,7 @@ def options(group: str, arguments: Sequence[str]) -> list[str]:
     own = [value for flag, value in pairs if flag in ("--config-dir", "-cd")]
     own += [text.partition("=")[2] for text in arguments if text.startswith("--config-dir=")]
     with resources.as_file(resources.files(compose.MODULE)) as shipped:
-        folders = [Path(folder) / group for folder in (shipped, *own)]
+        folders = [folder / group for folder in (shipped, *map(Path, own))]
         return [
             file.relative_to(folder).with_suffix("").as_posix()
             for folder in folders

@@ -7,7 +7,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from petlbench import checks
@@ -58,7 +58,7 @@ def _refuse_suites(composed: DictConfig, choices: Mapping[str, str]) -> None:
     nodes = {"method": composed} | {key: composed.get(key) for key in choices if key in composed}
     for group, node in nodes.items():
         listed = node.get("suite") if OmegaConf.is_dict(node) else None
-        if OmegaConf.is_list(listed):
+        if isinstance(listed, ListConfig):
             raise UserError(
                 f"{group}={choices[group]} names a suite, not one {group}; add -m to sweep it, "
                 f"or choose one of it: {', '.join(listed)}"

@@ -65,7 +65,7 @@ def _saved_bytes(method: nn.Module, precision: Precision, images: Tensor) -> int
             seen[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    # The graph must live until the count is read, or a freed address would be counted once for two.
+    # The graph must live until the count is read, or a freed address would stand for two storages.
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         with precision.autocast():
             logits = method(images)

@@ -1,4 +1,4 @@
-"""Mistakes of the user, told in one line: the thing, the given value, the choices, the next step."""
+"""Mistakes of the user in one line: the thing, the given value, the choices, the next step."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -13,7 +13,7 @@ class Unsupported(UserError):
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> UserError:
-    """unknown method 'lorra'; did you mean 'lora'? Known: adapter, bitfit, ..."""
+    """Unknown method 'lorra'; did you mean 'lora'? Known: adapter, bitfit, ..."""
     known = sorted(choices)
     key = name.replace("+", "_plus").replace("*", "_star").replace("-", "_").lower()
     near = get_close_matches(key, known, n=1, cutoff=0.6)

@@ -139,7 +139,7 @@ def read(path: Path) -> Record:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """A reader sees the old file or the whole new one, also after a kill (same folder, fsync, replace)."""
+    """A reader sees the old file or the whole new one, also after a kill."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

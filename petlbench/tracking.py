@@ -115,6 +115,8 @@ def _init(config: Config, mode: str) -> Any:
             return wandb.init(mode="online", **_arguments(config))
         except Exception as error:
             log.warning("wandb: %s; going on offline, `wandb sync` sends it later", _line(error))
+            wandb.teardown()  # its service still waits for the refused run
+            wandb.setup(settings=_quiet())
     return wandb.init(mode="offline", **_arguments(config))
 
 

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from petlbench import build, registry
 from petlbench.backbone import Backbone
-from petlbench.delta import load, trained
+from petlbench.delta import load
 from petlbench.errors import Unsupported, UserError
 from petlbench.interface import Method
 from petlbench.record import Record, Store

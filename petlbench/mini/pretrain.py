@@ -9,7 +9,6 @@ weights to DIR/vit_mini.safetensors (float16) with DIR/heldout.json.
 
 import argparse
 import json
-import math
 import os
 import sys
 import time
@@ -18,23 +17,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
+from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-import petlbench.mini.network  # noqa: F401 -- registers vit_mini with timm
 from petlbench.errors import UserError
-from petlbench.mini.scenes import HEADS, Generator, Scenes
+from petlbench.mini.objective import Pretraining, held_out, losses
+from petlbench.mini.scenes import Generator, Scenes
 
-MEAN, STD = 0.5, 0.25
 CHUNK = 8  # steps whose scenes are drawn together
 SAVE_EVERY = 400  # steps, a multiple of CHUNK
 LOG_EVERY = 100
-HELDOUT_SEED, HELDOUT_SCENES = 987_654_321, 8192
 
 
 @dataclass(frozen=True)
@@ -69,72 +65,10 @@ class Recipe:
         return self.calm_first + (self.calm_last - self.calm_first) * done
 
 
-class Pretraining(nn.Module):
-    """vit_mini with a linear head for each kind of label, on the mean of the normed patch tokens.
-
-    The sprite and texture heads have a twin on the class token, so that it learns something too.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.vit = timm.create_model("vit_mini", num_classes=0)
-        initialise(self.vit)
-        width = self.vit.embed_dim
-        self.heads = nn.ModuleDict({kind: nn.Linear(width, n) for kind, n in HEADS.items()})
-        self.twins = nn.ModuleDict(
-            {kind: nn.Linear(width, HEADS[kind]) for kind in ("sprite", "texture")}
-        )
-        self.cover = nn.Linear(width, 2)
-
-    def forward(self, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-        """(B, 3, 48, 48) normalised -> logits by kind, logits of the twins, (B, 36, 2) cover logits"""
-        z = self.vit.forward_features(images)
-        patches = z[:, 1:]
-        mean = patches.mean(1)
-        logits = {kind: head(mean) for kind, head in self.heads.items()}
-        twins = {kind: head(z[:, 0]) for kind, head in self.twins.items()}
-        return logits, twins, self.cover(patches)
-
-
-def initialise(vit: nn.Module) -> None:
-    """Xavier weights and sine-cosine positions: timm's std of 0.02 is too small for width 96."""
-    for module in vit.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
-    patch: Any = vit.patch_embed
-    nn.init.xavier_uniform_(patch.proj.weight.data.flatten(1))
-    token, positions = vit.cls_token, vit.pos_embed
-    assert isinstance(token, Tensor)
-    assert isinstance(positions, Tensor)
-    nn.init.normal_(token, std=0.5)
-    side, quarter = patch.grid_size[0], token.shape[-1] // 4
-    frequency = 40.0 ** -(torch.arange(quarter) / quarter)
-    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    waves = [wave(axis.reshape(-1, 1) * frequency) for axis in (x, y) for wave in (torch.sin, torch.cos)]
-    with torch.no_grad():
-        positions.zero_()
-        positions[0, 1:] = torch.cat(waves, 1)
-
-
-def losses(model: nn.Module, scenes: Scenes) -> tuple[Tensor, dict[str, float]]:
-    """The sum of all heads' losses, each divided by its loss at chance, and the accuracies."""
-    logits, twins, cover = model((scenes.images - MEAN) / STD)
-    total = 2 * F.binary_cross_entropy_with_logits(cover, scenes.cover)
-    accuracies = {}
-    for kind, output in logits.items():
-        weight = 2.5 if kind == "sprite" else 1.0
-        label = scenes.labels[kind]
-        total = total + weight * F.cross_entropy(output, label) / math.log(HEADS[kind])
-        accuracies[kind] = float((output.argmax(1) == label).float().mean())
-    for kind, output in twins.items():
-        total = total + F.cross_entropy(output, scenes.labels[kind]) / math.log(HEADS[kind])
-    return total, accuracies
-
-
 def build_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW that decays the matrices of the blocks and heads, and nothing else."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, tensor in model.named_parameters():
         spared = tensor.ndim < 2 or "pos_embed" in name or "cls_token" in name
         (others if spared else matrices).append(tensor)
@@ -253,33 +187,11 @@ def check_resumable(saved: Recipe, wanted: Recipe, step: int) -> None:
         )
 
 
-@torch.no_grad()
-def held_out(model: nn.Module, recipe: Recipe, device: torch.device) -> dict[str, Any]:
-    """Accuracy of each head on fresh scenes, beside the share of the most frequent label."""
-    model.eval()
-    generator = Generator(HELDOUT_SEED, device)
-    right = dict.fromkeys(HEADS, 0.0)
-    labels: dict[str, list[Tensor]] = {kind: [] for kind in HEADS}
-    for _ in range(HELDOUT_SCENES // 512):
-        scenes = generator.draw(512, recipe.calm_last)
-        _, accuracies = losses(model, scenes)
-        for kind in HEADS:
-            right[kind] += accuracies[kind] / (HELDOUT_SCENES // 512)
-            labels[kind].append(scenes.labels[kind])
-    majority = {kind: torch.cat(found).bincount().max().item() for kind, found in labels.items()}
-    return {
-        kind: {
-            "accuracy": round(right[kind], 4),
-            "majority": round(majority[kind] / HELDOUT_SCENES, 4),
-            "classes": HEADS[kind],
-        }
-        for kind in HEADS
-    }
-
-
 def export(run: Run) -> None:
     """The backbone as float16 safetensors, and what its heads reached on held-out scenes."""
-    weights = {key: value.half().cpu().contiguous() for key, value in run.model.vit.state_dict().items()}
+    weights = {
+        key: value.half().cpu().contiguous() for key, value in run.model.vit.state_dict().items()
+    }
     facts = asdict(run.recipe) | {
         "images": run.recipe.steps * run.recipe.batch,
         "seconds": round(run.seconds),
@@ -288,7 +200,7 @@ def export(run: Run) -> None:
     metadata = {key: str(value) for key, value in facts.items()}
     save_file(weights, run.out / "vit_mini.safetensors", metadata=metadata)
     run.model.vit.load_state_dict({key: value.float() for key, value in weights.items()})
-    found = held_out(run.model.to(run.device), run.recipe, run.device)
+    found = held_out(run.model.to(run.device), run.recipe.calm_last, run.device)
     (run.out / "heldout.json").write_text(json.dumps(facts | {"heads": found}, indent=1) + "\n")
     for kind, row in found.items():
         print(f"{kind:12} {row['accuracy']:.3f} (majority {row['majority']:.3f})")
@@ -343,7 +255,9 @@ def main(arguments: list[str] | None = None) -> int:
     recipe = Recipe(**options)
     try:
         if recipe.batch % recipe.processes:
-            raise UserError(f"--batch {recipe.batch} is not a multiple of --processes {recipe.processes}")
+            raise UserError(
+                f"--batch {recipe.batch} is not a multiple of --processes {recipe.processes}"
+            )
         if resume and not (out / "state.pt").is_file():
             raise UserError(f"no {out / 'state.pt'} to resume from")
         if not resume and (out / "state.pt").exists():
@@ -353,7 +267,7 @@ def main(arguments: list[str] | None = None) -> int:
         if recipe.processes == 1:
             work(0, *arguments_of_work)
         else:
-            torch.multiprocessing.spawn(work, arguments_of_work, nprocs=recipe.processes)
+            spawn(work, arguments_of_work, nprocs=recipe.processes)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -34,8 +34,10 @@ HEADS = {
 
 @dataclass(frozen=True)
 class Scenes:
-    """images (B, 3, SIZE, SIZE) in [0, 1]; labels: kind -> (B,); cover (B, patches, 2): how much of
-    each patch the sprite covers, and the distractors."""
+    """A batch. cover: how much of each patch the sprite covers, and how much the distractors.
+
+    images (B, 3, SIZE, SIZE) in [0, 1], labels: kind -> (B,), cover (B, patches, 2)
+    """
 
     images: Tensor
     labels: dict[str, Tensor]
@@ -43,7 +45,7 @@ class Scenes:
 
 
 class Generator:
-    """Draws batches of scenes; `easy` is the share of scenes with calm backgrounds (curriculum)."""
+    """Draws batches of scenes; `easy` is the share with calm backgrounds (curriculum)."""
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self.device = device
@@ -126,7 +128,8 @@ class Generator:
         v = -angle.sin() * fx + angle.cos() * fy
         amplitude = (u * u + v * v + 1e-4) ** (-slope / 2)
         phases = torch.view_as_complex(self.normal(len(family), SIZE, SIZE // 2 + 1, 2))
-        return torch.fft.irfft2(phases * amplitude, s=(SIZE, SIZE))
+        drawn: Tensor = torch.fft.irfft2(phases * amplitude, s=(SIZE, SIZE))
+        return drawn
 
     def _grating(self, family: Tensor, angle: Tensor, along: Tensor, across: Tensor) -> Tensor:
         """Sine, square, plaid and ring waves, coarse or fine."""
@@ -162,6 +165,8 @@ class Generator:
         cover = torch.zeros(batch, 1, SIZE, SIZE, device=self.device)
         for number in range(DISTRACTORS):
             at = torch.nonzero(labels["count"] > number)[:, 0]
+            if not len(at):
+                break
             shape = self.sprites[self.shapes[self.whole(len(self.shapes), len(at))]]
             width = self.uniform(len(at), low=0.17, high=0.30)
             turn = self.uniform(len(at), high=2 * math.pi)
@@ -248,7 +253,7 @@ class Generator:
 
 
 def _pasted(sprite: Tensor, place: Tensor, width: Tensor, turn: Tensor) -> Tensor:
-    """Sprites (B, 1, s, s) on the canvas: centre (B, 2) in [-1, 1], width as a share of the canvas."""
+    """Sprites (B, 1, s, s) on the canvas: centre (B, 2) from -1 to 1, width as a share of it."""
     cos, sin = turn.cos() / width, turn.sin() / width
     x, y = place.unbind(-1)
     first = torch.stack([cos, sin, -(cos * x + sin * y)], -1)

@@ -21,7 +21,7 @@ def bank() -> tuple[Tensor, Tensor]:
 
 
 def axes() -> tuple[Tensor, Tensor]:
-    """y and x of the pixel centres, from -1 to 1."""
+    """Y and x of the pixel centres, from -1 to 1."""
     line = (torch.arange(SIDE) + 0.5) / SIDE * 2 - 1
     y, x = torch.meshgrid(line, line, indexing="ij")
     return y, x
@@ -59,7 +59,7 @@ def stroke_character(random: torch.Generator) -> Tensor:
 
 
 def gielis(random: torch.Generator) -> Tensor:
-    """A filled superformula r(p) = (|cos(m p / 4)|^n2 + |sin(m p / 4)|^n3)^(-1 / n1), maybe a ring."""
+    """A superformula r(p) = (|cos(m p / 4)|^n2 + |sin(m p / 4)|^n3)^(-1 / n1), filled or ring."""
     m = int(torch.randint(1, 9, (), generator=random))
     n1 = uniform(random, 1, low=0.4, high=4.0)
     n23 = uniform(random, 2, low=0.5, high=5.0)
@@ -84,7 +84,7 @@ def gielis(random: torch.Generator) -> Tensor:
 
 
 def fractal(random: torch.Generator) -> Tensor:
-    """The attractor of two to five affine contractions, drawn by 300 walkers; redrawn if too thin."""
+    """The attractor of two to five affine contractions; drawn anew where it is too thin."""
     while True:
         drawn = _attractors(random)
         if ((drawn > 0.3).float().mean((1, 2)) > 0.1).all():

@@ -55,7 +55,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--records", type=Path, nargs="+", required=True, metavar="DIR")
     parser.add_argument("--name", required=True, help="of the files, and of the LaTeX label")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder to write to"
+    )
     parser.add_argument("--suite", help="by default the suite with most records")
     parser.add_argument("--protocol", default="final")
     chosen = parser.parse_args(arguments)

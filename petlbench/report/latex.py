@@ -2,6 +2,8 @@
 
 import itertools
 
+import pandas as pd
+
 from petlbench.report.table import Column, Table
 
 SPECIAL = {
@@ -92,5 +94,5 @@ def _spread(table: Table, name: str) -> list[str]:
 
 
 def _deviation(table: Table, row: str, task: Column) -> str:
-    value = table.spread.loc[row, task.key]
-    return "--" if value != value else f"{value:.1f}"
+    value = float(table.spread.loc[row, task.key])
+    return "--" if pd.isna(value) else f"{value:.1f}"

@@ -93,7 +93,9 @@ def build(records: Sequence[Record], *, suite: str, protocol: str) -> Table:
     several = frame["backbone"].nunique() > 1
     label = frame["title"] + (" (" + frame["backbone"] + ")" if several else "")
     frame = frame.assign(row=label)
-    order = frame.drop_duplicates("row").set_index("row")["method"].map(_method_order()).fillna(999)
+    order = (
+        frame.drop_duplicates("row").set_index("row")["method"].map(_method_order()).fillna(999)
+    )
     rows = list(order.sort_values(kind="stable").index)
     tasks = _tasks(frame, suite)
     scored = frame[(frame["status"] == "finished") & ~frame["test"].str.endswith("@best")]
@@ -148,11 +150,15 @@ def _differing(first: Any, second: Any, prefix: str = "") -> list[str]:
     if not (isinstance(first, Mapping) and isinstance(second, Mapping)):
         return [prefix[:-1]] if first != second else []
     keys = dict.fromkeys([*first, *second])
-    return [name for key in keys for name in _differing(first.get(key), second.get(key), f"{prefix}{key}.")]
+    return [
+        name
+        for key in keys
+        for name in _differing(first.get(key), second.get(key), f"{prefix}{key}.")
+    ]
 
 
 def _tasks(frame: pd.DataFrame, suite: str) -> dict[str, tuple[str, str]]:
-    """task -> (title, group), in the order of the suite's yaml, else as first seen."""
+    """Task -> (title, group), in the order of the suite's yaml, else as first seen."""
     found = {row.task: (row.task_title, row.group) for row in frame.itertuples()}
     listed = [task for task in _listed("dataset", suite) if task in found]
     return {task: found[task] for task in dict.fromkeys([*listed, *found])}
@@ -191,14 +197,16 @@ def _costs(scored: pd.DataFrame) -> pd.DataFrame:
 def _notes(chosen: Sequence[Record], frame: pd.DataFrame, records: Sequence[Record]) -> list[str]:
     finished = [record for record in chosen if record["status"] == "finished"]
     counts = frame[frame["status"] == "finished"].groupby(["row", "task"])["id"].nunique()
-    seeds = "one seed" if (counts == 1).all() else f"mean over {counts.min()} to {counts.max()} runs"
+    seeds = (
+        "one seed" if (counts == 1).all() else f"mean over {counts.min()} to {counts.max()} runs"
+    )
     if counts.nunique() == 1 and counts.iloc[0] > 1:
         seeds = f"mean over {counts.iloc[0]} seeds"
     epochs = _several("epochs", finished, lambda r: r["config"]["train"]["epochs"])
     notes = [
         f"Top-1 accuracy in percent; {seeds}; protocol {chosen[0]['protocol']}; {epochs}.",
         "Group mean: mean of the groups' means. Parameters exclude the classification head.",
-        "Saved: bytes autograd keeps for backward in one training step. Costs are means over runs.",
+        "Saved: bytes kept for backward in one training step. Costs are means over runs.",
     ]
     for what, of in (("device", _device), ("torch", _torch), ("weights", _weights)):
         notes.append(_several(what, finished, of) + ".")
@@ -208,7 +216,9 @@ def _notes(chosen: Sequence[Record], frame: pd.DataFrame, records: Sequence[Reco
     left_out = len(records) - len(chosen)
     notes += [f"{left_out} records of other suites or protocols are left out."] * bool(left_out)
     reasons = frame[frame["status"] != "finished"].drop_duplicates(["row", "task", "reason"])
-    notes += [f"{MARKS[r.status]}: {r.row}, {r.task_title}: {r.reason}" for r in reasons.itertuples()]
+    notes += [
+        f"{MARKS[r.status]}: {r.row}, {r.task_title}: {r.reason}" for r in reasons.itertuples()
+    ]
     return notes
 
 
@@ -233,7 +243,9 @@ def _several(what: str, records: Sequence[Record], of: Any) -> str:
         rows += [record["title"]] * (record["title"] not in rows)
     if len(found) < 2:
         return f"{what} {next(iter(found), '-')}"
-    return f"MIXED {what}: " + "; ".join(f"{key} ({', '.join(rows)})" for key, rows in found.items())
+    return f"MIXED {what}: " + "; ".join(
+        f"{key} ({', '.join(rows)})" for key, rows in found.items()
+    )
 
 
 def _mixed_data(records: Sequence[Record]) -> list[str]:
@@ -243,4 +255,6 @@ def _mixed_data(records: Sequence[Record]) -> list[str]:
         for name, found in record["provenance"]["splits"].items():
             key = f"{record['factors']['task']} {name} (draw {record['factors']['draw']})"
             seen.setdefault(key, set()).add(str(found["sha256"]))
-    return [f"MIXED data: {key} differs between runs." for key, found in seen.items() if len(found) > 1]
+    return [
+        f"MIXED data: {key} differs between runs." for key, found in seen.items() if len(found) > 1
+    ]

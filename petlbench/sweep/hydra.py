@@ -4,7 +4,7 @@ import copy
 import itertools
 import sys
 import types
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -31,8 +31,10 @@ class PetlSweeper(Sweeper):
     params: what an experiment's yaml sweeps; the command line wins. dry_run: print the plan only.
     """
 
-    def __init__(self, *, params: DictConfig | None, dry_run: bool) -> None:
-        self.params = params or {}
+    config: DictConfig
+
+    def __init__(self, *, params: Mapping[str, Any] | None, dry_run: bool) -> None:
+        self.params = dict(params or {})
         self.dry_run = dry_run
 
     def setup(
@@ -83,7 +85,7 @@ class PetlSweeper(Sweeper):
         """The overrides for each key of the command and the experiment: groups, then values."""
         given = self._parse(arguments)
         named = {override.get_key_element() for override in given}
-        params = [f"{key}={value}" for key, value in self.params.items()]
+        params = [f"{key}={value!s}" for key, value in self.params.items()]
         ours = [o for o in self._parse(params) if o.get_key_element() not in named]
         groups: Axes = {}
         values: Axes = {}

@@ -30,7 +30,7 @@ def groups(
     weight_decay: float,
     no_decay: str,
 ) -> list[dict[str, Any]]:
-    """Up to four parameter groups: method or head, decayed or not; `peak_lr` is the group's own."""
+    """Up to four parameter groups: method or head, decayed or not, each with its `peak_lr`."""
     if no_decay not in NO_DECAY:
         raise unknown("train.no_decay", no_decay, NO_DECAY)
     for key, value in (("lr", lr), ("head_lr", head_lr), ("weight_decay", weight_decay)):

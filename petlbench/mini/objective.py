@@ -1,0 +1,104 @@
+"""What vit_mini is pre-trained for: the labels of the scenes, by one linear head each."""
+
+import math
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from petlbench.mini.network import vit_mini
+from petlbench.mini.scenes import HEADS, Generator, Scenes
+
+MEAN, STD = 0.5, 0.25
+HELDOUT_SEED, HELDOUT_SCENES = 987_654_321, 8192
+
+
+class Pretraining(nn.Module):
+    """vit_mini with a linear head for each kind of label, on the mean of the normed patch tokens.
+
+    The sprite and texture heads have a twin on the class token, so that it learns something too.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vit = vit_mini(num_classes=0)
+        initialise(self.vit)
+        width: int = self.vit.embed_dim
+        self.heads = nn.ModuleDict({kind: nn.Linear(width, n) for kind, n in HEADS.items()})
+        self.twins = nn.ModuleDict(
+            {kind: nn.Linear(width, HEADS[kind]) for kind in ("sprite", "texture")}
+        )
+        self.cover = nn.Linear(width, 2)
+
+    def forward(self, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+        """(B, 3, 48, 48) normalised -> logits by kind, those of the twins, of cover (B, 36, 2)"""
+        z = self.vit.forward_features(images)
+        patches = z[:, 1:]
+        mean = patches.mean(1)
+        logits = {kind: head(mean) for kind, head in self.heads.items()}
+        twins = {kind: head(z[:, 0]) for kind, head in self.twins.items()}
+        return logits, twins, self.cover(patches)
+
+
+def initialise(vit: VisionTransformer) -> None:
+    """Xavier weights and sine-cosine positions: timm's std of 0.02 is too small for width 96."""
+    for module in vit.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    patch: Any = vit.patch_embed
+    nn.init.xavier_uniform_(patch.proj.weight.data.flatten(1))
+    token, positions = vit.cls_token, vit.pos_embed
+    assert token is not None
+    assert positions is not None
+    nn.init.normal_(token, std=0.5)
+    side, quarter = patch.grid_size[0], token.shape[-1] // 4
+    frequency = 40.0 ** -(torch.arange(quarter) / quarter)
+    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    waves = [
+        wave(axis.reshape(-1, 1) * frequency) for axis in (x, y) for wave in (torch.sin, torch.cos)
+    ]
+    with torch.no_grad():
+        positions.zero_()
+        positions[0, 1:] = torch.cat(waves, 1)
+
+
+def losses(model: nn.Module, scenes: Scenes) -> tuple[Tensor, dict[str, float]]:
+    """The sum of all heads' losses, each divided by its loss at chance, and the accuracies."""
+    logits, twins, cover = model((scenes.images - MEAN) / STD)
+    total = 2 * F.binary_cross_entropy_with_logits(cover, scenes.cover)
+    accuracies = {}
+    for kind, output in logits.items():
+        weight = 2.5 if kind == "sprite" else 1.0
+        label = scenes.labels[kind]
+        total = total + weight * F.cross_entropy(output, label) / math.log(HEADS[kind])
+        accuracies[kind] = float((output.argmax(1) == label).float().mean())
+    for kind, output in twins.items():
+        total = total + F.cross_entropy(output, scenes.labels[kind]) / math.log(HEADS[kind])
+    return total, accuracies
+
+
+@torch.no_grad()
+def held_out(model: nn.Module, calm: float, device: torch.device) -> dict[str, Any]:
+    """Accuracy of each head on fresh scenes, beside the share of the most frequent label."""
+    model.eval()
+    generator = Generator(HELDOUT_SEED, device)
+    right = dict.fromkeys(HEADS, 0.0)
+    labels: dict[str, list[Tensor]] = {kind: [] for kind in HEADS}
+    for _ in range(HELDOUT_SCENES // 512):
+        scenes = generator.draw(512, calm)
+        _, accuracies = losses(model, scenes)
+        for kind in HEADS:
+            right[kind] += accuracies[kind] / (HELDOUT_SCENES // 512)
+            labels[kind].append(scenes.labels[kind])
+    majority = {kind: torch.cat(found).bincount().max().item() for kind, found in labels.items()}
+    return {
+        kind: {
+            "accuracy": round(right[kind], 4),
+            "majority": round(majority[kind] / HELDOUT_SCENES, 4),
+            "classes": HEADS[kind],
+        }
+        for kind in HEADS
+    }

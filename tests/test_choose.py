@@ -1,0 +1,55 @@
+"""Choosing values from trials: equal grids, complete points, the edge of the grid."""
+
+from typing import Any
+
+import pytest
+
+from petlbench.errors import UserError
+from petlbench.record import Record
+from petlbench.sweep.choose import points, trials, unequal
+from tests.records import record
+
+VALUES = ["train.lr"]
+
+
+def trial(method: str, task: str, lr: float, top1: float) -> Record:
+    config: dict[str, Any] = {"train": {"lr": lr}}
+    scores = {"val": {"top1": top1, "correct": 1, "total": 200}}
+    return record(method, task, top1, protocol="trial", config=config, scores=scores)
+
+
+GRID = [
+    trial("lora", task, lr, top1)
+    for lr, scores in {0.1: (90.0, 60.0), 0.01: (80.0, 80.0), 0.001: (70.0, 70.0)}.items()
+    for task, top1 in zip(("digits", "land"), scores, strict=True)
+]
+
+
+def test_the_best_mean_over_all_tasks_is_chosen() -> None:
+    found = points(trials(GRID, VALUES), VALUES)
+    assert list(found["train.lr"]) == [0.01, 0.1, 0.001]
+    assert list(found["val"]) == [80, 75, 70]
+    assert list(found["chosen"]) == [True, False, False]
+    assert not found["at_edge"].any()
+
+
+def test_a_point_that_misses_a_task_is_not_chosen_and_edges_are_marked() -> None:
+    found = points(trials([r for r in GRID if r is not GRID[3]], VALUES), VALUES)
+    best = found[found["chosen"]].iloc[0]
+    assert (best["train.lr"], best["at_edge"]) == (0.1, True)
+
+
+def test_grids_of_different_size_are_said() -> None:
+    few = [r | {"factors": r["factors"] | {"method": "dtl"}} for r in GRID[:2]]
+    assert unequal(points(trials(GRID, VALUES), VALUES)) is None
+    told = unequal(points(trials([*GRID, *few], VALUES), VALUES))
+    assert told is not None
+    assert "dtl on vit_mini 1" in told
+    assert "lora on vit_mini 3" in told
+
+
+def test_only_trials_count() -> None:
+    with pytest.raises(UserError, match="no finished trial"):
+        trials([record("lora", "land", 78.0)], VALUES)
+    with pytest.raises(UserError, match=r"no value 'train\.rate'"):
+        trials(GRID, ["train.rate"])
