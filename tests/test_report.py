@@ -114,7 +114,7 @@ def test_protocols_are_never_mixed() -> None:
     made = table(found)
     assert made.values.loc["LoRA", "mini/land"] == 78
     assert any("1 records of other suites or protocols" in note for note in made.notes)
-    with pytest.raises(UserError, match="protocol among the records 'audit'.*final, trial"):
+    with pytest.raises(UserError, match=r"protocol among the records 'audit'.*final, trial"):
         table(found, protocol="audit")
 
 

@@ -32,12 +32,14 @@ def test_suites_expand_in_order_and_once() -> None:
 
 def config(method: str, seed: int) -> dict[str, Any]:
     factors = {"method": method, "backbone": "vit_mini", "task": "mini/digits", "draw": 0}
-    nodes = dict.fromkeys(("backbone", "dataset", "input", "train", "protocol"), {})
+    nodes: dict[str, Any] = {
+        key: {} for key in ("backbone", "dataset", "input", "train", "protocol")
+    }
     return {"factors": factors | {"seed": seed}, "seed": seed, "method": {"name": method}} | nodes
 
 
 def test_a_plan_knows_finished_and_unsupported_runs_and_checks_each_pair_once() -> None:
-    configs = [config(method, seed) for method in ("lora", "vpt") for seed in (0, 1, 1)]
+    configs = [(config(method, seed), ()) for method in ("lora", "vpt") for seed in (0, 1, 1)]
     checked: list[str] = []
 
     def check(settings: dict[str, Any]) -> None:
@@ -45,7 +47,7 @@ def test_a_plan_knows_finished_and_unsupported_runs_and_checks_each_pair_once() 
         if settings["method"]["name"] == "vpt":
             raise Unsupported("needs a token sequence")
 
-    runs = plan.build(configs, {identity(configs[0])}, check)
+    runs = plan.build(configs, {identity(configs[0][0])}, check)
     assert [run.state for run in runs] == ["finished", "to run", "unsupported", "unsupported"]
     assert checked == ["lora", "vpt"]
     assert plan.headline(runs) == "plan: 4 runs, 1 finished (skipped), 1 to run, 2 unsupported"
@@ -89,7 +91,7 @@ def resolved(*overrides: str) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("loader")
-@pytest.mark.parametrize("backbone", options("backbone"))
+@pytest.mark.parametrize("backbone", options("backbone", []))
 @pytest.mark.parametrize("method", registry.names())
 def test_every_method_composes_on_every_backbone(method: str, backbone: str) -> None:
     made = resolved(f"method={method}", f"backbone={backbone}")
@@ -100,7 +102,7 @@ def test_every_method_composes_on_every_backbone(method: str, backbone: str) -> 
 
 
 @pytest.mark.usefixtures("loader")
-@pytest.mark.parametrize("dataset", [name for name in options("dataset") if "/" in name])
+@pytest.mark.parametrize("dataset", [name for name in options("dataset", []) if "/" in name])
 def test_every_task_composes_and_a_suite_says_what_to_do(dataset: str) -> None:
     if dataset.rpartition("/")[2] in ("natural", "specialized", "structured"):
         with pytest.raises(UserError, match="add -m to sweep it"):
@@ -112,7 +114,7 @@ def test_every_task_composes_and_a_suite_says_what_to_do(dataset: str) -> None:
 
 
 @pytest.mark.usefixtures("loader")
-@pytest.mark.parametrize("experiment", options("experiment"))
+@pytest.mark.parametrize("experiment", options("experiment", []))
 def test_every_experiment_composes(experiment: str) -> None:
     assert hydra_compose("config", [f"experiment={experiment}"]).train.epochs > 0
 
