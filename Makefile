@@ -1,7 +1,6 @@
 # make demo     a small comparison of methods on the embedded suite (about 10 minutes on 2 cores)
 # make test     all tests, in an environment made for them
 # make check    what a change must pass: format, lint, types, tests
-# make measured the embedded suite's records, table and README section again (hours)
 
 PYTHON ?= python3
 VENV ?= .venv
