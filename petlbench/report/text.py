@@ -35,7 +35,7 @@ def terminal(table: Table) -> list[RichTable]:
     costs = itertools.groupby(table.columns, key=lambda column: column.group == "Cost")
     for _, columns in costs:
         chosen = list(columns)
-        shown = RichTable(header_style="", pad_edge=False)
+        shown = RichTable(header_style="")
         shown.add_column("")
         for column in chosen:
             shown.add_column(column.title, justify="right")
