@@ -62,6 +62,17 @@ def identity(config: Config) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def placeless(config: Config) -> dict[str, Any]:
+    """The configuration without the folders of a machine, as a record keeps it."""
+    kept = {
+        key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items()
+    }
+    for place in PLACES:
+        node, _, key = place.partition(".")
+        kept[node].pop(key, None)
+    return kept
+
+
 def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(node, Mapping) and node:
         for key, value in node.items():
@@ -138,6 +149,13 @@ def read(path: Path) -> Record:
     return content if isinstance(content, dict) else {}
 
 
+def _umask() -> int:
+    """What a new file may not be for others; it can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """A reader sees the old file or the whole new one, also after a kill."""
     temporary = None
@@ -148,6 +166,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+            os.fchmod(handle, 0o666 & ~_umask())
         os.replace(temporary, path)
         temporary = None
     except OSError as error:

@@ -14,7 +14,7 @@ import torch
 
 from petlbench import build, cost, delta, provenance, tracking
 from petlbench.errors import Unsupported, UserError
-from petlbench.record import SCHEMA, Record, Store, identity
+from petlbench.record import SCHEMA, Record, Store, identity, placeless
 from petlbench.train.precision import Precision
 from petlbench.train.trainer import Diverged, Epoch, Score, Trainer
 
@@ -106,7 +106,7 @@ def blank(config: Config) -> Record:
         "task_title": dataset["title"],
         "suite": dataset["suite"],
         "group": dataset["group"],
-        "config": dict(config),
+        "config": placeless(config),
         "scores": {},
         "selection": {},
         "curve": {"epoch": [], "loss": [], "lr": []},

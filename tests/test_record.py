@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from petlbench.errors import UserError
-from petlbench.record import Store, identity, write_atomically
+from petlbench.record import Store, identity, placeless, write_atomically
 
 
 def config(**changes: Any) -> dict[str, Any]:
@@ -71,6 +71,18 @@ def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
         write_atomically(blocked, b"new")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_others_may_read_what_is_written_as_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "new").touch()
+    write_atomically(tmp_path / "a.json", b"")
+    assert (tmp_path / "a.json").stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
+def test_a_record_keeps_no_folder_of_the_machine() -> None:
+    made = config()
+    assert placeless(made) == made | {"dataset": {"name": "digits"}}
+    assert made["dataset"]["cache"] == "/a"
 
 
 def test_a_broken_record_is_named(tmp_path: Path) -> None:
