@@ -151,6 +151,19 @@ def test_the_plan_of_vtab(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_value_that_one_of_the_methods_lacks_or_that_is_null_can_be_swept(
+    tmp_path: Path,
+) -> None:
+    arguments = ["-m", "method=dtl", "method.beta=null", "dataset=mini/land", "seed=0,1"]
+    code, told = finished(tmp_path, *arguments, "hydra.sweeper.dry_run=true")
+    assert (code, told.count("to run  ")) == (0, 2), told
+    arguments = ["-m", "method=dtl,lora", "method.beta=null", "dataset=mini/land"]
+    code, told = finished(tmp_path, *arguments, "hydra.sweeper.dry_run=true")
+    assert code == 2
+    assert "no key 'method.beta' to set" in told
+    assert "method=lora" in told
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -212,7 +225,10 @@ def test_a_failure_is_listed_and_the_rest_runs(tmp_path: Path) -> None:
     code, told = finished(tmp_path, *sweep)
     assert code == 1
     assert "[2/2 ok=1 failed=1" in told
-    assert "failed: full mini/location seed 0: diverged: the training loss became" in told
+    [line] = [line for line in told.splitlines() if line.startswith("failed: ")]
+    assert line.startswith("failed: full mini/location seed 0")
+    assert "diverged: the training loss became" in line
+    assert "train.lr=1e30" in line
     assert sorted(r["status"] for r in Store(tmp_path / "results" / "runs").records()) == [
         "diverged",
         "finished",

@@ -132,7 +132,7 @@ def _values(override: Override) -> list[str]:
         return [override.get_value_element_as_str()]
     if not (override.is_choice_sweep() or override.is_range_sweep()):
         raise UserError(f"'{override.input_line}' is no list of values; write key=a,b,c")
-    found = list(cast(Iterable[str], override.sweep_string_iterator()))
+    found = list(dict.fromkeys(cast(Iterable[str], override.sweep_string_iterator())))
     if not found and override.value_type == ValueType.GLOB_CHOICE_SWEEP:
         raise UserError(f"'{override.input_line}' matches no option; name a suite instead")
     return found
@@ -157,7 +157,8 @@ def _deferred(argument: str) -> str:
         override = OverridesParser.create().parse_overrides([argument])[0]
     except HydraException:
         return argument  # Hydra will say what is wrong with it
-    return argument if override.is_sweep_override() else f"{key}=choice({value})"
+    # Twice the same: choice(value) would do, but for null, which Hydra's choice does not take.
+    return argument if override.is_sweep_override() else f"{key}={value},{value}"
 
 
 def register() -> None:
