@@ -228,7 +228,7 @@ def test_a_failure_is_listed_and_the_rest_runs(tmp_path: Path) -> None:
     [line] = [line for line in told.splitlines() if line.startswith("failed: ")]
     assert line.startswith("failed: full mini/location seed 0")
     assert "diverged: the training loss became" in line
-    assert "train.lr=1e30" in line
+    assert "train.lr=1e+30" in line
     assert sorted(r["status"] for r in Store(tmp_path / "results" / "runs").records()) == [
         "diverged",
         "finished",
