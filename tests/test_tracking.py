@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,7 @@ def config(root: Path, mode: str, seed: int = 0) -> dict[str, Any]:
 
 def rows(root: Path) -> Iterator[Any]:
     """Records of all .wandb files below a folder, in W&B's own protobuf messages."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
+    messages: Any = import_module("wandb.proto.wandb_internal_pb2")
     for path in sorted(root.glob("wandb/offline-run-*/*.wandb")):
         content, place, part = path.read_bytes(), 7, b""
         while place + 7 <= len(content):
@@ -54,7 +54,7 @@ def rows(root: Path) -> Iterator[Any]:
             part += content[place + 7 : place + 7 + length]
             place += 7 + length
             if kind in (1, 4):  # whole, or the last part
-                message = Record()
+                message = messages.Record()
                 message.ParseFromString(part)
                 part = b""
                 yield message
