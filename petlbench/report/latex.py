@@ -1,7 +1,8 @@
 """A table as LaTeX: booktabs, rotated task names, group heads; best bold, second underlined."""
 
 import itertools
-from collections.abc import Callable, Sequence
+
+import pandas as pd
 
 from petlbench.report.table import Column, Table
 
@@ -16,13 +17,8 @@ SPECIAL = {
     "}": r"\}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
     "–": "--",
 }
-SPECIAL['"'] = "''"  # \textquotedbl needs another font encoding than the default
 FORMS = {1: r"\textbf{%s}", 2: r"\underline{%s}", None: "%s"}
 
 
@@ -31,90 +27,72 @@ def escaped(text: str) -> str:
     return "".join(SPECIAL.get(character, character) for character in text)
 
 
-def render(table: Table, name: str, made_by: str = "petlbench.report") -> str:
-    """A `table*`, and one of the spread if there is any; needs booktabs and graphicx."""
-    said = [rf"\item[] {escaped(line)}" for line in table.lines()]
-    return "\n".join(
-        [
-            f"% made by {' '.join(made_by.split())}",
-            r"% needs \usepackage{booktabs,graphicx}; do not edit: run the command again",
-            *_float(
-                table,
-                table.columns,
-                lambda row, column: _cell(table, row, column),
-                caption="Top-1 accuracy and cost. Best in bold, second underlined.",
-                label=name,
-                below=said,
-            ),
-            *(_appendix(table, name) if table.has_spread else []),
-            "",
-        ]
-    )
-
-
-def _appendix(table: Table, name: str) -> list[str]:
-    return [
-        "",
-        *_float(
-            table,
-            table.tasks,
-            lambda row, column: escaped(table.deviation(row, column)),
-            caption="Sample standard deviation over runs, in percentage points.",
-            label=f"{name}-spread",
-            below=[],
-        ),
-    ]
-
-
-def _float(
-    table: Table,
-    columns: Sequence[Column],
-    cell: Callable[[str, Column], str],
-    *,
-    caption: str,
-    label: str,
-    below: Sequence[str],
-) -> list[str]:
-    body = [
-        " & ".join([_marked(table, row, row), *(cell(row, c) for c in columns)]) + r" \\"
-        for row in table.rows
-    ]
-    return [
+def render(table: Table, name: str) -> str:
+    """A `table*` that needs \\usepackage{booktabs,graphicx}."""
+    lines = [
+        rf"% {name}: made by petlbench.report; needs \usepackage{{booktabs,graphicx}}",
         r"\begin{table*}[t]",
         r"\centering",
-        rf"\caption{{{caption}}}",
-        rf"\label{{tab:{label}}}",
         r"\setlength{\tabcolsep}{3pt}",
-        r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{l{'c' * len(columns)}}}",
+        r"\resizebox{\textwidth}{!}{%",
+        rf"\begin{{tabular}}{{l{'c' * len(table.columns)}}}",
         r"\toprule",
-        *_heads(table, columns),
+        *_heads(table.columns),
         r"\midrule",
-        *body,
+        *(_row(table, row) for row in table.rows),
         r"\bottomrule",
         r"\end{tabular}}",
-        *([r"\par\smallskip\begin{minipage}{\textwidth}\footnotesize"] if below else []),
-        *(line.replace(r"\item[]", r"\noindent") + r"\par" for line in below),
-        *([r"\end{minipage}"] if below else []),
+        rf"\caption{{{escaped(' '.join(table.notes))}}}",
+        rf"\label{{tab:{name}}}",
         r"\end{table*}",
     ]
+    if table.spread.notna().any(axis=None):
+        lines += ["", *_spread(table, name)]
+    return "\n".join(lines) + "\n"
 
 
-def _heads(table: Table, columns: Sequence[Column]) -> list[str]:
+def _heads(columns: list[Column]) -> list[str]:
     heads, rules, first = [""], [], 2
     for group, members in itertools.groupby(columns, key=lambda column: column.group):
         count = len(list(members))
         heads.append(rf"\multicolumn{{{count}}}{{c}}{{{escaped(group.capitalize())}}}")
         rules.append(rf"\cmidrule(lr){{{first}-{first + count - 1}}}")
         first += count
-    names = [rf"\rotatebox{{90}}{{{_marked(table, c.title, c.key)}}}" for c in columns]
-    return [" & ".join(heads) + r" \\", "".join(rules), " & ".join(["", *names]) + r" \\"]
+    names = [rf"\rotatebox{{90}}{{{escaped(column.title)}}}" for column in columns]
+    return [" & ".join(heads) + r" \\", " ".join(rules), " & ".join(["", *names]) + r" \\"]
 
 
-def _marked(table: Table, title: str, of: str) -> str:
-    letters = table.letters(of)
-    return escaped(title) + (rf"\textsuperscript{{{letters}}}" if letters else "")
+def _row(table: Table, row: str) -> str:
+    cells = [
+        FORMS[table.rank(row, column)] % escaped(table.text(row, column))
+        for column in table.columns
+    ]
+    return " & ".join([escaped(row), *cells]) + r" \\"
 
 
-def _cell(table: Table, row: str, column: Column) -> str:
-    return FORMS[table.rank(row, column)] % escaped(table.text(row, column))
+def _spread(table: Table, name: str) -> list[str]:
+    """The appendix: standard deviation over seeds of each task's score."""
+    tasks = [column for column in table.columns if column.key in table.spread]
+    body = [
+        " & ".join([escaped(row), *(_deviation(table, row, task) for task in tasks)]) + r" \\"
+        for row in table.rows
+    ]
+    return [
+        r"\begin{table*}[t]",
+        r"\centering",
+        rf"\begin{{tabular}}{{l{'c' * len(tasks)}}}",
+        r"\toprule",
+        *_heads(tasks),
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\caption{Standard deviation over seeds (percentage points, $n - 1$).}",
+        rf"\label{{tab:{name}-spread}}",
+        r"\end{table*}",
+    ]
+
+
+def _deviation(table: Table, row: str, task: Column) -> str:
+    value = float(table.spread.loc[row, task.key])
+    return "--" if pd.isna(value) else f"{value:.1f}"
