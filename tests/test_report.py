@@ -1,45 +1,85 @@
 """The report on numbers computed by hand: means, ranks, marks, notes, files, errors."""
 
-import json
+import copy
+import io
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from petlbench.errors import UserError
 from petlbench.record import Record
-from petlbench.report import latex, text
+from petlbench.report import latex, markdown, terminal
 from petlbench.report.__main__ import main
-from petlbench.report.table import GROUP_MEAN, TASK_MEAN, Table, build
-from tests.records import record
+from petlbench.report.table import GROUP_MEAN, TASK_MEAN, Column, Table, build, listed
+from tests.records import keep, record
 
 SCORES = {
     "dtl_plus": {"digits": 90.04, "glyphs": 70.0, "land": 80.0},
     "lora": {"digits": 90.0, "glyphs": 72.0, "land": 78.0},
     "linear": {"digits": 80.0, "glyphs": 50.0, "land": 60.0},
 }
+NASTY = r"a_b & 50% $x$ {y} #1 ~^ \z <w> | [v] *"
+PEAK = {"allocated": 512.0}
 
 
 def records() -> list[Record]:
     return [record(m, task, top1) for m, tasks in SCORES.items() for task, top1 in tasks.items()]
 
 
+def without(identifier: str) -> list[Record]:
+    return [made for made in records() if made["id"] != identifier]
+
+
+def changed(made: Record, part: str, **changes: Any) -> Record:
+    made = copy.deepcopy(made)
+    made[part] |= changes
+    return made
+
+
 def table(found: list[Record], protocol: str = "final") -> Table:
     return build(found, suite="mini", protocol=protocol)
 
 
-def column(made: Table, key: str) -> Any:
+def column(made: Table, key: str) -> Column:
     return next(column for column in made.columns if column.key == key)
 
 
+def ranks(made: Table, key: str) -> list[int | None]:
+    return [made.rank(row, column(made, key)) for row in made.rows]
+
+
+def vtab() -> list[Record]:
+    """Two methods on the 19 tasks of VTAB-1K."""
+    found = []
+    for place, task in enumerate(listed("dataset", "vtab")):
+        group = ("natural", "specialized", "structured")[(place > 6) + (place > 10)]
+        for method in ("linear", "lora"):
+            made = record(
+                method, "land", 50.0 + place, suite="vtab", group=group, id=method + task
+            )
+            made["factors"]["task"], made["task_title"] = task, task.split("/")[1][:10]
+            found.append(made)
+    return found
+
+
 def test_rows_and_columns_are_in_the_order_of_the_suites() -> None:
-    made = table(records()[::-1])
-    assert made.rows == ["Linear", "LoRA", "DTL+"]
+    made = table([record("zeta", "land", 1.0), record("alpha", "land", 1.0), *records()[::-1]])
+    assert made.rows == ["Linear", "LoRA", "DTL+", "alpha", "zeta"]
     keys = [column.key for column in made.columns]
     assert keys[:5] == ["mini/digits", "mini/glyphs", "mini/land", GROUP_MEAN, TASK_MEAN]
-    assert "peak_mib" not in keys
+
+
+def test_a_suite_of_the_users_own_keeps_the_order_of_its_records_and_its_groups_together() -> None:
+    found = [record("lora", task, 1.0, suite="own") for task in ("land", "glyphs", "digits")]
+    found[0]["group"] = "natural"
+    found[1]["group"] = "other"
+    made = build(found, suite="own", protocol="final")
+    assert [task.key for task in made.tasks] == ["mini/land", "mini/digits", "mini/glyphs"]
 
 
 def test_both_means_are_what_their_names_say() -> None:
@@ -54,112 +94,300 @@ def test_seeds_are_averaged_and_their_spread_is_the_sample_deviation() -> None:
     assert made.spread.loc["LoRA", "mini/land"] == pytest.approx(13**0.5)
     assert "mean over 3 seeds" in made.notes[0]
     assert r"\label{tab:x-spread}" in latex.render(made, "x")
+    assert markdown.render(made).rstrip().endswith("| LoRA | 3.6 |")
+    assert list(made.tidy["std"]) == pytest.approx([13**0.5] * 3)
+
+
+def test_one_seed_has_no_spread_and_says_so() -> None:
+    made = table(records())
+    assert "one seed" in made.notes[0]
+    assert "-spread" not in latex.render(made, "x")
+    assert "deviation" not in markdown.render(made)
+
+
+def test_cells_of_unequal_runs_are_said() -> None:
+    made = table([*records(), record("lora", "land", 80.0, seed=1)])
+    assert made.values.loc["LoRA", "mini/land"] == 79
+    assert "1 to 2 runs in a cell" in made.notes[0]
 
 
 def test_ranks_are_those_of_the_printed_figures() -> None:
     made = table(records())
-    digits = column(made, "mini/digits")
-    assert [made.rank(row, digits) for row in made.rows] == [2 + 1 - 1, 1, 1]
-    land = column(made, "mini/land")
-    assert [made.rank(row, land) for row in made.rows] == [None, 2, 1]
-    assert made.rank("LoRA", column(made, "train_s")) is None
+    assert ranks(made, "mini/digits") == [2, 1, 1]
+    assert ranks(made, "mini/land") == [None, 2, 1]
+    assert ranks(made, TASK_MEAN) == [2, 1, 1]
+    assert ranks(made, GROUP_MEAN) == [None, 2, 1]
+    assert ranks(made, "train_s") == [None] * 3
+
+
+def test_what_prints_alike_ranks_alike() -> None:
+    made = table([record("linear", "land", 70.25), record("lora", "land", 70.15)])
+    shown = [made.text(row, column(made, "mini/land")) for row in made.rows]
+    assert (shown[0] == shown[1]) == (ranks(made, "mini/land") == [1, 1])
+
+
+def test_a_lone_row_has_no_best() -> None:
+    assert ranks(table([record("lora", "land", 70.0)]), "mini/land") == [None]
 
 
 def test_a_missing_cell_stays_missing_and_spoils_its_means() -> None:
-    found = [r for r in records() if r["id"] != "loraland0"]
-    made = table(found)
-    assert made.text("LoRA", column(made, "mini/land")) == "–"
-    assert made.text("LoRA", column(made, TASK_MEAN)) == "–"
+    made = table(without("loraland0"))
+    assert [made.text("LoRA", column(made, key)) for key in ("mini/land", TASK_MEAN)] == ["–"] * 2
+    assert made.text("LoRA", column(made, GROUP_MEAN)) == "–"
     assert made.text("DTL+", column(made, TASK_MEAN)) == "80.0"
+    assert any("Rows that miss a task have no means" in note for note in made.notes)
+    assert any("no records of mini/cells" in note for note in made.notes)
 
 
-def test_a_failed_run_is_marked_with_its_reason() -> None:
-    made = table([*records()[1:], record("dtl_plus", "digits", None)])
-    assert made.text("DTL+", column(made, "mini/digits")) == "fail"
-    assert "fail: DTL+, Digits: RuntimeError: it broke" in made.notes
+@pytest.mark.parametrize(
+    ("status", "mark"),
+    [("failed", "fail"), ("diverged", "div."), ("out_of_memory", "oom"), ("unsupported", "n/a")],
+)
+def test_a_run_without_a_score_is_marked_with_its_reason(status: str, mark: str) -> None:
+    lost = record("dtl_plus", "digits", None, status=status, cost={}, provenance={}, selection={})
+    made = table([*records()[1:], lost])
+    assert made.text("DTL+", column(made, "mini/digits")) == mark
+    assert made.text("DTL+", column(made, TASK_MEAN)) == "–"
+    assert f"{mark}: DTL+ on Digits (seed 0): RuntimeError: it broke" in made.notes
+
+
+def test_reasons_are_gathered_over_tasks_and_seeds() -> None:
+    lost = [record("lora", task, None, seed) for task in ("digits", "land") for seed in (0, 1)]
+    reason = "fail: LoRA on Digits (seed 0 1), Land (seed 0 1): RuntimeError: it broke"
+    assert reason in table(lost).notes
+
+
+def test_a_table_of_failures_only_is_still_a_table() -> None:
+    lost = [record(m, "land", None, cost={}, provenance={}, selection={}) for m in SCORES]
+    made = table(lost)
+    assert {made.text(row, column(made, "mini/land")) for row in made.rows} == {"fail"}
+    assert "no finished run" in made.notes[0]
+    assert "fail" in latex.render(made, "x")
 
 
 @pytest.mark.parametrize(
     ("change", "note"),
     [
-        ({"device": "a GPU"}, r"MIXED device: .*a GPU \(LoRA\)"),
-        ({"versions": {"torch": "2.6"}}, r"MIXED torch: .*2\.6 \(LoRA\)"),
-        ({"checkpoint": {"tag": "vit_mini", "sha256": None}}, r"MIXED weights: .*random \(LoRA\)"),
-        ({"splits": {"test": {"sha256": "other"}}}, "MIXED data: mini/land test"),
+        ({"device": "a GPU"}, "LoRA: device a GPU, elsewhere a CPU, 2 threads."),
+        ({"versions": {"torch": "2.6"}}, "LoRA: torch 2.6, elsewhere 2.14.1."),
+        (
+            {"checkpoint": {"tag": "vit_mini", "sha256": None}},
+            "LoRA: weights vit_mini random, elsewhere vit_mini 0c0e49b30c0e.",
+        ),
     ],
 )
-def test_what_differs_between_rows_is_said(change: dict[str, Any], note: str) -> None:
-    found = [r for r in records() if r["id"] != "loraland0"]
-    other = record("lora", "land", 78.0)
-    other["provenance"] |= change
-    made = table([*found, other])
-    assert any(re.search(note, line) for line in made.notes), made.notes
-    assert not any("MIXED" in line for line in table(records()).notes)
+def test_a_row_of_another_origin_has_a_footnote(change: dict[str, Any], note: str) -> None:
+    made = table(
+        [*without("loraland0"), changed(record("lora", "land", 78), "provenance", **change)]
+    )
+    assert [footnote.text for footnote in made.footnotes] == [note]
+    assert made.letters("LoRA") == "a"
+    assert made.letters("DTL+") == ""
+    assert r"LoRA\textsuperscript{a} &" in latex.render(made, "x")
+    assert "| LoRA<sup>a</sup> |" in markdown.render(made)
+    assert table(records()).footnotes == []
+
+
+def test_other_epochs_have_a_footnote() -> None:
+    found = records()
+    for made in found[:3]:
+        made["config"]["train"]["epochs"] = 5
+    assert [f.text for f in table(found).footnotes] == ["DTL+: epochs 5, elsewhere 10."]
+
+
+def test_weights_are_compared_within_a_backbone() -> None:
+    found = records()
+    for other in found[:3]:
+        other["factors"]["backbone"] = "swin_b"
+        other["provenance"]["checkpoint"] = {"tag": "swin", "sha256": "f" * 64}
+    made = table(found)
+    assert made.rows == ["Linear (vit_mini)", "LoRA (vit_mini)", "DTL+ (swin_b)"]
+    assert made.footnotes == []
+
+
+def test_a_column_of_mixed_data_has_a_footnote() -> None:
+    other = changed(record("lora", "land", 78), "provenance", splits={"test": {"sha256": "other"}})
+    made = table([*without("loraland0"), other])
+    assert made.letters("mini/land") == "a"
+    assert "sha256 data of land (DTL+, Linear); sha256 other (LoRA)" in made.lines()[-1]
 
 
 def test_dishonest_selection_is_said() -> None:
-    made = table([record("lora", "land", 78.0, selection={"honest": False})])
-    assert any("DISHONEST" in note for note in made.notes)
+    scores = {name: {"top1": top1, "total": 9} for name, top1 in (("test", 78), ("test@best", 99))}
+    found = [*without("loraland0"), record("lora", "land", 78.0, scores=scores)]
+    found[-1]["selection"] = {"honest": False}
+    made = table(found)
+    assert made.values.loc["LoRA", "mini/land"] == 78
+    assert made.footnotes[0].text.startswith("dishonest")
+    assert made.footnotes[0].of == ("LoRA",)
 
 
-def test_runs_of_different_settings_are_never_averaged() -> None:
-    other = record("lora", "land", 79.0, id="x")
-    other["config"] = {"train": {"epochs": 10, "lr": 0.1}, "method": {"rank": 8}}
-    with pytest.raises(UserError, match=r"lora vit_mini mini/land 0 0 differ in train\.lr"):
+@pytest.mark.parametrize("seed", [0, 1])
+def test_runs_of_different_settings_are_never_averaged(seed: int) -> None:
+    other = changed(record("lora", "land", 79.0, seed, id="x"), "config", train={"lr": 0.1})
+    cell = "method=lora backbone=vit_mini task=mini/land"
+    with pytest.raises(UserError, match=rf"runs of {cell}.* train\.lr \(0\.01, 0\.1\)") as error:
         table([*records(), other])
+    assert "\n" not in str(error.value)
+
+
+def test_settings_that_change_between_tasks_are_said() -> None:
+    other = changed(record("lora", "land", 78.0), "config", method={"rank": 4})
+    made = table([*without("loraland0"), other])
+    assert "LoRA: method.rank differs between tasks." in made.notes
+
+
+def test_methods_that_share_a_title_keep_their_rows() -> None:
+    found = [record("lora", "land", 70.0), record("linear", "land", 60.0, title="LoRA")]
+    assert table(found).rows == ["LoRA [linear]", "LoRA [lora]"]
 
 
 def test_protocols_are_never_mixed() -> None:
     found = [*records(), record("lora", "land", 99.0, protocol="trial", id="t")]
     made = table(found)
     assert made.values.loc["LoRA", "mini/land"] == 78
-    assert any("1 records of other suites or protocols" in note for note in made.notes)
+    assert "Left out: 1 record of other protocols (trial)." in made.notes
     with pytest.raises(UserError, match=r"protocol among the records 'audit'.*final, trial"):
         table(found, protocol="audit")
 
 
-def test_latex_rows_have_one_number_of_columns_and_escape_what_is_special() -> None:
-    found = [*records(), record("a_b & 50%", "land", 70.0)]
-    source = latex.render(table(found), "x")
-    body = source.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
-    columns = len(re.findall("c", re.search(r"tabular\}\{l(c+)\}", source)[1])) + 1  # type: ignore[index]
-    assert {len(re.split(r"(?<!\\)&", line)) for line in body} == {columns}
-    assert r"a\_b \& 50\%" in source
-    assert r"\textbf{80.0}" in source
-    assert r"\underline{78.0}" in source
-    assert source.count(r"\begin{") == source.count(r"\end{")
-    assert source.count("{") - source.count(r"\{") == source.count("}") - source.count(r"\}")
+def test_memory_is_the_peak_only_where_all_runs_have_it() -> None:
+    keys = [column.key for column in table(records()).columns]
+    assert "saved_mb" in keys
+    assert "peak_mib" not in keys
+    found = [changed(made, "cost", peak_mib=PEAK) for made in records()]
+    made = table(found)
+    assert made.text("LoRA", column(made, "peak_mib")) == "512"
+    mixed = table([*found[1:], records()[0]])
+    assert "peak_mib" not in [column.key for column in mixed.columns]
+
+
+def test_costs_are_means_over_runs() -> None:
+    found = [changed(made, "cost", train_s=float(n)) for n, made in enumerate(records())]
+    made = table(found)
+    assert made.values.loc["LoRA", "train_s"] == pytest.approx((3 + 4 + 5) / 3)
+    assert made.text("LoRA", column(made, "parameters_m")) == "0.037"
+
+
+def rows_of(source: str) -> list[str]:
+    body = source.split(r"\midrule")[1].split(r"\bottomrule")[0]
+    return body.strip().splitlines()
+
+
+def test_latex_is_well_formed_whatever_the_titles_and_reasons_hold() -> None:
+    lost = record("dtl", "land", None, title=f"*{NASTY}", reason=f"{NASTY} → \u2603")
+    found = [*records(), lost, record("lora", "land", 80.0, seed=1)]
+    source = latex.render(table(found), "x", "a\ncommand")
+    assert source.startswith("% made by a command\n")
+    for part in source.split(r"\begin{table*}")[1:]:
+        spec = re.search(r"\\begin\{tabular\}\{l(c+)\}", part)
+        assert spec
+        columns = len(spec[1]) + 1
+        names = next(line for line in part.splitlines() if r"\rotatebox" in line)
+        for line in [names, *rows_of(part)]:
+            assert len(re.split(r"(?<!\\)&", line)) == columns
+            assert line.endswith(r" \\")
+        rules = re.findall(r"\\cmidrule\(lr\)\{(\d+)-(\d+)\}", part)
+        covered = [n for first, last in rules for n in range(int(first), int(last) + 1)]
+        assert covered == list(range(2, columns + 1))
+        spans = [int(n) for n in re.findall(r"\\multicolumn\{(\d+)\}", part)]
+        assert sum(spans) == columns - 1
+    begun = re.findall(r"\\begin\{([a-z*]+)\}", source)
+    assert sorted(begun) == sorted(re.findall(r"\\end\{([a-z*]+)\}", source))
+    assert len(re.findall(r"(?<!\\)\{", source)) == len(re.findall(r"(?<!\\)\}", source))
+    assert r"a\_b \& 50\% \$x\$ \{y\} \#1" in source
+    assert r"{}*a\_b" in source
+    assert not re.search(r"[^\x00-\xff]", source)
+
+
+def test_latex_marks_best_and_second() -> None:
+    line = next(line for line in rows_of(latex.render(table(records()), "x")) if "DTL+" in line)
+    assert line.startswith(r"DTL+ & \textbf{90.0} & \underline{70.0} & \textbf{80.0} & ")
 
 
 def test_markdown_marks_best_and_second() -> None:
-    lines = text.markdown(table(records())).splitlines()
-    assert lines[0].startswith("|  | Digits | Glyphs | Land | group mean | task mean |")
-    assert lines[4].startswith("| DTL+ | **90.0** | <u>70.0</u> | **80.0** |")
-    assert len({line.count("|") for line in lines[:5]}) == 1
+    lines = markdown.render(table(records())).splitlines()
+    assert lines[0].startswith("|  | Natural |  | Specialized | Mean |  | Cost |")
+    assert lines[2].startswith(
+        "| **method** | **Digits** | **Glyphs** | **Land** | **group mean**"
+    )
+    assert lines[5].startswith("| DTL+ | **90.0** | <u>70.0</u> | **80.0** |")
+    assert len({line.count("|") for line in lines[:6]}) == 1
+
+
+def test_markdown_escapes_what_titles_and_reasons_hold() -> None:
+    lines = markdown.render(table([record("lora", "land", None, title="a|b*", reason="<c>_d_")]))
+    assert r"| a\|b\* | fail |" in lines
+    assert r"a\|b\* on Land (seed 0): \<c\>\_d\_" in lines
+
+
+def shown(made: Table, width: int) -> str:
+    console = Console(
+        file=io.StringIO(), width=width, force_terminal=True, color_system="standard"
+    )
+    for part in terminal.render(made, width):
+        console.print(part)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 100, 120])
+def test_the_terminal_shows_every_column_of_a_wide_suite(width: int) -> None:
+    made = build(vtab(), suite="vtab", protocol="final")
+    told = re.sub(r"\x1b\[[0-9;]*m", "", shown(made, width))
+    assert max(map(len, told.splitlines())) <= width
+    assert "…" not in told
+    for task in made.tasks:
+        assert task.title in told
+
+
+def test_the_terminal_marks_best_and_second() -> None:
+    told = shown(table(records()), 100)
+    assert "\x1b[1m80.0\x1b[0m" in told
+    assert "\x1b[4m78.0\x1b[0m" in told
+
+
+def command(folder: Path, out: Path, *more: str) -> int:
+    return main(["--records", str(folder), "--name", "t", "--out", str(out), *more])
 
 
 def test_the_command_writes_all_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for made in records():
-        (tmp_path / f"{made['id']}.json").write_text(json.dumps(made))
     out = tmp_path / "out"
-    assert main(["--records", str(tmp_path), "--name", "t", "--out", str(out)]) == 0
-    names = {path.name for path in out.iterdir()}
-    assert names == {"t.csv", "t_tidy.csv", "t.tex", "t.md"}
+    assert command(keep(records(), tmp_path / "runs"), out) == 0
+    assert {path.name for path in out.iterdir()} == {"t.csv", "t_tidy.csv", "t.tex", "t.md"}
     wide = pd.read_csv(out / "t.csv", index_col="method")
-    assert wide.loc["LoRA", "mini/land"] == 78
+    made = table(records())
+    keys = [column.key for column in made.columns]
+    pd.testing.assert_frame_equal(wide[keys], made.values[keys], check_names=False)
     tidy = pd.read_csv(out / "t_tidy.csv")
-    assert len(tidy) == 9
-    assert tidy.set_index("id").loc["loraland0", "top1"] == 78
+    assert dict(zip(tidy["id"], tidy["top1"], strict=True)) == {
+        made["id"]: made["scores"]["test"]["top1"] for made in records()
+    }
     told = capsys.readouterr().out
     assert "LoRA" in told
     assert "one seed" in told
+    assert f"wrote {out / 't.tex'}" in told
+
+
+def test_a_run_in_two_folders_counts_once_and_as_finished(tmp_path: Path) -> None:
+    lost = record("lora", "land", None)
+    folders = [keep(records(), tmp_path / "a"), keep([lost], tmp_path / "b")]
+    for order in (folders, folders[::-1]):
+        given = ["--records", *map(str, order), "--name", "t", "--out", str(tmp_path / "out")]
+        assert main(given) == 0
+        tidy = pd.read_csv(tmp_path / "out" / "t_tidy.csv")
+        assert list(tidy.loc[tidy["id"] == "loraland0", "top1"]) == [78]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--records", "none"], "no folder 'none'"),
-        (["--records", "."], "no records in .; python -m petlbench -m"),
+        (["--records", "empty"], "no records in empty; python -m petlbench -m"),
+        (["--suite", "vtap"], "unknown suite among the records 'vtap'; Known: mini"),
+        (["--protocol", "finale"], "did you mean 'final'? Known: final"),
+        (["--name", "a/b"], "--name 'a/b' is no name for files"),
+        (["--out", "runs/0.json/x"], "--out 'runs/0.json/x' cannot be written (Not a directory)"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -170,7 +398,11 @@ def test_mistakes_are_one_line(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main([*arguments, "--name", "t", "--out", "out"]) == 1
-    told = capsys.readouterr().err
-    assert message in told
-    assert told.count("\n") == 1
+    os.mkdir("empty")
+    keep(records(), tmp_path / "runs")
+    assert main(["--records", "runs", "--name", "t", "--out", "out", *arguments]) == 1
+    told = capsys.readouterr()
+    assert message in told.err
+    assert told.err.count("\n") == 1
+    assert told.out == ""
+    assert not Path("out").exists() or not list(Path("out").iterdir())

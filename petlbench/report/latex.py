@@ -1,8 +1,7 @@
 """A table as LaTeX: booktabs, rotated task names, group heads; best bold, second underlined."""
 
 import itertools
-
-import pandas as pd
+from collections.abc import Callable, Sequence
 
 from petlbench.report.table import Column, Table
 
@@ -17,82 +16,113 @@ SPECIAL = {
     "}": r"\}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",  # \textquotedbl needs another font encoding than the default
     "–": "--",
+    "’": "'",
+    "‘": "`",
 }
+LAST = 0xFF  # LaTeX knows the letters of Latin-1; reasons of failures may hold anything
 FORMS = {1: r"\textbf{%s}", 2: r"\underline{%s}", None: "%s"}
 
 
 def escaped(text: str) -> str:
     """Text in which no character means anything to LaTeX."""
-    return "".join(SPECIAL.get(character, character) for character in text)
+    return "".join(SPECIAL.get(c, c if ord(c) <= LAST else "?") for c in text)
 
 
-def render(table: Table, name: str) -> str:
-    """A `table*` that needs \\usepackage{booktabs,graphicx}."""
-    lines = [
-        rf"% {name}: made by petlbench.report; needs \usepackage{{booktabs,graphicx}}",
+def render(table: Table, name: str, made_by: str = "petlbench.report") -> str:
+    """A `table*`, and one of the spread if there is any; needs booktabs and graphicx."""
+    said = [rf"\noindent {escaped(line)}\par" for line in table.lines()]
+    return "\n".join(
+        [
+            f"% made by {' '.join(made_by.split())}",
+            r"% needs \usepackage{booktabs,graphicx}; do not edit: run the command again",
+            *_float(
+                table,
+                table.columns,
+                lambda row, column: _cell(table, row, column),
+                caption="Top-1 accuracy and cost. Best in bold, second underlined.",
+                label=name,
+                below=said,
+            ),
+            *(_appendix(table, name) if table.has_spread else []),
+            "",
+        ]
+    )
+
+
+def _appendix(table: Table, name: str) -> list[str]:
+    return [
+        "",
+        *_float(
+            table,
+            table.tasks,
+            lambda row, column: escaped(table.deviation(row, column)),
+            caption="Sample standard deviation over runs, in percentage points.",
+            label=f"{name}-spread",
+            below=[],
+        ),
+    ]
+
+
+def _float(
+    table: Table,
+    columns: Sequence[Column],
+    cell: Callable[[str, Column], str],
+    *,
+    caption: str,
+    label: str,
+    below: Sequence[str],
+) -> list[str]:
+    body = [
+        " & ".join([_first(table, row), *(cell(row, c) for c in columns)]) + r" \\"
+        for row in table.rows
+    ]
+    return [
         r"\begin{table*}[t]",
         r"\centering",
+        rf"\caption{{{caption}}}",
+        rf"\label{{tab:{label}}}",
+        r"\smallskip",
         r"\setlength{\tabcolsep}{3pt}",
-        r"\resizebox{\textwidth}{!}{%",
-        rf"\begin{{tabular}}{{l{'c' * len(table.columns)}}}",
+        r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{l{'c' * len(columns)}}}",
         r"\toprule",
-        *_heads(table.columns),
+        *_heads(table, columns),
         r"\midrule",
-        *(_row(table, row) for row in table.rows),
+        *body,
         r"\bottomrule",
         r"\end{tabular}}",
-        rf"\caption{{{escaped(' '.join(table.notes))}}}",
-        rf"\label{{tab:{name}}}",
+        *([r"\par\smallskip\begin{minipage}{\textwidth}\footnotesize"] if below else []),
+        *below,
+        *([r"\end{minipage}"] if below else []),
         r"\end{table*}",
     ]
-    if table.spread.notna().any(axis=None):
-        lines += ["", *_spread(table, name)]
-    return "\n".join(lines) + "\n"
 
 
-def _heads(columns: list[Column]) -> list[str]:
+def _heads(table: Table, columns: Sequence[Column]) -> list[str]:
     heads, rules, first = [""], [], 2
     for group, members in itertools.groupby(columns, key=lambda column: column.group):
         count = len(list(members))
         heads.append(rf"\multicolumn{{{count}}}{{c}}{{{escaped(group.capitalize())}}}")
         rules.append(rf"\cmidrule(lr){{{first}-{first + count - 1}}}")
         first += count
-    names = [rf"\rotatebox{{90}}{{{escaped(column.title)}}}" for column in columns]
-    return [" & ".join(heads) + r" \\", " ".join(rules), " & ".join(["", *names]) + r" \\"]
+    names = [rf"\rotatebox{{90}}{{{_marked(table, c.title, c.key)}}}" for c in columns]
+    return [" & ".join(heads) + r" \\", "".join(rules), " & ".join(["", *names]) + r" \\"]
 
 
-def _row(table: Table, row: str) -> str:
-    cells = [
-        FORMS[table.rank(row, column)] % escaped(table.text(row, column))
-        for column in table.columns
-    ]
-    return " & ".join([escaped(row), *cells]) + r" \\"
+def _marked(table: Table, title: str, of: str) -> str:
+    letters = table.letters(of)
+    return escaped(title) + (rf"\textsuperscript{{{letters}}}" if letters else "")
 
 
-def _spread(table: Table, name: str) -> list[str]:
-    """The appendix: standard deviation over seeds of each task's score."""
-    tasks = [column for column in table.columns if column.key in table.spread]
-    body = [
-        " & ".join([escaped(row), *(_deviation(table, row, task) for task in tasks)]) + r" \\"
-        for row in table.rows
-    ]
-    return [
-        r"\begin{table*}[t]",
-        r"\centering",
-        rf"\begin{{tabular}}{{l{'c' * len(tasks)}}}",
-        r"\toprule",
-        *_heads(tasks),
-        r"\midrule",
-        *body,
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\caption{Standard deviation over seeds (percentage points, $n - 1$).}",
-        rf"\label{{tab:{name}-spread}}",
-        r"\end{table*}",
-    ]
+def _first(table: Table, row: str) -> str:
+    # After the line before it, \\ would take a bracket or a star as its argument.
+    return ("{}" if row[:1] in "[*" else "") + _marked(table, row, row)
 
 
-def _deviation(table: Table, row: str, task: Column) -> str:
-    value = float(table.spread.loc[row, task.key])
-    return "--" if pd.isna(value) else f"{value:.1f}"
+def _cell(table: Table, row: str, column: Column) -> str:
+    return FORMS[table.rank(row, column)] % escaped(table.text(row, column))

@@ -8,17 +8,13 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from petlbench.errors import UserError, unknown
 from petlbench.record import Record
+from petlbench.report import notes
+from petlbench.report.notes import MARKS, Footnote, Labelled
+from petlbench.report.select import chosen_from
 
-MARKS = {
-    "failed": "fail",
-    "diverged": "div",
-    "out_of_memory": "oom",
-    "unsupported": "n/a",
-}
 GROUP_MEAN, TASK_MEAN = "group mean", "task mean"
-ROW = ["method", "backbone"]
+COST = "Cost"
 
 
 @dataclass(frozen=True)
@@ -32,6 +28,16 @@ class Column:
     digits: int
 
 
+PARAMETERS = Column("parameters_m", "parameters w/o head (M)", COST, False, 3)
+PEAK = Column("peak_mib", "peak memory (MiB)", COST, False, 0)
+SAVED = Column("saved_mb", "saved for backward (MB)", COST, False, 1)
+SPEED = [
+    Column("train_images_per_s", "train images/s", COST, False, 0),
+    Column("test_images_per_s", "test images/s", COST, False, 0),
+    Column("train_s", "train seconds", COST, False, 1),
+]
+
+
 @dataclass
 class Table:
     """values: rows (labels) x columns (keys), NaN where missing. marks: cells without a score."""
@@ -39,9 +45,20 @@ class Table:
     rows: list[str]
     columns: list[Column]
     values: pd.DataFrame
-    spread: pd.DataFrame
+    spread: pd.DataFrame  # sample deviation over runs in points; NaN for a single run
+    backbones: dict[str, str]
+    tidy: pd.DataFrame
     marks: dict[tuple[str, str], str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    footnotes: list[Footnote] = field(default_factory=list)
+
+    @property
+    def has_spread(self) -> bool:
+        return bool(self.spread.notna().any(axis=None))
+
+    @property
+    def tasks(self) -> list[Column]:
+        return [column for column in self.columns if column.key in self.spread]
 
     def text(self, row: str, column: Column) -> str:
         """The figure as printed: rounded, a mark, or a dash for what is missing."""
@@ -50,37 +67,29 @@ class Table:
             return self.marks.get((row, column.key), "–")
         return f"{value:.{column.digits}f}"
 
+    def deviation(self, row: str, column: Column) -> str:
+        """The spread as printed."""
+        value = self.spread.loc[row, column.key]
+        return "–" if pd.isna(value) else f"{value:.1f}"
+
     def rank(self, row: str, column: Column) -> int | None:
         """1 for the best figure as printed, 2 for the second; equal figures share a rank."""
-        if not column.ranked or pd.isna(self.values.loc[row, column.key]):
+        shown = [float(self.text(r, column)) for r in self.rows if self._ranked(r, column)]
+        if not self._ranked(row, column) or len(shown) < 2:
             return None
-        shown = self.values[column.key].dropna().round(column.digits).unique()
-        better = sum(shown > round(float(self.values.loc[row, column.key]), column.digits))
-        return better + 1 if better < 2 and len(shown) > 1 else None
+        better = {value for value in shown if value > float(self.text(row, column))}
+        return len(better) + 1 if len(better) < 2 else None
 
+    def letters(self, of: str) -> str:
+        """The footnotes of a row's label or a column's key, for example "a,c"."""
+        return ",".join(note.letter for note in self.footnotes if of in note.of)
 
-def tidy(records: Iterable[Record]) -> pd.DataFrame:
-    """One row per record and test set; a record without scores has one row without top1."""
-    rows = [
-        dict(record["factors"])
-        | {key: record[key] for key in ("id", "protocol", "status", "reason", "title")}
-        | {key: record[key] for key in ("task_title", "suite", "group")}
-        | {"test": name, "top1": score.get("top1"), "images": score.get("total")}
-        | _cost(record)
-        for record in records
-        for name, score in (record["scores"] or {"": {}}).items()
-    ]
-    return pd.DataFrame(rows)
+    def lines(self) -> list[str]:
+        """Everything to say below the table."""
+        return [*self.notes, *(f"({note.letter}) {note.text}" for note in self.footnotes)]
 
-
-def _cost(record: Record) -> dict[str, Any]:
-    cost = record["cost"]
-    peak = cost.get("peak_mib") or {}
-    plain = ("saved_mb", "train_s", "train_images_per_s", "test_images_per_s", "delta_bytes")
-    return {
-        "parameters_m": cost.get("parameters", {}).get("method", float("nan")) / 1e6,
-        "peak_mib": peak.get("allocated"),
-    } | {key: cost.get(key) for key in plain}
+    def _ranked(self, row: str, column: Column) -> bool:
+        return column.ranked and not pd.isna(self.values.loc[row, column.key])
 
 
 def build(records: Sequence[Record], *, suite: str, protocol: str) -> Table:
@@ -88,173 +97,146 @@ def build(records: Sequence[Record], *, suite: str, protocol: str) -> Table:
 
     Raises UserError where nothing is left, or one cell has runs of different settings.
     """
-    chosen = _chosen(records, suite, protocol)
+    chosen = chosen_from(records, suite, protocol)
     frame = tidy(chosen)
-    several = frame["backbone"].nunique() > 1
-    label = frame["title"] + (" (" + frame["backbone"] + ")" if several else "")
-    frame = frame.assign(row=label)
-    order = (
-        frame.drop_duplicates("row").set_index("row")["method"].map(_method_order()).fillna(999)
+    frame["row"] = _labels(frame)
+    rows, tasks = _rows(frame), _tasks(frame, suite)
+    finished = frame[(frame["status"] == "finished") & frame["main"]]
+    scores = finished.groupby(["row", "task"])["top1"]
+    means = scores.mean().unstack().reindex(index=rows, columns=list(tasks))
+    spread = scores.std(ddof=1).unstack().reindex(index=rows, columns=list(tasks))
+    values = _with_means(means, tasks).join(_costs(finished).reindex(rows))
+    labels = dict(zip(frame["id"], frame["row"], strict=True))
+    labelled = [(labels[record["id"]], record) for record in chosen]
+    said = notes.general(labelled, [r for r in records if r["id"] not in labels])
+    said += _of_columns(means, tasks, suite, finished) + notes.reasons(labelled)
+    return Table(
+        rows=rows,
+        columns=_columns(tasks, finished),
+        values=values,
+        spread=spread,
+        backbones=dict(zip(frame["row"], frame["backbone"], strict=True)),
+        tidy=_with_spread(frame, spread),
+        marks=_marks(labelled, means),
+        notes=said,
+        footnotes=notes.footnotes(labelled),
     )
-    rows = list(order.sort_values(kind="stable").index)
-    tasks = _tasks(frame, suite)
-    scored = frame[(frame["status"] == "finished") & ~frame["test"].str.endswith("@best")]
-    cells = scored.groupby(["row", "task"])["top1"]
-    means = cells.mean().unstack().reindex(index=rows, columns=list(tasks))
-    spread = cells.std(ddof=1).unstack().reindex(index=rows, columns=list(tasks))
-    values = _with_means(means, tasks).join(_costs(scored).reindex(rows))
-    columns = [Column(task, title, group, True, 1) for task, (title, group) in tasks.items()]
-    columns += [Column(GROUP_MEAN, "group mean", "Mean", True, 1)]
-    columns += [Column(TASK_MEAN, "task mean", "Mean", True, 1)]
-    columns += [column for column in COSTS if not values[column.key].isna().all()]
-    marks = {
-        (row.row, row.task): MARKS[row.status]
-        for row in frame.itertuples()
-        if row.status in MARKS and pd.isna(means.loc[row.row, row.task])
-    }
-    return Table(rows, columns, values, spread, marks, _notes(chosen, frame, records))
 
 
-COSTS = [
-    Column("parameters_m", "parameters (M)", "Cost", False, 3),
-    Column("peak_mib", "peak (MiB)", "Cost", False, 0),
-    Column("saved_mb", "saved (MB)", "Cost", False, 1),
-    Column("train_images_per_s", "train (img/s)", "Cost", False, 0),
-    Column("test_images_per_s", "test (img/s)", "Cost", False, 0),
-    Column("train_s", "train (s)", "Cost", False, 1),
-]
+def tidy(records: Iterable[Record]) -> pd.DataFrame:
+    """One row per record and test set; a record without scores has one row without top1.
 
-
-def _chosen(records: Sequence[Record], suite: str, protocol: str) -> list[Record]:
-    ours = [record for record in records if record["suite"] == suite]
-    if not ours:
-        raise unknown("suite among the records", suite, {record["suite"] for record in records})
-    found = [record for record in ours if record["protocol"] == protocol]
-    if not found:
-        present = {record["protocol"] for record in ours}
-        raise unknown("protocol among the records", protocol, present)
-    finished: dict[tuple[Any, ...], Record] = {}
-    for record in found:
-        cell = tuple(record["factors"].values())
-        other = finished.setdefault(cell, record) if record["status"] == "finished" else record
-        if other["id"] != record["id"]:
-            raise UserError(
-                f"two runs of {' '.join(map(str, cell))} differ in "
-                f"{', '.join(_differing(other['config'], record['config']))}; keep records of "
-                "different settings in different folders, --records takes one table's"
-            )
-    return found
-
-
-def _differing(first: Any, second: Any, prefix: str = "") -> list[str]:
-    if not (isinstance(first, Mapping) and isinstance(second, Mapping)):
-        return [prefix[:-1]] if first != second else []
-    keys = dict.fromkeys([*first, *second])
-    return [
-        name
-        for key in keys
-        for name in _differing(first.get(key), second.get(key), f"{prefix}{key}.")
+    `main` is true for the one test set whose score stands in the table.
+    """
+    rows = [
+        dict(record["factors"])
+        | {key: record[key] for key in ("id", "protocol", "status", "reason", "title")}
+        | {key: record[key] for key in ("task_title", "suite", "group")}
+        | {"test": name, "top1": score.get("top1"), "images": score.get("total")}
+        | {"main": name == notes.main_test(record), "epochs": notes.epochs_of(record)}
+        | _cost(record)
+        | {"device": record["provenance"].get("device")}
+        for record in records
+        for name, score in (record["scores"] or {"": {}}).items()
     ]
+    return pd.DataFrame(rows)
+
+
+def _with_spread(frame: pd.DataFrame, spread: pd.DataFrame) -> pd.DataFrame:
+    """The tidy frame with the deviation of each main score's cell as `std`."""
+    cells = zip(frame["row"], frame["task"], strict=True)
+    deviations = pd.Series([spread.loc[cell] for cell in cells], index=frame.index)
+    scored = frame["main"] & (frame["status"] == "finished")
+    return frame.drop(columns="row").assign(std=deviations.where(scored))
+
+
+def _cost(record: Record) -> dict[str, Any]:
+    cost = record["cost"]
+    plain = ("saved_mb", "train_s", "train_images_per_s", "test_s", "test_images_per_s")
+    return {
+        "parameters_m": cost.get("parameters", {}).get("method", float("nan")) / 1e6,
+        "peak_mib": (cost.get("peak_mib") or {}).get("allocated"),
+    } | {key: cost.get(key) for key in (*plain, "delta_bytes")}
+
+
+def _labels(frame: pd.DataFrame) -> pd.Series:
+    """A row's label: the title, with the backbone or the method's name where that is needed."""
+    label = frame["title"]
+    shared = frame.groupby("title")["method"].transform("nunique") > 1
+    label = label.where(~shared, label + " [" + frame["method"] + "]")
+    return label + " (" + frame["backbone"] + ")" if frame["backbone"].nunique() > 1 else label
+
+
+def _rows(frame: pd.DataFrame) -> list[str]:
+    order = listed("method", "paper")
+    once = frame.drop_duplicates("row")
+    place = {name: order.index(name) if name in order else len(order) for name in once["method"]}
+    first = once.sort_values("method", kind="stable").sort_values(
+        "method", key=lambda names: names.map(place), kind="stable"
+    )
+    return list(first["row"])
 
 
 def _tasks(frame: pd.DataFrame, suite: str) -> dict[str, tuple[str, str]]:
-    """Task -> (title, group), in the order of the suite's yaml, else as first seen."""
+    """Task -> (title, group), in the order of the suite's yaml, else as first seen by group."""
     found = {row.task: (row.task_title, row.group) for row in frame.itertuples()}
-    listed = [task for task in _listed("dataset", suite) if task in found]
-    return {task: found[task] for task in dict.fromkeys([*listed, *found])}
+    order = dict.fromkeys([*(task for task in listed("dataset", suite) if task in found), *found])
+    groups = list(dict.fromkeys(found[task][1] for task in order))
+    return {task: found[task] for task in sorted(order, key=lambda t: groups.index(found[t][1]))}
 
 
-def _method_order() -> dict[str, int]:
-    return {name: place for place, name in enumerate(_listed("method", "paper"))}
-
-
-def _listed(group: str, name: str) -> list[str]:
+def listed(group: str, name: str) -> list[str]:
     """What a suite lists, suites in it expanded; the name itself where it is no suite."""
     file = resources.files("petlbench.conf") / group / f"{name}.yaml"
-    suite = yaml.safe_load(file.read_text()).get("suite") if file.is_file() else None
+    suite = (yaml.safe_load(file.read_text()) or {}).get("suite") if file.is_file() else None
     if not isinstance(suite, list):
         return [name]
-    return [task for part in suite for task in _listed(group, part)]
+    return [task for part in suite for task in listed(group, part)]
+
+
+def _columns(tasks: Mapping[str, tuple[str, str]], finished: pd.DataFrame) -> list[Column]:
+    memory = PEAK if len(finished) and finished["peak_mib"].notna().all() else SAVED
+    return [
+        *(Column(task, title, group, True, 1) for task, (title, group) in tasks.items()),
+        *(Column(mean, mean, "Mean", True, 1) for mean in (GROUP_MEAN, TASK_MEAN)),
+        *(PARAMETERS, memory, *SPEED),
+    ]
 
 
 def _with_means(means: pd.DataFrame, tasks: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
     """Both means, each only where the row has a score for every task."""
     groups = pd.Series({task: group for task, (_, group) in tasks.items()})
-    complete = means.notna().all(axis=1)
     by_group = means.T.groupby(groups).mean().T
     extra = pd.DataFrame({GROUP_MEAN: by_group.mean(axis=1), TASK_MEAN: means.mean(axis=1)})
-    return means.join(extra.where(complete))
+    return means.join(extra.where(means.notna().all(axis=1)))
 
 
-def _costs(scored: pd.DataFrame) -> pd.DataFrame:
-    keys = [column.key for column in COSTS]
-    once = scored.drop_duplicates("id")
-    numbers = once[keys].apply(pd.to_numeric)
-    found: pd.DataFrame = numbers.groupby(once["row"]).mean()
+def _costs(finished: pd.DataFrame) -> pd.DataFrame:
+    keys = [column.key for column in (PARAMETERS, PEAK, SAVED, *SPEED)]
+    found: pd.DataFrame = finished[keys].apply(pd.to_numeric).groupby(finished["row"]).mean()
     return found
 
 
-def _notes(chosen: Sequence[Record], frame: pd.DataFrame, records: Sequence[Record]) -> list[str]:
-    finished = [record for record in chosen if record["status"] == "finished"]
-    counts = frame[frame["status"] == "finished"].groupby(["row", "task"])["id"].nunique()
-    seeds = (
-        "one seed" if (counts == 1).all() else f"mean over {counts.min()} to {counts.max()} runs"
+def _marks(labelled: Sequence[Labelled], means: pd.DataFrame) -> dict[tuple[str, str], str]:
+    return {
+        (row, record["factors"]["task"]): MARKS[record["status"]]
+        for row, record in labelled
+        if record["status"] in MARKS and pd.isna(means.loc[row, record["factors"]["task"]])
+    }
+
+
+def _of_columns(
+    means: pd.DataFrame, tasks: Mapping[str, Any], suite: str, finished: pd.DataFrame
+) -> list[str]:
+    """What a reader of the columns must know."""
+    said, all_tasks = [], listed("dataset", suite)
+    if len(all_tasks) > 1 and (missing := [task for task in all_tasks if task not in tasks]):
+        said.append(f"Means are over {len(tasks)} tasks; no records of {', '.join(missing)}.")
+    if means.isna().any(axis=None):
+        said.append("Rows that miss a task have no means; their costs are those of their runs.")
+    said.append(
+        f"Group mean: mean of the groups' means; task mean: mean of all tasks. Parameters: "
+        f"trainable ones of the method in millions, head excluded. {notes.memory(finished)} "
+        f"Costs are means over runs."
     )
-    if counts.nunique() == 1 and counts.iloc[0] > 1:
-        seeds = f"mean over {counts.iloc[0]} seeds"
-    epochs = _several("epochs", finished, lambda r: r["config"]["train"]["epochs"])
-    notes = [
-        f"Top-1 accuracy in percent; {seeds}; protocol {chosen[0]['protocol']}; {epochs}.",
-        "Group mean: mean of the groups' means. Parameters exclude the classification head.",
-        "Saved: bytes kept for backward in one training step. Costs are means over runs.",
-    ]
-    for what, of in (("device", _device), ("torch", _torch), ("weights", _weights)):
-        notes.append(_several(what, finished, of) + ".")
-    notes += _mixed_data(finished)
-    if not all(record["selection"].get("honest", True) for record in finished):
-        notes.append("DISHONEST: epochs were chosen on the test set.")
-    left_out = len(records) - len(chosen)
-    notes += [f"{left_out} records of other suites or protocols are left out."] * bool(left_out)
-    reasons = frame[frame["status"] != "finished"].drop_duplicates(["row", "task", "reason"])
-    notes += [
-        f"{MARKS[r.status]}: {r.row}, {r.task_title}: {r.reason}" for r in reasons.itertuples()
-    ]
-    return notes
-
-
-def _device(record: Record) -> str:
-    return str(record["provenance"]["device"])
-
-
-def _torch(record: Record) -> str:
-    return str(record["provenance"]["versions"]["torch"])
-
-
-def _weights(record: Record) -> str:
-    checkpoint = record["provenance"]["checkpoint"]
-    return f"{checkpoint['tag']} {(checkpoint['sha256'] or 'random')[:12]}"
-
-
-def _several(what: str, records: Sequence[Record], of: Any) -> str:
-    """`device X`, or `MIXED device: X (rows ...); Y (rows ...)`."""
-    found: dict[Any, list[str]] = {}
-    for record in records:
-        rows = found.setdefault(of(record), [])
-        rows += [record["title"]] * (record["title"] not in rows)
-    if len(found) < 2:
-        return f"{what} {next(iter(found), '-')}"
-    return f"MIXED {what}: " + "; ".join(
-        f"{key} ({', '.join(rows)})" for key, rows in found.items()
-    )
-
-
-def _mixed_data(records: Sequence[Record]) -> list[str]:
-    """A note for each task whose runs were tested on different data."""
-    seen: dict[str, set[str]] = {}
-    for record in records:
-        for name, found in record["provenance"]["splits"].items():
-            key = f"{record['factors']['task']} {name} (draw {record['factors']['draw']})"
-            seen.setdefault(key, set()).add(str(found["sha256"]))
-    return [
-        f"MIXED data: {key} differs between runs." for key, found in seen.items() if len(found) > 1
-    ]
+    return said

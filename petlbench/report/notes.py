@@ -1,0 +1,221 @@
+"""What stands below a table: how it was made, what differs between rows, why cells are empty."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from string import ascii_lowercase
+from typing import Any
+
+import pandas as pd
+
+from petlbench.record import Record
+from petlbench.report.select import differing
+
+MARKS = {
+    "failed": "fail",
+    "diverged": "div.",
+    "out_of_memory": "oom",
+    "unsupported": "n/a",
+}
+Labelled = tuple[str, Record]  # the label of its row, and the record
+
+
+@dataclass(frozen=True)
+class Footnote:
+    """A remark on rows (labels) or columns (keys)."""
+
+    letter: str
+    text: str
+    of: tuple[str, ...]
+
+
+def main_test(record: Record) -> str | None:
+    """The test set whose score stands in the table: the first; never the best epoch's score."""
+    return next((name for name in record["scores"] if not name.endswith("@best")), None)
+
+
+def epochs_of(record: Record) -> int | None:
+    epochs: int | None = record["config"].get("train", {}).get("epochs")
+    return epochs
+
+
+def general(labelled: Sequence[Labelled], left_out: Sequence[Record]) -> list[str]:
+    """Seeds, protocol, epochs, device and versions in a few lines."""
+    records = [record for _, record in labelled]
+    finished = [record for record in records if record["status"] == "finished"]
+    return [
+        f"Top-1 accuracy in percent on {_listed(map(main_test, finished)) or 'no test set'}; "
+        f"{_runs(labelled)}; protocol {records[0]['protocol']}; "
+        f"{_listed(map(epochs_of, finished)) or 'no'} epochs.",
+        *_hardware(finished),
+        *_changing_settings(labelled),
+        *_left_out(records[0], left_out),
+    ]
+
+
+def memory(finished: pd.DataFrame) -> str:
+    """What the column of memory means."""
+    if len(finished) and finished["peak_mib"].notna().all():
+        return "Memory: peak of the allocated memory in training, MiB."
+    return "Memory: bytes kept for backward by one training step, MB (1e6 bytes)."
+
+
+def reasons(labelled: Iterable[Labelled]) -> list[str]:
+    """`div.: LoRA on Digits, Land: reason`, one line per row and reason."""
+    found: dict[tuple[str, str, str], dict[str, list[str]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
+    for row, record in labelled:
+        if record["status"] in MARKS:
+            key = (MARKS[record["status"]], row, record["reason"] or "no reason recorded")
+            found[key][record["task_title"]].append(str(record["factors"]["seed"]))
+    return [
+        f"{mark}: {row} on "
+        + ", ".join(f"{task} (seed {' '.join(seeds)})" for task, seeds in tasks.items())
+        + f": {why}"
+        for (mark, row, why), tasks in found.items()
+    ]
+
+
+def footnotes(labelled: Sequence[Labelled]) -> list[Footnote]:
+    """What differs between rows or within columns, lettered in order."""
+    finished = [(row, record) for row, record in labelled if record["status"] == "finished"]
+    found = [
+        *_deviating("device", finished, lambda r: r["provenance"]["device"], _all),
+        *_deviating("torch", finished, lambda r: r["provenance"]["versions"]["torch"], _all),
+        *_deviating("weights", finished, _weights, lambda r: r["factors"]["backbone"]),
+        *_deviating("epochs", finished, epochs_of, lambda r: r["factors"]["task"]),
+        *_mixed_tests(finished),
+        *_dishonest(finished),
+    ]
+    return [Footnote(_letter(n), text, of) for n, (text, of) in enumerate(found)]
+
+
+def _all(_: Record) -> str:
+    return "all"
+
+
+def _letter(place: int) -> str:
+    return ascii_lowercase[place % 26] * (place // 26 + 1)
+
+
+Remark = tuple[str, tuple[str, ...]]
+
+
+def _deviating(
+    what: str,
+    labelled: Sequence[Labelled],
+    value_of: Callable[[Record], Any],
+    peers_of: Callable[[Record], str],
+) -> list[Remark]:
+    """Rows with a value that is not the most common one among their peers."""
+    counts: dict[str, Counter[Any]] = defaultdict(Counter)
+    for _, record in labelled:
+        counts[peers_of(record)][value_of(record)] += 1
+    usual = {peers: counter.most_common(1)[0][0] for peers, counter in counts.items()}
+    odd: dict[tuple[Any, Any], dict[str, None]] = defaultdict(dict)
+    for row, record in labelled:
+        if (value := value_of(record)) != (common := usual[peers_of(record)]):
+            odd[value, common][row] = None
+    return [
+        (f"{', '.join(rows)}: {what} {value}, elsewhere {common}.", tuple(rows))
+        for (value, common), rows in odd.items()
+    ]
+
+
+def _mixed_tests(labelled: Iterable[Labelled]) -> list[Remark]:
+    """Columns whose test images differ between runs of the same draw."""
+    seen: dict[tuple[str, str, int], dict[str, dict[str, None]]] = {}
+    titles = {}
+    for row, record in labelled:
+        factors, test = record["factors"], main_test(record)
+        split = record["provenance"]["splits"].get(test)
+        if split is not None:
+            titles[factors["task"]] = record["task_title"]
+            key = (factors["task"], str(test), factors["draw"])
+            seen.setdefault(key, {}).setdefault(split["sha256"][:12], {})[row] = None
+    return [
+        (f"{titles[task]}: rows were tested on different images: {_by_value(found)}.", (task,))
+        for (task, _, _), found in seen.items()
+        if len(found) > 1
+    ]
+
+
+def _by_value(found: dict[str, dict[str, None]]) -> str:
+    return "; ".join(f"sha256 {value} ({', '.join(rows)})" for value, rows in found.items())
+
+
+def _dishonest(labelled: Iterable[Labelled]) -> list[Remark]:
+    rows = tuple(
+        dict.fromkeys(row for row, r in labelled if not r["selection"].get("honest", True))
+    )
+    return [("dishonest: the epoch was chosen on the test set.", rows)] if rows else []
+
+
+def _weights(record: Record) -> str:
+    checkpoint = record["provenance"]["checkpoint"]
+    return f"{checkpoint['tag']} {(checkpoint.get('sha256') or 'random')[:12]}"
+
+
+def _runs(labelled: Iterable[Labelled]) -> str:
+    """`one seed`, `mean over 3 seeds`, or the range where cells differ."""
+    cells: Counter[tuple[str, str]] = Counter()
+    seeds, draws = set(), set()
+    for row, record in labelled:
+        if record["status"] == "finished":
+            cells[row, record["factors"]["task"]] += 1
+            seeds.add(record["factors"]["seed"])
+            draws.add(record["factors"]["draw"])
+    if not cells:
+        return "no finished run"
+    least, most = min(cells.values()), max(cells.values())
+    counted = "one seed" if len(seeds) == 1 else f"mean over {len(seeds)} seeds"
+    counted += f" and {len(draws)} draws" if len(draws) > 1 else ""
+    return counted if least == most else f"{counted}, {least} to {most} runs in a cell"
+
+
+def _hardware(finished: Sequence[Record]) -> list[str]:
+    if not finished:
+        return []
+    origins = [record["provenance"] for record in finished]
+    packages = ("petlbench", "torch", "timm")
+    versions = [
+        f"{package} {told}"
+        for package in packages
+        if (told := _listed(origin["versions"].get(package) for origin in origins))
+    ]
+    precision = _listed(origin.get("precision") for origin in origins)
+    return [
+        f"Device {_listed((origin['device'] for origin in origins), ' and ')}; "
+        f"{precision + '; ' if precision else ''}{', '.join(versions)}; "
+        f"weights {_listed(map(_weights, finished))}."
+    ]
+
+
+def _changing_settings(labelled: Iterable[Labelled]) -> list[str]:
+    """Values of a method that change from task to task: a mean over tasks hides them."""
+    first: dict[str, Record] = {}
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for row, record in labelled:
+        other = first.setdefault(row, record)
+        for key in differing(other, record, ("method", "train")):
+            found[row][key] = None
+    return [
+        f"{row}: {', '.join(keys)} differ{'' if len(keys) > 1 else 's'} between tasks."
+        for row, keys in found.items()
+    ]
+
+
+def _left_out(kept: Record, left_out: Sequence[Record]) -> list[str]:
+    suites = [r["suite"] for r in left_out if r["suite"] != kept["suite"]]
+    protocols = [r["protocol"] for r in left_out if r["suite"] == kept["suite"]]
+    return [
+        f"Left out: {len(others)} record{'s' * (len(others) > 1)} of other {what} "
+        f"({_listed(others)})."
+        for what, others in (("protocols", protocols), ("suites", suites))
+        if others
+    ]
+
+
+def _listed(values: Iterable[Any], comma: str = ", ") -> str:
+    return comma.join(str(value) for value in dict.fromkeys(values) if value is not None)
