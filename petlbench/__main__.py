@@ -109,6 +109,8 @@ def main() -> None:
     if "--version" in arguments:
         print(f"petlbench {metadata.version('petlbench')}")
         return
+    if {"-m", "--multirun"} & set(arguments) and {"-c", "--cfg"} & set(arguments):
+        raise UserError("--cfg shows the configuration of one run; leave out -m")
     check_groups(arguments)
     register()
     sys.argv[1:] = defer(arguments)

@@ -12,6 +12,7 @@ from petlbench.data.images import Preparation
 from petlbench.data.task import Split, Task
 from petlbench.errors import UserError, unknown
 from petlbench.train.trainer import Epoch, Trainer
+from petlbench.train.trainer import check as check_training
 
 if TYPE_CHECKING:
     from petlbench.interface import Method
@@ -52,6 +53,7 @@ def check(config: Config) -> None:
     with torch.device("meta"):
         _made(config["method"])(_backbone(config))
     Preparation(**config["input"], mean=config["backbone"]["mean"], std=config["backbone"]["std"])
+    check_training(config["train"])
 
 
 def trainer(config: Config, opened: Task, on_epoch: Callable[[Epoch], None]) -> Trainer:

@@ -113,7 +113,8 @@ class Store:
     def records(self) -> Iterator[Record]:
         """All records of this schema below the folder, in the order of their paths."""
         for path in sorted(self.root.glob("**/*.json")):
-            if not path.name.startswith("."):
+            # W&B keeps files of its own below the folder, which a kill may have cut short.
+            if not path.name.startswith(".") and path.relative_to(self.root).parts[0] != "wandb":
                 record = read(path)
                 if record.get("schema") == SCHEMA:
                     yield record

@@ -58,6 +58,8 @@ def test_the_store_gives_back_what_it_was_given(tmp_path: Path) -> None:
     for seed, status in ((0, "finished"), (1, "failed")):
         store.write(record(seed, status))
     (tmp_path / "other.json").write_text("{}")
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "cut-short.json").write_text("{")
     assert [r["id"] for r in store.records()] == [f"{seed:016x}" for seed in (0, 1)]
     assert store.finished() == {f"{0:016x}"}
     assert list(tmp_path.glob("**/.tmp-*")) == []

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from petlbench.__main__ import check_groups, options
 from petlbench.errors import Unsupported, UserError
 from petlbench.record import Store, identity
 from petlbench.sweep import plan
-from petlbench.sweep.hydra import register
 
 SUITES = {"all": ["a", "b", "one"], "a": ["one", "two"], "b": ["two", "three"], "loop": ["loop"]}
 QUICK = ["train.epochs=1", "train.drop_last=true", "dataset.images=1300", "dataset.sha256=null"]
@@ -77,52 +75,36 @@ def test_an_option_that_does_not_exist_is_named_with_its_neighbour(
         check_groups([argument])
 
 
-@pytest.fixture(scope="module")
-def loader() -> Iterator[None]:
-    register()
-    with initialize_config_module("petlbench.conf", version_base="1.3"):
-        yield
-
-
-def resolved(*overrides: str) -> dict[str, Any]:
-    chosen = dict(override.split("=") for override in overrides)
-    defaults = {"method": "linear", "backbone": "vit_mini", "dataset": "mini/digits"}
-    return compose.finish(hydra_compose("config", list(overrides)), defaults | chosen)
-
-
-@pytest.mark.usefixtures("loader")
 @pytest.mark.parametrize("backbone", options("backbone", []))
 @pytest.mark.parametrize("method", registry.names())
 def test_every_method_composes_on_every_backbone(method: str, backbone: str) -> None:
-    made = resolved(f"method={method}", f"backbone={backbone}")
+    made = compose.single([f"method={method}", f"backbone={backbone}"])
     assert made["factors"]["method"] == method
     assert made["title"]
     assert made["train"]["lr"] > 0
     assert made["train"]["head_lr"] > 0
 
 
-@pytest.mark.usefixtures("loader")
 @pytest.mark.parametrize("dataset", [name for name in options("dataset", []) if "/" in name])
 def test_every_task_composes_and_a_suite_says_what_to_do(dataset: str) -> None:
     if dataset.rpartition("/")[2] in ("natural", "specialized", "structured"):
         with pytest.raises(UserError, match="add -m to sweep it"):
-            resolved(f"dataset={dataset}")
+            compose.single([f"dataset={dataset}"])
     else:
-        made = resolved(f"dataset={dataset}")["dataset"]
+        made = compose.single([f"dataset={dataset}"])["dataset"]
         assert made["classes"] > 1
         assert dataset == f"{made['suite']}/{made['name']}"
 
 
-@pytest.mark.usefixtures("loader")
 @pytest.mark.parametrize("experiment", options("experiment", []))
 def test_every_experiment_composes(experiment: str) -> None:
-    assert hydra_compose("config", [f"experiment={experiment}"]).train.epochs > 0
+    with initialize_config_module("petlbench.conf", version_base="1.3"):
+        assert hydra_compose("config", [f"experiment={experiment}"]).train.epochs > 0
 
 
-@pytest.mark.usefixtures("loader")
 def test_values_that_differ_on_a_backbone_come_in() -> None:
-    assert resolved("method=dtl", "backbone=swin_b")["method"]["inject_from"] == 15
-    assert resolved("method=dtl", "backbone=vit_b16")["method"]["inject_from"] == 7
+    assert compose.single(["method=dtl", "backbone=swin_b"])["method"]["inject_from"] == 15
+    assert compose.single(["method=dtl", "backbone=vit_b16"])["method"]["inject_from"] == 7
 
 
 def command(root: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -157,6 +139,15 @@ def test_the_plan_of_vtab(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_experiment_is_a_sweep_and_the_command_line_wins(tmp_path: Path) -> None:
+    arguments = ["-m", "experiment=demo", "seed=1,2", "hydra.sweeper.dry_run=true"]
+    code, told = finished(tmp_path, *arguments)
+    assert code == 0
+    methods = len(registry.suites()["paper"])
+    assert f"plan: {methods * 3 * 2} runs, 0 finished" in told
+    assert "seed 0" not in told
+
+
 def test_a_value_that_one_of_the_methods_lacks_or_that_is_null_can_be_swept(
     tmp_path: Path,
 ) -> None:
@@ -180,6 +171,16 @@ def test_a_value_that_one_of_the_methods_lacks_or_that_is_null_can_be_swept(
         (["method=dtl", "method.inject_from=13"], "inject_from 13 is outside the network's 12"),
         (["backbone.checkpoint=none.pth"], "checkpoint 'none.pth' does not exist"),
         (["wandb.mode=on"], "unknown wandb.mode 'on'"),
+        (["method.rank=4"], "no key 'method.rank' to set"),
+        (["train.lr=[1"], "'train.lr=[1' cannot be read"),
+        (["seed=x"], "seed is x; it must be a whole number"),
+        (["method=lora,dtl"], "'method=lora,dtl' names several values; add -m"),
+        (["experiment=mini"], "this experiment is a sweep (method=paper dataset=mini seed=0,1,2)"),
+        (["-m", "experiment=mini,demo"], "experiment=mini is a sweep of its own"),
+        (["hydra.sweeper.dry_run=true"], "prints the plan of a sweep; add -m"),
+        (["-m", "dataset=glob(vtab/*)"], "matches no option; name a suite"),
+        (["-m", "--cfg", "job"], "leave out -m"),
+        (["-m", "dataset=vtab/cifar"], "vtab/cifar cannot be run"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
@@ -240,3 +241,7 @@ def test_a_failure_is_listed_and_the_rest_runs(tmp_path: Path) -> None:
         "finished",
     ]
     assert {path.name for path in tmp_path.iterdir()} == {"cache", "results"}
+    again = ["method=full", "dataset=mini/location", "train.lr=1e-3", *QUICK]
+    code, told = finished(tmp_path, *again)
+    assert code == 0
+    assert "finished already: results/runs/mini/location/full-vit_mini-seed0-" in told

@@ -160,8 +160,8 @@ def test_a_loss_that_is_not_finite_ends_the_run() -> None:
     ("change", "message"),
     [
         ({"batch_size": 37}, "larger than the 36 training images"),
-        ({"batch_size": 0}, "at least 1"),
-        ({"epochs": 0}, "at least 1"),
+        ({"batch_size": 0}, "whole number from 1"),
+        ({"epochs": 0}, "whole number from 1"),
         ({"precision": "fp16"}, "needs a GPU"),
         ({"precision": "fp8"}, "unknown train.precision 'fp8'"),
     ],

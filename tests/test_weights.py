@@ -141,7 +141,10 @@ def test_a_classifier_of_another_size_is_left_out(family: str, tmp_path: Path) -
 
 def test_a_checkpoint_may_lack_the_classifier(tmp_path: Path) -> None:
     state = {n: t for n, t in other("vit").net.state_dict().items() if not n.startswith("head.")}
-    loaded("vit", written(state, tmp_path / "net.pth"))
+    backbone = loaded("vit", written(state, tmp_path / "net.pth"))
+    own = backbone.net.state_dict()
+    assert all(torch.equal(own[name], tensor) for name, tensor in state.items())
+    assert torch.equal(own["head.weight"], tiny("vit").net.state_dict()["head.weight"])
 
 
 def test_half_precision_files_load_as_float32(tmp_path: Path) -> None:

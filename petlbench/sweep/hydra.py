@@ -150,8 +150,8 @@ def defer(arguments: Sequence[str]) -> list[str]:
 
 
 def _deferred(argument: str) -> str:
-    key, sign, value = argument.partition("=")
-    if not sign or "." not in key or key.startswith(("hydra", "-", "~")):
+    key, _, value = argument.partition("=")
+    if not value or "." not in key or key.startswith(("hydra", "-", "~")):
         return argument
     try:
         override = OverridesParser.create().parse_overrides([argument])[0]

@@ -34,7 +34,7 @@ def groups(
     if no_decay not in NO_DECAY:
         raise unknown("train.no_decay", no_decay, NO_DECAY)
     for key, value in (("lr", lr), ("head_lr", head_lr), ("weight_decay", weight_decay)):
-        if not (value >= 0 and math.isfinite(value)):
+        if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
             raise UserError(f"train.{key} is {value}; it must be a number of at least 0")
     spared = NO_DECAY[no_decay]
     parts = []

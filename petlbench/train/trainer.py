@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from petlbench.checks import whole
 from petlbench.data.images import Preparation
 from petlbench.data.task import Split
 from petlbench.delta import trained
@@ -71,7 +72,8 @@ class Trainer:
         settings: Mapping[str, Any],
         on_epoch: Callable[[Epoch], None],
     ) -> None:
-        _check(settings, len(fit))
+        check(settings)
+        _check_batch(settings, len(fit))
         self.device = device
         self.precision = Precision(settings["precision"], device)
         self.prepare = prepare
@@ -225,11 +227,16 @@ def set_rates(optimiser: torch.optim.Optimizer, time: float, schedule: Mapping[s
         )
 
 
-def _check(settings: Mapping[str, Any], images: int) -> None:
-    """Refuse settings under which no step would be made."""
+def check(settings: Mapping[str, Any]) -> None:
+    """Refuse values with which no data could be trained on."""
     for key in ("epochs", "batch_size"):
-        if settings[key] < 1:
-            raise UserError(f"train.{key} is {settings[key]}; it must be at least 1")
+        whole(f"train.{key}", settings[key], low=1)
+    keys = ("lr", "head_lr", "weight_decay", "no_decay")
+    groups([], [], **{key: settings[key] for key in keys})
+
+
+def _check_batch(settings: Mapping[str, Any], images: int) -> None:
+    """Refuse settings under which no step would be made."""
     if settings["batch_size"] > images:
         raise UserError(
             f"train.batch_size {settings['batch_size']} is larger than the {images} training "
