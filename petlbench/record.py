@@ -9,7 +9,7 @@ A record is a plain dictionary, `schema: 1`:
     factors     {method, backbone, task, draw, seed}: the cell of the table; task is "mini/digits"
     protocol    final | trial | best_on_val | audit
     title       the method's name in tables; task_title, suite and group: the column
-    config      the full resolved configuration
+    config      the full resolved configuration, but for folders of the machine
     scores      {test set: {top1 (percent), correct, total}}
     selection   {fit_on, select_on, epoch, scores: {epoch: percent}, honest: bool}
     curve       {epoch: [...], loss: [...], lr: [...]}: mean training loss and lr of each epoch
