@@ -10,9 +10,10 @@ from hydra.utils import instantiate
 from petlbench import backbone as backbones
 from petlbench.data.images import Preparation
 from petlbench.data.task import Split, Task
-from petlbench.errors import UserError, unknown
+from petlbench.errors import Unsupported, UserError, unknown
 from petlbench.train.trainer import Epoch, Trainer
 from petlbench.train.trainer import check as check_training
+from petlbench.weights import Origin
 
 if TYPE_CHECKING:
     from petlbench.interface import Method
@@ -49,11 +50,26 @@ def method(config: Config) -> "Method":
 
 
 def check(config: Config) -> None:
-    """Build backbone and method on the meta device: refuses wrong values before the first run."""
-    with torch.device("meta"):
-        _made(config["method"])(_backbone(config))
-    Preparation(**config["input"], mean=config["backbone"]["mean"], std=config["backbone"]["std"])
+    """Try the method on its backbone on the meta device; refuse wrong values and pairs.
+
+    Nothing is read or computed there, so that a plan can be checked before its first run.
+    """
     check_training(config["train"])
+    with torch.device("meta"):
+        network = _backbone(config)
+        built: Method = _made(config["method"])(network)
+        try:
+            built.eval()(network.example())
+        except (TypeError, AttributeError, RuntimeError) as error:
+            line = str(error).splitlines()[0]
+            raise Unsupported(f"it cannot run on {network.tag}: {line}") from error
+    Preparation(**config["input"], mean=config["backbone"]["mean"], std=config["backbone"]["std"])
+
+
+def weights(config: Config) -> None:
+    """Refuse pre-trained weights that are not to be had; downloads them where they are needed."""
+    node = config["backbone"]
+    Origin(name=node["name"], checkpoint=node["checkpoint"], pretrained=node["pretrained"]).find()
 
 
 def trainer(config: Config, opened: Task, on_epoch: Callable[[Epoch], None]) -> Trainer:

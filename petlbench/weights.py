@@ -58,7 +58,7 @@ class Origin:
 
         Raises UserError where a file is missing, damaged, or fits another network.
         """
-        path = self._path()
+        path = self.find()
         if path is None:
             return self.unloaded()
         if path.suffix == ".npz":
@@ -67,7 +67,11 @@ class Origin:
             _load_state(net, head, path)
         return {"tag": self.name, "file": path.name, "sha256": sha256(path)}
 
-    def _path(self) -> Path | None:
+    def find(self) -> Path | None:
+        """The file, from the hub if need be; None where the weights are random.
+
+        Raises UserError where there is none and none can be fetched.
+        """
         if self.checkpoint is not None:
             return _existing(Path(self.checkpoint))
         if not self.pretrained:

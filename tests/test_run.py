@@ -14,6 +14,8 @@ from petlbench.errors import Unsupported, UserError
 from petlbench.interface import Method
 from petlbench.record import Record, Store
 from petlbench.run import run
+from petlbench.sweep.conduct import check_place
+from petlbench.sweep.plan import TO_RUN, Planned
 from petlbench.train.trainer import Trainer
 from tests import fake
 from tests.test_trainer import SETTINGS
@@ -187,6 +189,29 @@ def test_checking_builds_no_weights_and_refuses_wrong_values(
     settings["method"] = settings["method"] | {"rank": 0}
     with pytest.raises(UserError, match="rank is 0"):
         build.check(settings)
+
+
+def test_a_pair_that_cannot_run_is_refused_by_the_check(tmp_path: Path) -> None:
+    settings = config(tmp_path)  # LoRA on a SwinV2, which reads the weight of qkv itself
+    settings["backbone"] |= {"name": "swinv2_tiny_window8_256", "pretrained": False}
+    settings["input"] = settings["input"] | {"size": 256}
+    with pytest.raises(Unsupported, match=r"it cannot run on swinv2_tiny_window8_256: .*weight"):
+        build.check(settings)
+
+
+def test_a_setting_that_was_deleted_is_named(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    del settings["train"]["lr"]
+    with pytest.raises(UserError, match=r"train\.lr is missing; set train\.lr=VALUE"):
+        build.check(settings)
+
+
+def test_a_missing_checkpoint_is_refused_before_a_sweep_runs(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    settings["backbone"] |= {"checkpoint": "none.safetensors"}
+    planned = Planned(settings, "id", TO_RUN)
+    with pytest.raises(UserError, match=r"checkpoint .none\.safetensors. does not exist"):
+        check_place([planned])
 
 
 def test_every_method_runs(tmp_path: Path) -> None:

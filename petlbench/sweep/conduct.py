@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from petlbench import build
@@ -51,14 +51,19 @@ def perform(runs: Sequence[plan.Planned], store: Store) -> int:
 
 
 def check_place(runs: Sequence[plan.Planned]) -> None:
-    """Refuse tasks and devices that are not to be had here, before the first run."""
-    asked = {
-        json.dumps([run.config["dataset"], run.config["device"]], sort_keys=True): run.config
-        for run in runs
-    }
-    for config in asked.values():
-        build.device(config)
-        build.task(config)
+    """Refuse what is not to be had here before the first run: device, weights, data."""
+    for node, ask in (
+        ("device", build.device),
+        ("backbone", build.weights),
+        ("dataset", build.task),
+    ):
+        for config in _differing(runs, node):
+            ask(config)
+
+
+def _differing(runs: Sequence[plan.Planned], node: str) -> Iterable[dict[str, Any]]:
+    """One configuration for each value that a node has in the runs."""
+    return {json.dumps(run.config[node], sort_keys=True): run.config for run in runs}.values()
 
 
 def execute(config: dict[str, Any]) -> Record:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from petlbench.interface import Method
 
 EVALUATION_BATCH = 250
+SETTINGS = tuple(
+    "lr head_lr weight_decay no_decay betas epochs batch_size drop_last precision schedule".split()
+)
 
 
 class Diverged(ArithmeticError):
@@ -229,6 +232,9 @@ def set_rates(optimiser: torch.optim.Optimizer, time: float, schedule: Mapping[s
 
 def check(settings: Mapping[str, Any]) -> None:
     """Refuse values with which no data could be trained on."""
+    for key in SETTINGS:
+        if key not in settings:
+            raise UserError(f"train.{key} is missing; set train.{key}=VALUE")
     for key in ("epochs", "batch_size"):
         whole(f"train.{key}", settings[key], low=1)
     keys = ("lr", "head_lr", "weight_decay", "no_decay")
