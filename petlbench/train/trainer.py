@@ -23,8 +23,17 @@ if TYPE_CHECKING:
     from petlbench.interface import Method
 
 EVALUATION_BATCH = 250
-SETTINGS = tuple(
-    "lr head_lr weight_decay no_decay betas epochs batch_size drop_last precision schedule".split()
+NEEDED = (
+    "lr",
+    "head_lr",
+    "weight_decay",
+    "no_decay",
+    "betas",
+    "epochs",
+    "batch_size",
+    "drop_last",
+    "precision",
+    "schedule",
 )
 
 
@@ -232,7 +241,7 @@ def set_rates(optimiser: torch.optim.Optimizer, time: float, schedule: Mapping[s
 
 def check(settings: Mapping[str, Any]) -> None:
     """Refuse values with which no data could be trained on."""
-    for key in SETTINGS:
+    for key in NEEDED:
         if key not in settings:
             raise UserError(f"train.{key} is missing; set train.{key}=VALUE")
     for key in ("epochs", "batch_size"):
