@@ -36,4 +36,4 @@ class DTLPlus(DTL):
 
     def theta(self, h: Tensor, stage: Stage) -> Tensor:
         """The side state h, activated and convolved over the patch grid."""
-        return self.backbone.on_patches(self.mix[str(stage.first)], super().theta(h, stage))
+        return self.backbone.tokens.on_patches(self.mix[str(stage.first)], super().theta(h, stage))

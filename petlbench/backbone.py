@@ -11,6 +11,7 @@ from timm.layers import DropPath as TimmDropPath
 from torch import Tensor, nn
 
 import petlbench.mini.network  # noqa: F401 -- registers vit_mini with timm
+from petlbench.blocks import Tokens
 from petlbench.checks import fraction
 from petlbench.errors import Unsupported, UserError, unknown
 from petlbench.leaves import DropPath
@@ -62,7 +63,7 @@ class Backbone(nn.Module):
         self.origin = origin
         self.checkpoint = origin.unloaded()
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
-        self.prefix_tokens: int = getattr(net, "num_prefix_tokens", 0)
+        self.tokens = Tokens(getattr(net, "num_prefix_tokens", 0), self._grid())
         self._check_parts()
         self._check_walk()
         self.pool = self._checked(pool)
@@ -95,11 +96,6 @@ class Backbone(nn.Module):
         """Number of blocks."""
         return len(self.widths)
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Patches in height and width, as they enter the first block."""
-        return cast(tuple[int, int], tuple(self.net.patch_embed.grid_size))
-
     def load_weights(self) -> None:
         """Load what `origin` names: before any method changes the network, never on meta."""
         head = next(name for name, module in self.net.named_modules() if module is self.head)
@@ -119,26 +115,23 @@ class Backbone(nn.Module):
             z = self.net.norm_pre(self.net.patch_drop(self.net._pos_embed(z)))
         return cast(Tensor, z)
 
-    def split(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Prefix tokens (B, P, C) and patches (B, N, C), in row-major order."""
-        tokens = z.flatten(1, -2)
-        return tokens[:, : self.prefix_tokens], tokens[:, self.prefix_tokens :]
+    def pooled(self, z: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """Output of the last block -> (B, C), the input of the head.
 
-    def on_patches(self, op: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
-        """Apply an op on (B, C, H, W) to the patches of z; prefix tokens bypass it."""
-        if z.ndim == 4:
-            return op(z.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        prefix, patches = self.split(z)
-        mapped = op(patches.transpose(1, 2).unflatten(2, self.grid))
-        return torch.cat([prefix, mapped.flatten(2).transpose(1, 2)], dim=1)
-
-    def pooled(self, z: Tensor) -> Tensor:
-        """Output of the last block -> (B, C), the input of the head"""
+        norm: in the place of the network's final one.
+        """
+        norm = norm or self.norm
         if self.pool == "cls":
-            return cast(Tensor, self.norm(z[:, 0]))
+            return cast(Tensor, norm(z[:, 0]))
         if self.pool == "patch_mean_then_norm":
-            return cast(Tensor, self.norm(self.split(z)[1].mean(1)))
-        return self.split(self.norm(z))[1].mean(1)
+            return cast(Tensor, norm(self.tokens.split(z)[1].mean(1)))
+        return self.tokens.split(norm(z))[1].mean(1)
+
+    def _grid(self) -> tuple[int, int]:
+        grid = getattr(self.net.patch_embed, "grid_size", None)
+        if grid is None:
+            raise self._unsupported("its patches lie on no grid of known size")
+        return cast(tuple[int, int], tuple(grid))
 
     def _checked(self, pool: str) -> str:
         if pool not in POOLS:
@@ -164,7 +157,7 @@ class Backbone(nn.Module):
         training = self.net.training
         self.net.eval()
         try:
-            if min(self.grid) < 1:
+            if min(self.tokens.grid) < 1:
                 raise UserError(f"input.size is smaller than a patch of {self.tag}; set it higher")
             with torch.no_grad():
                 image = self.example()
@@ -202,9 +195,9 @@ def create(
 ) -> Backbone:
     """A timm network by its tagged name, with random weights: `load_weights` comes next.
 
-    The two steps are apart so that a network can be built on the meta device. The head starts
-    with weights from N(0, 0.02^2) (truncated) and zero bias, as in the code of DTL and NOAH; the
-    other weights as timm initialises them. Drop path grows linearly from 0 to `drop_path`.
+    The two steps are apart so that a network can be built on the meta device. The head starts as
+    `start_head` says, the other weights as timm initialises them. Drop path grows linearly from 0
+    to `drop_path`.
     """
     fraction("backbone.drop_path", drop_path)
     _check_name(name)
@@ -221,10 +214,14 @@ def create(
     swap_type(net, TimmDropPath, lambda old: DropPath(old.drop_prob))
     origin = Origin(name=name, checkpoint=checkpoint, pretrained=pretrained)
     backbone = Backbone(net, pool=pool, mean=mean, std=std, origin=origin)
-    head = cast(nn.Linear, backbone.head)
+    start_head(cast(nn.Linear, backbone.head))
+    return backbone
+
+
+def start_head(head: nn.Linear) -> None:
+    """Weights from N(0, 0.02^2), truncated, and zero bias: the heads of DTL's and NOAH's code."""
     nn.init.trunc_normal_(head.weight, std=0.02)
     nn.init.zeros_(head.bias)
-    return backbone
 
 
 def _check_name(name: str) -> None:

@@ -27,6 +27,42 @@ class LowRank(nn.Module):
         return self.up(self.dropout(self.down(x)))  # type: ignore[no-any-return]
 
 
+class Bottleneck(nn.Module):
+    """up(dropout(activation(down(x)))): the body of an adapter.
+
+    `down.weight` (rank, width) starts Kaiming-uniform; `up.weight` (width, rank) and the biases
+    start at zero, so a network with the term added starts as it was.
+    """
+
+    def __init__(
+        self, width: int, rank: int, activation: nn.Module, dropout: float, *, bias: bool = True
+    ) -> None:
+        super().__init__()
+        rank = whole("rank", rank, low=1)
+        self.down = nn.Linear(width, rank, bias=bias)
+        self.activation = activation
+        self.dropout = nn.Dropout(fraction("dropout", dropout))
+        self.up = nn.Linear(rank, width, bias=bias)
+        for tensor in (self.up.weight, self.down.bias, self.up.bias):
+            if tensor is not None:
+                nn.init.zeros_(tensor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., width)"""
+        return self.up(self.dropout(self.activation(self.down(x))))  # type: ignore[no-any-return]
+
+
+class Residual(nn.Module):
+    """x + op(x)."""
+
+    def __init__(self, op: nn.Module) -> None:
+        super().__init__()
+        self.op = op
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.op(x)  # type: ignore[no-any-return]
+
+
 class Scaled(nn.Module):
     """scale * op(x), the scale fixed."""
 
@@ -54,6 +90,13 @@ class Swish(nn.Module):
 
     def extra_repr(self) -> str:
         return f"beta={self.beta}"
+
+
+class QuickGELU(Swish):
+    """z sigmoid(1.702 z), close to GELU."""
+
+    def __init__(self) -> None:
+        super().__init__(1.702)
 
 
 class DepthwiseConv(nn.Conv2d):

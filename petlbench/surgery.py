@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from petlbench.errors import Unsupported
+
+if TYPE_CHECKING:
+    from petlbench.backbone import Backbone
 
 Make = Callable[[Any], nn.Module]  # the module found -> the one that takes its place
 
@@ -24,6 +27,16 @@ def swap(network: nn.Module, glob: str, make: Make) -> None:
 def swap_type(network: nn.Module, kind: type[nn.Module], make: Make) -> None:
     """Put make(module) in the place of each module of a type; there may be none."""
     _replace(network, lambda name, module: isinstance(module, kind), make)
+
+
+def swap_blocks(backbone: "Backbone", make: Callable[[nn.Module, int], nn.Module]) -> None:
+    """Put make(block, width) in the place of each block, in the network and in its stages."""
+    made: dict[int, nn.Module] = {}
+    for stage in backbone.stages:
+        for index, block in enumerate(stage.blocks):
+            assert isinstance(block, nn.Module)
+            made[id(block)] = stage.blocks[index] = make(block, stage.width)
+    _replace(backbone.net, lambda name, module: id(module) in made, lambda old: made[id(old)])
 
 
 def _replace(network: nn.Module, wanted: Callable[[str, nn.Module], bool], make: Make) -> int:

@@ -37,7 +37,7 @@ NETWORKS = [
 def test_forward_equals_timms_own_to_the_bit(name: str, size: int, pool: str, prefix: int) -> None:
     backbone = tiny("vit", name=name, image_size=size, pool=pool, drop_path=0.1)
     batch = torch.randn(2, 3, size, size)
-    assert backbone.prefix_tokens == prefix
+    assert backbone.tokens.prefix == prefix
     with torch.no_grad():
         ours, theirs = Method(backbone).eval()(batch), backbone.net(batch)
     assert torch.equal(ours, theirs)
@@ -91,9 +91,9 @@ def test_stages_of_a_copy_are_the_copys_modules(family: str) -> None:
 def test_split_is_the_whole_in_order(family: str) -> None:
     backbone = tiny(family)
     z = backbone.embed(images())
-    prefix, patches = backbone.split(z)
-    assert prefix.shape[1] == backbone.prefix_tokens
-    assert patches.shape[1] == backbone.grid[0] * backbone.grid[1]
+    prefix, patches = backbone.tokens.split(z)
+    assert prefix.shape[1] == backbone.tokens.prefix
+    assert patches.shape[1] == backbone.tokens.grid[0] * backbone.tokens.grid[1]
     assert torch.equal(torch.cat([prefix, patches], dim=1), z.flatten(1, -2))
 
 
@@ -107,12 +107,12 @@ def test_on_patches_sees_the_map_and_leaves_the_prefix(family: str) -> None:
         shapes.append(tuple(patches.shape[1:]))
         return patches.roll(1, dims=3)  # one patch to the right
 
-    moved = backbone.on_patches(shift, z)
+    moved = backbone.tokens.on_patches(shift, z)
     assert moved.shape == z.shape
-    assert shapes == [(backbone.widths[0], *backbone.grid)]
-    (prefix, patches), (kept, after) = backbone.split(z), backbone.split(moved)
+    assert shapes == [(backbone.widths[0], *backbone.tokens.grid)]
+    (prefix, patches), (kept, after) = backbone.tokens.split(z), backbone.tokens.split(moved)
     assert torch.equal(prefix, kept)
-    rows = patches.unflatten(1, backbone.grid).roll(1, dims=2)
+    rows = patches.unflatten(1, backbone.tokens.grid).roll(1, dims=2)
     assert torch.equal(after, rows.flatten(1, 2))
 
 
@@ -120,7 +120,7 @@ def test_on_patches_sees_the_map_and_leaves_the_prefix(family: str) -> None:
 def test_poolings(family: str) -> None:
     backbone = tiny(family)
     z = torch.randn(2, 2, 2, 128) if family == "swin" else torch.randn(2, 17, 32)
-    _, patches = backbone.split(z)
+    _, patches = backbone.tokens.split(z)
     with torch.no_grad():
         backbone.norm.weight.uniform_(0.5, 1.5)  # type: ignore[operator]
         backbone.pool = "patch_mean_then_norm"

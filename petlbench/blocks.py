@@ -1,0 +1,85 @@
+"""Tokens of a network, and transformer blocks taken apart for methods that act inside them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from timm.models.swin_transformer import SwinTransformerBlock
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from petlbench.errors import Unsupported
+from petlbench.leaves import DropPath
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """How z is laid out: `prefix` tokens (class token, registers), then `grid` patches (H, W).
+
+    A 4-dimensional z, (B, H, W, C), is all patches and knows its own grid.
+    """
+
+    prefix: int
+    grid: tuple[int, int]
+
+    def split(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Prefix tokens (B, P, C) and patches (B, N, C), in row-major order."""
+        tokens = z.flatten(1, -2)
+        return tokens[:, : self.prefix], tokens[:, self.prefix :]
+
+    def on_patches(self, op: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+        """Apply an op on (B, C, H, W) to the patches of z; prefix tokens bypass it."""
+        if z.ndim == 4:
+            return op(z.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        prefix, patches = self.split(z)
+        mapped = op(patches.transpose(1, 2).unflatten(2, self.grid))
+        return torch.cat([prefix, mapped.flatten(2).transpose(1, 2)], dim=1)
+
+
+class OpenBlock(nn.Module):
+    """A pre-norm block with its parts at hand.
+
+    A method derives from this class and writes its equation as `forward`; as it stands it
+    computes what timm's block does. `attention` and `mlp` end with the block's layer scale and
+    drop path. In a Swin, `attention` takes the whole map (B, H, W, C): windows and shift lie
+    inside it. Raises Unsupported for a block of another make.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        if type(block) not in (Block, SwinTransformerBlock):
+            raise Unsupported(
+                f"the method acts inside pre-norm transformer blocks, and {type(block).__name__} "
+                "is none; choose another backbone"
+            )
+        self.block: Any = block
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, N, C) or (B, H, W, C), as it goes from block to block"""
+        z = z + self.attention(self.norm1(z))
+        return z + self.mlp(self.norm2(z))
+
+    def norm1(self, z: Tensor) -> Tensor:
+        return cast(Tensor, self.block.norm1(z))
+
+    def norm2(self, z: Tensor) -> Tensor:
+        return cast(Tensor, self.block.norm2(z))
+
+    def attention(self, n: Tensor) -> Tensor:
+        """The attention branch on the normalised n."""
+        block = self.block
+        if isinstance(block, SwinTransformerBlock):
+            return cast(Tensor, block.drop_path1(block._attn(n)))
+        return cast(Tensor, block.drop_path1(block.ls1(block.attn(n))))
+
+    def mlp(self, n: Tensor) -> Tensor:
+        """The MLP branch on the normalised n."""
+        block = self.block
+        out = block.mlp(n)
+        return cast(Tensor, block.drop_path2(block.ls2(out) if hasattr(block, "ls2") else out))
+
+    def own_drop_path(self) -> nn.Module:
+        """A drop path of this block's rate that draws for itself."""
+        path = self.block.drop_path1
+        return DropPath(path.rate) if isinstance(path, DropPath) else nn.Identity()
