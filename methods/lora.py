@@ -8,31 +8,21 @@ many parameters. The scale multiplies as it is; there is no alpha / rank.
 from collections.abc import Callable
 from functools import partial
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from petlbench.backbone import Backbone
 from petlbench.checks import fraction
 from petlbench.errors import unknown
 from petlbench.interface import Method
 from petlbench.leaves import LowRank, Scaled
-from petlbench.surgery import Parallel, swap
+from petlbench.surgery import Parallel, QueryAndValue, swap
 
 
-class QueryAndValue(nn.Module):
+def query_and_value(qkv: nn.Linear, *, rank: int, scale: float, dropout: float) -> QueryAndValue:
     """qkv(x) with s B A x added to its query and value rows, eq. 3: W and b stay frozen."""
-
-    def __init__(self, qkv: nn.Linear, *, rank: int, scale: float, dropout: float) -> None:
-        super().__init__()
-        width = qkv.in_features
-        self.qkv = qkv
-        self.query = Scaled(scale, LowRank(width, width, rank, dropout))
-        self.value = Scaled(scale, LowRank(width, width, rank, dropout))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., d) -> (..., 3 d)"""
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
-        return torch.cat([q + self.query(x), k, v + self.value(x)], dim=-1)
+    width = qkv.in_features
+    query, value = (Scaled(scale, LowRank(width, width, rank, dropout)) for _ in "qv")
+    return QueryAndValue(qkv, query, value)
 
 
 def shared(qkv: nn.Linear, *, rank: int, scale: float, dropout: float) -> Parallel:
@@ -53,7 +43,7 @@ def noah(update: LowRank) -> None:
     nn.init.trunc_normal_(update.up.weight, std=0.02)
 
 
-FORMS: dict[str, Callable[..., nn.Module]] = {"qv": QueryAndValue, "qkv_shared": shared}
+FORMS: dict[str, Callable[..., nn.Module]] = {"qv": query_and_value, "qkv_shared": shared}
 INITS = {"zero_up": zero_up, "noah": noah}
 
 

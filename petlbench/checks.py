@@ -1,6 +1,7 @@
 """Values that a user may set: each check raises one line that names value and range."""
 
 import math
+from collections.abc import Iterable
 from typing import TypeGuard
 
 from petlbench.errors import UserError
@@ -19,6 +20,14 @@ def block_number(name: str, value: object, depth: int) -> int:
     if _is_whole(value) and 1 <= value <= depth:
         return value
     raise UserError(f"{name} {value} is outside the network's {depth} blocks, counted from 1")
+
+
+def subset(name: str, value: Iterable[str], known: Iterable[str]) -> set[str]:
+    """`value` as a set of at least one of the known words."""
+    chosen, choices = list(value), list(known)
+    if isinstance(value, str) or not chosen or not set(chosen) <= set(choices):
+        raise UserError(f"{name} is {value}; it must be a list of {' or '.join(choices)}")
+    return set(chosen)
 
 
 def _is_whole(value: object) -> TypeGuard[int]:

@@ -11,6 +11,7 @@ from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
 from petlbench.errors import UserError
+from petlbench.leaves import Chosen
 from petlbench.record import write_atomically
 
 if TYPE_CHECKING:
@@ -24,6 +25,16 @@ def trained(method: nn.Module) -> dict[str, nn.Parameter]:
     return {name: tensor for name, tensor in method.named_parameters() if tensor.requires_grad}
 
 
+def learned(method: nn.Module) -> dict[str, Tensor]:
+    """What a delta holds: the trained parameters, and what was chosen from the training data."""
+    chosen = {
+        f"{name}.index": module.index
+        for name, module in method.named_modules()
+        if isinstance(module, Chosen)
+    }
+    return {**trained(method), **chosen}
+
+
 def save(path: Path, method: "Method", metadata: Mapping[str, Any]) -> int:
     """Write the trained tensors as safetensors and return the file's bytes.
 
@@ -32,7 +43,7 @@ def save(path: Path, method: "Method", metadata: Mapping[str, Any]) -> int:
     be made again from its seed.
     """
     tensors = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in trained(method).items()
+        name: tensor.detach().cpu().contiguous() for name, tensor in learned(method).items()
     }
     texts = {key: json.dumps(value) for key, value in metadata.items()}
     content = serialised(tensors, metadata=texts | {"format": FORMAT} | _backbone(method))
@@ -51,7 +62,7 @@ def load(path: Path, method: "Method") -> None:
     for key, here in _backbone(method).items():
         if metadata.get(key) != here:
             raise _unfit(path, f"its {key} is {metadata.get(key)}, not {here}")
-    own = trained(method)
+    own = learned(method)
     for names, where in (
         (own.keys() - tensors.keys(), "it has no"),
         (tensors.keys() - own.keys(), "the method has no"),

@@ -1,5 +1,6 @@
 """What a method is, and which blocks of a method stay constant."""
 
+from collections.abc import Iterator
 from itertools import takewhile
 from typing import Protocol
 
@@ -12,8 +13,13 @@ from petlbench.backbone import Backbone, Block
 class Trainer(Protocol):
     """What `fit` may use; petlbench.train.trainer has the real one."""
 
+    device: torch.device
+
     def train(self, method: "Method") -> None:
         """One training phase of all parameters that require gradients."""
+
+    def examples(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images (B, 3, H, W) and labels (B) of the training split, in a random order, once."""
 
 
 class Method(nn.Module):

@@ -63,6 +63,57 @@ class Residual(nn.Module):
         return x + self.op(x)  # type: ignore[no-any-return]
 
 
+class GroupedLinear(nn.Module):
+    """A linear map with a block-diagonal weight: each group of inputs feeds a group of outputs.
+
+    `weight` is (out, width / groups), the blocks on top of each other; `bias` (out).
+    """
+
+    def __init__(self, width: int, out: int, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+        self.weight = nn.Parameter(nn.Linear(width // groups, out).weight.detach())
+        self.bias = nn.Parameter(torch.zeros(out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., out)"""
+        pairs = zip(x.chunk(self.groups, dim=-1), self.weight.chunk(self.groups), strict=True)
+        return torch.cat([F.linear(part, block) for part, block in pairs], dim=-1) + self.bias
+
+
+class ScaleShift(nn.Module):
+    """gamma x + beta, channel by channel, with gamma ~ N(1, 0.02^2) and beta ~ N(0, 0.02^2).
+
+    dim: where the channels of x are.
+    """
+
+    def __init__(self, width: int, dim: int = -1) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(nn.init.normal_(torch.empty(width), mean=1.0, std=0.02))
+        self.shift = nn.Parameter(nn.init.normal_(torch.empty(width), std=0.02))
+        self.dim = dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width, ...) -> the same"""
+        shape = [1] * x.ndim
+        shape[self.dim] = -1
+        return x * self.scale.view(shape) + self.shift.view(shape)
+
+
+class Chosen(nn.Module):
+    """Indices chosen from the training data before training; a delta carries them."""
+
+    index: Tensor
+
+    def __init__(self, index: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("index", index)
+
+    def choose(self, scores: Tensor) -> None:
+        """Take the indices of the highest scores, as many as there are, in ascending order."""
+        self.index.copy_(scores.topk(len(self.index)).indices.sort().values)
+
+
 class Scaled(nn.Module):
     """scale * op(x), the scale fixed."""
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from petlbench.errors import Unsupported
@@ -59,6 +60,21 @@ def _nothing_matches(network: nn.Module, glob: str) -> str:
     ends = sorted({name.rpartition(".")[2] for name in names} - {""})
     words = ", ".join(end for end in ends if not end.isdigit())
     return f"no module of {type(net).__name__} matches '{glob}'; its modules end in {words}"
+
+
+class QueryAndValue(nn.Module):
+    """A fused qkv projection with something learned beside its query and its value rows."""
+
+    def __init__(self, qkv: nn.Linear, query: nn.Module, value: nn.Module) -> None:
+        super().__init__()
+        self.qkv = qkv
+        self.query = query
+        self.value = value
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., d) -> (..., 3 d)"""
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        return torch.cat([q + self.query(x), k, v + self.value(x)], dim=-1)
 
 
 class Parallel(nn.Module):

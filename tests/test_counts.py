@@ -7,8 +7,10 @@ import pytest
 import torch
 import yaml
 
-from petlbench import delta, registry
+from petlbench import registry
 from petlbench.backbone import Backbone, create
+from petlbench.cost import parameters
+from petlbench.errors import Unsupported
 from petlbench.interface import Method
 from tests.test_methods import CONF
 
@@ -40,7 +42,57 @@ COUNTS: list[tuple[str, str, dict[str, Any], int]] = [
     ("dtl_plus_star", VIT, {}, 43_776),  # heekhero/DTL, M = 1
     ("dtl_plus_star", VIT, {"kernel": 5}, 56_064),
     ("dtl_plus_star", SWIN, {}, 8 * 12_032 + 25 * (128 + 256 + 512 + 1024)),  # 0.14 M
+    ("lora_noah", VIT, {}, 294_912),
+    ("lora_noah", SWIN, {}, 32 * 12_032),
+    ("vpt_shallow", VIT, {}, 50 * 768),  # KMnP/vpt
+    ("vpt_shallow", SWIN, {"prompts": 13}, 13 * 128),
+    ("vpt_deep", VIT, {"prompts": 10}, 92_160),  # KMnP/vpt
+    ("vpt_deep", VIT, {}, 460_800),  # KMnP/vpt
+    ("vpt_deep", SWIN, {"prompts": 13}, 13 * 12_032),  # 0.16 M
+    ("adapter", VIT, {}, 12 * (2 * 8 * 768 + 8 + 768)),  # NOAH: 156 768; 0.16 M
+    ("adapter", SWIN, {}, 17 * 12_032 + 24 * 8),  # 204 736
+    ("adapter_houlsby", VIT, {}, 2 * 156_768),
+    ("adapter_houlsby", SWIN, {}, 2 * 204_736),
+    ("adaptformer", VIT, {}, 156_768),  # ShoufaChen/AdaptFormer; 0.16 M
+    ("adaptformer", VIT, {"rank": 64}, 1_189_632),  # ShoufaChen/AdaptFormer
+    ("adaptformer", VIT, {"bias": False}, 147_456),  # JieShibo/PETL-ViT
+    ("adaptformer", VIT, {"bias": False, "rank": 1}, 18_432),  # JieShibo/PETL-ViT
+    ("adaptformer", SWIN, {}, 204_736),
+    ("ssf", VIT, {}, 22 * 768 * 12 + 4 * 768),  # dongzelian/SSF: 205 824; 0.21 M
+    ("ssf", SWIN, {}, 267_264),  # dongzelian/SSF
+    ("ssf", SWIN, {"merge_norm": True}, 274_432),
+    ("fact_tt", VIT, {}, 2 * 768 * 16 + 12 * 12 * 16**2),  # JieShibo/PETL-ViT: 61 440
+    ("fact_tt", VIT, {"rank": 8}, 21_504),
+    ("fact_tt", SWIN, {}, 32 * 1920 + 12 * 24 * 16**2),  # 135 168; 0.14 M
+    ("fact_tk", VIT, {}, 2 * 768 * 32 + 12 * 12 * 32 + 32**3),  # JieShibo/PETL-ViT: 86 528
+    ("fact_tk", VIT, {"rank": 16}, 30_976),
+    ("fact_tk", SWIN, {}, 64 * 1920 + 12 * 24 * 32 + 4 * 32**3),
+    ("lst", VIT, {}, 2_376_492),  # 2.38 M
+    ("lst_fisher", VIT, {}, 2_376_492),
+    ("ln_tune", VIT, {}, 38_400),
+    ("ln_tune", SWIN, {}, 57_600),
+    ("convpass", VIT, {}, 327_552),  # JieShibo/PETL-ViT; 0.33 M
+    ("convpass", SWIN, {}, 437_504),  # JieShibo/PETL-ViT
+    ("convpass_attn", VIT, {}, 163_776),  # JieShibo/PETL-ViT
+    ("convpass_attn", SWIN, {}, 218_752),  # JieShibo/PETL-ViT
+    ("repadapter", VIT, {}, 239_808),
+    ("repadapter", SWIN, {}, 313_216),
+    ("bi_lora", VIT, {}, 1_179_648),  # JieShibo/PETL-ViT
+    ("bi_lora", SWIN, {}, 4 * 32 * 12_032),
+    ("bi_adaptformer", VIT, {}, 589_824),  # JieShibo/PETL-ViT
+    ("bi_adaptformer", SWIN, {}, 2 * 32 * 12_032),
+    ("adapter_plus", VIT, {}, 165_984),
+    ("adapter_plus", SWIN, {}, 216_768),
+    ("dora", VIT, {}, 313_344),
+    ("dora", SWIN, {}, 409_088),
+    ("sct", VIT, {}, 111_744),  # 0.11 M
+    ("sct", SWIN, {}, 223_488),
+    ("vqt", VIT, {}, 9_216),
+    ("mona", VIT, {}, 2_684_928),
+    ("mona", SWIN, {}, 3_667_456),
 ]
+# Pairs that the methods' papers do not define.
+UNDEFINED = {("lst", SWIN), ("lst_fisher", SWIN), ("vqt", SWIN)}
 
 
 def values_on(name: str, network: str) -> dict[str, Any]:
@@ -98,10 +150,23 @@ def test_trained_parameters(
     name: str, network: str, changed: dict[str, Any], expected: int
 ) -> None:
     method = full_size(name, network, changed)
-    trained = sum(tensor.numel() for tensor in delta.trained(method).values())
-    assert trained == expected + HEADS[network]
+    assert parameters(method)["method"] == expected
+    if name != "vqt":  # whose head is wider
+        assert parameters(method)["head"] == HEADS[network]
 
 
 def test_every_method_is_counted_on_both_networks() -> None:
     counted = {(name, network) for name, network, _, _ in COUNTS}
-    assert {(name, network) for name in registry.names() for network in (VIT, SWIN)} <= counted
+    pairs = {(name, network) for name in registry.names() for network in (VIT, SWIN)}
+    assert pairs == counted | UNDEFINED
+
+
+@pytest.mark.parametrize(("name", "network"), sorted(UNDEFINED))
+def test_undefined_pairs_are_refused(name: str, network: str) -> None:
+    with pytest.raises(Unsupported, match="is defined for plain ViTs"):
+        full_size(name, network, {})
+
+
+def test_the_head_of_vqt_reads_all_answers() -> None:
+    head = (1 + 12) * 768 * CLASSES + CLASSES
+    assert parameters(full_size("vqt", VIT, {}))["head"] == head

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from petlbench import delta, registry
 from petlbench.errors import UserError
 from petlbench.interface import Method
-from tests.test_methods import every_pair, randomised
+from tests.test_methods import every_pair, made, randomised
 from tests.tiny import images, tiny
 
 
@@ -23,10 +23,10 @@ def changed(path: Path) -> Method:
 @every_pair
 def test_a_delta_reloads_exactly(name: str, family: str, tmp_path: Path) -> None:
     path = tmp_path / "runs" / "delta.safetensors"
-    method = randomised(registry.create(name, tiny(family))).eval()
+    method = randomised(made(name, family)).eval()
     size = delta.save(path, method, {"method": name, "values": registry.values(name)})
     assert size == path.stat().st_size
-    fresh = registry.create(name, tiny(family)).eval()
+    fresh = made(name, family).eval()
     assert not torch.equal(fresh(images()), method(images()))
     delta.load(path, fresh)
     assert torch.equal(fresh(images()), method(images()))

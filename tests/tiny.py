@@ -67,6 +67,15 @@ def tiny(family: str, **changed: Any) -> Backbone:
     return backbone.create(**options | changed)
 
 
+# Default values that a network of width 16 or 32 has no room for.
+SMALLER: dict[str, dict[str, Any]] = {
+    "fact_tk": {"rank": 8},
+    "bi_lora": {"rank": 8},
+    "bi_adaptformer": {"rank": 8},
+    "sct": {"channels": 4},
+}
+
+
 def images(count: int = 3) -> Tensor:
     """(count, 3, 16, 16), the same ones at each call."""
     return torch.randn(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))

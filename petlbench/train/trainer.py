@@ -124,6 +124,16 @@ class Trainer:
                 for name, value in trained(method).items():
                     value.copy_(best[name])
 
+    def examples(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images (B, 3, H, W) and labels (B) of the training split, in a random order, once.
+
+        For methods that look at their training data before they train.
+        """
+        order = torch.randperm(len(self.fit), generator=torch.Generator().manual_seed(self.seed))
+        for part in order.split(batch_size):
+            images = self.prepare(self.fit.images[part].to(self.device))
+            yield images, self.fit.labels[part].to(self.device)
+
     def evaluate(self, method: nn.Module, split: Split) -> Score:
         """Top-1 accuracy on a split, in eval mode, in the precision of training."""
         method.to(self.device).eval()

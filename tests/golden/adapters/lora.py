@@ -1,4 +1,4 @@
-"""LoRA: q and v apart (PETL-ViT), or q, k and v through one pair (NOAH)."""
+"""LoRA and Bi-LoRA: q and v apart (PETL-ViT), or q, k and v through one pair (NOAH)."""
 
 import re
 
@@ -12,7 +12,7 @@ ENDS = {"a": "down.weight", "b": "up.weight"}
 def lora(case: Case) -> Plan:
     config = case.config
     if config.get("bit", 32) != 32:
-        raise ValueError(f"lora with {config['bit']} bits is another method")
+        return bi_lora(case)
     fused = any(".attn.qkv." in name for name in case.method_tensors)
     rank = config["bottleneck_or_rank"] if "bottleneck_or_rank" in config else config["rank"]
     values = {"rank": rank, "scale": config.get("scale", 1.0), "dropout": 0.0}
@@ -29,4 +29,12 @@ def _parameter(name: str) -> str:
     return f"backbone.net.{site['block']}.attn.qkv.{inside}"
 
 
-ADAPTERS = {"lora": lora}
+def bi_lora(case: Case) -> Plan:
+    config = case.config
+    values = {"rank": config["bottleneck_or_rank"], "bits": config["bit"]}
+    values |= {"scale": config["scale"], "dropout": 0.0}
+    tensors = {name: Tied(_parameter(name)) for name in case.method_tensors}
+    return Plan("bi_lora", values, usual_pool(case), tensors)
+
+
+ADAPTERS = {"lora": lora, "bi_lora": bi_lora}

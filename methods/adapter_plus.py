@@ -1,0 +1,43 @@
+"""Adapter+: Adapters Strike Back, https://arxiv.org/abs/2406.06820."""
+
+import torch
+from torch import Tensor, nn
+
+from petlbench.backbone import Backbone
+from petlbench.interface import Method
+from petlbench.leaves import Bottleneck, DropPath
+from petlbench.surgery import swap_blocks
+
+
+class PostAdapted(nn.Module):
+    """x + gamma * droppath(W_u GELU(W_d x + b_d) + b_u) with x = block(z), gamma a vector."""
+
+    def __init__(self, block: nn.Module, width: int, rank: int, drop_path: float) -> None:
+        super().__init__()
+        self.block = block
+        self.adapter = Bottleneck(width, rank, nn.GELU(), dropout=0.0)
+        self.drop_path = DropPath(drop_path)
+        self.gamma = nn.Parameter(torch.ones(width))
+        for layer in (self.adapter.down, self.adapter.up):
+            nn.init.trunc_normal_(layer.weight, std=0.01, a=-0.02, b=0.02)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x: Tensor = self.block(z)
+        return x + self.gamma * self.drop_path(self.adapter(x))  # type: ignore[no-any-return]
+
+
+class AdapterPlus(Method):
+    """An adapter with channel-wise scaling behind every block, on the residual stream.
+
+    Its drop path has the same rate, `adapter_drop_path`, in all blocks and draws apart from the
+    backbone's. Weights start as Houlsby's (N(0, 0.01^2), cut at two deviations), not at zero, so
+    training does not start at the pre-trained network (visinf/adapter_plus).
+    """
+
+    starts_as_pretrained = False
+
+    def __init__(self, backbone: Backbone, *, rank: int, adapter_drop_path: float) -> None:
+        super().__init__(backbone)
+        swap_blocks(
+            backbone, lambda block, width: PostAdapted(block, width, rank, adapter_drop_path)
+        )

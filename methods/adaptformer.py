@@ -1,0 +1,44 @@
+"""AdaptFormer: Adapting Vision Transformers for Scalable Visual Recognition,
+https://arxiv.org/abs/2205.13535.
+"""
+
+from torch import Tensor, nn
+
+from petlbench.backbone import Backbone
+from petlbench.blocks import OpenBlock
+from petlbench.interface import Method
+from petlbench.leaves import Bottleneck, Scaled
+from petlbench.surgery import swap_blocks
+
+
+class ParallelBlock(OpenBlock):
+    """y = z + attention(norm1(z)); y + mlp(norm2(y)) + branch(y), eq. 4.
+
+    The branch reads the residual stream itself, without norm2, and is not under drop path.
+    """
+
+    def __init__(self, block: nn.Module, branch: nn.Module) -> None:
+        super().__init__(block)
+        self.branch = branch
+
+    def forward(self, z: Tensor) -> Tensor:
+        y = z + self.attention(self.norm1(z))
+        return y + self.mlp(self.norm2(y)) + self.branch(y)  # type: ignore[no-any-return]
+
+
+class AdaptFormer(Method):
+    """s W_u ReLU(W_d y + b_d) + b_u beside every MLP.
+
+    The authors' code (ShoufaChen/AdaptFormer @ 6967d676) has biases; that of PETL-ViT, which made
+    the numbers on VTAB, has none: `bias`.
+    """
+
+    def __init__(
+        self, backbone: Backbone, *, rank: int, scale: float, dropout: float, bias: bool
+    ) -> None:
+        super().__init__(backbone)
+
+        def branch(width: int) -> nn.Module:
+            return Scaled(scale, Bottleneck(width, rank, nn.ReLU(), dropout, bias=bias))
+
+        swap_blocks(backbone, lambda block, width: ParallelBlock(block, branch(width)))

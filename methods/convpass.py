@@ -1,0 +1,113 @@
+"""Convpass: Convolutional Bypasses Are Better Vision Transformer Adapters,
+https://arxiv.org/abs/2207.07039.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from petlbench.backbone import Backbone
+from petlbench.blocks import OpenBlock, Tokens
+from petlbench.checks import fraction, subset, whole
+from petlbench.errors import unknown
+from petlbench.interface import Method
+from petlbench.leaves import QuickGELU, Scaled
+from petlbench.surgery import swap_blocks
+
+SITES = ("attn", "mlp")
+INITS: Mapping[str, Callable[[Tensor], object]] = {
+    "identity": nn.init.dirac_,  # the centre tap passes each channel on
+    "xavier": nn.init.xavier_uniform_,
+}
+
+
+class Bypass(nn.Module):
+    """Down to a few channels, a 3 x 3 convolution over the patch grid, and up again.
+
+    QuickGELU before and after the convolution. Prefix tokens go through the same convolution, each
+    as an image of one pixel: the centre tap and the bias. `up` starts at zero.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        dropout: float,
+        init: Callable[[Tensor], object],
+        tokens: Tokens,
+    ) -> None:
+        super().__init__()
+        hidden = whole("hidden", hidden, low=1)
+        self.tokens = tokens
+        self.down = nn.Linear(width, hidden)
+        self.conv = nn.Conv2d(hidden, hidden, kernel_size=3, padding=1)
+        self.act = QuickGELU()
+        self.dropout = nn.Dropout(fraction("dropout", dropout))
+        self.up = nn.Linear(hidden, width)
+        nn.init.xavier_uniform_(self.down.weight)
+        init(self.conv.weight)
+        nn.init.zeros_(self.up.weight)
+        for layer in (self.down, self.conv, self.up):
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, n: Tensor) -> Tensor:
+        """(B, N, width) or (B, H, W, width) -> the same"""
+        hidden = self.act(self.down(n))
+        mixed = self.tokens.on_patches(self.conv, hidden)
+        if n.ndim == 3:
+            prefix, _ = self.tokens.split(hidden)
+            single = F.linear(prefix, self.conv.weight[:, :, 1, 1], self.conv.bias)
+            mixed = torch.cat([single, self.tokens.split(mixed)[1]], dim=1)
+        return self.up(self.dropout(self.act(mixed)))  # type: ignore[no-any-return]
+
+
+class BypassedBlock(OpenBlock):
+    """z + attention(n) + s bypass(n) with n = norm1(z); likewise beside the MLP.
+
+    Each bypass has a drop path of the block's rate, drawn apart from that of the branch.
+    """
+
+    def __init__(self, block: nn.Module, make: Callable[[], nn.Module], at: set[str]) -> None:
+        super().__init__(block)
+        self.beside = nn.ModuleDict(
+            {site: nn.Sequential(make(), self.own_drop_path()) for site in SITES if site in at}
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        for site, norm, branch in (
+            ("attn", self.norm1, self.attention),
+            ("mlp", self.norm2, self.mlp),
+        ):
+            n = norm(z)
+            z = z + branch(n)
+            if site in self.beside:
+                z = z + self.beside[site](n)
+        return z
+
+
+class Convpass(Method):
+    """Convolutional bypasses beside attention, MLP or both (`sites`)."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        hidden: int,
+        scale: float,
+        dropout: float,
+        sites: Sequence[str],
+        conv_init: str,
+    ) -> None:
+        super().__init__(backbone)
+        if conv_init not in INITS:
+            raise unknown("method.conv_init", conv_init, INITS)
+        at = subset("method.sites", sites, SITES)
+
+        def bypass(width: int) -> nn.Module:
+            made = Bypass(width, hidden, dropout, INITS[conv_init], backbone.tokens)
+            return Scaled(scale, made)
+
+        swap_blocks(backbone, lambda block, width: BypassedBlock(block, lambda: bypass(width), at))

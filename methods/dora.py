@@ -1,0 +1,68 @@
+"""DoRA: Weight-Decomposed Low-Rank Adaptation, https://arxiv.org/abs/2402.09353."""
+
+import torch
+from torch import Tensor, nn
+
+from petlbench.backbone import Backbone
+from petlbench.checks import positive
+from petlbench.interface import Method
+from petlbench.leaves import LowRank
+from petlbench.surgery import swap
+
+
+class Decomposed(nn.Module):
+    """The change of x W^T when W becomes m V / ||V||, V = W + s B A, eq. 5.
+
+    m (out) starts as the norms of the rows of W, so nothing changes at the start. The norms
+    ||V|| are constants for the gradient (section 4.3).
+    """
+
+    def __init__(self, weight: Tensor, rank: int, scale: float) -> None:
+        super().__init__()
+        out, width = weight.shape
+        self.update = LowRank(width, out, rank)
+        self.scale = positive("scale", scale)
+        self.magnitude = nn.Parameter(weight.detach().norm(dim=1))
+
+    def forward(self, x: Tensor, product: Tensor, weight: Tensor) -> Tensor:
+        """(..., d) and product = x W^T (..., out) -> (..., out)"""
+        with torch.no_grad():
+            change = self.scale * self.update.up.weight @ self.update.down.weight
+            norms = (weight + change).norm(dim=1)
+        ratio = (self.magnitude / norms).to(product.dtype)
+        return (ratio - 1) * product + ratio * self.scale * self.update(x)  # type: ignore[no-any-return]
+
+
+class QueryAndValue(nn.Module):
+    """qkv(x) with decomposed query and value rows; the bias stays outside the scaling."""
+
+    def __init__(self, qkv: nn.Linear, rank: int, scale: float) -> None:
+        super().__init__()
+        self.qkv = qkv
+        query, _, value = qkv.weight.chunk(3)
+        self.query = Decomposed(query, rank, scale)
+        self.value = Decomposed(value, rank, scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., d) -> (..., 3 d)"""
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        query, _, value = self.qkv.weight.chunk(3)
+        query_bias, _, value_bias = _bias(self.qkv).chunk(3)
+        q = q + self.query(x, q - query_bias, query)
+        v = v + self.value(x, v - value_bias, value)
+        return torch.cat([q, k, v], dim=-1)
+
+
+class DoRA(Method):
+    """Magnitude and direction of the query and value projections, the direction by low rank.
+
+    As huggingface/peft does it without dropout. Its authors give no recipe for ViTs.
+    """
+
+    def __init__(self, backbone: Backbone, *, rank: int, scale: float) -> None:
+        super().__init__(backbone)
+        swap(backbone, "*.attn.qkv", lambda qkv: QueryAndValue(qkv, rank, scale))
+
+
+def _bias(layer: nn.Linear) -> Tensor:
+    return layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias

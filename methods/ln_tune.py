@@ -1,0 +1,18 @@
+"""LN-Tune: Strong Baselines for Parameter-Efficient Few-Shot Fine-Tuning,
+https://arxiv.org/abs/2304.01917.
+"""
+
+from torch import nn
+
+from petlbench.backbone import Backbone
+from petlbench.interface import Method
+
+
+class LNTune(Method):
+    """Weight and bias of every LayerNorm are trained, and no new tensor is added."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__(backbone)
+        for module in backbone.net.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.requires_grad_(True)

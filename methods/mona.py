@@ -1,0 +1,91 @@
+"""Mona: 5%>100%: Breaking Performance Shackles of Full Fine-Tuning on Visual Recognition Tasks,
+https://arxiv.org/abs/2408.08345.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from petlbench.backbone import Backbone
+from petlbench.blocks import OpenBlock, Tokens
+from petlbench.checks import fraction, whole
+from petlbench.interface import Method
+from petlbench.surgery import swap_blocks
+
+KERNELS = (3, 5, 7)
+NORM_EPS = 1e-5
+
+
+class MultiScale(nn.Module):
+    """t + 1x1(t) with t = z + the mean of three depthwise convolutions of z, on (B, C, H, W)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.depthwise = nn.ModuleList(
+            nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width)
+            for kernel in KERNELS
+        )
+        self.mix = nn.Conv2d(width, width, kernel_size=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        filtered = torch.stack([conv(z) for conv in self.depthwise]).sum(0)
+        t = z + filtered / len(KERNELS)
+        return t + self.mix(t)  # type: ignore[no-any-return]
+
+
+class MonaLayer(nn.Module):
+    """z + W_u dropout(GELU(K(W_d (a LN(z) + c z)))): prefix tokens bypass the convolutions K."""
+
+    def __init__(self, width: int, hidden: int, dropout: float, tokens: Tokens) -> None:
+        super().__init__()
+        hidden = whole("hidden", hidden, low=1)
+        self.tokens = tokens
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.of_norm = nn.Parameter(torch.full((width,), 1e-6))  # a
+        self.of_input = nn.Parameter(torch.ones(width))  # c
+        self.down = nn.Linear(width, hidden)
+        self.convolutions = MultiScale(hidden)
+        self.dropout = nn.Dropout(fraction("dropout", dropout))
+        self.up = nn.Linear(hidden, width)
+        for layer in (self.down, self.up):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, N, width) or (B, H, W, width) -> the same"""
+        hidden = self.down(self.of_norm * self.norm(z) + self.of_input * z)
+        mixed = F.gelu(self.tokens.on_patches(self.convolutions, hidden))
+        return z + self.up(self.dropout(mixed))  # type: ignore[no-any-return]
+
+
+class MonaBlock(OpenBlock):
+    """A Mona layer on the residual stream behind attention, and one behind the MLP."""
+
+    def __init__(self, block: nn.Module, first: MonaLayer, second: MonaLayer) -> None:
+        super().__init__(block)
+        self.after_attention = first
+        self.after_mlp = second
+
+    def forward(self, z: Tensor) -> Tensor:
+        z = self.after_attention(z + self.attention(self.norm1(z)))
+        return self.after_mlp(z + self.mlp(self.norm2(z)))  # type: ignore[no-any-return]
+
+
+class Mona(Method):
+    """Multi-cognitive visual adapters: convolutions of three sizes inside a bottleneck.
+
+    As Leiyi-Hu/mona has it for Swin. Nothing starts at zero, so training does not start at the
+    pre-trained network. On a ViT with backbone.pool=cls the convolutions of the last block have no
+    effect, since the class token bypasses them.
+    """
+
+    starts_as_pretrained = False
+
+    def __init__(self, backbone: Backbone, *, hidden: int, dropout: float) -> None:
+        super().__init__(backbone)
+
+        def opened(block: nn.Module, width: int) -> nn.Module:
+            first, second = (MonaLayer(width, hidden, dropout, backbone.tokens) for _ in range(2))
+            return MonaBlock(block, first, second)
+
+        swap_blocks(backbone, opened)
