@@ -1,0 +1,551 @@
+"""Methods written out once more, in a few lines, on the pre-trained blocks of a tiny network."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from petlbench.interface import Method
+from petlbench.leaves import Chosen, DropPath
+from petlbench.methods.binary import levels
+from tests.test_methods import made, on, randomised
+from tests.tiny import images, tiny
+
+Net = Any
+
+
+def pair(name: str, family: str = "vit", **values: Any) -> tuple[Method, Net, dict[str, Tensor]]:
+    """A randomised method in float64, the same network untouched, and the method's tensors.
+
+    Tensors of a block are found under `<number of the block>.<the rest of the name>`.
+    """
+    method = randomised(made(name, family, **values)).double().eval()
+    tensors = {}
+    for key, tensor in method.named_parameters(remove_duplicate=False):
+        short = key.removeprefix("backbone.net.").removeprefix("blocks.")
+        tensors[short] = tensor.detach()
+    return method, tiny(family).double().eval().net, tensors
+
+
+def same(method: Method, z: Tensor) -> None:
+    """The method's logits are those that z, the last block's output, leads to."""
+    head_input = method.backbone.pooled(z)
+    torch.testing.assert_close(method(images().double()), method.backbone.head(head_input))
+
+
+def embedded(net: Net) -> Tensor:
+    return net.norm_pre(net._pos_embed(net.patch_embed(images().double())))  # type: ignore[no-any-return]
+
+
+def quick_gelu(z: Tensor) -> Tensor:
+    return z / (1 + torch.exp(-1.702 * z))
+
+
+def linear(x: Tensor, tensors: dict[str, Tensor], name: str) -> Tensor:
+    return x @ tensors[f"{name}.weight"].T + tensors.get(f"{name}.bias", torch.zeros(1))
+
+
+def numbered(net: Net) -> Iterator[tuple[int, Any]]:
+    return enumerate(net.blocks)
+
+
+@pytest.mark.parametrize("name", ["adapter", "adapter_houlsby"])
+def test_adapter(name: str) -> None:
+    method, net, t = pair(name)
+
+    def adapted(m: Tensor, place: str) -> Tensor:
+        if f"{place}.op.down.weight" not in t:
+            return m
+        return m + linear(quick_gelu(linear(m, t, f"{place}.op.down")), t, f"{place}.op.up")
+
+    z = embedded(net)
+    for i, b in numbered(net):
+        z = z + adapted(b.attn(b.norm1(z)), f"{i}.after_attention")
+        z = z + adapted(b.mlp(b.norm2(z)), f"{i}.after_mlp")
+    same(method, z)
+
+
+def test_adaptformer_without_biases() -> None:
+    method, net, t = pair("adaptformer", bias=False, scale=0.7)
+    z = embedded(net)
+    for i, b in numbered(net):
+        y = z + b.attn(b.norm1(z))
+        down, up = (t[f"{i}.branch.op.{end}.weight"] for end in ("down", "up"))
+        z = y + b.mlp(b.norm2(y)) + 0.7 * (y @ down.T).clamp_min(0) @ up.T
+    same(method, z)
+
+
+def test_bi_adaptformer() -> None:
+    method, net, t = pair("bi_adaptformer", scale=0.7)
+
+    def one_bit(weight: Tensor) -> Tensor:
+        mean, std = weight.mean(), weight.std()
+        quartile = torch.tensor(0.67448975, dtype=torch.float32).double()
+        return torch.where(weight > mean, quartile, -quartile) * std + mean
+
+    z = embedded(net)
+    for i, b in numbered(net):
+        y = z + b.attn(b.norm1(z))
+        down, up = (one_bit(t[f"{i}.branch.op.{end}.weight"]) for end in ("down", "up"))
+        z = y + b.mlp(b.norm2(y)) + 0.7 * (y @ down.T).clamp_min(0) @ up.T
+    same(method, z)
+
+
+def test_adapter_plus() -> None:
+    method, net, t = pair("adapter_plus")
+    z = embedded(net)
+    for i, b in numbered(net):
+        x = b(z)
+        hidden = F.gelu(linear(x, t, f"{i}.adapter.down"))
+        z = x + t[f"{i}.gamma"] * linear(hidden, t, f"{i}.adapter.up")
+    same(method, z)
+
+
+def test_repadapter() -> None:
+    method, net, t = pair("repadapter", scale=0.7)
+
+    def adapted(n: Tensor, place: str) -> Tensor:
+        dense = torch.block_diag(*t[f"{place}.up.weight"].chunk(2))
+        return n + 0.7 * (linear(n, t, f"{place}.down") @ dense.T + t[f"{place}.up.bias"])
+
+    z = embedded(net)
+    for i, b in numbered(net):
+        z = z + b.attn(adapted(b.norm1(z), f"{i}.norm1.1.op.op"))
+        z = z + b.mlp(adapted(b.norm2(z), f"{i}.norm2.1.op.op"))
+    same(method, z)
+
+
+def test_dora() -> None:
+    method, net, t = pair("dora", scale=0.7)
+    for i, b in numbered(net):
+        for rows, name in ((slice(0, 32), "query"), (slice(64, 96), "value")):
+            place = f"{i}.attn.qkv.{name}"
+            weight = b.attn.qkv.weight.data
+            low_rank = t[f"{place}.update.up.weight"] @ t[f"{place}.update.down.weight"]
+            v = weight[rows] + 0.7 * low_rank
+            weight[rows] = t[f"{place}.magnitude"][:, None] * v / v.norm(dim=1, keepdim=True)
+    z = embedded(net)
+    for _, b in numbered(net):
+        z = b(z)
+    same(method, z)
+
+
+def test_dora_holds_the_norm_constant_in_the_gradient() -> None:
+    """Along A itself a free norm would cancel part of the gradient; here it does not."""
+    method, _, _ = pair("dora")
+    layer = method.backbone.net.blocks[0].attn.qkv
+    x = torch.randn(4, 32, dtype=torch.float64)
+    layer(x).sum().backward()
+    query = layer.query
+    v = layer.qkv.weight[:32] + query.update.up.weight @ query.update.down.weight
+    ratio = (query.magnitude / v.norm(dim=1)).detach()
+    expected = ratio[:, None] * (x @ query.update.down.weight.T).sum(0)
+    torch.testing.assert_close(query.update.up.weight.grad, expected.detach())
+
+
+@pytest.mark.parametrize("interleave", [True, False])
+def test_fact_tk(interleave: bool) -> None:
+    """Every weight with its update added, slice by slice, from loops over the indices."""
+    method, net, t = pair("fact_tk", rank=4, scale=0.7, interleave=interleave)
+    first = "0.attn.qkv.branch.op"
+    u, v = t[f"{first}.u.weight"], t[f"{first}.v.weight"]  # (r, d), (d, r)
+    core = torch.einsum("acj,jt->act", t[f"{first}.core.tucker.c"], t[f"{first}.core.tucker.p"])
+    order = [(column, quarter) for quarter in range(4) for column in range(4)]
+    for i, b in numbered(net):
+        slices = core[:, :, 12 * i : 12 * (i + 1)]
+        for slot, (layer, rows) in enumerate([(b.attn.qkv, 0), (b.attn.qkv, 1), (b.attn.qkv, 2)]):
+            layer.weight.data[32 * rows : 32 * (rows + 1)] += 0.7 * v @ slices[..., slot].T @ u
+        b.attn.proj.weight.data += 0.7 * v @ slices[..., 3].T @ u
+        for layer, part in ((b.mlp.fc1, slices[..., 4:8]), (b.mlp.fc2, slices[..., 8:12])):
+            # wide[a, k]: k runs over the four slices in the order of the code that is followed
+            wide = torch.zeros(4, 16, dtype=torch.float64)
+            for k, (column, quarter) in enumerate(order):
+                source = divmod(k, 4) if interleave else (column, quarter)
+                wide[:, k] = part[:, source[0], source[1]]
+            for piece in range(4):
+                block = wide[:, 4 * piece : 4 * (piece + 1)]  # (r, r)
+                if layer is b.mlp.fc1:
+                    layer.weight.data[32 * piece : 32 * (piece + 1)] += 0.7 * v @ block.T @ u
+                else:
+                    layer.weight.data[:, 32 * piece : 32 * (piece + 1)] += 0.7 * v @ block @ u
+    z = embedded(net)
+    for _, b in numbered(net):
+        z = b(z)
+    same(method, z)
+
+
+def test_vpt_deep() -> None:
+    method, net, t = pair("vpt_deep", prompts=3)
+    z = embedded(net)
+    for i, b in numbered(net):
+        fresh = t["prompts.1"][i].expand(len(z), -1, -1)
+        z = b(torch.cat([z[:, :1], fresh, z[:, 1:]], dim=1))
+        z = torch.cat([z[:, :1], z[:, 4:]], dim=1)
+    same(method, z)
+
+
+@pytest.mark.parametrize("name", ["vpt_shallow", "vpt_deep"])
+def test_vpt_on_swin_treats_images_alone(name: str) -> None:
+    method, _, _ = pair(name, "swin", prompts=3)
+    batch = images(4).double()
+    together = method(batch)
+    torch.testing.assert_close(together, torch.cat([method(image[None]) for image in batch]))
+
+
+def test_vpt_block_on_swin() -> None:
+    """Attention of one shifted block, window by window and head by head."""
+    method, net, _ = pair("vpt_shallow", "swin", prompts=3)
+    opened, block = method.backbone.stages[0].blocks[1], net.layers[0].blocks[1]
+    prompts, patches = torch.randn(2, 3, 16).double(), torch.randn(2, 16, 16, 16).double()
+    out = opened(torch.cat([prompts, patches.flatten(1, 2)], dim=1))
+    n_prompts, n = block.norm1(prompts), block.norm1(patches).roll((-2, -2), (1, 2))
+    after, after_prompts = torch.zeros_like(n), []
+    table, index = block.attn.relative_position_bias_table, block.attn.relative_position_index
+    for row in range(4):
+        for column in range(4):
+            place = (slice(4 * row, 4 * row + 4), slice(4 * column, 4 * column + 4))
+            tokens = torch.cat([n_prompts, n[:, *place].flatten(1, 2)], dim=1)
+            q, k, v = block.attn.qkv(tokens).chunk(3, dim=-1)
+            scores = q @ k.mT / math.sqrt(16)
+            scores[:, 3:, 3:] += table[index][..., 0] + block.attn_mask[4 * row + column]
+            mixed = block.attn.proj(scores.softmax(-1) @ v)
+            after_prompts.append(mixed[:, :3])
+            after[:, *place] = mixed[:, 3:].unflatten(1, (4, 4))
+    patches = patches + after.roll((2, 2), (1, 2))
+    prompts = prompts + torch.stack(after_prompts).mean(0)
+    z = torch.cat([prompts, patches.flatten(1, 2)], dim=1)
+    torch.testing.assert_close(out, z + block.mlp(block.norm2(z)))
+
+
+def test_vpt_without_prompts_in_reach_is_the_swin() -> None:
+    """Prompts that attention ignores leave the patches as the network has them."""
+    method, net, _ = pair("vpt_shallow", "swin", prompts=2)
+    with torch.no_grad():
+        for stage in method.backbone.stages:
+            for block in stage.blocks:
+                block.within = masked(block)  # type: ignore[attr-defined]
+    z = method.features(method.backbone.embed(images().double()))
+    torch.testing.assert_close(
+        z[:, 2:], net.layers(net.patch_embed(images().double())).flatten(1, 2)
+    )
+
+
+def masked(block: Any) -> Callable[[Tensor], Tensor]:
+    """Attention of patches to patches only, behind as many zeros as there are prompts."""
+
+    def within(windows: Tensor) -> Tensor:
+        count = block.prompts
+        batch = windows[:, :, count:].flatten(0, 1)
+        out = block.block.attn(batch, mask=block.block.attn_mask)
+        return F.pad(out.unflatten(0, windows.shape[:2]), (0, 0, count, 0))
+
+    return within
+
+
+def test_vqt() -> None:
+    method, net, t = pair("vqt", queries=2)
+    z, parts = embedded(net), []
+    for i, b in numbered(net):
+        asked = t["queries"][i].expand(len(z), -1, -1)
+        both = torch.cat([asked, z], dim=1)
+        q, k, v = b.attn.qkv(b.norm1(both)).unflatten(-1, (3, 4, 8)).permute(2, 0, 3, 1, 4)
+        weights = (q[:, :, :2] @ k[:, :, 2:].mT / math.sqrt(8)).softmax(-1)
+        mixed = b.attn.proj((weights @ v[:, :, 2:]).transpose(1, 2).flatten(2))
+        answers = asked + mixed
+        parts.append(answers + b.mlp(b.norm2(answers)))
+        z = b(z)
+    feature = torch.cat([net.norm(z)[:, :1], *parts], dim=1)
+    feature = feature / feature.norm(dim=-1, keepdim=True)
+    logits = method.backbone.head(feature.flatten(1))
+    torch.testing.assert_close(method(images().double()), logits)
+
+
+@pytest.mark.parametrize("scale_on_x", [False, True])
+@pytest.mark.parametrize("site", ["attn", "mlp"])
+def test_sct(site: str, scale_on_x: bool) -> None:
+    method, net, t = pair("sct", site=site, scale=0.7, scale_on_x=scale_on_x)
+    for module in method.modules():
+        if isinstance(module, Chosen):
+            module.index.copy_(torch.tensor([1, 5, 7, 30]))
+
+    def tuned(z: Tensor, i: int) -> Tensor:
+        z = z.clone()
+        kept = z[..., [1, 5, 7, 30]]
+        update = linear(kept, t, f"{i}.tuning.linear")
+        z[..., [1, 5, 7, 30]] = 0.7 * kept + update if scale_on_x else kept + 0.7 * update
+        return z
+
+    z = embedded(net)
+    for i, b in numbered(net):
+        z = z + b.attn(b.norm1(z))
+        z = tuned(z, i) if site == "attn" else z
+        z = z + b.mlp(b.norm2(z))
+        z = tuned(z, i) if site == "mlp" else z
+    same(method, z)
+
+
+def test_sct_chooses_the_channels_with_the_largest_norm_per_class() -> None:
+    method, net, _ = pair("sct")
+    batch, labels = images(6).double(), torch.tensor([0, 1, 0, 3, 1, 0])
+    method.choose([(batch[:4], labels[:4]), (batch[4:], labels[4:])])  # type: ignore[operator]
+    z = net.norm_pre(net._pos_embed(net.patch_embed(batch)))
+    for i, b in numbered(net):
+        y = z + b.attn(b.norm1(z))
+        norms = [y[labels == label][:, 1:].flatten(0, 1).norm(dim=0) for label in (0, 1, 3)]
+        best = torch.stack(norms).mean(0).topk(4).indices
+        assert method.backbone.net.blocks[i].tuning.salient.index.tolist() == sorted(best.tolist())
+        z = b(z)
+
+
+def test_mona() -> None:
+    method, net, t = pair("mona", hidden=6)
+
+    def layer(z: Tensor, place: str) -> Tensor:
+        norm = F.layer_norm(z, (32,), t[f"{place}.norm.weight"], t[f"{place}.norm.bias"], 1e-5)
+        hidden = linear(
+            t[f"{place}.of_norm"] * norm + t[f"{place}.of_input"] * z, t, f"{place}.down"
+        )
+        grid = hidden[:, 1:].mT.unflatten(2, (4, 4))
+        convolved = sum(
+            F.conv2d(
+                grid,
+                t[f"{place}.convolutions.depthwise.{k}.weight"],
+                t[f"{place}.convolutions.depthwise.{k}.bias"],
+                padding=k + 1,
+                groups=6,
+            )
+            for k in range(3)
+        )
+        grid = grid + convolved / 3
+        mix = f"{place}.convolutions.mix"
+        grid = grid + F.conv2d(grid, t[f"{mix}.weight"], t[f"{mix}.bias"])
+        hidden = torch.cat([hidden[:, :1], grid.flatten(2).mT], dim=1)
+        return z + linear(F.gelu(hidden), t, f"{place}.up")
+
+    z = embedded(net)
+    for i, b in numbered(net):
+        z = layer(z + b.attn(b.norm1(z)), f"{i}.after_attention")
+        z = layer(z + b.mlp(b.norm2(z)), f"{i}.after_mlp")
+    same(method, z)
+
+
+def test_lst() -> None:
+    method, net, t = pair("lst")
+    z = embedded(net)
+    h = linear(z, t, "down.0")
+    for i, b in numbered(net):
+        z = b(z)
+        gate = 1 / (1 + torch.exp(-t["gates"][i] / 0.1))
+        h = method.side[i](gate * h + (1 - gate) * linear(z, t, f"down.{i + 1}"))  # type: ignore[index]
+    h = F.layer_norm(h[:, 0], (4,), t["norm.weight"], t["norm.bias"], 1e-6)
+    logits = method.backbone.head(linear(h, t, "up"))
+    torch.testing.assert_close(method(images().double()), logits)
+
+
+def test_convpass_on_swin() -> None:
+    method, net, t = pair("convpass", "swin", scale=0.7)
+
+    def bypass(n: Tensor, place: str) -> Tensor:
+        hidden = quick_gelu(linear(n, t, f"{place}.down")).permute(0, 3, 1, 2)
+        hidden = F.conv2d(hidden, t[f"{place}.conv.weight"], t[f"{place}.conv.bias"], padding=1)
+        return 0.7 * linear(quick_gelu(hidden).permute(0, 2, 3, 1), t, f"{place}.up")
+
+    z = net.patch_embed(images().double())
+    for s, layer in enumerate(net.layers):
+        z = layer.downsample(z)
+        for i, b in enumerate(layer.blocks):
+            place = f"layers.{s}.blocks.{i}.beside"
+            n = b.norm1(z)
+            z = z + b._attn(n) + bypass(n, f"{place}.attn.0.op")
+            n = b.norm2(z)
+            z = z + b.mlp(n) + bypass(n, f"{place}.mlp.0.op")
+    same(method, z)
+
+
+@pytest.mark.parametrize("merge_norm", [False, True])
+def test_ssf_on_swin(merge_norm: bool) -> None:
+    """Every pair folded by hand into the module before it."""
+    method, net, t = pair("ssf", "swin", merge_norm=merge_norm)
+    pairs = {name.removesuffix(".1.scale") for name in t if name.endswith(".1.scale")}
+    modules = dict(net.named_modules())
+    assert len(pairs) == 12 * 6 + 3 + (3 if merge_norm else 0)
+    for name in pairs:
+        module = modules[name]
+        scale, shift = t[f"{name}.1.scale"], t[f"{name}.1.shift"]
+        weight = module.weight.data
+        module.weight.data = scale.view(-1, *[1] * (weight.ndim - 1)) * weight
+        module.bias.data = scale * module.bias.data + shift
+    z = net.layers(net.patch_embed(images().double()))
+    head_input = net.norm(z).mean((1, 2))
+    torch.testing.assert_close(method(images().double()), method.backbone.head(head_input))
+
+
+# What outputs do not show: where drop path acts, and how tensors start
+
+
+def dropped(name: str, kept: set[str], **values: Any) -> tuple[Method, Tensor, Tensor]:
+    """Input and output of an inner block whose drop paths drop all images, but for those named."""
+    method = randomised(on(tiny("vit", drop_path=0.5), name, **values)).train()
+    for module in method.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    for path_name, path in method.named_modules():
+        if isinstance(path, DropPath):
+            path.keep = torch.full((3,), float(any(part in path_name for part in kept)))
+    z = torch.randn(3, 17, 32)
+    return method, z, method.backbone.stages[0].blocks[5](z)
+
+
+def test_a_dropped_branch_takes_its_inner_update_with_it() -> None:
+    for name in ("lora", "dora", "bi_lora", "repadapter", "fact_tt", "ssf", "bitfit"):
+        _, z, out = dropped(name, kept=set())
+        assert torch.equal(out, z), name
+
+
+def test_the_adapter_stays_behind_a_dropped_branch() -> None:
+    """It works on the zeros that drop path leaves, with its biases."""
+    method, z, out = dropped("adapter", kept=set())
+    adapter = method.backbone.net.blocks[5].after_mlp.op
+    hidden = quick_gelu(adapter.down.bias)
+    torch.testing.assert_close(out, z + hidden @ adapter.up.weight.T + adapter.up.bias)
+
+
+def test_adaptformers_branch_is_not_under_drop_path() -> None:
+    method, z, out = dropped("adaptformer", kept=set())
+    torch.testing.assert_close(out, z + method.backbone.net.blocks[5].branch(z))
+
+
+def test_convpass_draws_for_branch_and_bypass_apart() -> None:
+    _, z, out = dropped("convpass", kept=set())
+    assert torch.equal(out, z)
+    method, z, out = dropped("convpass", kept={"beside"})
+    block = method.backbone.net.blocks[5]
+    rate = block.block.drop_path1.rate
+    y = z + block.beside["attn"][0](block.norm1(z)) / (1 - rate)
+    torch.testing.assert_close(out, y + block.beside["mlp"][0](block.norm2(y)) / (1 - rate))
+    paths = [path for path in method.modules() if isinstance(path, DropPath)]
+    assert len({id(path) for path in paths}) == 11 * 4  # the first block's rate is 0
+
+
+def test_adapter_plus_drops_its_adapter_at_one_rate_everywhere() -> None:
+    method = made("adapter_plus", "vit")
+    rates = [path.rate for path in method.modules() if isinstance(path, DropPath)]
+    assert rates == [0.1] * 12
+
+
+def test_vpt_and_vqt_keep_the_backbone_in_eval_mode() -> None:
+    for name in ("vpt_deep", "vqt"):
+        method = made(name, "vit").train()
+        assert method.training
+        assert method.dropout.training  # type: ignore[union-attr]
+        assert not any(module.training for module in method.backbone.modules())
+
+
+STARTS: list[tuple[str, str, dict[str, Any], Callable[[Tensor], Any]]] = [
+    ("adapter", "after_mlp.op.down.weight", {}, lambda w: 0.015 < w.std() < 0.025),
+    ("adapter", "after_mlp.op.up.bias", {}, lambda w: not w.any()),
+    ("adapter_houlsby", "after_mlp.op.up.weight", {}, lambda w: 0 < w.abs().max() <= 0.02),
+    ("adaptformer", "branch.op.up.weight", {}, lambda w: not w.any()),
+    ("adaptformer", "branch.op.down.weight", {}, lambda w: 0.1 < w.abs().max() <= 32**-0.5),
+    ("adapter_plus", "adapter.down.weight", {}, lambda w: 0.005 < w.std() < 0.01),
+    ("adapter_plus", "gamma", {}, lambda w: bool((w == 1).all())),
+    ("ssf", "attn.qkv.1.scale", {}, lambda w: 0.01 < (w - 1).std() < 0.03),
+    ("ssf", "attn.qkv.1.shift", {}, lambda w: 0.01 < w.std() < 0.03),
+    ("fact_tt", "branch.op.v.weight", {}, lambda w: not w.any()),
+    ("fact_tt", "mlp.fc2.branch.op.core.weight", {}, lambda w: 0.1 < w.abs().max() <= 1 / 8),
+    ("fact_tk", "core.tucker.c", {}, lambda w: 0.15 < w.abs().max() <= (6 / 128) ** 0.5),
+    ("convpass", "beside.attn.0.op.up.weight", {}, lambda w: not w.any()),
+    (
+        "convpass",
+        "beside.attn.0.op.conv.weight",
+        {},
+        lambda w: torch.equal(w[:, :, 1, 1], torch.eye(8)) and w.sum() == 8,
+    ),
+    (
+        "convpass",
+        "beside.attn.0.op.conv.weight",
+        {"conv_init": "xavier"},
+        lambda w: 0.15 < w.abs().max() <= (6 / 144) ** 0.5,
+    ),
+    ("repadapter", "norm1.1.op.op.up.weight", {}, lambda w: not w.any()),
+    ("bi_lora", "query.op.up.weight", {}, lambda w: 0 < w.abs().max() <= 0.002),
+    ("dora", "query.update.up.weight", {}, lambda w: not w.any()),
+    ("mona", "of_norm", {}, lambda w: torch.allclose(w, torch.tensor(1e-6))),
+    ("sct", "tuning.linear.weight", {}, lambda w: 0.005 < w.std() < 0.04),
+    ("vpt_deep", "prompts.1", {}, lambda w: 0.25 < w.abs().max() <= (6 / 80) ** 0.5),
+    ("vqt", "queries", {}, lambda w: 0.2 < w.abs().max() <= (6 / 80) ** 0.5),
+    ("lst", "gates", {}, lambda w: not w.any()),
+]
+
+
+@pytest.mark.parametrize(("name", "ending", "values", "holds"), STARTS)
+def test_tensors_start_as_specified(
+    name: str, ending: str, values: dict[str, Any], holds: Callable[[Tensor], Any]
+) -> None:
+    found = [p for n, p in made(name, "vit", **values).named_parameters() if n.endswith(ending)]
+    assert found
+    assert all(holds(tensor.detach()) for tensor in found)
+
+
+def test_levels_of_the_quantiser() -> None:
+    assert levels(1).tolist() == torch.tensor([-0.67448975, 0.67448975]).tolist()
+    four = levels(2)
+    assert torch.equal(four, four.sort().values)
+    torch.testing.assert_close(four, -four.flip(0))
+    below = torch.special.ndtr((four[:-1] + four[1:]) / 2)
+    edges = torch.cat([torch.zeros(1), below, torch.ones(1)])
+    torch.testing.assert_close(torch.special.ndtr(four), (edges[:-1] + edges[1:]) / 2)
+
+
+def test_quantised_weights_take_two_values() -> None:
+    method = randomised(made("bi_lora", "vit"))
+    weight = method.backbone.net.blocks[0].attn.qkv.query.op.down.rounded()
+    assert len(weight.unique()) == 2
+
+
+class Examples:
+    """A trainer that offers images and does not train."""
+
+    device = torch.device("cpu")
+
+    def examples(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        batch, labels = images(8), torch.arange(8) % 5
+        yield from zip(batch.split(batch_size), labels.split(batch_size), strict=True)
+
+    def train(self, method: Method) -> None:
+        """Leave the method as it starts."""
+
+
+@pytest.mark.parametrize("prune", ["magnitude", "fisher"])
+def test_a_pruned_ladder_starts_with_parts_of_the_network(prune: str) -> None:
+    method = made("lst", "vit", prune=prune)
+    frozen = {n: p.clone() for n, p in method.backbone.named_parameters()}
+    method.fit(Examples())
+    for large, small in zip(method.backbone.net.blocks, method.side, strict=True):  # type: ignore[arg-type]
+        assert set(small.mlp.fc1.bias.tolist()) <= set(large.mlp.fc1.bias.tolist())
+        assert set(small.attn.qkv.weight.flatten().tolist()) <= set(
+            large.attn.qkv.weight.flatten().tolist()
+        )
+        assert small.attn.qkv.weight.shape == (12, 4)
+    assert all(torch.equal(p, frozen[n]) for n, p in method.backbone.named_parameters())
+    head = {id(p) for p in method.backbone.head.parameters()}
+    assert {id(p) for p in method.backbone.parameters() if p.requires_grad} == head
+
+
+def test_a_pruned_ladder_keeps_the_rows_that_matter() -> None:
+    method = made("lst", "vit", prune="magnitude")
+    net: Any = method.backbone.net
+    with torch.no_grad():
+        net.patch_embed.proj.weight[[3, 8, 20, 31]] += 100.0
+        net.blocks[0].attn.qkv.weight[[2, 5, 6, 9]] *= 100.0  # rows of the query
+        net.blocks[0].attn.proj.weight[[0, 1, 2, 3]] += 100.0
+    method.fit(Examples())
+    small: Any = method.side[0]  # type: ignore[index]
+    rows, columns = [2, 5, 6, 9], [3, 8, 20, 31]
+    expected = [net.blocks[0].attn.qkv.weight[part * 32 :][rows][:, columns] for part in range(3)]
+    assert torch.equal(small.attn.qkv.weight, torch.cat(expected))
+    assert torch.equal(small.attn.proj.weight, net.blocks[0].attn.proj.weight[:4][:, rows])
