@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -110,7 +110,8 @@ def test_repadapter() -> None:
 
     def adapted(n: Tensor, place: str) -> Tensor:
         dense = torch.block_diag(*t[f"{place}.up.weight"].chunk(2))
-        return n + 0.7 * (linear(n, t, f"{place}.down") @ dense.T + t[f"{place}.up.bias"])
+        update: Tensor = linear(n, t, f"{place}.down") @ dense.T + t[f"{place}.up.bias"]
+        return n + 0.7 * update
 
     z = embedded(net)
     for i, b in numbered(net):
@@ -336,11 +337,11 @@ def test_mona() -> None:
 def test_lst() -> None:
     method, net, t = pair("lst")
     z = embedded(net)
-    h = linear(z, t, "down.0")
+    h, side = linear(z, t, "down.0"), cast(Any, method.side)
     for i, b in numbered(net):
         z = b(z)
         gate = 1 / (1 + torch.exp(-t["gates"][i] / 0.1))
-        h = method.side[i](gate * h + (1 - gate) * linear(z, t, f"down.{i + 1}"))  # type: ignore[index]
+        h = side[i](gate * h + (1 - gate) * linear(z, t, f"down.{i + 1}"))
     h = F.layer_norm(h[:, 0], (4,), t["norm.weight"], t["norm.bias"], 1e-6)
     logits = method.backbone.head(linear(h, t, "up"))
     torch.testing.assert_close(method(images().double()), logits)

@@ -270,8 +270,8 @@ def test_costs_are_means_over_runs() -> None:
 
 
 def rows_of(source: str) -> list[str]:
-    body = source.split(r"\midrule")[1].split(r"\bottomrule")[0]
-    return body.strip().splitlines()
+    body = source.split(r"\midrule", 1)[1].split(r"\bottomrule")[0]
+    return [line for line in body.strip().splitlines() if "&" in line]
 
 
 def test_latex_is_well_formed_whatever_the_titles_and_reasons_hold() -> None:
@@ -290,7 +290,7 @@ def test_latex_is_well_formed_whatever_the_titles_and_reasons_hold() -> None:
         rules = re.findall(r"\\cmidrule\(lr\)\{(\d+)-(\d+)\}", part)
         covered = [n for first, last in rules for n in range(int(first), int(last) + 1)]
         assert covered == list(range(2, columns + 1))
-        spans = [int(n) for n in re.findall(r"\\multicolumn\{(\d+)\}", part)]
+        spans = [int(n) for n in re.findall(r"\\multicolumn\{(\d+)\}\{c\}", part)]
         assert sum(spans) == columns - 1
     begun = re.findall(r"\\begin\{([a-z*]+)\}", source)
     assert sorted(begun) == sorted(re.findall(r"\\end\{([a-z*]+)\}", source))
@@ -298,6 +298,17 @@ def test_latex_is_well_formed_whatever_the_titles_and_reasons_hold() -> None:
     assert r"a\_b \& 50\% \$x\$ \{y\} \#1" in source
     assert r"{}*a\_b" in source
     assert not re.search(r"[^\x00-\xff]", source)
+
+
+def test_rows_stand_under_the_head_of_their_family() -> None:
+    made = table(records())
+    assert [family for family, _ in made.sections()] == ["traditional", "PETL"]
+    assert [row for _, rows in made.sections() for row in rows] == made.rows
+    source = latex.render(made, "x")
+    assert source.index("Traditional methods") < source.index("PETL methods")
+    assert "PETL" in shown(made, 100)
+    alone = table([record("lora", "land", 80.0)])
+    assert alone.sections() == [("", alone.rows)]
 
 
 def test_latex_marks_best_and_second() -> None:
@@ -311,8 +322,10 @@ def test_markdown_marks_best_and_second() -> None:
     assert lines[2].startswith(
         "| **method** | **Digits** | **Glyphs** | **Land** | **group mean**"
     )
-    assert lines[5].startswith("| DTL+ | **90.0** | <u>70.0</u> | **80.0** |")
-    assert len({line.count("|") for line in lines[:6]}) == 1
+    assert lines[3].startswith("| *traditional methods* |  |")
+    assert lines[5].startswith("| *PETL methods* |  |")
+    assert lines[7].startswith("| DTL+ | **90.0** | <u>70.0</u> | **80.0** |")
+    assert len({line.count("|") for line in lines[:8]}) == 1
 
 
 def test_markdown_escapes_what_titles_and_reasons_hold() -> None:

@@ -77,10 +77,16 @@ def _float(
     label: str,
     below: Sequence[str],
 ) -> list[str]:
-    body = [
-        " & ".join([_first(table, row), *(cell(row, c) for c in columns)]) + r" \\"
-        for row in table.rows
-    ]
+    body: list[str] = []
+    for family, rows in table.sections():
+        if family:
+            body += [r"\midrule"] if body else []
+            shown = rf"\emph{{{escaped(family[0].upper() + family[1:])} methods}}"
+            body.append(rf"\multicolumn{{{len(columns) + 1}}}{{l}}{{{shown}}} \\")
+        body += [
+            " & ".join([_first(table, row), *(cell(row, c) for c in columns)]) + r" \\"
+            for row in rows
+        ]
     return [
         r"\begin{table*}[t]",
         r"\centering",

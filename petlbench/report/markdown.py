@@ -17,9 +17,14 @@ def escaped(text: str) -> str:
 def render(table: Table) -> str:
     """A table under a row of group heads, its notes as a list, and the spread if there is any."""
     lines = [*_head(table, table.columns)]
-    for row in table.rows:
-        cells = (FORMS[table.rank(row, c)] % escaped(table.text(row, c)) for c in table.columns)
-        lines.append(_line([_marked(table, row, row), *cells]))
+    for family, rows in table.sections():
+        if family:
+            lines.append(_line([f"*{escaped(family)} methods*", *[""] * len(table.columns)]))
+        for row in rows:
+            cells = (
+                FORMS[table.rank(row, c)] % escaped(table.text(row, c)) for c in table.columns
+            )
+            lines.append(_line([_marked(table, row, row), *cells]))
     lines += ["", *(f"- {escaped(note)}" for note in table.lines())]
     if table.has_spread:
         lines += ["", "Sample standard deviation over runs, in percentage points:", ""]

@@ -1,5 +1,6 @@
 """From records to one table: a row a method, a column a task, both means, costs, notes."""
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -47,6 +48,7 @@ class Table:
     values: pd.DataFrame
     spread: pd.DataFrame  # sample deviation over runs in points; NaN for a single run
     backbones: dict[str, str]
+    families: dict[str, str]  # row -> "traditional" or "PETL"
     tidy: pd.DataFrame
     marks: dict[tuple[str, str], str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -59,6 +61,13 @@ class Table:
     @property
     def tasks(self) -> list[Column]:
         return [column for column in self.columns if column.key in self.spread]
+
+    def sections(self) -> list[tuple[str, list[str]]]:
+        """Rows by family, in order; one section without a name if there is one family only."""
+        if len(set(self.families.values())) < 2:
+            return [("", self.rows)]
+        found = itertools.groupby(self.rows, key=self.families.__getitem__)
+        return [(family, list(rows)) for family, rows in found]
 
     def text(self, row: str, column: Column) -> str:
         """The figure as printed: rounded, a mark, or a dash for what is missing."""
@@ -116,6 +125,7 @@ def build(records: Sequence[Record], *, suite: str, protocol: str) -> Table:
         values=values,
         spread=spread,
         backbones=dict(zip(frame["row"], frame["backbone"], strict=True)),
+        families=dict(zip(frame["row"], frame["method"].map(family_of), strict=True)),
         tidy=_with_spread(frame, spread),
         marks=_marks(labelled, means),
         notes=said,
@@ -170,11 +180,21 @@ def _labels(frame: pd.DataFrame) -> pd.Series:
 def _rows(frame: pd.DataFrame) -> list[str]:
     order = listed("method", "paper")
     once = frame.drop_duplicates("row")
-    place = {name: order.index(name) if name in order else len(order) for name in once["method"]}
+    place = {
+        name: (family_of(name) == "PETL", order.index(name) if name in order else len(order))
+        for name in once["method"]
+    }
     first = once.sort_values("method", kind="stable").sort_values(
         "method", key=lambda names: names.map(place), kind="stable"
     )
     return list(first["row"])
+
+
+def family_of(method: str) -> str:
+    """`traditional` where the method's yaml says so, else `PETL`."""
+    file = resources.files("petlbench.conf") / "method" / f"{method}.yaml"
+    content = yaml.safe_load(file.read_text()) if file.is_file() else {}
+    return str(content.get("family", "PETL"))
 
 
 def _tasks(frame: pd.DataFrame, suite: str) -> dict[str, tuple[str, str]]:

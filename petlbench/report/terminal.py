@@ -25,7 +25,8 @@ def render(table: Table, width: int) -> list[RichTable]:
 
 def _fitting(table: Table, columns: Sequence[Column], width: int) -> list[list[Column]]:
     """Groups of columns side by side as far as there is room; a group is split if it must be."""
-    room = width - max(len(_marked(table, row, row)) for row in table.rows) - PADDING
+    labels = [*(_marked(table, row, row) for row in table.rows), *table.families.values()]
+    room = width - max(map(len, labels)) - PADDING
     groups = [list(m) for _, m in itertools.groupby(columns, key=lambda column: column.group)]
     lines: list[list[Column]] = [[]]
     for group in groups:
@@ -65,9 +66,14 @@ def _table(table: Table, columns: Sequence[Column]) -> RichTable:
     shown.add_column("", no_wrap=True)
     for head in _heads(table, columns):
         shown.add_column(Text(head), justify="right", no_wrap=True)
-    for row in table.rows:
-        cells = [Text.assemble((table.text(row, c), STYLES[table.rank(row, c)])) for c in columns]
-        shown.add_row(Text(_marked(table, row, row)), *cells)
+    for family, rows in table.sections():
+        if family:
+            shown.add_row(Text(family, "italic"))
+        for row in rows:
+            cells = [
+                Text.assemble((table.text(row, c), STYLES[table.rank(row, c)])) for c in columns
+            ]
+            shown.add_row(Text(_marked(table, row, row)), *cells)
     return shown
 
 
