@@ -1,6 +1,8 @@
 """From the resolved configuration to objects: task, backbone, method, trainer."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,7 +11,7 @@ from hydra.utils import instantiate
 
 from petlbench import backbone as backbones
 from petlbench.data.images import Preparation
-from petlbench.data.task import Split, Task
+from petlbench.data.task import Split, Task, held_out
 from petlbench.errors import Unsupported, UserError, unknown
 from petlbench.train.trainer import Epoch, Trainer
 from petlbench.train.trainer import check as check_training
@@ -72,7 +74,9 @@ def weights(config: Config) -> None:
     Origin(name=node["name"], checkpoint=node["checkpoint"], pretrained=node["pretrained"]).find()
 
 
-def trainer(config: Config, opened: Task, on_epoch: Callable[[Epoch], None]) -> Trainer:
+def trainer(
+    config: Config, opened: Task, on_epoch: Callable[[Epoch], None], scratch: Path
+) -> Trainer:
     """The trainer with the splits that the protocol lets it see."""
     protocol, means = config["protocol"], config["backbone"]
     return Trainer(
@@ -80,12 +84,22 @@ def trainer(config: Config, opened: Task, on_epoch: Callable[[Epoch], None]) -> 
         prepare=Preparation(**config["input"], mean=means["mean"], std=means["std"]),
         fit=opened.open(protocol["fit_on"]),
         select={name: opened.open(name) for name in select_names(config, opened)},
+        halves=partial(halves, config, opened),
         keep_best=protocol["select_on"] == "val",
         every_epochs=protocol["every_epochs"],
         seed=config["seed"],
         settings=config["train"],
         on_epoch=on_epoch,
+        scratch=scratch,
     )
+
+
+def halves(config: Config, opened: Task) -> tuple[Split, Split]:
+    """What a search inside a method trains and scores on: two parts of what it may train on."""
+    fit_on = config["protocol"]["fit_on"]
+    if fit_on == "trainval":
+        return opened.open("train"), opened.open("val")
+    return held_out(opened.open(fit_on))
 
 
 def select_names(config: Config, opened: Task) -> tuple[str, ...]:

@@ -1,25 +1,50 @@
 """What a method is, and which blocks of a method stay constant."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import takewhile
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from petlbench.backbone import Backbone, Block
+from petlbench.data.task import Split
+
+if TYPE_CHECKING:
+    from petlbench.train.trainer import Score
 
 
 class Trainer(Protocol):
-    """What `fit` may use; petlbench.train.trainer has the real one."""
+    """What `fit` may use; petlbench.train.trainer has the real one, and says more."""
 
     device: torch.device
+    seed: int
+    scratch: Path
+    notes: dict[str, Any]
 
     def train(self, method: "Method") -> None:
         """One training phase of all parameters that require gradients."""
 
+    def train_before(
+        self,
+        method: "Method",
+        split: Split,
+        *,
+        epochs: int,
+        lr: float,
+        before_step: Callable[[int, int], None],
+    ) -> None:
+        """A phase ahead of it, for a search."""
+
     def examples(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Images (B, 3, H, W) and labels (B) of the training split, in a random order, once."""
+
+    def halves(self) -> tuple[Split, Split]:
+        """Two parts of the training split: to train on, and to score on, during a search."""
+
+    def evaluate(self, method: nn.Module, split: Split) -> "Score":
+        """Top-1 accuracy on a split."""
 
 
 class Method(nn.Module):
@@ -33,10 +58,12 @@ class Method(nn.Module):
 
     `forward` is pure: it writes no state and nothing into z. `starts_as_pretrained` declares that
     the outputs before training are those of the pre-trained network; a method that starts
-    elsewhere sets it to False and says why.
+    elsewhere sets it to False and says why. `made_by` is set by a `fit` that returns another
+    network than the configured one: name and values by which the registry makes it again.
     """
 
     starts_as_pretrained: bool = True
+    made_by: tuple[str, Mapping[str, Any]] | None = None
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()

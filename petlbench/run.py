@@ -2,6 +2,7 @@
 
 import logging
 import random
+import shutil
 import time
 import traceback
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ import torch
 
 from petlbench import build, cost, delta, provenance, tracking
 from petlbench.errors import Unsupported, UserError
+from petlbench.interface import Method
 from petlbench.record import SCHEMA, Record, Store, identity, placeless
 from petlbench.train.precision import Precision
 from petlbench.train.trainer import Diverged, Epoch, Score, Trainer
@@ -61,19 +63,16 @@ def _fill(record: Record, config: Config, store: Store, tracker: tracking.Tracke
     task = build.task(config)
     method = build.method(config)
     record["provenance"] |= _origin(config, device, method.backbone.checkpoint)
-    record["cost"] |= {"parameters": cost.parameters(method)}
-    record["cost"] |= cost.memory_of_step(
-        method,
-        device=device,
-        precision=Precision(config["train"]["precision"], device),
-        settings=config["train"],
-        size=config["input"]["size"],
-        classes=task.classes,
-    )
-    trainer = build.trainer(config, task, partial(_note_epoch, record, tracker))
+    before = _measured(method, config, device)
+    record["cost"] |= before
+    scratch = store.path(record, ".unfinished")
+    trainer = build.trainer(config, task, partial(_note_epoch, record, tracker), scratch)
     begun = time.perf_counter()
     fitted = method.fit(trainer)
     _note_training(record, config, trainer, time.perf_counter() - begun)
+    made_by = fitted.made_by or (record["factors"]["method"], config["method"])
+    if fitted is not method:
+        record["cost"] |= {"search": before} | _measured(fitted, config, device)
     splits = build.tests(config, task)
     begun = time.perf_counter()
     scores = {name: trainer.evaluate(fitted, split) for name, split in splits.items()}
@@ -86,10 +85,24 @@ def _fill(record: Record, config: Config, store: Store, tracker: tracking.Tracke
         fitted,
         {
             "record": record["id"],
-            "method": record["factors"]["method"],
-            "values": config["method"],
+            "method": made_by[0],
+            "values": made_by[1],
         },
     )
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _measured(method: Method, config: Config, device: torch.device) -> dict[str, Any]:
+    """Parameters and memory of a method's training step."""
+    memory = cost.memory_of_step(
+        method,
+        device=device,
+        precision=Precision(config["train"]["precision"], device),
+        settings=config["train"],
+        size=config["input"]["size"],
+        classes=config["dataset"]["classes"],
+    )
+    return {"parameters": cost.parameters(method)} | memory
 
 
 def blank(config: Config) -> Record:
@@ -111,6 +124,7 @@ def blank(config: Config) -> Record:
         "selection": {},
         "curve": {"epoch": [], "loss": [], "lr": []},
         "cost": {},
+        "notes": {},
         "provenance": {"started": datetime.now(UTC).isoformat(timespec="seconds")},
     }
 
@@ -154,7 +168,10 @@ def _note_training(record: Record, config: Config, trainer: Trainer, seconds: fl
     record["cost"] |= {
         "train_s": round(seconds, 3),
         "train_images_per_s": round(trainer.images_seen / seconds, 1),
+        "images_seen": trainer.images_seen,
+        "images_scored": trainer.images_scored,
     }
+    record["notes"] = trainer.notes
 
 
 def _note_tests(

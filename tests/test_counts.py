@@ -67,6 +67,9 @@ COUNTS: list[tuple[str, str, dict[str, Any], int]] = [
     ("fact_tk", VIT, {}, 2 * 768 * 32 + 12 * 12 * 32 + 32**3),  # JieShibo/PETL-ViT: 86 528
     ("fact_tk", VIT, {"rank": 16}, 30_976),
     ("fact_tk", SWIN, {}, 64 * 1920 + 12 * 24 * 32 + 4 * 32**3),
+    # the supernet as large as its space; the subnet is what is compared
+    ("noah", VIT, {}, 12 * (4 * 768 * 10 + (2 * 768 + 1) * 10 + 768 + 768 * 10)),
+    ("noah_subnet", VIT, {}, 12 * (4 * 768 * 5 + (2 * 768 + 1) * 5 + 768 + 768 * 5)),
     ("lst", VIT, {}, 2_376_492),  # 2.38 M
     ("lst_fisher", VIT, {}, 2_376_492),
     ("ln_tune", VIT, {}, 38_400),
@@ -92,7 +95,7 @@ COUNTS: list[tuple[str, str, dict[str, Any], int]] = [
     ("mona", SWIN, {}, 3_667_456),
 ]
 # Pairs that the methods' papers do not define.
-UNDEFINED = {("lst", SWIN), ("lst_fisher", SWIN), ("vqt", SWIN)}
+UNDEFINED = {(name, SWIN) for name in ("lst", "lst_fisher", "vqt", "noah", "noah_subnet")}
 
 
 def values_on(name: str, network: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -512,6 +513,20 @@ class Examples:
     """A trainer that offers images and does not train."""
 
     device = torch.device("cpu")
+    seed = 0
+    scratch = Path()
+
+    def __init__(self) -> None:
+        self.notes: dict[str, Any] = {}
+
+    def train_before(self, method: Method, split: Any, **phase: Any) -> None:
+        """Leave it as it is."""
+
+    def halves(self) -> Any:
+        """Nothing to search on."""
+
+    def evaluate(self, method: nn.Module, split: Any) -> Any:
+        """No score."""
 
     def examples(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         batch, labels = images(8), torch.arange(8) % 5

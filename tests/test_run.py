@@ -19,6 +19,7 @@ from petlbench.sweep.plan import TO_RUN, Planned
 from petlbench.train.trainer import Trainer
 from tests import fake
 from tests.test_trainer import SETTINGS
+from tests.tiny import SMALLER
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -95,7 +96,7 @@ def test_the_delta_gives_the_tested_network_back(tmp_path: Path) -> None:
     record = run(settings)
     fresh = build.method(settings)
     load(Store(tmp_path).path(record, ".safetensors"), fresh)
-    loop = build.trainer(settings, build.task(settings), lambda epoch: None)
+    loop = build.trainer(settings, build.task(settings), lambda epoch: None, tmp_path)
     again = loop.evaluate(fresh, build.tests(settings, build.task(settings))["test"])
     assert again.correct == record["scores"]["test"]["correct"]
 
@@ -216,5 +217,7 @@ def test_a_missing_checkpoint_is_refused_before_a_sweep_runs(tmp_path: Path) -> 
 
 def test_every_method_runs(tmp_path: Path) -> None:
     for name in registry.names():
-        record = run(config(tmp_path, name, epochs=1))
+        settings = config(tmp_path, name, epochs=1)
+        settings["method"] |= SMALLER.get(name, {})
+        record = run(settings)
         assert record["status"] == "finished", (name, record["reason"])

@@ -1,5 +1,6 @@
 """The training loop: exact repeats, what it may see, which epoch it keeps, how it ends."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from petlbench import registry
 from petlbench.backbone import create
 from petlbench.cost import memory_of_step, parameters
 from petlbench.data.images import Preparation
-from petlbench.data.task import Split, fingerprint
+from petlbench.data.task import Split, fingerprint, held_out
 from petlbench.delta import trained
 from petlbench.errors import UserError
 from petlbench.interface import Method
@@ -77,6 +78,8 @@ def trainer(seed: int = 0, **changes: Any) -> Trainer:
         "seed": seed,
         "settings": SETTINGS,
         "on_epoch": lambda epoch: None,
+        "halves": lambda: held_out(bright(36, seed=1)),
+        "scratch": Path(),
     }
     return Trainer(**arguments | changes)
 

@@ -67,12 +67,21 @@ def tiny(family: str, **changed: Any) -> Backbone:
     return backbone.create(**options | changed)
 
 
-# Default values that a network of width 16 or 32 has no room for.
+# Default values that a network of width 16 or 32 has no room for, or a test no time.
 SMALLER: dict[str, dict[str, Any]] = {
     "fact_tk": {"rank": 8},
     "bi_lora": {"rank": 8},
     "bi_adaptformer": {"rank": 8},
     "sct": {"channels": 4},
+    "noah": {
+        "budget_m": 0.05,
+        "supernet_epochs": 1,
+        "generations": 2,
+        "population": 4,
+        "parents": 2,
+        "mutants": 1,
+        "crossovers": 1,
+    },
 }
 
 

@@ -57,3 +57,18 @@ def concatenate(first: Split, second: Split) -> Split:
     images = torch.cat([first.images, second.images])
     labels = torch.cat([first.labels, second.labels])
     return Split(images, labels, fingerprint(images, labels, str(first.fingerprint["format"])))
+
+
+def held_out(split: Split) -> tuple[Split, Split]:
+    """A split in two: every fifth image of each class is the second part."""
+    places = torch.zeros_like(split.labels)
+    for label in split.labels.unique():
+        chosen = split.labels == label
+        places[chosen] = torch.arange(int(chosen.sum()))
+    second = places % 5 == 4
+    return _part(split, ~second), _part(split, second)
+
+
+def _part(split: Split, chosen: Tensor) -> Split:
+    images, labels = split.images[chosen], split.labels[chosen]
+    return Split(images, labels, fingerprint(images, labels, str(split.fingerprint["format"])))

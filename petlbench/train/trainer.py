@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -67,8 +68,11 @@ class Epoch:
 class Trainer:
     """Trains on one split and, if the protocol says so, watches others; it holds no further data.
 
-    fit, select: the only splits it can see. seed: of the order of images. keep_best: return to the
-    best epoch of the (only) select split at the end. on_epoch: called with every finished epoch.
+    fit, select: the only splits it can see. halves: the two parts of `fit` that a search inside a
+    method trains and scores on. seed: of the order of images. keep_best: return to the best epoch
+    of the (only) select split at the end. on_epoch: called with every finished epoch. scratch: a
+    folder for the unfinished work of a long search, kept if the run is killed. A method leaves
+    what is to be read in the record in `notes`.
     """
 
     def __init__(
@@ -78,11 +82,13 @@ class Trainer:
         prepare: Preparation,
         fit: Split,
         select: Mapping[str, Split],
+        halves: Callable[[], tuple[Split, Split]],
         keep_best: bool,
         every_epochs: int | None,
         seed: int,
         settings: Mapping[str, Any],
         on_epoch: Callable[[Epoch], None],
+        scratch: Path,
     ) -> None:
         check(settings)
         _check_batch(settings, len(fit))
@@ -91,6 +97,8 @@ class Trainer:
         self.prepare = prepare
         self.fit = fit
         self.select = select
+        self.halves = halves
+        self.scratch = scratch
         self.keep_best = keep_best
         self.every_epochs = every_epochs
         self.seed = seed
@@ -99,30 +107,76 @@ class Trainer:
         self.history: list[Epoch] = []
         self.best: Epoch | None = None
         self.images_seen = 0
+        self.images_scored = 0
+        self.notes: dict[str, Any] = {}
         self.masks = torch.Generator().manual_seed(seed)
 
     def train(self, method: "Method") -> None:
         """Train the method's trainable tensors for the epochs of the settings, in place."""
-        method.to(self.device)
-        images, labels = self.fit.images.to(self.device), self.fit.labels.to(self.device)
-        optimiser = build_optimiser(method, self.settings)
-        order = torch.Generator().manual_seed(self.seed)
         best: dict[str, Tensor] = {}
-        with Progress(self.settings["epochs"]) as progress:
-            for number in range(1, self.settings["epochs"] + 1):
-                batches = self._batches(number, len(labels), order)
-                loss, lr = self._pass(method, optimiser, images, labels, batches)
-                epoch = Epoch(number, loss, lr)
-                self._watch(method, epoch)
-                if self.keep_best and self.best is epoch:
-                    best = {name: value.clone() for name, value in trained(method).items()}
-                self.history.append(epoch)
-                self.on_epoch(epoch)
-                progress.advance(f"loss {loss:.3f}")
+        for epoch in self._epochs(method, self.fit, self.settings, _nothing):
+            self._watch(method, epoch)
+            if self.keep_best and self.best is epoch:
+                best = {name: value.clone() for name, value in trained(method).items()}
+            self.history.append(epoch)
+            self.on_epoch(epoch)
         if best:
             with torch.no_grad():
                 for name, value in trained(method).items():
                     value.copy_(best[name])
+
+    def train_before(
+        self,
+        method: "Method",
+        split: Split,
+        *,
+        epochs: int,
+        lr: float,
+        before_step: Callable[[int, int], None],
+    ) -> None:
+        """Train ahead of the run's own training, for as long and as fast as is said, unwatched.
+
+        before_step: called with the numbers of epoch (from 1) and step (from 0).
+        """
+        settings = dict(self.settings) | {"epochs": epochs, "lr": lr, "head_lr": lr}
+        settings["schedule"] = dict(settings["schedule"]) | {"cosine_epochs": epochs}
+        for _ in self._epochs(method, split, settings, before_step):
+            pass
+
+    def _epochs(
+        self,
+        method: "Method",
+        split: Split,
+        settings: Mapping[str, Any],
+        before_step: Callable[[int, int], None],
+    ) -> Iterator[Epoch]:
+        """Train epoch by epoch; what is done with a result happens between two of them."""
+        method.to(self.device)
+        images, labels = split.images.to(self.device), split.labels.to(self.device)
+        optimiser = build_optimiser(method, settings)
+        order = torch.Generator().manual_seed(self.seed)
+        with Progress(settings["epochs"]) as progress:
+            for number in range(1, settings["epochs"] + 1):
+                method.train()
+                losses, lr = [], 0.0
+                for step, (batch, time) in enumerate(
+                    self._batches(number, len(labels), order, settings)
+                ):
+                    before_step(number, step)
+                    set_rates(optimiser, time, settings["schedule"])
+                    prepared = self.prepare(images[batch])
+                    losses.append(
+                        training_step(
+                            method, optimiser, self.precision, prepared, labels[batch], self.masks
+                        )
+                    )
+                    self.images_seen += len(batch)
+                    lr = float(optimiser.param_groups[0]["lr"])
+                loss = float(torch.stack(losses).mean())
+                if not math.isfinite(loss):
+                    raise Diverged(f"the training loss became {loss} in epoch {number}")
+                yield Epoch(number, loss, lr)
+                progress.advance(f"loss {loss:.3f}")
 
     def examples(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Images (B, 3, H, W) and labels (B) of the training split, in a random order, once.
@@ -137,6 +191,7 @@ class Trainer:
     def evaluate(self, method: nn.Module, split: Split) -> Score:
         """Top-1 accuracy on a split, in eval mode, in the precision of training."""
         method.to(self.device).eval()
+        self.images_scored += len(split)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         with torch.inference_mode():
             for start in range(0, len(split), EVALUATION_BATCH):
@@ -147,14 +202,14 @@ class Trainer:
         return Score(int(correct), len(split))
 
     def _batches(
-        self, number: int, total: int, order: torch.Generator
+        self, number: int, total: int, order: torch.Generator, settings: Mapping[str, Any]
     ) -> Iterator[tuple[Tensor, float]]:
         """Indices of each batch, and the time (in epochs) at which its learning rate is read."""
-        size = self.settings["batch_size"]
+        size = settings["batch_size"]
         parts = torch.randperm(total, generator=order).split(size)
-        if self.settings["drop_last"] and len(parts[-1]) < size:
+        if settings["drop_last"] and len(parts[-1]) < size:
             parts = parts[:-1]
-        schedule = self.settings["schedule"]
+        schedule = settings["schedule"]
         for step, part in enumerate(parts):
             yield (
                 part.to(self.device),
@@ -166,30 +221,6 @@ class Trainer:
                 ),
             )
 
-    def _pass(
-        self,
-        method: "Method",
-        optimiser: torch.optim.Optimizer,
-        images: Tensor,
-        labels: Tensor,
-        batches: Iterator[tuple[Tensor, float]],
-    ) -> tuple[float, float]:
-        """One epoch: (mean loss, last learning rate of the method's tensors)."""
-        method.train()
-        total, steps = torch.zeros((), device=self.device), 0
-        for batch, time in batches:
-            set_rates(optimiser, time, self.settings["schedule"])
-            prepared = self.prepare(images[batch])
-            total += training_step(
-                method, optimiser, self.precision, prepared, labels[batch], self.masks
-            )
-            steps += 1
-            self.images_seen += len(batch)
-        loss = float(total) / steps
-        if not math.isfinite(loss):
-            raise Diverged(f"the training loss became {loss} in epoch {len(self.history) + 1}")
-        return loss, float(optimiser.param_groups[0]["lr"])
-
     def _watch(self, method: "Method", epoch: Epoch) -> None:
         """Score the select splits every few epochs and after the last one."""
         last = epoch.number == self.settings["epochs"]
@@ -199,6 +230,10 @@ class Trainer:
         score = next(iter(epoch.scores.values()))
         if self.best is None or score.top1 > next(iter(self.best.scores.values())).top1:
             self.best = epoch
+
+
+def _nothing(epoch: int, step: int) -> None:
+    """Before a step of the run's own training."""
 
 
 def training_step(

@@ -1,0 +1,188 @@
+"""NOAH: the search space, the evolution, the supernet, and a search that is killed and goes on."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from petlbench import build, cost, registry
+from petlbench.delta import load, trained
+from petlbench.errors import UserError
+from petlbench.methods.noah import MODULES, NOAH, Genes, Plan, Space, next_generation
+from petlbench.record import Store
+from petlbench.run import run
+from tests.test_methods import made, randomised
+from tests.test_run import config
+from tests.tiny import SMALLER, images, tiny
+
+SPACE = Space(dims=(1, 5, 10), depths=(3, 6, 9, 12), blocks=12)
+PLAN = Plan(2, 50, 10, 25, 25, module_chance=0.2, depth_chance=0.4)
+
+
+def depth(sizes: tuple[int, ...]) -> int:
+    return sum(size > 0 for size in sizes)
+
+
+def allowed(genes: Genes) -> bool:
+    for name in MODULES:
+        sizes = getattr(genes, name)
+        used = depth(sizes)
+        if len(sizes) != 12 or used not in SPACE.depths or any(sizes[used:]):
+            return False
+        if not set(sizes[:used]) <= set(SPACE.dims):
+            return False
+    return True
+
+
+def test_samples_lie_in_the_space() -> None:
+    dice = random.Random(0)
+    drawn = [SPACE.sample(dice) for _ in range(300)]
+    assert all(map(allowed, drawn))
+    assert {depth(genes.lora) for genes in drawn} == {3, 6, 9, 12}
+    assert {size for genes in drawn for size in genes.adapter} == {0, 1, 5, 10}
+
+
+def test_mutation_keeps_the_sizes_that_stay() -> None:
+    dice = random.Random(0)
+    for _ in range(300):
+        parent = SPACE.sample(dice)
+        child = SPACE.mutated(parent, dice, module=1.0, depth=1.0)
+        assert allowed(child)
+        for name in MODULES:
+            before, after = getattr(parent, name), getattr(child, name)
+            common = min(depth(before), depth(after))
+            assert before[:common] == after[:common]
+    assert SPACE.mutated(parent, dice, module=1.0, depth=0.0) == parent
+    assert SPACE.mutated(parent, dice, module=0.0, depth=1.0) == parent
+
+
+def test_crossover_takes_each_module_whole() -> None:
+    dice = random.Random(0)
+    first, second = SPACE.sample(dice), SPACE.sample(dice)
+    children = {SPACE.crossed(first, second, dice) for _ in range(200)}
+    assert len(children) == 8
+    for child in children:
+        for name in MODULES:
+            assert getattr(child, name) in (getattr(first, name), getattr(second, name))
+
+
+def test_a_generation_is_new_within_the_budget_and_from_the_best() -> None:
+    dice = random.Random(0)
+    first = next_generation({}, SPACE, PLAN, lambda genes: True, dice)
+    assert len(set(first)) == 50
+    seen = {genes: float(-genes.parameters(768)) for genes in first}
+    limit = sorted(genes.parameters(768) for genes in first)[30]
+    second = next_generation(seen, SPACE, PLAN, lambda g: g.parameters(768) <= limit, dice)
+    assert len(set(second)) == 50
+    assert not set(second) & set(first)
+    assert all(genes.parameters(768) <= limit for genes in second)
+    best = sorted(first, key=seen.__getitem__, reverse=True)[:10]
+    parts = {name: {getattr(genes, name) for genes in best} for name in MODULES}
+    crossed = second[25:]
+    assert all(getattr(genes, name) in parts[name] for genes in crossed[:25] for name in MODULES)
+
+
+def test_an_impossible_budget_is_told() -> None:
+    assert next_generation({}, SPACE, PLAN, lambda genes: False, random.Random(0)) == []
+
+
+def test_parameters_of_genes_are_those_of_the_subnet() -> None:
+    genes = SPACE.sample(random.Random(4))
+    values = {name: list(getattr(genes, name)) for name in MODULES}
+    method = registry.create("noah_subnet", tiny("vit"), **values)
+    assert cost.parameters(method)["method"] == genes.parameters(32)
+
+
+def test_the_supernet_at_some_sizes_is_that_subnet() -> None:
+    """Leading slices: copied into a subnet of exact size they give the same outputs."""
+    supernet = randomised(made("noah", "vit")).eval()
+    assert isinstance(supernet, NOAH)
+    genes = SPACE.sample(random.Random(1))
+    supernet.become(genes)
+    values = {name: list(getattr(genes, name)) for name in MODULES}
+    subnet = registry.create("noah_subnet", tiny("vit"), **values).eval()
+    large = dict(supernet.named_parameters())
+    with torch.no_grad():
+        for name, tensor in trained(subnet).items():
+            source = large[name]
+            tensor.copy_(source[tuple(slice(0, size) for size in tensor.shape)])
+    assert torch.equal(subnet(images()), supernet(images()))
+
+
+def test_prompts_follow_the_authors_order() -> None:
+    """Appended at the end; a block without any leaves those of the block before it."""
+    counts = [2, 0, 3, *[0] * 9]
+    method = randomised(
+        registry.create(
+            "noah_subnet", tiny("vit"), lora=[0] * 12, adapter=[0] * 12, prompts=counts
+        )
+    ).eval()
+    net = tiny("vit").eval().net
+    z = net._pos_embed(net.patch_embed(images()))
+    tensors = dict(method.named_parameters())
+    for number, block in enumerate(net.blocks, 1):
+        if counts[number - 1]:
+            fresh = tensors[f"prompts.{number}.tokens"].expand(3, -1, -1)
+            z = torch.cat([z[:, :17], fresh], dim=1)
+        z = block(z)
+    assert z.shape[1] == 20
+    logits = method.backbone.head(method.backbone.pooled(z[:, :17]))
+    torch.testing.assert_close(method(images()), logits)
+
+
+def settings(root: Path) -> dict[str, Any]:
+    made = config(root, "noah", epochs=1)
+    made["method"] |= SMALLER["noah"]
+    return made
+
+
+def test_a_search_leaves_the_subnet_and_its_story(tmp_path: Path) -> None:
+    record = run(settings(tmp_path))
+    assert record["status"] == "finished", record["reason"]
+    search = record["notes"]["search"]
+    assert [generation["scored"] for generation in search["generations"]] == [4, 4]
+    assert record["cost"]["parameters"]["method"] == search["parameters"]
+    assert record["cost"]["search"]["parameters"]["method"] > search["parameters"]
+    assert search["parameters"] <= 0.05e6
+    assert record["cost"]["images_scored"] == 8 * 8  # subnets x val images; the test comes later
+    assert len(record["curve"]["epoch"]) == 1
+    path = Store(tmp_path).path(record, ".safetensors")
+    fresh = registry.create("noah_subnet", build.method(config(tmp_path, "linear")).backbone)
+    with pytest.raises(UserError, match="does not fit"):
+        load(path, fresh)
+    again = config(tmp_path, "noah_subnet")
+    again["method"] |= search["genes"]
+    load(path, build.method(again))
+    assert not Store(tmp_path).path(record, ".unfinished").exists()
+
+
+def test_a_killed_search_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(settings(tmp_path / "whole"))
+    scores = NOAH._score
+    calls = 0
+
+    def stops(self: NOAH, *arguments: Any) -> float:
+        nonlocal calls
+        calls += 1
+        if calls == 6:
+            raise KeyboardInterrupt
+        return scores(self, *arguments)
+
+    monkeypatch.setattr(NOAH, "_score", stops)
+    with pytest.raises(KeyboardInterrupt):
+        run(settings(tmp_path / "cut"))
+    monkeypatch.undo()
+    found = list((tmp_path / "cut").glob("**/search.json"))
+    assert len(json.loads(found[0].read_text())) == 1
+
+    def forbidden(*arguments: Any, **values: Any) -> None:
+        raise AssertionError("the supernet was trained again")
+
+    monkeypatch.setattr("petlbench.train.trainer.Trainer.train_before", forbidden)
+    again = run(settings(tmp_path / "cut"))
+    assert again["status"] == "finished"
+    assert again["notes"]["search"] == whole["notes"]["search"]
+    assert not found[0].exists()
