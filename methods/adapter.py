@@ -62,6 +62,8 @@ class Adapter(Method):
     sites: behind `attn`, `mlp`, or both. The branch's drop path comes before the adapter.
     """
 
+    unmergeable = "its branch has an activation"
+
     def __init__(
         self, backbone: Backbone, *, rank: int, dropout: float, sites: Sequence[str], init: str
     ) -> None:

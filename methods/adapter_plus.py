@@ -35,6 +35,7 @@ class AdapterPlus(Method):
     """
 
     starts_as_pretrained = False
+    unmergeable = "its branch has an activation"
 
     def __init__(self, backbone: Backbone, *, rank: int, adapter_drop_path: float) -> None:
         super().__init__(backbone)

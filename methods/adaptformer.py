@@ -33,6 +33,8 @@ class AdaptFormer(Method):
     the numbers on VTAB, has none: `bias`.
     """
 
+    unmergeable = "its branch has an activation"
+
     def __init__(
         self, backbone: Backbone, *, rank: int, scale: float, dropout: float, bias: bool
     ) -> None:

@@ -111,6 +111,7 @@ class BiAdaptFormer(Method):
     """AdaptFormer without biases, its bottleneck quantised."""
 
     starts_as_pretrained = False
+    unmergeable = "its branch has an activation"
 
     def __init__(
         self, backbone: Backbone, *, rank: int, bits: int, scale: float, dropout: float

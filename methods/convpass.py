@@ -91,6 +91,8 @@ class BypassedBlock(OpenBlock):
 class Convpass(Method):
     """Convolutional bypasses beside attention, MLP or both (`sites`)."""
 
+    unmergeable = "its branch has an activation"
+
     def __init__(
         self,
         backbone: Backbone,

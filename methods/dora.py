@@ -7,6 +7,7 @@ from petlbench.backbone import Backbone
 from petlbench.checks import positive
 from petlbench.interface import Method
 from petlbench.leaves import LowRank
+from petlbench.merge import affine
 from petlbench.surgery import swap
 
 
@@ -51,6 +52,10 @@ class QueryAndValue(nn.Module):
         q = q + self.query(x, q - query_bias, query)
         v = v + self.value(x, v - value_bias, value)
         return torch.cat([q, k, v], dim=-1)
+
+    def folded(self) -> nn.Module:
+        """One linear map."""
+        return affine(self, self.qkv)
 
 
 class DoRA(Method):

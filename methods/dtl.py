@@ -21,6 +21,8 @@ class DTL(Method):
     side path, since it could not learn.
     """
 
+    unmergeable = "its side path crosses the blocks"
+
     def __init__(
         self,
         backbone: Backbone,

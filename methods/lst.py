@@ -42,6 +42,7 @@ class LST(Method):
     """
 
     starts_as_pretrained = False
+    unmergeable = "its ladder is a network of its own"
 
     def __init__(self, backbone: Backbone, *, reduction: int, prune: str | None) -> None:
         super().__init__(backbone)

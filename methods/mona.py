@@ -80,6 +80,7 @@ class Mona(Method):
     """
 
     starts_as_pretrained = False
+    unmergeable = "its branch has an activation"
 
     def __init__(self, backbone: Backbone, *, hidden: int, dropout: float) -> None:
         super().__init__(backbone)

@@ -218,6 +218,7 @@ class Composed(Method):
     """
 
     starts_as_pretrained = False
+    unmergeable = "its adapters have an activation, and its prompts are tokens"
 
     def __init__(self, backbone: Backbone, genes: Genes, dropout: float) -> None:
         super().__init__(backbone)

@@ -3,6 +3,7 @@ https://arxiv.org/abs/2302.08106.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -11,9 +12,10 @@ from petlbench.checks import fraction, subset, whole
 from petlbench.errors import UserError
 from petlbench.interface import Method
 from petlbench.leaves import GroupedLinear, Residual, Scaled
+from petlbench.merge import affine
 from petlbench.surgery import swap
 
-SITES = {"attn": "*.norm1", "mlp": "*.norm2"}
+SITES = {"attn": "*.attn.qkv", "mlp": "*.mlp.fc1"}  # what reads the norm's output
 
 
 class LinearAdapter(nn.Module):
@@ -42,6 +44,14 @@ class LinearAdapter(nn.Module):
         return self.up(self.dropout(self.down(n)))  # type: ignore[no-any-return]
 
 
+class Adapted(nn.Sequential):
+    """A linear map behind a linear adapter: W (n + s A(n)) + b."""
+
+    def folded(self) -> nn.Module:
+        """One linear map."""
+        return affine(self, cast(nn.Linear, self[1]))
+
+
 class RepAdapter(Method):
     """n + s A(n) between norm and attention, and between norm and MLP: `sites`, eq. 6.
 
@@ -61,9 +71,9 @@ class RepAdapter(Method):
     ) -> None:
         super().__init__(backbone)
 
-        def adapted(norm: nn.LayerNorm) -> nn.Module:
-            body = LinearAdapter(norm.normalized_shape[0], hidden, groups, dropout)
-            return nn.Sequential(norm, Residual(Scaled(scale, body)))
+        def adapted(linear: nn.Linear) -> nn.Module:
+            body = LinearAdapter(linear.in_features, hidden, groups, dropout)
+            return Adapted(Residual(Scaled(scale, body)), linear)
 
         for site in subset("method.sites", sites, SITES):
             swap(backbone, SITES[site], adapted)

@@ -74,6 +74,7 @@ class SCT(Method):
     """
 
     starts_as_pretrained = False
+    unmergeable = "it acts on the residual stream, which no weight of the backbone carries"
 
     def __init__(
         self, backbone: Backbone, *, channels: int, scale: float, scale_on_x: bool, site: str

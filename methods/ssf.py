@@ -1,5 +1,8 @@
 """SSF: Scaling & Shifting Your Features, https://arxiv.org/abs/2210.08823."""
 
+import copy
+from typing import Any, cast
+
 from torch import nn
 
 from petlbench.backbone import Backbone
@@ -9,6 +12,20 @@ from petlbench.surgery import swap
 
 LINEARS = ("*.attn.qkv", "*.attn.proj", "*.mlp.fc1", "*.mlp.fc2")
 NORMS = ("*.norm1", "*.norm2")
+
+
+class Transformed(nn.Sequential):
+    """A linear map, convolution or norm with its scale and shift behind it."""
+
+    def folded(self) -> nn.Module:
+        """The same kind of module: gamma W x + (gamma b + beta)."""
+        op, pair = cast(Any, self[0]), cast(ScaleShift, self[1])
+        plain = copy.deepcopy(op)
+        bias = pair.shift if op.bias is None else pair.scale * op.bias + pair.shift
+        scale = pair.scale.view(-1, *[1] * (op.weight.ndim - 1))
+        plain.weight = nn.Parameter((scale * op.weight).detach())
+        plain.bias = nn.Parameter(bias.detach())
+        return cast(nn.Module, plain)
 
 
 class SSF(Method):
@@ -25,13 +42,11 @@ class SSF(Method):
     def __init__(self, backbone: Backbone, *, merge_norm: bool) -> None:
         super().__init__(backbone)
         net = backbone.net
-        swap(
-            net, "*.patch_embed.proj", lambda op: nn.Sequential(op, ScaleShift(op.out_channels, 1))
-        )
+        swap(net, "*.patch_embed.proj", lambda op: Transformed(op, ScaleShift(op.out_channels, 1)))
         for glob in LINEARS:
-            swap(net, glob, lambda op: nn.Sequential(op, ScaleShift(op.out_features)))
+            swap(net, glob, lambda op: Transformed(op, ScaleShift(op.out_features)))
         for glob in (*NORMS, *_single_norms(backbone, merge_norm)):
-            swap(net, glob, lambda op: nn.Sequential(op, ScaleShift(op.normalized_shape[0])))
+            swap(net, glob, lambda op: Transformed(op, ScaleShift(op.normalized_shape[0])))
 
 
 def _single_norms(backbone: Backbone, merge_norm: bool) -> list[str]:

@@ -91,6 +91,7 @@ class VPT(Method):
     """
 
     starts_as_pretrained = False
+    unmergeable = "its prompts are tokens of their own"
 
     def __init__(self, backbone: Backbone, *, prompts: int, dropout: float, deep: bool) -> None:
         super().__init__(backbone)

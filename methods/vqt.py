@@ -53,6 +53,7 @@ class VQT(Method):
     """
 
     starts_as_pretrained = False
+    unmergeable = "its queries are tokens of their own"
 
     def __init__(self, backbone: Backbone, *, queries: int, dropout: float) -> None:
         super().__init__(backbone)

@@ -60,10 +60,12 @@ class Method(nn.Module):
     the outputs before training are those of the pre-trained network; a method that starts
     elsewhere sets it to False and says why. `made_by` is set by a `fit` that returns another
     network than the configured one: name and values by which the registry makes it again.
+    `unmergeable` is the reason why nothing of it can be folded into the backbone (merge.py).
     """
 
     starts_as_pretrained: bool = True
     made_by: tuple[str, Mapping[str, Any]] | None = None
+    unmergeable: str = ""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from petlbench.errors import Unsupported
+from petlbench.merge import affine
 
 if TYPE_CHECKING:
     from petlbench.backbone import Backbone
@@ -76,6 +77,10 @@ class QueryAndValue(nn.Module):
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         return torch.cat([q + self.query(x), k, v + self.value(x)], dim=-1)
 
+    def folded(self) -> nn.Module:
+        """One linear map."""
+        return affine(self, self.qkv)
+
 
 class Parallel(nn.Module):
     """op(x) + branch(x): a frozen op with something learned beside it."""
@@ -88,3 +93,7 @@ class Parallel(nn.Module):
     def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
         """Keywords go to the op alone: timm passes masks to its attention."""
         return self.op(x, **kwargs) + self.branch(x)  # type: ignore[no-any-return]
+
+    def folded(self) -> nn.Module:
+        """One linear map, where op and branch are linear."""
+        return affine(self, cast(nn.Linear, self.op))

@@ -116,8 +116,8 @@ def test_repadapter() -> None:
 
     z = embedded(net)
     for i, b in numbered(net):
-        z = z + b.attn(adapted(b.norm1(z), f"{i}.norm1.1.op.op"))
-        z = z + b.mlp(adapted(b.norm2(z), f"{i}.norm2.1.op.op"))
+        z = z + b.attn(adapted(b.norm1(z), f"{i}.attn.qkv.0.op.op"))
+        z = z + b.mlp(adapted(b.norm2(z), f"{i}.mlp.fc1.0.op.op"))
     same(method, z)
 
 
@@ -473,7 +473,7 @@ STARTS: list[tuple[str, str, dict[str, Any], Callable[[Tensor], Any]]] = [
         {"conv_init": "xavier"},
         lambda w: 0.15 < w.abs().max() <= (6 / 144) ** 0.5,
     ),
-    ("repadapter", "norm1.1.op.op.up.weight", {}, lambda w: not w.any()),
+    ("repadapter", "attn.qkv.0.op.op.up.weight", {}, lambda w: not w.any()),
     ("bi_lora", "query.op.up.weight", {}, lambda w: 0 < w.abs().max() <= 0.002),
     ("dora", "query.update.up.weight", {}, lambda w: not w.any()),
     ("mona", "of_norm", {}, lambda w: torch.allclose(w, torch.tensor(1e-6))),

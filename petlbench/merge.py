@@ -1,0 +1,60 @@
+"""Folding what a method learned into the plain network, so that it costs nothing at inference."""
+
+import copy
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
+
+import torch
+from torch import nn
+
+from petlbench.errors import Unsupported
+from petlbench.leaves import DropPath
+
+if TYPE_CHECKING:
+    from petlbench.interface import Method
+
+
+@runtime_checkable
+class Foldable(Protocol):
+    """A module that stands in for a linear map or a norm, and can be one again."""
+
+    def folded(self) -> nn.Module:
+        """The plain module that computes the same in eval mode."""
+
+
+def merged(method: "Method") -> nn.Module:
+    """A plain timm network, in eval mode, that computes what the method's network does.
+
+    Its state loads into timm's own network, strictly. The method stays as it is. Raises
+    Unsupported where the method cannot be folded, with the reason.
+    """
+    if method.unmergeable:
+        name = type(method).__name__
+        raise Unsupported(f"{name} cannot be merged into its backbone: {method.unmergeable}")
+    net = cast(nn.Module, copy.deepcopy(method.backbone.net)).eval()
+    _fold(net)
+    return net.requires_grad_(False)
+
+
+def affine(module: nn.Module, like: nn.Linear) -> nn.Linear:
+    """The linear map that an affine `module` is in eval mode, in the type and shape of `like`.
+
+    Read off its answers to the unit vectors, in float64.
+    """
+    exact = copy.deepcopy(module).double().eval()
+    unit = torch.eye(like.in_features, dtype=torch.float64, device=like.weight.device)
+    plain = nn.Linear(like.in_features, like.out_features, device=like.weight.device)
+    with torch.no_grad():
+        origin = exact(torch.zeros_like(unit[:1]))
+        plain.weight.copy_((exact(unit) - origin).T)
+        plain.bias.copy_(origin[0])
+    return plain.to(like.weight.dtype)
+
+
+def _fold(parent: nn.Module) -> None:
+    for name, module in list(parent.named_children()):
+        if isinstance(module, Foldable):
+            setattr(parent, name, module.folded())
+        elif isinstance(module, DropPath):
+            setattr(parent, name, nn.Identity())
+        else:
+            _fold(module)

@@ -1,0 +1,35 @@
+"""torch.compile takes every method as one graph, with the same outputs and gradients."""
+
+import pytest
+import torch
+
+from petlbench.interface import Method
+from tests.test_methods import every_pair, loss, made, randomised, trained
+
+
+def compiled_agrees(method: Method, backend: str) -> None:
+    method.train()
+    for module in method.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    value = loss(method)
+    value.backward()
+    expected = {name: tensor.grad for name, tensor in trained(method).items()}
+    method.zero_grad(set_to_none=True)
+    torch._dynamo.reset()
+    compiled = torch.compile(method, fullgraph=True, backend=backend)
+    again = loss(compiled)
+    again.backward()
+    torch.testing.assert_close(again, value, rtol=1e-4, atol=1e-6)
+    for name, tensor in trained(method).items():
+        torch.testing.assert_close(tensor.grad, expected[name], rtol=1e-3, atol=1e-5)
+
+
+@every_pair
+def test_one_graph(name: str, family: str) -> None:
+    compiled_agrees(randomised(made(name, family)), "aot_eager")
+
+
+@pytest.mark.parametrize("name", ["lora", "dtl_plus", "ssf"])
+def test_inductor(name: str) -> None:
+    compiled_agrees(randomised(made(name, "vit")), "inductor")

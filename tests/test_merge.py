@@ -1,0 +1,54 @@
+"""Merging: the plain network computes what the method does, or the reason is told."""
+
+import pytest
+import timm
+import torch
+
+from petlbench.backbone import Backbone
+from petlbench.errors import Unsupported
+from petlbench.interface import Method
+from petlbench.merge import merged
+from petlbench.weights import Origin
+from tests.test_methods import every_pair, made, randomised
+from tests.tiny import CLASSES, NAMES, POOLS, SIZE, images
+
+
+def plain(family: str) -> torch.nn.Module:
+    """Timm's own network, as it comes."""
+    return timm.create_model(
+        NAMES[family], num_classes=CLASSES, img_size=SIZE, drop_path_rate=0.0
+    ).eval()
+
+
+@every_pair
+def test_merged_equals_unmerged_or_says_why_not(name: str, family: str) -> None:
+    method = randomised(made(name, family)).eval()
+    if method.unmergeable:
+        with pytest.raises(Unsupported, match=f"cannot be merged .*: {method.unmergeable}"):
+            merged(method)
+        return
+    before = {key: tensor.clone() for key, tensor in method.state_dict().items()}
+    net = plain(family)
+    net.load_state_dict(merged(method).state_dict(), strict=True)
+    origin = Origin(name="merged", checkpoint=None, pretrained=False)
+    backbone = Backbone(net, pool=POOLS[family], mean=[0.5], std=[0.5], origin=origin)
+    with torch.no_grad():
+        expected, found = method(images()), Method(backbone).eval()(images())
+    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+    assert torch.equal(method(images()), expected), "the method stays as it is"
+    assert all(torch.equal(tensor, before[key]) for key, tensor in method.state_dict().items())
+
+
+def test_what_is_affine_can_be_merged() -> None:
+    names = ["lora", "dora", "fact_tt", "fact_tk", "ssf", "repadapter", "bi_lora"]
+    names += ["bitfit", "ln_tune", "full", "linear"]
+    assert not [name for name in names if made(name, "vit").unmergeable]
+
+
+def test_merging_changes_the_network() -> None:
+    """The test above would hold for a merge that forgets the update, if the update were zero."""
+    method = randomised(made("lora", "vit")).eval()
+    net = plain("vit")
+    net.load_state_dict(merged(method).state_dict())
+    unchanged = method.backbone.net.blocks[0].attn.qkv.qkv.weight
+    assert not torch.equal(net.state_dict()["blocks.0.attn.qkv.weight"], unchanged)
