@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 JOBS ?= 2
 
-.PHONY: demo test check format install install-dev clean
+.PHONY: demo test check format support install install-dev clean
 
 demo: install
 	$(BIN)/python -m petlbench -m experiment=demo results.root=results/demo/runs
@@ -22,6 +22,11 @@ check: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+# one backbone of each kind; DeiT, MAE, CLIP and DINOv2 are plain ViTs
+support: install
+	$(BIN)/python -m petlbench.support vit_b16 siglip_b16 swin_b dinov3_b16 eva02_b14 > docs/support.part
+	mv docs/support.part docs/support.md
 
 format: install-dev
 	$(BIN)/ruff format .

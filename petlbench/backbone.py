@@ -3,15 +3,17 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from typing import Any, cast
 
 import timm
 import torch
 from timm.layers import DropPath as TimmDropPath
+from timm.models.eva import Eva
 from torch import Tensor, nn
 
 import petlbench.mini.network  # noqa: F401 -- registers vit_mini with timm
-from petlbench.blocks import Tokens
+from petlbench.blocks import Tokens, WithRope
 from petlbench.checks import fraction
 from petlbench.errors import Unsupported, UserError, unknown
 from petlbench.leaves import DropPath
@@ -20,11 +22,11 @@ from petlbench.weights import Origin
 
 Block = Callable[[Tensor], Tensor]
 
-POOLS = ("cls", "patch_mean_then_norm", "norm_then_mean")
+POOLS = ("cls", "patch_mean_then_norm", "norm_then_mean", "attention")
 
 # What the walk over a network runs; one with parameters elsewhere is refused.
 TOKENS = {"patch_embed", "cls_token", "reg_token", "pos_embed", "norm_pre"}
-PARTS = TOKENS | {"blocks", "layers", "head"}
+PARTS = TOKENS | {"blocks", "layers", "attn_pool", "head"}
 
 
 @dataclass
@@ -45,6 +47,7 @@ class Backbone(nn.Module):
       cls                   the class token after the final norm
       patch_mean_then_norm  the mean of the patch tokens, normalised (DTL on ViT)
       norm_then_mean        the mean of the normalised patch tokens
+      attention             the network's own attention pooling of the normalised tokens (SigLIP)
     """
 
     def __init__(
@@ -111,7 +114,9 @@ class Backbone(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> z, the input of the first stage"""
         z = self.net.patch_embed(images)
-        if hasattr(self.net, "_pos_embed"):
+        if isinstance(self.net, Eva):
+            z = self.net.norm_pre(self.net._pos_embed(z)[0])
+        elif hasattr(self.net, "_pos_embed"):
             z = self.net.norm_pre(self.net.patch_drop(self.net._pos_embed(z)))
         return cast(Tensor, z)
 
@@ -123,6 +128,8 @@ class Backbone(nn.Module):
         norm = norm or self.norm
         if self.pool == "cls":
             return cast(Tensor, norm(z[:, 0]))
+        if self.pool == "attention":
+            return cast(Tensor, self.net.attn_pool(norm(z)))
         if self.pool == "patch_mean_then_norm":
             return cast(Tensor, norm(self.tokens.split(z)[1].mean(1)))
         return self.tokens.split(norm(z))[1].mean(1)
@@ -140,6 +147,13 @@ class Backbone(nn.Module):
             raise UserError(
                 f"backbone.pool=cls needs a class token and {self.tag} has none; "
                 "set backbone.pool=norm_then_mean or patch_mean_then_norm"
+            )
+        pools = getattr(self.net, "attn_pool", None) is not None
+        if pools != (pool == "attention"):
+            has = "pools by attention" if pools else "has no attention pooling"
+            raise UserError(
+                f"backbone.pool is {pool} and {self.tag} {has}; "
+                f"set backbone.pool={'attention' if pools else 'norm_then_mean'}"
             )
         return pool
 
@@ -250,6 +264,14 @@ def _stages(net: Any) -> tuple[Stage, ...]:
     stages: list[Stage] = []
     first = 1
     for (enter, blocks), info in zip(parts, net.feature_info, strict=False):
-        stages.append(Stage(first, enter, list(blocks), info["num_chs"]))
+        stages.append(Stage(first, enter, _callable(net, blocks), info["num_chs"]))
         first += len(blocks)
     return tuple(stages)
+
+
+def _callable(net: Any, blocks: Iterable[nn.Module]) -> list[Block]:
+    """Blocks to be called as block(z): those that want rotary positions are given them."""
+    if getattr(net, "rope", None) is None:
+        return list(blocks)
+    shape = {"shape": net.patch_embed.grid_size} if net.dynamic_img_size else {}
+    return [WithRope(block, partial(net.rope.get_embed, **shape)) for block in blocks]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from timm.models.eva import EvaBlock
 from timm.models.swin_transformer import SwinTransformerBlock
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -37,6 +38,18 @@ class Tokens:
         return torch.cat([prefix, mapped.flatten(2).transpose(1, 2)], dim=1)
 
 
+class WithRope(nn.Module):
+    """A block that wants rotary positions, to be called as block(z)."""
+
+    def __init__(self, block: nn.Module, rope: Callable[[], Tensor]) -> None:
+        super().__init__()
+        self.block = block
+        self.rope = rope
+
+    def forward(self, z: Tensor) -> Tensor:
+        return cast(Tensor, self.block(z, rope=self.rope()))
+
+
 class OpenBlock(nn.Module):
     """A pre-norm block with its parts at hand.
 
@@ -48,7 +61,9 @@ class OpenBlock(nn.Module):
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
-        if type(block) not in (Block, SwinTransformerBlock):
+        if isinstance(block, WithRope):
+            self.rope, block = block.rope, block.block
+        if type(block) not in (Block, SwinTransformerBlock, EvaBlock):
             raise Unsupported(
                 f"the method acts inside pre-norm transformer blocks, and {type(block).__name__} "
                 "is none; choose another backbone"
@@ -71,15 +86,25 @@ class OpenBlock(nn.Module):
         block = self.block
         if isinstance(block, SwinTransformerBlock):
             return cast(Tensor, block.drop_path1(block._attn(n)))
+        if isinstance(block, EvaBlock):
+            mixed = block.attn(n, rope=self.rope())
+            return cast(Tensor, block.drop_path1(_times(block.gamma_1, mixed)))
         return cast(Tensor, block.drop_path1(block.ls1(block.attn(n))))
 
     def mlp(self, n: Tensor) -> Tensor:
         """The MLP branch on the normalised n."""
         block = self.block
         out = block.mlp(n)
+        if isinstance(block, EvaBlock):
+            out = _times(block.gamma_2, out)
         return cast(Tensor, block.drop_path2(block.ls2(out) if hasattr(block, "ls2") else out))
 
     def own_drop_path(self) -> nn.Module:
         """A drop path of this block's rate that draws for itself."""
         path = self.block.drop_path1
         return DropPath(path.rate) if isinstance(path, DropPath) else nn.Identity()
+
+
+def _times(gamma: Tensor | None, branch: Tensor) -> Tensor:
+    """Layer scale, where the block has one."""
+    return branch if gamma is None else gamma * branch

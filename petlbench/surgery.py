@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from petlbench.blocks import WithRope
 from petlbench.errors import Unsupported
 from petlbench.merge import affine
 
@@ -37,7 +38,8 @@ def swap_blocks(backbone: "Backbone", make: Callable[[nn.Module, int], nn.Module
     for stage in backbone.stages:
         for index, block in enumerate(stage.blocks):
             assert isinstance(block, nn.Module)
-            made[id(block)] = stage.blocks[index] = make(block, stage.width)
+            own = block.block if isinstance(block, WithRope) else block  # as the network holds it
+            made[id(own)] = stage.blocks[index] = make(block, stage.width)
     _replace(backbone.net, lambda name, module: id(module) in made, lambda old: made[id(old)])
 
 

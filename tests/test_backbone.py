@@ -28,6 +28,10 @@ NETWORKS = [
     ("swin_tiny_patch4_window7_224", 32, "norm_then_mean", 0),
     ("swin_s3_tiny_224", 224, "norm_then_mean", 0),  # another window in each stage
     ("swinv2_tiny_window8_256", 64, "norm_then_mean", 0),
+    ("vit_base_patch16_siglip_224", 32, "attention", 0),
+    ("vit_small_patch16_dinov3", 32, "norm_then_mean", 5),  # rotary positions, registers
+    ("eva02_tiny_patch14_224", 28, "patch_mean_then_norm", 1),  # q, k, v apart, gated MLP
+    ("petlbench_dinov3", 16, "norm_then_mean", 3),
     ("petlbench_vit", 16, "cls", 1),
     ("petlbench_swin", 16, "norm_then_mean", 0),
 ]
@@ -189,7 +193,6 @@ def test_wrong_values_are_refused_in_one_line(changed: dict[str, object], messag
 FOREIGN = [
     "resnet18",
     "mixer_s32_224",
-    "eva02_tiny_patch14_224",  # rotary positions are given to each block
     "beit_base_patch16_224",
     "deit_tiny_distilled_patch16_224",  # two heads
     "xcit_nano_12_p16_224",  # a class token that joins after the blocks

@@ -1,5 +1,7 @@
 """torch.compile takes every method as one graph, with the same outputs and gradients."""
 
+from typing import cast
+
 import pytest
 import torch
 
@@ -18,7 +20,7 @@ def compiled_agrees(method: Method, backend: str) -> None:
     method.zero_grad(set_to_none=True)
     torch._dynamo.reset()
     compiled = torch.compile(method, fullgraph=True, backend=backend)
-    again = loss(compiled)
+    again = loss(cast(Method, compiled))
     again.backward()
     torch.testing.assert_close(again, value, rtol=1e-4, atol=1e-6)
     for name, tensor in trained(method).items():

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from timm.models import register_model
+from timm.models.eva import Eva
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
@@ -13,8 +14,8 @@ from petlbench.backbone import Backbone
 
 CLASSES = 5
 SIZE = 16
-NAMES = {"vit": "petlbench_vit", "swin": "petlbench_swin"}
-POOLS = {"vit": "cls", "swin": "norm_then_mean"}
+NAMES = {"vit": "petlbench_vit", "swin": "petlbench_swin", "dinov3": "petlbench_dinov3"}
+POOLS = {"vit": "cls", "swin": "norm_then_mean", "dinov3": "norm_then_mean"}
 
 
 @register_model
@@ -50,8 +51,31 @@ def petlbench_swin(
     )
 
 
+@register_model
+def petlbench_dinov3(*, num_classes: int, img_size: int, drop_path_rate: float, **_: Any) -> Eva:
+    """12 blocks with rotary positions and layer scale, a class token and two registers."""
+    return Eva(
+        img_size=img_size,
+        patch_size=4,
+        embed_dim=32,
+        depth=12,
+        num_heads=4,
+        qkv_bias=False,
+        init_values=0.5,
+        rope_type="dinov3",
+        rope_rotate_half=True,
+        use_rot_pos_emb=True,
+        use_abs_pos_emb=False,
+        num_reg_tokens=2,
+        use_fc_norm=False,
+        dynamic_img_size=True,
+        num_classes=num_classes,
+        drop_path_rate=drop_path_rate,
+    )
+
+
 def tiny(family: str, **changed: Any) -> Backbone:
-    """A tiny `vit` or `swin` with random weights, the same ones at each call."""
+    """A tiny `vit`, `swin` or `dinov3` with random weights, the same ones at each call."""
     torch.manual_seed(0)
     options: dict[str, Any] = {
         "name": NAMES[family],

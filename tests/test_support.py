@@ -1,0 +1,38 @@
+"""docs/support.md says which pairs there are: held against the checks of a plan."""
+
+from pathlib import Path
+
+import pytest
+
+from petlbench import registry
+from petlbench.support import YES, reason, table
+
+PAGE = Path(__file__).parent.parent / "docs" / "support.md"
+
+
+def stated() -> dict[tuple[str, str], str]:
+    rows = [line.strip("| ").split(" | ") for line in PAGE.read_text().splitlines()]
+    _, *names = rows[0]
+    return {
+        (row[0], name): cell
+        for row in rows[2:]
+        if len(row) == len(names) + 1
+        for name, cell in zip(names, row[1:], strict=True)
+    }
+
+
+def test_the_page_has_a_row_for_every_method() -> None:
+    assert {method for method, _ in stated()} == set(registry.names())
+
+
+@pytest.mark.parametrize("backbone", ["swin_b", "eva02_b14"])  # those that refuse some
+def test_the_page_is_what_the_checks_say(backbone: str) -> None:
+    for method in registry.names():
+        why = reason(method, backbone)
+        assert (stated()[method, backbone] == YES) == (why is None), (method, why)
+
+
+def test_a_refusal_is_a_note() -> None:
+    lines = table(["linear", "vqt"], ["swin_b"]).splitlines()
+    assert lines[2:4] == ["| linear | yes |", "| vqt | no (1) |"]
+    assert lines[5].startswith("1. VQT is defined for plain ViTs")
