@@ -45,7 +45,7 @@ class Quantised(nn.Linear):
     def __init__(self, width: int, out: int, bits: int) -> None:
         super().__init__(width, out, bias=False)
         bits = whole("bits", bits, low=1, high=MOST_BITS)
-        self.register_buffer("levels", levels(bits), persistent=False)
+        self.register_buffer("levels", levels(bits).to(self.weight.device), persistent=False)
         self.levels: Tensor
 
     def rounded(self) -> Tensor:

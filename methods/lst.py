@@ -52,6 +52,10 @@ class LST(Method):
         blocks: list[Any] = [block for stage in backbone.stages for block in stage.blocks]
         if {type(block) for block in blocks} != {Block}:
             raise Unsupported(f"LST is defined for plain ViTs, and {backbone.tag} is none")
+        if backbone.pool == "attention":
+            raise Unsupported(
+                f"LST has a ladder of another width than the attention pooling of {backbone.tag}"
+            )
         width, heads = backbone.widths[0], blocks[0].attn.num_heads
         if width % (reduction * heads):
             raise UserError(

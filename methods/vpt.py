@@ -146,10 +146,7 @@ class VPT(Method):
 def _has_windows(backbone: Backbone) -> bool:
     kinds = {type(block) for stage in backbone.stages for block in stage.blocks}
     if kinds not in ({Block}, {SwinTransformerBlock}):
-        names = ", ".join(sorted(kind.__name__ for kind in kinds))
-        raise Unsupported(
-            f"VPT adds tokens, and blocks of type {names} take no more; choose another backbone"
-        )
+        raise Unsupported(f"VPT adds tokens, for which the blocks of {backbone.tag} have no place")
     return kinds == {SwinTransformerBlock}
 
 

@@ -56,7 +56,7 @@ def _replace(network: nn.Module, wanted: Callable[[str, nn.Module], bool], make:
 
 
 def _nothing_matches(network: nn.Module, glob: str) -> str:
-    net = getattr(network, "net", network)
+    net = network.block if isinstance(network, WithRope) else getattr(network, "net", network)
     names = [
         name for name, module in net.named_modules() if next(module.parameters(), None) is not None
     ]
