@@ -73,6 +73,8 @@ class BinaryBranch(nn.Module):
     would have no spread to quantise by.
     """
 
+    units = 1
+
     def __init__(self, width: int, rank: int, bits: int, dropout: float, act: nn.Module) -> None:
         super().__init__()
         rank = whole("rank", rank, low=1, high=width, of="the width of the network there")

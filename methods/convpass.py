@@ -30,6 +30,8 @@ class Bypass(nn.Module):
     as an image of one pixel: the centre tap and the bias. `up` starts at zero.
     """
 
+    units = 2  # a bottleneck and its convolution
+
     def __init__(
         self,
         width: int,

@@ -58,6 +58,7 @@ class OwnCore(nn.Module):
     def __init__(self, rank: int, ins: int, outs: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(nn.Linear(ins * rank, outs * rank).weight.detach())
+        self.units = max(ins, outs)
 
     def forward(self) -> Tensor:
         """(outs r, ins r)"""
@@ -89,6 +90,7 @@ class SharedCore(nn.Module):
         self.first = first
         self.slices = (ins, outs)
         self.interleave = interleave
+        self.units = max(ins, outs)
 
     def forward(self) -> Tensor:
         """(outs r, ins r)"""

@@ -19,6 +19,8 @@ NORM_EPS = 1e-5
 class MultiScale(nn.Module):
     """t + 1x1(t) with t = z + the mean of three depthwise convolutions of z, on (B, C, H, W)."""
 
+    units = len(KERNELS) + 1
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.depthwise = nn.ModuleList(
@@ -35,6 +37,8 @@ class MultiScale(nn.Module):
 
 class MonaLayer(nn.Module):
     """z + W_u dropout(GELU(K(W_d (a LN(z) + c z)))): prefix tokens bypass the convolutions K."""
+
+    units = 1
 
     def __init__(self, width: int, hidden: int, dropout: float, tokens: Tokens) -> None:
         super().__init__()

@@ -140,6 +140,7 @@ class Elastic(nn.Module):
     """A module of which the first `size` units are in use; 0 takes it out."""
 
     size: int
+    units = 1
 
 
 class ElasticLoRA(Elastic):

@@ -24,6 +24,8 @@ class LinearAdapter(nn.Module):
     No activation, so in eval mode it can be folded into the linear map behind it.
     """
 
+    units = 1
+
     def __init__(self, width: int, hidden: int, groups: int, dropout: float) -> None:
         super().__init__()
         hidden = whole("hidden", hidden, low=1)

@@ -23,6 +23,8 @@ BATCH = 50  # images at a time while channels are chosen
 class SalientChannels(nn.Module):
     """z + s (W z_S + b) in the channels S; with `scale_on_x`, s z_S + W z_S + b."""
 
+    units = 1
+
     def __init__(self, width: int, channels: int, scale: float, *, scale_on_x: bool) -> None:
         super().__init__()
         count = whole("channels", channels, low=1, high=width, of="the width of the network there")

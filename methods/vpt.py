@@ -102,6 +102,7 @@ class VPT(Method):
             _prompt_windows(backbone, self.count)
         stages = backbone.stages
         sets = {s.first: len(s.blocks) for s in stages} if deep else {stages[0].first: 1}
+        self.units = sum(sets.values())
         area = math.prod(backbone.net.patch_embed.patch_size)
         bound = math.sqrt(6 / (3 * area + stages[0].width))
         self.prompts = nn.ParameterDict(

@@ -64,6 +64,7 @@ class VQT(Method):
         swap_blocks(backbone, lambda block, _: QueriedBlock(block))
         bound = math.sqrt(6 / (3 * math.prod(backbone.net.patch_embed.patch_size) + width))
         self.queries = nn.Parameter(torch.empty(depth, queries, width).uniform_(-bound, bound))
+        self.units = depth
         self.dropout = nn.Dropout(fraction("dropout", dropout))
         head = cast(nn.Linear, backbone.head)
         backbone.net.head = nn.Linear((1 + depth * queries) * width, head.out_features)

@@ -23,6 +23,11 @@ def parameters(method: "Method") -> dict[str, int]:
     return {"method": trained - head, "head": head}
 
 
+def units(method: nn.Module) -> int:
+    """Structural units (leaves.py), each once; what methods without new modules have is 0."""
+    return sum(getattr(module, "units", 0) for module in method.modules())
+
+
 def memory_of_step(
     method: "Method",
     *,

@@ -1,4 +1,8 @@
-"""The trained arithmetic: small modules that methods are made of."""
+"""The trained arithmetic: small modules that methods are made of.
+
+`units` counts structural units as the DTL paper's Table 1 does: a low-rank pair, a bottleneck, a
+pair of scale and shift, a convolution, a set of prompts or a core of FacT is one.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +17,8 @@ class LowRank(nn.Module):
     `down.weight` (rank, width) starts Kaiming-uniform and `up.weight` (out, rank) at zero, so a
     network with the update added starts as it was.
     """
+
+    units = 1
 
     def __init__(self, width: int, out: int, rank: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -33,6 +39,8 @@ class Bottleneck(nn.Module):
     `down.weight` (rank, width) starts Kaiming-uniform; `up.weight` (width, rank) and the biases
     start at zero, so a network with the term added starts as it was.
     """
+
+    units = 1
 
     def __init__(
         self, width: int, rank: int, activation: nn.Module, dropout: float, *, bias: bool = True
@@ -86,6 +94,8 @@ class ScaleShift(nn.Module):
 
     dim: where the channels of x are.
     """
+
+    units = 1
 
     def __init__(self, width: int, dim: int = -1) -> None:
         super().__init__()
@@ -156,6 +166,8 @@ class DepthwiseConv(nn.Conv2d):
     An even kernel takes its additional zero row and column at the bottom and on the right, as
     torch's `padding="same"` does.
     """
+
+    units = 1
 
     def __init__(self, width: int, kernel: int) -> None:
         kernel = whole("kernel", kernel, low=1)

@@ -48,6 +48,8 @@ def run(config: Config) -> Record:
     except (torch.OutOfMemoryError, MemoryError) as error:
         record = ended(record, "out_of_memory", str(error) or "the machine has no memory left")
     except Exception as error:
+        if _interrupted(error):
+            raise KeyboardInterrupt from error
         log.error("%s", traceback.format_exc())
         record = ended(record, "failed", f"{type(error).__name__}: {error}")
     record["provenance"]["seconds"] = round(time.perf_counter() - started, 3)
@@ -102,7 +104,16 @@ def _measured(method: Method, config: Config, device: torch.device) -> dict[str,
         size=config["input"]["size"],
         classes=config["dataset"]["classes"],
     )
-    return {"parameters": cost.parameters(method)} | memory
+    return {"parameters": cost.parameters(method), "units": cost.units(method)} | memory
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C lies behind an error: code that tidies up on its way may fail and hide it."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def blank(config: Config) -> Record:

@@ -9,7 +9,7 @@ import yaml
 
 from petlbench import registry
 from petlbench.backbone import Backbone, create
-from petlbench.cost import parameters
+from petlbench.cost import parameters, units
 from petlbench.errors import Unsupported
 from petlbench.interface import Method
 from tests.test_methods import CONF
@@ -112,8 +112,7 @@ def network_of(path: Path) -> Backbone:
     options = {key: value for key, value in node.items() if not key.startswith("_")}
     with torch.device("meta"):
         return create(
-            **options,
-            pool="norm_then_mean",
+            **{"pool": "norm_then_mean"} | options,
             drop_path=0.1,
             checkpoint=None,
             pretrained=True,
@@ -173,3 +172,29 @@ def test_undefined_pairs_are_refused(name: str, network: str) -> None:
 def test_the_head_of_vqt_reads_all_answers() -> None:
     head = (1 + 12) * 768 * CLASSES + CLASSES
     assert parameters(full_size("vqt", VIT, {}))["head"] == head
+
+
+# The paper's Table 1, but for SSF: its 148 counts tensors (12 x 12 + 4), which are 74 pairs.
+UNITS = {
+    "lora": 24,
+    "noah_subnet": 36,
+    "fact_tt": 144,
+    "fact_tk": 144,
+    "ssf": 74,
+    "dtl": 12,
+    "dtl_plus": 13,
+    "adapter": 12,
+    "adaptformer": 12,
+    "vpt_shallow": 1,
+    "vpt_deep": 12,
+    "vqt": 12,
+    "convpass": 48,
+    "mona": 120,
+    "bitfit": 0,
+    "full": 0,
+}
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_structural_units(name: str) -> None:
+    assert units(full_size(name, VIT, {})) == UNITS[name]

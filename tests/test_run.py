@@ -215,6 +215,21 @@ def test_a_missing_checkpoint_is_refused_before_a_sweep_runs(tmp_path: Path) -> 
         check_place([planned])
 
 
+def test_ctrl_c_is_not_hidden_by_an_error_on_its_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(config: Any) -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise AttributeError("the tidying up failed")
+
+    monkeypatch.setattr(build, "task", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(config(tmp_path))
+    assert list(Store(tmp_path).records()) == []
+
+
 def test_every_method_runs(tmp_path: Path) -> None:
     for name in registry.names():
         settings = config(tmp_path, name, epochs=1)
