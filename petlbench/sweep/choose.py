@@ -34,7 +34,10 @@ def trials(records: Iterable[Record], values: list[str]) -> pd.DataFrame:
 
 
 def points(table: pd.DataFrame, values: list[str]) -> pd.DataFrame:
-    """Mean val accuracy of each point over tasks, the number of its tasks, and the best marked."""
+    """Mean val accuracy of each point over tasks, the number of its tasks, and the best marked.
+
+    at_edge names the values of the best point that lie at an end of their grid.
+    """
     by_task = table.groupby([*KEY, *values, "task"], as_index=False, sort=False)["top1"].mean()
     scores = by_task.groupby([*KEY, *values], sort=False)["top1"]
     found = scores.agg(val="mean", tasks="count").reset_index()
@@ -42,7 +45,7 @@ def points(table: pd.DataFrame, values: list[str]) -> pd.DataFrame:
     best = complete.loc[complete.groupby(KEY, sort=False)["val"].idxmax()].index
     found["chosen"] = found.index.isin(best)
     found["at_edge"] = [
-        row["chosen"] and any(_at_edge(found, row, value) for value in values)
+        " ".join(value for value in values if row["chosen"] and _at_edge(found, row, value))
         for _, row in found.iterrows()
     ]
     ordered: pd.DataFrame = found.sort_values(
