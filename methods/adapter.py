@@ -15,7 +15,6 @@ from petlbench.checks import subset
 from petlbench.errors import unknown
 from petlbench.interface import Method
 from petlbench.leaves import Bottleneck, QuickGELU, Residual
-from petlbench.surgery import swap_blocks
 
 SITES = ("attn", "mlp")
 
@@ -77,5 +76,5 @@ class Adapter(Method):
             INITS[init](body)
             return Residual(body)
 
-        swap_blocks(backbone, lambda block, width: AdaptedBlock(block, lambda: adapter(width), at))
+        backbone.swap_blocks(lambda block, width: AdaptedBlock(block, lambda: adapter(width), at))
         self.starts_as_pretrained = init == "zero_up"

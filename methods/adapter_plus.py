@@ -6,7 +6,6 @@ from torch import Tensor, nn
 from petlbench.backbone import Backbone
 from petlbench.interface import Method
 from petlbench.leaves import Bottleneck, DropPath
-from petlbench.surgery import swap_blocks
 
 
 class PostAdapted(nn.Module):
@@ -39,6 +38,6 @@ class AdapterPlus(Method):
 
     def __init__(self, backbone: Backbone, *, rank: int, adapter_drop_path: float) -> None:
         super().__init__(backbone)
-        swap_blocks(
-            backbone, lambda block, width: PostAdapted(block, width, rank, adapter_drop_path)
+        backbone.swap_blocks(
+            lambda block, width: PostAdapted(block, width, rank, adapter_drop_path)
         )

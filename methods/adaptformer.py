@@ -8,7 +8,6 @@ from petlbench.backbone import Backbone
 from petlbench.blocks import OpenBlock
 from petlbench.interface import Method
 from petlbench.leaves import Bottleneck, Scaled
-from petlbench.surgery import swap_blocks
 
 
 class ParallelBlock(OpenBlock):
@@ -43,4 +42,4 @@ class AdaptFormer(Method):
         def branch(width: int) -> nn.Module:
             return Scaled(scale, Bottleneck(width, rank, nn.ReLU(), dropout, bias=bias))
 
-        swap_blocks(backbone, lambda block, width: ParallelBlock(block, branch(width)))
+        backbone.swap_blocks(lambda block, width: ParallelBlock(block, branch(width)))

@@ -14,7 +14,7 @@ from petlbench.checks import fraction, whole
 from petlbench.interface import Method
 from petlbench.leaves import Scaled
 from petlbench.methods.adaptformer import ParallelBlock
-from petlbench.surgery import QueryAndValue, swap, swap_blocks
+from petlbench.surgery import QueryAndValue, swap
 
 ROUNDS = 500  # of the fixed point; as in JieShibo/PETL-ViT @ 026e4f12
 MOST_BITS = 8
@@ -123,4 +123,4 @@ class BiAdaptFormer(Method):
         def branch(width: int) -> nn.Module:
             return Scaled(scale, BinaryBranch(width, rank, bits, dropout, nn.ReLU()))
 
-        swap_blocks(backbone, lambda block, width: ParallelBlock(block, branch(width)))
+        backbone.swap_blocks(lambda block, width: ParallelBlock(block, branch(width)))

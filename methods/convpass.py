@@ -14,7 +14,6 @@ from petlbench.checks import fraction, subset, whole
 from petlbench.errors import unknown
 from petlbench.interface import Method
 from petlbench.leaves import QuickGELU, Scaled
-from petlbench.surgery import swap_blocks
 
 SITES = ("attn", "mlp")
 INITS: Mapping[str, Callable[[Tensor], object]] = {
@@ -114,4 +113,4 @@ class Convpass(Method):
             made = Bypass(width, hidden, dropout, INITS[conv_init], backbone.tokens)
             return Scaled(scale, made)
 
-        swap_blocks(backbone, lambda block, width: BypassedBlock(block, lambda: bypass(width), at))
+        backbone.swap_blocks(lambda block, width: BypassedBlock(block, lambda: bypass(width), at))

@@ -7,8 +7,7 @@ from petlbench.backbone import Backbone
 from petlbench.checks import positive
 from petlbench.interface import Method
 from petlbench.leaves import LowRank
-from petlbench.merge import affine
-from petlbench.surgery import swap
+from petlbench.surgery import affine, swap
 
 
 class Decomposed(nn.Module):

@@ -6,7 +6,8 @@ late ones only. So the early blocks have constant inputs, and backward does not 
 
 from torch import Tensor, nn
 
-from petlbench.backbone import Backbone, Stage
+from petlbench.anatomy import Stage
+from petlbench.backbone import Backbone
 from petlbench.checks import block_number
 from petlbench.interface import Method
 from petlbench.leaves import LowRank, Swish

@@ -5,7 +5,8 @@ DTL+* is DTL+ that injects after every block: a preset, conf/method/dtl_plus_sta
 
 from torch import Tensor, nn
 
-from petlbench.backbone import Backbone, Stage
+from petlbench.anatomy import Stage
+from petlbench.backbone import Backbone
 from petlbench.leaves import DepthwiseConv
 from petlbench.methods.dtl import DTL
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from petlbench.backbone import Backbone, Stage
+from petlbench.anatomy import Stage
+from petlbench.backbone import Backbone
 from petlbench.checks import fraction, whole
 from petlbench.errors import Unsupported
 from petlbench.interface import Method

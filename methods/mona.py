@@ -10,7 +10,6 @@ from petlbench.backbone import Backbone
 from petlbench.blocks import OpenBlock, Tokens
 from petlbench.checks import fraction, whole
 from petlbench.interface import Method
-from petlbench.surgery import swap_blocks
 
 KERNELS = (3, 5, 7)
 NORM_EPS = 1e-5
@@ -93,4 +92,4 @@ class Mona(Method):
             first, second = (MonaLayer(width, hidden, dropout, backbone.tokens) for _ in range(2))
             return MonaBlock(block, first, second)
 
-        swap_blocks(backbone, opened)
+        backbone.swap_blocks(opened)

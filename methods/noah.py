@@ -28,7 +28,7 @@ from petlbench.errors import Unsupported, UserError
 from petlbench.interface import Method, Trainer
 from petlbench.leaves import QuickGELU
 from petlbench.record import write_atomically
-from petlbench.surgery import swap, swap_blocks
+from petlbench.surgery import swap
 
 log = logging.getLogger("petlbench")
 INIT_STD = 0.02  # the authors' constructor leaves all linear maps so
@@ -251,7 +251,7 @@ class Composed(Method):
             return ElasticLoRA(qkv, rank, dropout) if rank else qkv
 
         swap(backbone, "*.attn.qkv", updated)
-        swap_blocks(backbone, adapted)
+        backbone.swap_blocks(adapted)
         self.prompts = nn.ModuleDict(
             {
                 str(number): ElasticPrompts(width, size, dropout)

@@ -12,8 +12,7 @@ from petlbench.checks import fraction, subset, whole
 from petlbench.errors import UserError
 from petlbench.interface import Method
 from petlbench.leaves import GroupedLinear, Residual, Scaled
-from petlbench.merge import affine
-from petlbench.surgery import swap
+from petlbench.surgery import affine, swap
 
 SITES = {"attn": "*.attn.qkv", "mlp": "*.mlp.fc1"}  # what reads the norm's output
 

@@ -14,7 +14,6 @@ from petlbench.checks import positive, whole
 from petlbench.errors import unknown
 from petlbench.interface import Method, Trainer
 from petlbench.leaves import Chosen
-from petlbench.surgery import swap_blocks
 
 SITES = ("attn", "mlp")
 BATCH = 50  # images at a time while channels are chosen
@@ -89,7 +88,7 @@ class SCT(Method):
             tuning = SalientChannels(width, channels, scale, scale_on_x=scale_on_x)
             return TunedBlock(block, tuning, site)
 
-        swap_blocks(backbone, tuned)
+        backbone.swap_blocks(tuned)
 
     def fit(self, trainer: Trainer) -> Method:
         """Choose the channels, then train."""

@@ -1,8 +1,10 @@
 """SSF: Scaling & Shifting Your Features, https://arxiv.org/abs/2210.08823."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any, cast
 
+from timm.layers import LayerNorm2d
 from torch import nn
 
 from petlbench.backbone import Backbone
@@ -10,8 +12,14 @@ from petlbench.interface import Method
 from petlbench.leaves import ScaleShift
 from petlbench.surgery import swap
 
-LINEARS = ("*.attn.qkv", "*.attn.proj", "*.mlp.fc1", "*.mlp.fc2")
-NORMS = ("*.norm1", "*.norm2")
+TRANSFORMER = (
+    "*.patch_embed.proj",
+    *("*.norm1", "*.attn.qkv", "*.attn.proj", "*.norm2", "*.mlp.fc1", "*.mlp.fc2"),
+)
+CONVOLUTIONAL = (
+    *("*.stem.0", "*.stem.1", "*.downsample.0", "*.downsample.1"),
+    *("*.conv_dw", "*[0-9].norm", "*.mlp.fc1", "*.mlp.fc2"),
+)
 
 
 class Transformed(nn.Sequential):
@@ -31,28 +39,34 @@ class Transformed(nn.Sequential):
 class SSF(Method):
     """y = gamma x + beta, channel by channel, behind every linear map and norm of the network.
 
-    Where the patch embedding has a norm (Swin), it gets a pair too. `merge_norm` adds the norms of
-    a Swin's patch merging, which the paper means and the authors' code never creates
-    (dongzelian/SSF @ e94e0e70 passes a list where a name is compared). gamma ~ N(1, 0.02^2) and
-    beta ~ N(0, 0.02^2), so training does not start at the pre-trained network.
+    Where the patch embedding has a norm (Swin), it gets a pair too; in a ConvNeXt stem, blocks and
+    downsampling. `merge_norm` adds the norms of a Swin's patch merging, which the paper means and
+    the authors' code never creates (dongzelian/SSF @ e94e0e70 passes a list where a name is
+    compared). gamma ~ N(1, 0.02^2) and beta ~ N(0, 0.02^2), so training does not start at the
+    pre-trained network.
     """
 
     starts_as_pretrained = False
 
     def __init__(self, backbone: Backbone, *, merge_norm: bool) -> None:
         super().__init__(backbone)
-        net = backbone.net
-        swap(net, "*.patch_embed.proj", lambda op: Transformed(op, ScaleShift(op.out_channels, 1)))
-        for glob in LINEARS:
-            swap(net, glob, lambda op: Transformed(op, ScaleShift(op.out_features)))
-        for glob in (*NORMS, *_single_norms(backbone, merge_norm)):
-            swap(net, glob, lambda op: Transformed(op, ScaleShift(op.normalized_shape[0])))
+        modules = dict(backbone.net.named_modules())
+        convolutional = any(name.endswith(".conv_dw") for name in modules)
+        final = next(name for name, module in modules.items() if module is backbone.norm)
+        for glob in CONVOLUTIONAL if convolutional else TRANSFORMER:
+            swap(backbone.net, glob, transformed)
+        for name in (final, *_single_norms(modules, merge_norm)):
+            swap(backbone.net, f".{name}", transformed)
 
 
-def _single_norms(backbone: Backbone, merge_norm: bool) -> list[str]:
-    """Names of the final norm, and of those in patch embedding and merging that get a pair."""
-    modules = dict(backbone.net.named_modules())
-    final = next(name for name, module in modules.items() if module is backbone.norm)
+def transformed(op: Any) -> Transformed:
+    """An op on (..., C), or on (B, C, H, W), with its pair."""
+    channels = 1 if isinstance(op, nn.Conv2d | LayerNorm2d) else -1
+    return Transformed(op, ScaleShift(len(op.weight), channels))
+
+
+def _single_norms(modules: Mapping[str, nn.Module], merge_norm: bool) -> list[str]:
+    """Names of the norms in patch embedding and patch merging that get a pair."""
     merging = [name for name in modules if name.endswith("downsample.norm")] if merge_norm else []
-    names = [final, "patch_embed.norm", *merging]
-    return [f".{name}" for name in names if isinstance(modules.get(name), nn.LayerNorm)]
+    names = ["patch_embed.norm", *merging]
+    return [name for name in names if isinstance(modules.get(name), nn.LayerNorm)]

@@ -20,12 +20,12 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from petlbench.backbone import Backbone, Stage
+from petlbench.anatomy import Stage
+from petlbench.backbone import Backbone
 from petlbench.blocks import OpenBlock
 from petlbench.checks import fraction, whole
 from petlbench.errors import Unsupported
 from petlbench.interface import Method
-from petlbench.surgery import swap_blocks
 
 
 class PromptedWindows(OpenBlock):
@@ -156,4 +156,4 @@ def _prompt_windows(backbone: Backbone, prompts: int) -> None:
     for stage, before, layer in zip(backbone.stages[1:], layers, layers[1:], strict=False):
         grid = before.blocks[-1].input_resolution
         stage.enter = partial(merged, layer.downsample, grid, prompts)
-    swap_blocks(backbone, lambda block, width: PromptedWindows(block, prompts))
+    backbone.swap_blocks(lambda block, width: PromptedWindows(block, prompts))

@@ -14,7 +14,6 @@ from petlbench.blocks import OpenBlock
 from petlbench.checks import fraction, whole
 from petlbench.errors import Unsupported
 from petlbench.interface import Method
-from petlbench.surgery import swap_blocks
 
 
 class QueriedBlock(OpenBlock):
@@ -61,7 +60,7 @@ class VQT(Method):
         if {type(block) for stage in backbone.stages for block in stage.blocks} != {Block}:
             raise Unsupported(f"VQT is defined for plain ViTs, and {backbone.tag} is none")
         width, depth = backbone.widths[0], backbone.depth
-        swap_blocks(backbone, lambda block, _: QueriedBlock(block))
+        backbone.swap_blocks(lambda block, _: QueriedBlock(block))
         bound = math.sqrt(6 / (3 * math.prod(backbone.net.patch_embed.patch_size) + width))
         self.queries = nn.Parameter(torch.empty(depth, queries, width).uniform_(-bound, bound))
         self.units = depth

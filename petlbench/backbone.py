@@ -1,7 +1,6 @@
 """A pre-trained timm network as embed, stages of blocks, pooled and head."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from typing import Any, cast
@@ -9,43 +8,27 @@ from typing import Any, cast
 import timm
 import torch
 from timm.layers import DropPath as TimmDropPath
-from timm.models.eva import Eva
 from torch import Tensor, nn
 
 import petlbench.mini.network  # noqa: F401 -- registers vit_mini with timm
-from petlbench.blocks import Tokens, WithRope
+from petlbench.anatomy import dissect
+from petlbench.blocks import Wrapped
 from petlbench.checks import fraction
 from petlbench.errors import Unsupported, UserError, unknown
 from petlbench.leaves import DropPath
-from petlbench.surgery import swap_type
+from petlbench.surgery import swap_these, swap_type
 from petlbench.weights import Origin
 
-Block = Callable[[Tensor], Tensor]
-
 POOLS = ("cls", "patch_mean_then_norm", "norm_then_mean", "attention")
-
-# What the walk over a network runs; one with parameters elsewhere is refused.
-TOKENS = {"patch_embed", "cls_token", "reg_token", "pos_embed", "norm_pre"}
-PARTS = TOKENS | {"blocks", "layers", "attn_pool", "head"}
-
-
-@dataclass
-class Stage:
-    """Blocks of one width. `blocks` may be edited; the parameters live in `Backbone.net`."""
-
-    first: int  # number of its first block, from 1
-    enter: Block  # patch merging (in a Swin, timm merges at the start of a stage), or identity
-    blocks: list[Block]
-    width: int
 
 
 class Backbone(nn.Module):
     """A timm network taken apart, frozen but for its head.
 
     z is (B, N, C) in a ViT, with prefix tokens (class token, registers) before the patches, and
-    (B, H, W, C) in a Swin. `pool` is one of
+    (B, H, W, C) in a Swin or ConvNeXt. `pool` is one of
       cls                   the class token after the final norm
-      patch_mean_then_norm  the mean of the patch tokens, normalised (DTL on ViT)
+      patch_mean_then_norm  the mean of the patch tokens, normalised (DTL on ViT; ConvNeXt)
       norm_then_mean        the mean of the normalised patch tokens
       attention             the network's own attention pooling of the normalised tokens (SigLIP)
     """
@@ -57,16 +40,22 @@ class Backbone(nn.Module):
         pool: str,
         mean: Iterable[float],
         std: Iterable[float],
+        image_size: int,
         origin: Origin,
     ) -> None:
         """Take over `net`, a timm network. Raises Unsupported where its family is not known."""
         super().__init__()
         self.net: Any = net
-        self.stages = _stages(net)
+        self.image_size = image_size
         self.origin = origin
         self.checkpoint = origin.unloaded()
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
-        self.tokens = Tokens(getattr(net, "num_prefix_tokens", 0), self._grid())
+        try:
+            self.anatomy = dissect(net)
+            self.tokens = self.anatomy.tokens(image_size)
+        except Unsupported as error:
+            raise self._unsupported(str(error)) from error
+        self.stages = self.anatomy.stages()
         self._check_parts()
         self._check_walk()
         self.pool = self._checked(pool)
@@ -85,9 +74,8 @@ class Backbone(nn.Module):
 
     @property
     def norm(self) -> nn.Module:
-        """The final norm; timm calls it fc_norm in networks made for average pooling."""
-        first = self.net.norm
-        return cast(nn.Module, self.net.fc_norm if isinstance(first, nn.Identity) else first)
+        """The final norm, as the network holds it; `normalised` applies it."""
+        return self.anatomy.norm
 
     @property
     def widths(self) -> list[int]:
@@ -104,41 +92,40 @@ class Backbone(nn.Module):
         head = next(name for name, module in self.net.named_modules() if module is self.head)
         self.checkpoint = self.origin.load(self.net, head)
 
+    def swap_blocks(self, make: Callable[[nn.Module, int], nn.Module]) -> None:
+        """Put make(block, width) in the place of each block, in the network and in its stages."""
+        made: dict[nn.Module, nn.Module] = {}
+        for stage in self.stages:
+            for index, block in enumerate(stage.blocks):
+                assert isinstance(block, nn.Module)
+                own = block.block if isinstance(block, Wrapped) else block  # the network's
+                made[own] = stage.blocks[index] = make(block, stage.width)
+        swap_these(self.net, made)
+
     def example(self) -> Tensor:
         """(1, 3, H, W): an image (a ramp) of the size, type and device that the network takes."""
         weight = next(self.net.parameters())
-        height, width = self.net.patch_embed.img_size
-        ramp = torch.linspace(-1, 1, 3 * height * width, dtype=weight.dtype, device=weight.device)
-        return ramp.view(1, 3, height, width)
+        side = self.image_size
+        ramp = torch.linspace(-1, 1, 3 * side * side, dtype=weight.dtype, device=weight.device)
+        return ramp.view(1, 3, side, side)
 
     def embed(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> z, the input of the first stage"""
-        z = self.net.patch_embed(images)
-        if isinstance(self.net, Eva):
-            z = self.net.norm_pre(self.net._pos_embed(z)[0])
-        elif hasattr(self.net, "_pos_embed"):
-            z = self.net.norm_pre(self.net.patch_drop(self.net._pos_embed(z)))
-        return cast(Tensor, z)
+        return self.anatomy.embed(images)
 
     def pooled(self, z: Tensor, norm: nn.Module | None = None) -> Tensor:
         """Output of the last block -> (B, C), the input of the head.
 
         norm: in the place of the network's final one.
         """
-        norm = norm or self.norm
+        normalised = partial(self.anatomy.normalised, norm or self.norm)
         if self.pool == "cls":
-            return cast(Tensor, norm(z[:, 0]))
+            return normalised(z[:, 0])
         if self.pool == "attention":
-            return cast(Tensor, self.net.attn_pool(norm(z)))
+            return cast(Tensor, self.net.attn_pool(normalised(z)))
         if self.pool == "patch_mean_then_norm":
-            return cast(Tensor, norm(self.tokens.split(z)[1].mean(1)))
-        return self.tokens.split(norm(z))[1].mean(1)
-
-    def _grid(self) -> tuple[int, int]:
-        grid = getattr(self.net.patch_embed, "grid_size", None)
-        if grid is None:
-            raise self._unsupported("its patches lie on no grid of known size")
-        return cast(tuple[int, int], tuple(grid))
+            return normalised(self.tokens.split(z)[1].mean(1))
+        return self.tokens.split(normalised(z))[1].mean(1)
 
     def _checked(self, pool: str) -> str:
         if pool not in POOLS:
@@ -159,9 +146,10 @@ class Backbone(nn.Module):
 
     def _check_parts(self) -> None:
         """Refuse a network with parameters that the walk would not use."""
-        ends = {"fc_norm"} if isinstance(self.net.norm, nn.Identity) else {"norm"}
+        norms = [name for name, module in self.net.named_modules() if module is self.norm]
+        parts = tuple(f"{part}." for part in (*self.anatomy.parts, *norms))
         for name, _ in self.net.named_parameters():
-            if name.partition(".")[0] not in PARTS | ends:
+            if not f"{name}.".startswith(parts):
                 raise self._unsupported(
                     f"its {name} lies outside embedding, blocks, norm and head"
                 )
@@ -181,7 +169,7 @@ class Backbone(nn.Module):
                     for block in stage.blocks:
                         z = block(z)
                 whole = self.net.forward_features(image)
-                same = image.is_meta or torch.equal(self.net.norm(z), whole)
+                same = image.is_meta or torch.equal(self.anatomy.features(z), whole)
         except (TypeError, AttributeError, RuntimeError) as error:
             raise self._unsupported(str(error).splitlines()[0]) from error
         finally:
@@ -191,7 +179,7 @@ class Backbone(nn.Module):
 
     def _unsupported(self, why: str) -> Unsupported:
         return Unsupported(
-            f"{self.tag} is no plain ViT or Swin: {why}; choose another backbone.name"
+            f"{self.tag} is no plain ViT, Swin or ConvNeXt: {why}; choose another backbone.name"
         )
 
 
@@ -216,20 +204,25 @@ def create(
     fraction("backbone.drop_path", drop_path)
     _check_name(name)
     # timm's Swin drops paths at 0.1 unless told otherwise.
-    options: dict[str, Any] = {
-        "num_classes": classes,
-        "img_size": image_size,
-        "drop_path_rate": drop_path,
-    }
     try:
-        net = timm.create_model(name, pretrained=False, **options)
+        net = _network(name, image_size, num_classes=classes, drop_path_rate=drop_path)
     except (TypeError, AssertionError, ValueError) as error:
         raise Unsupported(f"{name} cannot be built for {image_size} px images: {error}") from error
     swap_type(net, TimmDropPath, lambda old: DropPath(old.drop_prob))
     origin = Origin(name=name, checkpoint=checkpoint, pretrained=pretrained)
-    backbone = Backbone(net, pool=pool, mean=mean, std=std, origin=origin)
+    backbone = Backbone(net, pool=pool, mean=mean, std=std, image_size=image_size, origin=origin)
     start_head(cast(nn.Linear, backbone.head))
     return backbone
+
+
+def _network(name: str, image_size: int, **options: Any) -> nn.Module:
+    """Timm's network, made for one image size or (a convolutional one) for all."""
+    try:
+        return timm.create_model(name, pretrained=False, img_size=image_size, **options)
+    except TypeError as error:
+        if "'img_size'" not in str(error):
+            raise
+        return timm.create_model(name, pretrained=False, **options)
 
 
 def start_head(head: nn.Linear) -> None:
@@ -250,28 +243,3 @@ def _check_name(name: str) -> None:
     tags = [known.partition(".")[2] for known in timm.list_models(f"{plain}.*", pretrained=True)]
     if tag and tag not in tags:
         raise unknown(f"weights tag of {plain}", tag, tags)
-
-
-def _stages(net: Any) -> tuple[Stage, ...]:
-    """One stage of `net.blocks` (ViT), or one for each of `net.layers` (Swin)."""
-    blocks = hasattr(net, "blocks") or hasattr(net, "layers")
-    if not (blocks and hasattr(net, "patch_embed") and hasattr(net, "norm")):
-        family = type(net).__name__
-        raise Unsupported(f"{family} is no plain ViT or Swin; choose another backbone.name")
-    parts: list[tuple[Any, Any]] = [(nn.Identity(), getattr(net, "blocks", ()))]
-    if hasattr(net, "layers"):
-        parts = [(layer.downsample, layer.blocks) for layer in net.layers]
-    stages: list[Stage] = []
-    first = 1
-    for (enter, blocks), info in zip(parts, net.feature_info, strict=False):
-        stages.append(Stage(first, enter, _callable(net, blocks), info["num_chs"]))
-        first += len(blocks)
-    return tuple(stages)
-
-
-def _callable(net: Any, blocks: Iterable[nn.Module]) -> list[Block]:
-    """Blocks to be called as block(z): those that want rotary positions are given them."""
-    if getattr(net, "rope", None) is None:
-        return list(blocks)
-    shape = {"shape": net.patch_embed.grid_size} if net.dynamic_img_size else {}
-    return [WithRope(block, partial(net.rope.get_embed, **shape)) for block in blocks]

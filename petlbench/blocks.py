@@ -38,16 +38,30 @@ class Tokens:
         return torch.cat([prefix, mapped.flatten(2).transpose(1, 2)], dim=1)
 
 
-class WithRope(nn.Module):
-    """A block that wants rotary positions, to be called as block(z)."""
+class Wrapped(nn.Module):
+    """A block of a network, to be called as block(z) where the network calls it otherwise."""
 
-    def __init__(self, block: nn.Module, rope: Callable[[], Tensor]) -> None:
+    def __init__(self, block: nn.Module) -> None:
         super().__init__()
         self.block = block
+
+
+class WithRope(Wrapped):
+    """A block that wants rotary positions."""
+
+    def __init__(self, block: nn.Module, rope: Callable[[], Tensor]) -> None:
+        super().__init__(block)
         self.rope = rope
 
     def forward(self, z: Tensor) -> Tensor:
         return cast(Tensor, self.block(z, rope=self.rope()))
+
+
+class ChannelsLast(Wrapped):
+    """A block on (B, C, H, W), for z as (B, H, W, C). Nothing is copied: timm's are strided so."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return cast(Tensor, self.block(z.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 
 class OpenBlock(nn.Module):
@@ -62,7 +76,9 @@ class OpenBlock(nn.Module):
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
         if isinstance(block, WithRope):
-            self.rope, block = block.rope, block.block
+            self.rope = block.rope
+        if isinstance(block, Wrapped):
+            block = block.block
         if type(block) not in (Block, SwinTransformerBlock, EvaBlock):
             raise Unsupported(
                 f"the method acts inside pre-norm transformer blocks, and {type(block).__name__} "

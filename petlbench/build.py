@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
@@ -13,12 +13,10 @@ from petlbench import backbone as backbones
 from petlbench.data.images import Preparation
 from petlbench.data.task import Split, Task, held_out
 from petlbench.errors import Unsupported, UserError, unknown
+from petlbench.interface import Method
 from petlbench.train.trainer import Epoch, Trainer
 from petlbench.train.trainer import check as check_training
 from petlbench.weights import Origin
-
-if TYPE_CHECKING:
-    from petlbench.interface import Method
 
 Config = Mapping[str, Any]
 
@@ -43,7 +41,7 @@ def task(config: Config) -> Task:
     return built
 
 
-def method(config: Config) -> "Method":
+def method(config: Config) -> Method:
     """The method around its backbone, with pre-trained weights unless told otherwise."""
     network = _backbone(config)
     network.load_weights()

@@ -2,21 +2,19 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from petlbench.interface import Method
 from petlbench.train.precision import Precision
 from petlbench.train.trainer import build_optimiser, training_step
-
-if TYPE_CHECKING:
-    from petlbench.interface import Method
 
 MIB = 2**20
 
 
-def parameters(method: "Method") -> dict[str, int]:
+def parameters(method: Method) -> dict[str, int]:
     """Trainable parameters: the method's (head excluded, as papers count) and the head's."""
     head = sum(tensor.numel() for tensor in method.backbone.head.parameters())
     trained = sum(tensor.numel() for tensor in method.parameters() if tensor.requires_grad)
@@ -29,7 +27,7 @@ def units(method: nn.Module) -> int:
 
 
 def memory_of_step(
-    method: "Method",
+    method: Method,
     *,
     device: torch.device,
     precision: Precision,

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -11,11 +11,9 @@ from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
 from petlbench.errors import UserError
+from petlbench.interface import Method
 from petlbench.leaves import Chosen
 from petlbench.record import write_atomically
-
-if TYPE_CHECKING:
-    from petlbench.interface import Method
 
 FORMAT = "1"
 
@@ -35,7 +33,7 @@ def learned(method: nn.Module) -> dict[str, Tensor]:
     return {**trained(method), **chosen}
 
 
-def save(path: Path, method: "Method", metadata: Mapping[str, Any]) -> int:
+def save(path: Path, method: Method, metadata: Mapping[str, Any]) -> int:
     """Write the trained tensors as safetensors and return the file's bytes.
 
     The file also says which backbone they belong to, and `metadata` (its values as JSON, for
@@ -51,7 +49,7 @@ def save(path: Path, method: "Method", metadata: Mapping[str, Any]) -> int:
     return len(content)
 
 
-def load(path: Path, method: "Method") -> None:
+def load(path: Path, method: Method) -> None:
     """Copy the tensors of a delta into a method of the same make, exactly.
 
     Raises UserError where the file is unreadable, or made on another backbone or another method.
@@ -78,7 +76,7 @@ def load(path: Path, method: "Method") -> None:
             own[name].copy_(tensor)
 
 
-def _backbone(method: "Method") -> dict[str, str]:
+def _backbone(method: Method) -> dict[str, str]:
     checkpoint = method.backbone.checkpoint
     return {
         "backbone": method.backbone.tag,

@@ -3,16 +3,14 @@
 from collections.abc import Callable, Iterator, Mapping
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from petlbench.backbone import Backbone, Block
-from petlbench.data.task import Split
-
-if TYPE_CHECKING:
-    from petlbench.train.trainer import Score
+from petlbench.anatomy import Block
+from petlbench.backbone import Backbone
+from petlbench.data.task import Score, Split
 
 
 class Trainer(Protocol):
@@ -43,7 +41,7 @@ class Trainer(Protocol):
     def halves(self) -> tuple[Split, Split]:
         """Two parts of the training split: to train on, and to score on, during a search."""
 
-    def evaluate(self, method: nn.Module, split: Split) -> "Score":
+    def evaluate(self, method: nn.Module, split: Split) -> Score:
         """Top-1 accuracy on a split."""
 
 

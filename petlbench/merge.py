@@ -1,16 +1,13 @@
 """Folding what a method learned into the plain network, so that it costs nothing at inference."""
 
 import copy
-from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
-import torch
 from torch import nn
 
 from petlbench.errors import Unsupported
+from petlbench.interface import Method
 from petlbench.leaves import DropPath
-
-if TYPE_CHECKING:
-    from petlbench.interface import Method
 
 
 @runtime_checkable
@@ -21,7 +18,7 @@ class Foldable(Protocol):
         """The plain module that computes the same in eval mode."""
 
 
-def merged(method: "Method") -> nn.Module:
+def merged(method: Method) -> nn.Module:
     """A plain timm network, in eval mode, that computes what the method's network does.
 
     Its state loads into timm's own network, strictly. The method stays as it is. Raises
@@ -33,21 +30,6 @@ def merged(method: "Method") -> nn.Module:
     net = cast(nn.Module, copy.deepcopy(method.backbone.net)).eval()
     _fold(net)
     return net.requires_grad_(False)
-
-
-def affine(module: nn.Module, like: nn.Linear) -> nn.Linear:
-    """The linear map that an affine `module` is in eval mode, in the type and shape of `like`.
-
-    Read off its answers to the unit vectors, in float64.
-    """
-    exact = copy.deepcopy(module).double().eval()
-    unit = torch.eye(like.in_features, dtype=torch.float64, device=like.weight.device)
-    plain = nn.Linear(like.in_features, like.out_features, device=like.weight.device)
-    with torch.no_grad():
-        origin = exact(torch.zeros_like(unit[:1]))
-        plain.weight.copy_((exact(unit) - origin).T)
-        plain.bias.copy_(origin[0])
-    return plain.to(like.weight.dtype)
 
 
 def _fold(parent: nn.Module) -> None:

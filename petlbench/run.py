@@ -14,11 +14,12 @@ import numpy as np
 import torch
 
 from petlbench import build, cost, delta, provenance, tracking
+from petlbench.data.task import Score
 from petlbench.errors import Unsupported, UserError
 from petlbench.interface import Method
 from petlbench.record import SCHEMA, Record, Store, identity, placeless
 from petlbench.train.precision import Precision
-from petlbench.train.trainer import Diverged, Epoch, Score, Trainer
+from petlbench.train.trainer import Diverged, Epoch, Trainer
 
 log = logging.getLogger("petlbench")
 Config = Mapping[str, Any]

@@ -1,18 +1,15 @@
 """Swapping modules of a network in place."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from petlbench.blocks import WithRope
+from petlbench.blocks import Wrapped
 from petlbench.errors import Unsupported
-from petlbench.merge import affine
-
-if TYPE_CHECKING:
-    from petlbench.backbone import Backbone
 
 Make = Callable[[Any], nn.Module]  # the module found -> the one that takes its place
 
@@ -32,15 +29,9 @@ def swap_type(network: nn.Module, kind: type[nn.Module], make: Make) -> None:
     _replace(network, lambda name, module: isinstance(module, kind), make)
 
 
-def swap_blocks(backbone: "Backbone", make: Callable[[nn.Module, int], nn.Module]) -> None:
-    """Put make(block, width) in the place of each block, in the network and in its stages."""
-    made: dict[int, nn.Module] = {}
-    for stage in backbone.stages:
-        for index, block in enumerate(stage.blocks):
-            assert isinstance(block, nn.Module)
-            own = block.block if isinstance(block, WithRope) else block  # as the network holds it
-            made[id(own)] = stage.blocks[index] = make(block, stage.width)
-    _replace(backbone.net, lambda name, module: id(module) in made, lambda old: made[id(old)])
+def swap_these(network: nn.Module, made: Mapping[nn.Module, nn.Module]) -> None:
+    """Put made[module] in the place of each module that is a key."""
+    _replace(network, lambda name, module: module in made, lambda old: made[old])
 
 
 def _replace(network: nn.Module, wanted: Callable[[str, nn.Module], bool], make: Make) -> int:
@@ -56,13 +47,28 @@ def _replace(network: nn.Module, wanted: Callable[[str, nn.Module], bool], make:
 
 
 def _nothing_matches(network: nn.Module, glob: str) -> str:
-    net = network.block if isinstance(network, WithRope) else getattr(network, "net", network)
+    net = network.block if isinstance(network, Wrapped) else getattr(network, "net", network)
     names = [
         name for name, module in net.named_modules() if next(module.parameters(), None) is not None
     ]
     ends = sorted({name.rpartition(".")[2] for name in names} - {""})
     words = ", ".join(end for end in ends if not end.isdigit())
     return f"no module of {type(net).__name__} matches '{glob}'; its modules end in {words}"
+
+
+def affine(module: nn.Module, like: nn.Linear) -> nn.Linear:
+    """The linear map that an affine `module` is in eval mode, in the type and shape of `like`.
+
+    Read off its answers to the unit vectors, in float64.
+    """
+    exact = copy.deepcopy(module).double().eval()
+    unit = torch.eye(like.in_features, dtype=torch.float64, device=like.weight.device)
+    plain = nn.Linear(like.in_features, like.out_features, device=like.weight.device)
+    with torch.no_grad():
+        origin = exact(torch.zeros_like(unit[:1]))
+        plain.weight.copy_((exact(unit) - origin).T)
+        plain.bias.copy_(origin[0])
+    return plain.to(like.weight.dtype)
 
 
 class QueryAndValue(nn.Module):

@@ -11,9 +11,9 @@ from petlbench.backbone import Backbone
 from petlbench.errors import Unsupported, UserError
 from petlbench.interface import Method
 from petlbench.leaves import DropPath, draw_keep_masks
-from tests.tiny import images, tiny
+from tests.tiny import SIZE, images, tiny
 
-FAMILIES = ("vit", "swin")
+FAMILIES = ("vit", "swin", "convnext")
 
 # Name, image size, the pooling that timm itself uses there, prefix tokens.
 NETWORKS = [
@@ -32,6 +32,10 @@ NETWORKS = [
     ("vit_small_patch16_dinov3", 32, "norm_then_mean", 5),  # rotary positions, registers
     ("eva02_tiny_patch14_224", 28, "patch_mean_then_norm", 1),  # q, k, v apart, gated MLP
     ("petlbench_dinov3", 16, "norm_then_mean", 3),
+    ("convnext_atto", 32, "patch_mean_then_norm", 0),  # convolutions for the MLP
+    ("convnext_tiny", 64, "patch_mean_then_norm", 0),
+    ("convnextv2_atto", 48, "patch_mean_then_norm", 0),  # response normalisation
+    ("petlbench_convnext", 16, "patch_mean_then_norm", 0),
     ("petlbench_vit", 16, "cls", 1),
     ("petlbench_swin", 16, "norm_then_mean", 0),
 ]
@@ -52,7 +56,7 @@ def test_state_names_are_timms(family: str) -> None:
     backbone = tiny(family, drop_path=0.1)
     fresh = type(backbone.net)
     assert fresh.__module__.startswith("timm.")
-    head = {"vit": "head.weight", "swin": "head.fc.weight"}[family]
+    head = "head.weight" if family == "vit" else "head.fc.weight"
     assert head in backbone.net.state_dict()
     assert not [name for name in backbone.state_dict() if not name.startswith("net.")]
 
@@ -74,10 +78,11 @@ def test_head_starts_small_with_zero_bias(family: str) -> None:
 
 
 def test_stages_number_the_blocks_from_one() -> None:
-    vit, swin = tiny("vit"), tiny("swin")
+    vit, swin, convnext = tiny("vit"), tiny("swin"), tiny("convnext")
     assert [(s.first, len(s.blocks), s.width) for s in vit.stages] == [(1, 12, 32)]
     expected = [(1, 2, 16), (3, 2, 32), (5, 6, 64), (11, 2, 128)]
-    assert [(s.first, len(s.blocks), s.width) for s in swin.stages] == expected
+    for staged in (swin, convnext):
+        assert [(s.first, len(s.blocks), s.width) for s in staged.stages] == expected
     assert swin.widths == [16] * 2 + [32] * 2 + [64] * 6 + [128] * 2
     assert vit.depth == swin.depth == 12
 
@@ -87,7 +92,8 @@ def test_stages_of_a_copy_are_the_copys_modules(family: str) -> None:
     backbone = tiny(family)
     for twin in (copy.deepcopy(backbone), pickle.loads(pickle.dumps(backbone))):
         inside = {id(module) for module in twin.net.modules()}
-        assert all(id(block) in inside for stage in twin.stages for block in stage.blocks)
+        blocks = [block for stage in twin.stages for block in stage.blocks]
+        assert all(id(getattr(block, "block", block)) in inside for block in blocks)
         assert not inside & {id(module) for module in backbone.net.modules()}
 
 
@@ -123,17 +129,22 @@ def test_on_patches_sees_the_map_and_leaves_the_prefix(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_poolings(family: str) -> None:
     backbone = tiny(family)
-    z = torch.randn(2, 2, 2, 128) if family == "swin" else torch.randn(2, 17, 32)
+    z = torch.randn(2, 17, 32) if family == "vit" else torch.randn(2, 2, 2, 128)
     _, patches = backbone.tokens.split(z)
+
+    def norm(x: torch.Tensor) -> torch.Tensor:
+        own = backbone.norm
+        return nn.functional.layer_norm(x, x.shape[-1:], own.weight, own.bias, own.eps)  # type: ignore[arg-type]
+
     with torch.no_grad():
         backbone.norm.weight.uniform_(0.5, 1.5)  # type: ignore[operator]
         backbone.pool = "patch_mean_then_norm"
-        torch.testing.assert_close(backbone.pooled(z), backbone.norm(patches.mean(1)))
+        torch.testing.assert_close(backbone.pooled(z), norm(patches.mean(1)))
         backbone.pool = "norm_then_mean"
-        torch.testing.assert_close(backbone.pooled(z), backbone.norm(patches).mean(1))
+        torch.testing.assert_close(backbone.pooled(z), norm(patches).mean(1))
         if family == "vit":
             backbone.pool = "cls"
-            assert torch.equal(backbone.pooled(z), backbone.norm(z)[:, 0])
+            assert torch.equal(backbone.pooled(z), norm(z)[:, 0])
 
 
 def paths(backbone: Backbone) -> list[DropPath]:
@@ -144,7 +155,8 @@ def paths(backbone: Backbone) -> list[DropPath]:
 def test_drop_path_grows_linearly_and_is_off_by_default(family: str) -> None:
     assert paths(tiny(family)) == []
     rates = [path.rate for path in paths(tiny(family, drop_path=0.22))]
-    assert rates == pytest.approx([0.02 * block for block in range(1, 12) for _ in range(2)])
+    branches = range(1 if family == "convnext" else 2)
+    assert rates == pytest.approx([0.02 * block for block in range(1, 12) for _ in branches])
 
 
 def test_masks_are_drawn_at_the_rate_and_branches_scaled() -> None:
@@ -196,7 +208,7 @@ FOREIGN = [
     "beit_base_patch16_224",
     "deit_tiny_distilled_patch16_224",  # two heads
     "xcit_nano_12_p16_224",  # a class token that joins after the blocks
-    "convnext_atto",
+    "convnext_tiny_hnf",  # its norm is before the pooling
     "hiera_tiny_224",
 ]
 
@@ -218,4 +230,11 @@ def test_a_network_that_does_more_than_its_blocks_is_refused() -> None:
     backbone = tiny("vit")
     backbone.net.__class__ = Doubled
     with pytest.raises(Unsupported, match="more than a walk over its blocks"):
-        Backbone(backbone.net, pool="cls", mean=[0.5], std=[0.5], origin=backbone.origin)
+        Backbone(
+            backbone.net,
+            pool="cls",
+            mean=[0.5],
+            std=[0.5],
+            image_size=SIZE,
+            origin=backbone.origin,
+        )

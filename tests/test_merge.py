@@ -1,5 +1,7 @@
 """Merging: the plain network computes what the method does, or the reason is told."""
 
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -10,13 +12,14 @@ from petlbench.interface import Method
 from petlbench.merge import merged
 from petlbench.weights import Origin
 from tests.test_methods import every_pair, made, randomised
-from tests.tiny import CLASSES, NAMES, POOLS, SIZE, images
+from tests.tiny import CLASSES, POOLS, SIZE, images
 
 
 def plain(family: str) -> torch.nn.Module:
     """Timm's own network, as it comes."""
+    options: dict[str, Any] = {} if family == "convnext" else {"img_size": SIZE}
     return timm.create_model(
-        NAMES[family], num_classes=CLASSES, img_size=SIZE, drop_path_rate=0.0
+        f"petlbench_{family}", num_classes=CLASSES, drop_path_rate=0.0, **options
     ).eval()
 
 
@@ -31,7 +34,9 @@ def test_merged_equals_unmerged_or_says_why_not(name: str, family: str) -> None:
     net = plain(family)
     net.load_state_dict(merged(method).state_dict(), strict=True)
     origin = Origin(name="merged", checkpoint=None, pretrained=False)
-    backbone = Backbone(net, pool=POOLS[family], mean=[0.5], std=[0.5], origin=origin)
+    backbone = Backbone(
+        net, pool=POOLS[family], mean=[0.5], std=[0.5], image_size=SIZE, origin=origin
+    )
     with torch.no_grad():
         expected, found = method(images()), Method(backbone).eval()(images())
     assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()

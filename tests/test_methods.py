@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
+from timm.models.convnext import ConvNeXt
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -25,12 +26,17 @@ from tests.tiny import SMALLER, images, tiny
 FAMILIES = ("vit", "swin")
 PAIRS = [(name, family) for name in registry.names() for family in FAMILIES]
 every_pair = pytest.mark.parametrize(("name", "family"), PAIRS)
-WITH_ROPE = [(name, "dinov3") for name in registry.names()]
-also_with_rope = pytest.mark.parametrize(("name", "family"), PAIRS + WITH_ROPE)
+OTHERS = [(name, family) for name in registry.names() for family in ("dinov3", "convnext")]
+on_all = pytest.mark.parametrize(("name", "family"), PAIRS + OTHERS)
 
 
 # Defined for plain ViTs by their papers, or (VPT) not for networks with rotary positions.
 PLAIN_VIT_ONLY = {"lst", "lst_fisher", "vqt", "noah", "noah_subnet", "vpt_shallow", "vpt_deep"}
+ON_OTHERS = set(registry.names()) - PLAIN_VIT_ONLY
+# What needs no attention.
+ON_CONVNEXT = {"full", "linear", "bitfit", "ln_tune", "ssf"} | {
+    *("dtl", "dtl_plus", "dtl_plus_star", "adapter_plus"),
+}
 
 
 def made(name: str, family: str, **changed: Any) -> Method:
@@ -42,8 +48,8 @@ def on(backbone: Backbone, name: str, **changed: Any) -> Method:
     try:
         return registry.create(name, backbone, **SMALLER.get(name, {}) | changed)
     except Unsupported as error:
-        assert name in PLAIN_VIT_ONLY
         assert not isinstance(backbone.net, VisionTransformer)
+        assert name not in (ON_CONVNEXT if isinstance(backbone.net, ConvNeXt) else ON_OTHERS)
         pytest.skip(str(error))
 
 
@@ -71,14 +77,14 @@ def plain_logits(backbone: Backbone) -> Tensor:
         return Method(backbone).eval()(images())  # type: ignore[no-any-return]
 
 
-@also_with_rope
+@on_all
 def test_starts_as_the_pretrained_network_where_declared(name: str, family: str) -> None:
     expected = plain_logits(tiny(family))
     method = made(name, family).eval()
     assert torch.equal(method(images()), expected) == method.starts_as_pretrained
 
 
-@also_with_rope
+@on_all
 def test_every_trained_tensor_learns(name: str, family: str) -> None:
     # Under pool=cls, what the last block does to its patches alone reaches no logit.
     method = randomised(on(tiny(family, pool="norm_then_mean"), name)).eval()
@@ -87,7 +93,7 @@ def test_every_trained_tensor_learns(name: str, family: str) -> None:
     assert idle == []
 
 
-@also_with_rope
+@on_all
 def test_no_frozen_tensor_moves_and_all_trained_ones_do(name: str, family: str) -> None:
     method = randomised(made(name, family)).train()
     before = {n: p.detach().clone() for n, p in method.named_parameters()}

@@ -11,12 +11,12 @@ from petlbench import registry
 from petlbench.backbone import create
 from petlbench.cost import memory_of_step, parameters
 from petlbench.data.images import Preparation
-from petlbench.data.task import Split, fingerprint, held_out
+from petlbench.data.task import Score, Split, fingerprint, held_out
 from petlbench.delta import trained
 from petlbench.errors import UserError
 from petlbench.interface import Method
 from petlbench.train.precision import Precision
-from petlbench.train.trainer import Diverged, Epoch, Score, Trainer
+from petlbench.train.trainer import Diverged, Epoch, Trainer
 
 CPU = torch.device("cpu")
 SETTINGS: dict[str, Any] = {

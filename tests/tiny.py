@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from timm.models import register_model
+from timm.models.convnext import ConvNeXt
 from timm.models.eva import Eva
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
@@ -14,8 +15,12 @@ from petlbench.backbone import Backbone
 
 CLASSES = 5
 SIZE = 16
-NAMES = {"vit": "petlbench_vit", "swin": "petlbench_swin", "dinov3": "petlbench_dinov3"}
-POOLS = {"vit": "cls", "swin": "norm_then_mean", "dinov3": "norm_then_mean"}
+POOLS = {
+    "vit": "cls",
+    "swin": "norm_then_mean",
+    "dinov3": "norm_then_mean",
+    "convnext": "patch_mean_then_norm",
+}
 
 
 @register_model
@@ -74,11 +79,26 @@ def petlbench_dinov3(*, num_classes: int, img_size: int, drop_path_rate: float, 
     )
 
 
+@register_model
+def petlbench_convnext(*, num_classes: int, drop_path_rate: float, **others: Any) -> ConvNeXt:
+    """Four stages of 2, 2, 6 and 2 blocks on grids of 16, 8, 4 and 2 at 16 px."""
+    own = {key: value for key, value in others.items() if key == "img_size"}
+    return ConvNeXt(
+        patch_size=1,
+        depths=(2, 2, 6, 2),
+        dims=(16, 32, 64, 128),
+        ls_init_value=0.5,
+        num_classes=num_classes,
+        drop_path_rate=drop_path_rate,
+        **own,  # which no ConvNeXt takes
+    )
+
+
 def tiny(family: str, **changed: Any) -> Backbone:
-    """A tiny `vit`, `swin` or `dinov3` with random weights, the same ones at each call."""
+    """A tiny `vit`, `swin`, `dinov3` or `convnext` with random weights, always the same."""
     torch.manual_seed(0)
     options: dict[str, Any] = {
-        "name": NAMES[family],
+        "name": f"petlbench_{family}",
         "pool": POOLS[family],
         "mean": [0.5] * 3,
         "std": [0.5] * 3,

@@ -38,6 +38,19 @@ class Task:
     open: Callable[[str], Split]
 
 
+@dataclass(frozen=True)
+class Score:
+    """Top-1 accuracy: `correct` of `total` images."""
+
+    correct: int
+    total: int
+
+    @property
+    def top1(self) -> float:
+        """Percent."""
+        return 100 * self.correct / self.total
+
+
 def fingerprint(images: Tensor, labels: Tensor, file_format: str) -> Fingerprint:
     """sha256 over the pixels and labels of a split, its label histogram and its file format."""
     digest = hashlib.sha256(str(tuple(images.shape)).encode())

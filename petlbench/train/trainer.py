@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +12,14 @@ from torch.nn import functional as F
 
 from petlbench.checks import whole
 from petlbench.data.images import Preparation
-from petlbench.data.task import Split
+from petlbench.data.task import Score, Split
 from petlbench.delta import trained
 from petlbench.errors import UserError
+from petlbench.interface import Method
 from petlbench.leaves import draw_keep_masks
 from petlbench.train.optim import cosine, groups, schedule_time
 from petlbench.train.precision import Precision
 from petlbench.train.progress import Progress
-
-if TYPE_CHECKING:
-    from petlbench.interface import Method
 
 EVALUATION_BATCH = 250
 NEEDED = (
@@ -40,19 +38,6 @@ NEEDED = (
 
 class Diverged(ArithmeticError):
     """The training loss is not a finite number."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """Top-1 accuracy: `correct` of `total` images."""
-
-    correct: int
-    total: int
-
-    @property
-    def top1(self) -> float:
-        """Percent."""
-        return 100 * self.correct / self.total
 
 
 @dataclass
@@ -111,7 +96,7 @@ class Trainer:
         self.notes: dict[str, Any] = {}
         self.masks = torch.Generator().manual_seed(seed)
 
-    def train(self, method: "Method") -> None:
+    def train(self, method: Method) -> None:
         """Train the method's trainable tensors for the epochs of the settings, in place."""
         best: dict[str, Tensor] = {}
         for epoch in self._epochs(method, self.fit, self.settings, _nothing):
@@ -127,7 +112,7 @@ class Trainer:
 
     def train_before(
         self,
-        method: "Method",
+        method: Method,
         split: Split,
         *,
         epochs: int,
@@ -145,7 +130,7 @@ class Trainer:
 
     def _epochs(
         self,
-        method: "Method",
+        method: Method,
         split: Split,
         settings: Mapping[str, Any],
         before_step: Callable[[int, int], None],
@@ -221,7 +206,7 @@ class Trainer:
                 ),
             )
 
-    def _watch(self, method: "Method", epoch: Epoch) -> None:
+    def _watch(self, method: Method, epoch: Epoch) -> None:
         """Score the select splits every few epochs and after the last one."""
         last = epoch.number == self.settings["epochs"]
         if not self.select or (epoch.number % (self.every_epochs or 1) and not last):
@@ -256,7 +241,7 @@ def training_step(
     return loss.detach()
 
 
-def build_optimiser(method: "Method", settings: Mapping[str, Any]) -> torch.optim.AdamW:
+def build_optimiser(method: Method, settings: Mapping[str, Any]) -> torch.optim.AdamW:
     """AdamW over the trainable tensors, grouped by head and by weight decay."""
     head_tensors = {id(tensor) for tensor in method.backbone.head.parameters()}
     named = trained(method).items()

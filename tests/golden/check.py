@@ -1,6 +1,7 @@
 """One reference vector against this project, in float64: logits, head input, loss, gradients."""
 
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +65,10 @@ class Comparison:
         net = case.network()
         self.of_backbone = dict(net.named_parameters())  # timm's names, before any surgery
         origin = Origin(name=case.path.stem, checkpoint=None, pretrained=False)
-        backbone = Backbone(net, pool=plan.pool, mean=[0.5], std=[0.5], origin=origin)
+        size = cast(Any, net.patch_embed).img_size[0]
+        backbone = Backbone(
+            net, pool=plan.pool, mean=[0.5], std=[0.5], image_size=size, origin=origin
+        )
         self.method = registry.create(plan.method, backbone, **plan.values).double().train()
         self.parameters = dict(self.method.named_parameters())
 
