@@ -25,7 +25,7 @@ check: install-dev
 
 # one backbone of each kind; DeiT, MAE, CLIP and DINOv2 are plain ViTs
 support: install
-	$(BIN)/python -m petlbench.support vit_b16 siglip_b16 swin_b dinov3_b16 eva02_b14 > docs/support.part
+	$(BIN)/python -m petlbench.support vit_b16 siglip_b16 swin_b convnext_b dinov3_b16 eva02_b14 > docs/support.part
 	mv docs/support.part docs/support.md
 
 format: install-dev

@@ -8,9 +8,10 @@ from timm.layers import LayerNorm2d
 from torch import nn
 
 from petlbench.backbone import Backbone
+from petlbench.errors import Unsupported
 from petlbench.interface import Method
 from petlbench.leaves import ScaleShift
-from petlbench.surgery import swap
+from petlbench.surgery import NO_BIAS, swap
 
 TRANSFORMER = (
     "*.patch_embed.proj",
@@ -28,11 +29,12 @@ class Transformed(nn.Sequential):
     def folded(self) -> nn.Module:
         """The same kind of module: gamma W x + (gamma b + beta)."""
         op, pair = cast(Any, self[0]), cast(ScaleShift, self[1])
+        if op.bias is None:
+            raise Unsupported(NO_BIAS)
         plain = copy.deepcopy(op)
-        bias = pair.shift if op.bias is None else pair.scale * op.bias + pair.shift
         scale = pair.scale.view(-1, *[1] * (op.weight.ndim - 1))
         plain.weight = nn.Parameter((scale * op.weight).detach())
-        plain.bias = nn.Parameter(bias.detach())
+        plain.bias = nn.Parameter((pair.scale * op.bias + pair.shift).detach())
         return cast(nn.Module, plain)
 
 

@@ -24,11 +24,16 @@ def merged(method: Method) -> nn.Module:
     Its state loads into timm's own network, strictly. The method stays as it is. Raises
     Unsupported where the method cannot be folded, with the reason.
     """
+    name = type(method).__name__
     if method.unmergeable:
-        name = type(method).__name__
         raise Unsupported(f"{name} cannot be merged into its backbone: {method.unmergeable}")
     net = cast(nn.Module, copy.deepcopy(method.backbone.net)).eval()
-    _fold(net)
+    try:
+        _fold(net)
+    except Unsupported as error:
+        raise Unsupported(
+            f"{name} cannot be merged into {method.backbone.tag}: {error}"
+        ) from error
     return net.requires_grad_(False)
 
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from petlbench.blocks import Wrapped
 from petlbench.errors import Unsupported
 
+NO_BIAS = "it learned a bias, for which a layer of this network has no place"
+
 Make = Callable[[Any], nn.Module]  # the module found -> the one that takes its place
 
 
@@ -59,16 +61,23 @@ def _nothing_matches(network: nn.Module, glob: str) -> str:
 def affine(module: nn.Module, like: nn.Linear) -> nn.Linear:
     """The linear map that an affine `module` is in eval mode, in the type and shape of `like`.
 
-    Read off its answers to the unit vectors, in float64.
+    Read off its answers to the unit vectors, in float64. Raises Unsupported where it has a bias
+    and `like` has none.
     """
     exact = copy.deepcopy(module).double().eval()
     unit = torch.eye(like.in_features, dtype=torch.float64, device=like.weight.device)
-    plain = nn.Linear(like.in_features, like.out_features, device=like.weight.device)
     with torch.no_grad():
         origin = exact(torch.zeros_like(unit[:1]))
-        plain.weight.copy_((exact(unit) - origin).T)
-        plain.bias.copy_(origin[0])
-    return plain.to(like.weight.dtype)
+        weight = (exact(unit) - origin).T
+    if like.bias is None and origin.any():
+        raise Unsupported(NO_BIAS)
+    plain = nn.Linear(
+        *(like.in_features, like.out_features), bias=like.bias is not None, device=weight.device
+    )
+    plain.weight = nn.Parameter(weight.to(like.weight.dtype))
+    if like.bias is not None:
+        plain.bias = nn.Parameter(origin[0].to(like.weight.dtype))
+    return plain
 
 
 class QueryAndValue(nn.Module):

@@ -11,7 +11,8 @@ import torch
 from petlbench import build, cost, registry
 from petlbench.delta import load, trained
 from petlbench.errors import UserError
-from petlbench.methods.noah import MODULES, NOAH, Genes, Plan, Space, next_generation
+from petlbench.methods.noah import NOAH
+from petlbench.methods.noah_genes import MODULES, Genes, Plan, Space, next_generation
 from petlbench.record import Store
 from petlbench.run import run
 from tests.test_methods import made, randomised
