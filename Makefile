@@ -1,6 +1,7 @@
 # make demo     a small comparison of methods on the embedded suite (about 10 minutes on 2 cores)
 # make test     all tests, in an environment made for them
 # make check    what a change must pass: format, lint, types, tests
+# make docs     docs/methods and docs/support.md, from the code
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 JOBS ?= 2
 
-.PHONY: demo test check format support install install-dev clean
+.PHONY: demo test check docs format install install-dev clean
 
 demo: install
 	$(BIN)/python -m petlbench -m experiment=demo results.root=results/demo/runs
@@ -23,8 +24,9 @@ check: install-dev
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
-# one backbone of each kind; DeiT, MAE, CLIP and DINOv2 are plain ViTs
-support: install
+# support: one backbone of each kind; DeiT, MAE, CLIP and DINOv2 are plain ViTs
+docs: install
+	$(BIN)/python -m petlbench.catalogue docs/methods
 	$(BIN)/python -m petlbench.support vit_b16 siglip_b16 swin_b convnext_b dinov3_b16 eva02_b14 > docs/support.part
 	mv docs/support.part docs/support.md
 

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 
 import hydra
@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from petlbench import compose
+from petlbench import compose, configs
 from petlbench.errors import UserError, unknown
 from petlbench.sweep.hydra import defer, register
 
@@ -93,13 +93,12 @@ def options(group: str, arguments: Sequence[str]) -> list[str]:
     pairs = zip(["", *arguments], [*arguments, ""], strict=True)
     own = [value for flag, value in pairs if flag in ("--config-dir", "-cd")]
     own += [text.partition("=")[2] for text in arguments if text.startswith("--config-dir=")]
-    with resources.as_file(resources.files(compose.MODULE)) as shipped:
-        folders = [folder / group for folder in (shipped, *map(Path, own))]
-        return [
-            file.relative_to(folder).with_suffix("").as_posix()
-            for folder in folders
-            for file in folder.glob("**/*.yaml")
-        ]
+    folders = [Path(folder) / group for folder in own]
+    return configs.names(group) + [
+        file.relative_to(folder).with_suffix("").as_posix()
+        for folder in folders
+        for file in folder.glob("**/*.yaml")
+    ]
 
 
 @told_in_one_line()
@@ -112,11 +111,12 @@ def main() -> None:
     if {"-m", "--multirun"} & set(arguments) and {"-c", "--cfg"} & set(arguments):
         raise UserError("--cfg shows the configuration of one run; leave out -m")
     check_groups(arguments)
+    configs.register()
     register()
     sys.argv[1:] = defer(arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out of Hydra instead of being printed
     start = hydra.main(
-        version_base="1.3", config_path=f"pkg://{compose.MODULE}", config_name="config"
+        version_base="1.3", config_path=f"pkg://{configs.OWN}", config_name="config"
     )
     start(one)()
 

@@ -49,20 +49,26 @@ def method(config: Config) -> Method:
     return built
 
 
+def on_meta(config: Config) -> Method:
+    """The method around its backbone, in shapes only."""
+    with torch.device("meta"):
+        built: Method = _made(config["method"])(_backbone(config))
+    return built
+
+
 def check(config: Config) -> None:
     """Try the method on its backbone on the meta device; refuse wrong values and pairs.
 
     Nothing is read or computed there, so that a plan can be checked before its first run.
     """
     check_training(config["train"])
+    built = on_meta(config)
     with torch.device("meta"):
-        network = _backbone(config)
-        built: Method = _made(config["method"])(network)
         try:
-            built.eval()(network.example())
+            built.eval()(built.backbone.example())
         except (TypeError, AttributeError, RuntimeError) as error:
             line = str(error).splitlines()[0]
-            raise Unsupported(f"it cannot run on {network.tag}: {line}") from error
+            raise Unsupported(f"it cannot run on {built.backbone.tag}: {line}") from error
     Preparation(**config["input"], mean=config["backbone"]["mean"], std=config["backbone"]["std"])
 
 

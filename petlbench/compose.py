@@ -10,12 +10,11 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from petlbench import checks
+from petlbench import checks, configs
 from petlbench.errors import UserError
 
 Config = dict[str, Any]
 Mistake = HydraException | OmegaConfBaseException
-MODULE = "petlbench.conf"
 HIGHEST_SEED = 2**32 - 1  # NumPy's
 
 
@@ -105,5 +104,6 @@ def keys(composed: DictConfig) -> Iterator[str]:
 
 
 def _composed(overrides: Iterable[str]) -> DictConfig:
-    with initialize_config_module(version_base="1.3", config_module=MODULE):
+    configs.register()
+    with initialize_config_module(version_base="1.3", config_module=configs.OWN):
         return compose("config", list(overrides), return_hydra_config=True)

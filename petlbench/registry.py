@@ -1,12 +1,11 @@
 """The methods that there are: the yaml files of conf/method, and how to make one in Python."""
 
 from collections.abc import Mapping
-from importlib import resources
 from typing import Any
 
-import yaml
 from hydra.utils import get_class
 
+from petlbench import configs
 from petlbench.backbone import Backbone
 from petlbench.errors import unknown
 from petlbench.interface import Method
@@ -51,6 +50,4 @@ def _node(name: str) -> Mapping[str, Any]:
 
 
 def _files() -> dict[str, dict[str, Any]]:
-    folder = resources.files("petlbench.conf") / "method"
-    found = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
-    return {file.name.removesuffix(".yaml"): yaml.safe_load(file.read_text()) for file in found}
+    return {name: configs.content("method", name) for name in configs.names("method")}

@@ -1,24 +1,17 @@
 """Which method works on which backbone: python -m petlbench.support [BACKBONE ...].
 
 Builds each pair on the meta device, as a plan does, and prints the table in Markdown; a second or
-two for each pair. docs/support.md is made by `make support`.
+two for each pair. docs/support.md is made by `make docs`.
 """
 
 import sys
 from collections.abc import Iterable
-from importlib import resources
 from itertools import count
 
-from petlbench import build, compose, registry
+from petlbench import build, compose, configs, registry
 from petlbench.errors import Unsupported
 
 YES = "yes"
-
-
-def backbones() -> list[str]:
-    """Names of all backbones of the configuration."""
-    folder = resources.files("petlbench.conf") / "backbone"
-    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir())
 
 
 def reason(method: str, backbone: str) -> str | None:
@@ -50,4 +43,4 @@ def _line(cells: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    print(table(registry.names(), sys.argv[1:] or backbones()), end="")
+    print(table(registry.names(), sys.argv[1:] or configs.names("backbone")), end="")

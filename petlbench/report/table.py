@@ -3,12 +3,11 @@
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from typing import Any
 
 import pandas as pd
-import yaml
 
+from petlbench import configs
 from petlbench.record import Record
 from petlbench.report import notes
 from petlbench.report.notes import MARKS, Footnote, Labelled
@@ -192,9 +191,7 @@ def _rows(frame: pd.DataFrame) -> list[str]:
 
 def family_of(method: str) -> str:
     """`traditional` where the method's yaml says so, else `PETL`."""
-    file = resources.files("petlbench.conf") / "method" / f"{method}.yaml"
-    content = yaml.safe_load(file.read_text()) if file.is_file() else {}
-    return str(content.get("family", "PETL"))
+    return str(configs.content("method", method).get("family", "PETL"))
 
 
 def _tasks(frame: pd.DataFrame, suite: str) -> dict[str, tuple[str, str]]:
@@ -207,8 +204,7 @@ def _tasks(frame: pd.DataFrame, suite: str) -> dict[str, tuple[str, str]]:
 
 def listed(group: str, name: str) -> list[str]:
     """What a suite lists, suites in it expanded; the name itself where it is no suite."""
-    file = resources.files("petlbench.conf") / group / f"{name}.yaml"
-    suite = (yaml.safe_load(file.read_text()) or {}).get("suite") if file.is_file() else None
+    suite = configs.content(group, name).get("suite")
     if not isinstance(suite, list):
         return [name]
     return [task for part in suite for task in listed(group, part)]

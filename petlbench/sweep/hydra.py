@@ -111,7 +111,12 @@ class PetlSweeper(Sweeper):
         for name in names if len(names) > 1 else ():
             if self._content(group, name).get("hydra", {}).get("sweeper", {}).get("params"):
                 raise UserError(f"{group}={name} is a sweep of its own; run it without others")
-        return plan.expand(names, lambda name: self._content(group, name).get("suite"))
+        return plan.expand(names, lambda name: self._listed(group, name))
+
+    def _listed(self, group: str, name: str) -> list[str] | None:
+        """What a suite lists; a task's yaml may name its suite instead."""
+        suite = self._content(group, name).get("suite")
+        return suite if isinstance(suite, list) else None
 
     def _content(self, group: str, name: str) -> dict[str, Any]:
         """What an option's yaml says."""

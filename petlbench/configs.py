@@ -1,0 +1,86 @@
+"""The configuration trees: this project's, and those that installed packages add to it.
+
+A package adds methods, backbones, tasks or experiments by an entry point of the group
+`petlbench.conf`, whose value is a package of yaml files laid out as conf/ is:
+
+    [project.entry-points."petlbench.conf"]
+    mine = "mine.conf"
+"""
+
+from collections.abc import Iterator
+from functools import cache
+from importlib import resources
+from importlib.abc import Traversable
+from importlib.metadata import entry_points
+from typing import Any
+
+import yaml
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+from petlbench.errors import UserError
+
+OWN = "petlbench.conf"
+
+
+@cache
+def packages() -> list[str]:
+    """Packages of yaml files: the project's own, then those of others by their entries' names."""
+    others = sorted(entry_points(group=OWN), key=lambda entry: entry.name)
+    return list(dict.fromkeys([OWN, *(entry.value for entry in others)]))
+
+
+def names(group: str) -> list[str]:
+    """The options of a group, sorted, e.g. mini/digits; a name of this project wins."""
+    return sorted(_files(group))
+
+
+def content(group: str, name: str) -> dict[str, Any]:
+    """What an option's yaml says; empty where there is no such option."""
+    file = _files(group).get(name)
+    found: dict[str, Any] = (yaml.safe_load(file.read_text()) if file is not None else None) or {}
+    return found
+
+
+def text(group: str, name: str) -> str:
+    """An option's yaml as it is written."""
+    return _files(group)[name].read_text()
+
+
+@cache
+def _files(group: str) -> dict[str, Traversable]:
+    found: dict[str, Traversable] = {}
+    for package in packages():
+        try:
+            folder = resources.files(package) / group
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"an installed package names '{package}' as its configuration (entry point {OWN}) "
+                f"and that cannot be imported: {error}; repair or uninstall it"
+            ) from error
+        for name, file in _walk(folder) if folder.is_dir() else ():
+            found.setdefault(name, file)
+    return found
+
+
+def _walk(folder: Traversable) -> Iterator[tuple[str, Traversable]]:
+    for item in folder.iterdir():
+        if item.is_dir():
+            yield from ((f"{item.name}/{name}", file) for name, file in _walk(item))
+        elif item.name.endswith(".yaml"):
+            yield item.name.removesuffix(".yaml"), item
+
+
+class Others(SearchPathPlugin):
+    """Lets Hydra find what other packages add."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Hydra's hook, called once for each composition."""
+        for package in packages()[1:]:
+            search_path.append(provider=package, path=f"pkg://{package}")
+
+
+def register() -> None:
+    """Make the trees known to Hydra, without installing a plugin."""
+    Plugins.instance().register(Others)
