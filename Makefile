@@ -1,4 +1,4 @@
-# make demo     a small comparison of methods on the embedded suite (about 10 minutes on 2 cores)
+# make demo     a small comparison of methods on the embedded suite (about 7 minutes on 2 cores)
 # make test     all tests, in an environment made for them
 # make check    what a change must pass: format, lint, types, tests
 # make docs     docs/methods and docs/support.md, from the code

@@ -1,10 +1,13 @@
 """DoRA: Weight-Decomposed Low-Rank Adaptation, https://arxiv.org/abs/2402.09353."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from petlbench.backbone import Backbone
 from petlbench.checks import positive
+from petlbench.export import Update, side_by_side
 from petlbench.interface import Method
 from petlbench.leaves import LowRank
 from petlbench.surgery import affine, swap
@@ -55,6 +58,16 @@ class QueryAndValue(nn.Module):
     def folded(self) -> nn.Module:
         """One linear map."""
         return affine(self, self.qkv)
+
+    def low_rank_update(self) -> Update:
+        """One decomposed update of all rows; the key's magnitudes are its norms."""
+        query, value = (
+            Update(part.update.down.weight, part.update.up.weight, part.scale)
+            for part in (self.query, self.value)
+        )
+        key = self.qkv.weight.chunk(3)[1].norm(dim=1)
+        magnitude = torch.cat([self.query.magnitude, key, self.value.magnitude])
+        return replace(side_by_side(query, value), magnitude=magnitude)
 
 
 class DoRA(Method):

@@ -49,7 +49,7 @@ Config = Mapping[str, Any]
 # so that the records of earlier versions keep their identity.
 IDENTITY = ("method", "backbone", "dataset", "input", "train", "protocol", "seed")
 NEUTRAL: Mapping[str, Any] = {}
-PLACES = ("dataset.cache", "dataset.root")  # where data lie does not change what they are
+PLACES = ("dataset.cache", "dataset.root", "data.root", "results.root")  # they change no result
 
 
 def identity(config: Config) -> str:
@@ -69,7 +69,8 @@ def placeless(config: Config) -> dict[str, Any]:
     }
     for place in PLACES:
         node, _, key = place.partition(".")
-        kept[node].pop(key, None)
+        if node in kept:
+            kept[node].pop(key, None)
     return kept
 
 

@@ -82,8 +82,8 @@ def test_others_may_read_what_is_written_as_any_new_file(tmp_path: Path) -> None
 
 
 def test_a_record_keeps_no_folder_of_the_machine() -> None:
-    made = config()
-    assert placeless(made) == made | {"dataset": {"name": "digits"}}
+    made = config() | {"results": {"root": "/a"}, "data": {"root": "/b"}}
+    assert placeless(made) == made | {"dataset": {"name": "digits"}, "results": {}, "data": {}}
     assert made["dataset"]["cache"] == "/a"
 
 

@@ -1,0 +1,79 @@
+"""Export for PEFT: the written tensors compute what the method does; PEFT itself, where it is."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from petlbench.errors import Unsupported
+from petlbench.export import to_peft
+from petlbench.interface import Method
+from petlbench.merge import merged
+from tests.test_methods import made, randomised
+from tests.tiny import CLASSES, SIZE, images
+
+PAIRS = [(name, family) for name in ("lora", "lora_noah", "dora") for family in ("vit", "swin")]
+
+
+def written(method: Method, folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    to_peft(method, folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    return config, load_file(folder / "adapter_model.safetensors")
+
+
+def plain(family: str) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model(
+        f"petlbench_{family}", num_classes=CLASSES, img_size=SIZE, drop_path_rate=0.0
+    )
+
+
+@pytest.mark.parametrize(("name", "family"), PAIRS)
+def test_the_tensors_are_the_methods_update(name: str, family: str, tmp_path: Path) -> None:
+    method = randomised(made(name, family)).eval()
+    frozen = dict(made("linear", family).backbone.net.named_parameters())
+    config, tensors = written(method, tmp_path)
+    folded = dict(merged(method).named_parameters())
+    assert config["use_dora"] == (name == "dora")
+    scale = config["lora_alpha"] / config["r"]
+    for target in config["target_modules"]:
+        key = f"base_model.model.{target}"
+        up, down = tensors[f"{key}.lora_B.weight"], tensors[f"{key}.lora_A.weight"]
+        assert len(down) == config["r"] == (8 if name == "lora_noah" else 16)
+        weight = frozen[f"{target}.weight"] + scale * up @ down
+        if name == "dora":
+            magnitude = tensors[f"{key}.lora_magnitude_vector"]
+            weight = (magnitude / weight.norm(dim=1))[:, None] * weight
+        torch.testing.assert_close(weight, folded[f"{target}.weight"])
+    head = config["modules_to_save"][0]
+    assert torch.equal(tensors[f"base_model.model.{head}.bias"], folded[f"{head}.bias"])
+
+
+@pytest.mark.parametrize(("name", "family"), PAIRS)
+def test_peft_loads_it(name: str, family: str, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft", reason="PEFT is not installed")
+    method = randomised(made(name, family)).eval()
+    to_peft(method, tmp_path)
+    network = plain(family)
+    state = made("linear", family).backbone.net.state_dict()
+    network.load_state_dict(state)
+    loaded = peft.PeftModel.from_pretrained(network, tmp_path).eval()
+    with torch.no_grad():
+        expected, found = method(images()), loaded(images())
+    if family == "vit":  # whose pooling is timm's own; a class token
+        assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+    whole = merged(method)
+    with torch.no_grad():
+        assert (found - whole(images())).abs().max() <= 1e-4 * found.abs().max()
+
+
+@pytest.mark.parametrize("name", ["linear", "bitfit", "fact_tk", "adapter", "dtl", "bi_lora"])
+def test_others_say_why_not(name: str, tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match="only low-rank updates of linear maps"):
+        to_peft(made(name, "vit"), tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
