@@ -5,6 +5,8 @@ LoRA and AdaptFormer whose weights need a few bits each: in training every matri
 its way through the forward pass, and its gradient goes past the rounding.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,7 +16,7 @@ from petlbench.checks import fraction, whole
 from petlbench.interface import Method
 from petlbench.leaves import Scaled
 from petlbench.methods.adaptformer import ParallelBlock
-from petlbench.surgery import QueryAndValue, swap
+from petlbench.surgery import QueryAndValue, swap, swap_these
 
 ROUNDS = 500  # of the fixed point; as in JieShibo/PETL-ViT @ 026e4f12
 MOST_BITS = 8
@@ -66,6 +68,28 @@ class Quantised(nn.Linear):
         return F.linear(x, self.rounded())
 
 
+class QuantisedHead(Quantised):
+    """A classification head of a few bits a weight, without bias, that starts as `head` does."""
+
+    def __init__(self, head: nn.Linear, bits: int) -> None:
+        super().__init__(head.in_features, head.out_features, bits)
+        self.weight = nn.Parameter(head.weight.detach())
+
+    def folded(self) -> nn.Module:
+        """One linear map, with the bias of zero that timm's head wants."""
+        plain = nn.Linear(self.in_features, self.out_features, device=self.weight.device)
+        nn.init.zeros_(plain.bias)
+        plain.weight = nn.Parameter(self.rounded().detach())
+        return plain.to(self.weight.dtype)
+
+
+def quantise_head(backbone: Backbone, bits: int | None) -> None:
+    """Put a quantised head in the place of the backbone's, or leave it where `bits` is None."""
+    if bits is not None:
+        head = cast(nn.Linear, backbone.head)
+        swap_these(backbone.net, {head: QuantisedHead(head, bits)})
+
+
 class BinaryBranch(nn.Module):
     """up(dropout(act(down(x)))), both maps quantised.
 
@@ -90,14 +114,25 @@ class BinaryBranch(nn.Module):
 
 
 class BiLoRA(Method):
-    """LoRA on query and value with quantised factors."""
+    """LoRA on query and value with quantised factors.
+
+    `head_bits`: the head is quantised too (the authors' bihead has 1); None leaves it as it is.
+    """
 
     starts_as_pretrained = False
 
     def __init__(
-        self, backbone: Backbone, *, rank: int, bits: int, scale: float, dropout: float
+        self,
+        backbone: Backbone,
+        *,
+        rank: int,
+        bits: int,
+        scale: float,
+        dropout: float,
+        head_bits: int | None,
     ) -> None:
         super().__init__(backbone)
+        quantise_head(backbone, head_bits)
 
         def branch(width: int) -> nn.Module:
             return Scaled(scale, BinaryBranch(width, rank, bits, dropout, nn.Identity()))
@@ -110,15 +145,23 @@ class BiLoRA(Method):
 
 
 class BiAdaptFormer(Method):
-    """AdaptFormer without biases, its bottleneck quantised."""
+    """AdaptFormer without biases, its bottleneck quantised; `head_bits` as for BiLoRA."""
 
     starts_as_pretrained = False
     unmergeable = "its branch has an activation"
 
     def __init__(
-        self, backbone: Backbone, *, rank: int, bits: int, scale: float, dropout: float
+        self,
+        backbone: Backbone,
+        *,
+        rank: int,
+        bits: int,
+        scale: float,
+        dropout: float,
+        head_bits: int | None,
     ) -> None:
         super().__init__(backbone)
+        quantise_head(backbone, head_bits)
 
         def branch(width: int) -> nn.Module:
             return Scaled(scale, BinaryBranch(width, rank, bits, dropout, nn.ReLU()))

@@ -38,13 +38,17 @@ class LST(Method):
     z_{i+1} the output of frozen block i; h_{i+1} = sideblock_i(h_i'). The head reads U(LN(h_L)):
     the network's own output is not used. `prune` copies parts of the pre-trained blocks into the
     side blocks: null (they start at random), `magnitude` (the largest weights) or `fisher` (the
-    most important for the task, found from training data by `fit`).
+    most important for the task, found from training data by `fit`). Each layer keeps the columns
+    that the layer before it kept as rows; with `tied` all keep one set of residual channels, that
+    of the patch embedding, where the authors' code lets every layer choose its own.
     """
 
     starts_as_pretrained = False
     unmergeable = "its ladder is a network of its own"
 
-    def __init__(self, backbone: Backbone, *, reduction: int, prune: str | None) -> None:
+    def __init__(
+        self, backbone: Backbone, *, reduction: int, prune: str | None, tied: bool
+    ) -> None:
         super().__init__(backbone)
         whole("reduction", reduction, low=1)
         if prune is not None and prune not in PRUNINGS:
@@ -64,6 +68,7 @@ class LST(Method):
             )
         side = width // reduction
         self.prune = prune
+        self.tied = tied
         self.down = nn.ModuleList(nn.Linear(width, side) for _ in range(len(blocks) + 1))
         self.gates = nn.Parameter(torch.zeros(len(blocks)))
         self.side = nn.ModuleList(
@@ -98,8 +103,7 @@ class LST(Method):
     def start_pruned(self, importance: Importance) -> None:
         """Fill the side blocks with the most important rows and columns of the frozen blocks.
 
-        importance: of the weights of `backbone.net`, by name. Sequential: each layer keeps the
-        columns that the layer before kept as rows, then its own most important rows.
+        importance: of the weights of `backbone.net`, by name.
         """
         side = self.norm.normalized_shape[0]
         embedding = importance["patch_embed.proj.weight"]
@@ -107,7 +111,8 @@ class LST(Method):
         for index, (block, small) in enumerate(
             zip(self.backbone.stages[0].blocks, self.side, strict=True)
         ):
-            kept = _copy_pruned(block, small, _below(importance, f"blocks.{index}."), kept)
+            own = _below(importance, f"blocks.{index}.")
+            kept = _copy_pruned(block, small, own, kept, tied=self.tied)
 
 
 def magnitude(backbone: Backbone, examples: object) -> Importance:
@@ -144,7 +149,9 @@ def fisher(backbone: Backbone, examples: Iterable[tuple[Tensor, Tensor]]) -> Imp
 PRUNINGS = {"magnitude": magnitude, "fisher": fisher}
 
 
-def _copy_pruned(block: Any, small: Any, importance: Importance, kept: Tensor) -> Tensor:
+def _copy_pruned(
+    block: Any, small: Any, importance: Importance, kept: Tensor, *, tied: bool
+) -> Tensor:
     """Copy one block's most important parts; returns the rows that its fc2 kept."""
     side = len(kept)
     attn, mlp = block.attn, block.mlp
@@ -155,14 +162,14 @@ def _copy_pruned(block: Any, small: Any, importance: Importance, kept: Tensor) -
     width = attn.qkv.in_features
     rows = torch.cat([inner + part * width for part in range(3)])
     _copy_linear(attn.qkv, small.attn.qkv, rows, kept)
-    outer = _best_rows(importance["attn.proj.weight"], inner, side)
+    outer = kept if tied else _best_rows(importance["attn.proj.weight"], inner, side)
     _copy_linear(attn.proj, small.attn.proj, outer, inner)
     _copy_norm(block.norm2, small.norm2, outer)
     hidden = _best_rows(importance["mlp.fc1.weight"], outer, small.mlp.fc1.out_features)
     _copy_linear(mlp.fc1, small.mlp.fc1, hidden, outer)
-    kept = _best_rows(importance["mlp.fc2.weight"], hidden, side)
-    _copy_linear(mlp.fc2, small.mlp.fc2, kept, hidden)
-    return kept
+    last = kept if tied else _best_rows(importance["mlp.fc2.weight"], hidden, side)
+    _copy_linear(mlp.fc2, small.mlp.fc2, last, hidden)
+    return last
 
 
 def _best_rows(importance: Tensor, columns: Tensor, count: int) -> Tensor:

@@ -2,8 +2,7 @@
 https://arxiv.org/abs/2309.08513.
 """
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +13,8 @@ from petlbench.checks import positive, whole
 from petlbench.errors import unknown
 from petlbench.interface import Method, Trainer
 from petlbench.leaves import Chosen
+from petlbench.surgery import affine, swap
 
-SITES = ("attn", "mlp")
 BATCH = 50  # images at a time while channels are chosen
 
 
@@ -43,26 +42,45 @@ class SalientChannels(nn.Module):
         return z.index_add(-1, channels, change.to(z.dtype))
 
 
-class TunedBlock(OpenBlock):
-    """A block with a tuning of the residual stream behind attention, or behind the MLP."""
+class AfterAttention(OpenBlock):
+    """A block with a tuning of the residual stream behind attention."""
 
-    def __init__(self, block: nn.Module, tuning: SalientChannels, site: str) -> None:
+    def __init__(self, block: nn.Module, tuning: SalientChannels) -> None:
         super().__init__(block)
         self.tuning = tuning
-        self.site = site
+
+    def forward(self, z: Tensor) -> Tensor:
+        z = self.tuning(z + self.attention(self.norm1(z)))
+        return z + self.mlp(self.norm2(z))
+
+
+class AfterMLP(AfterAttention):
+    """A block with a tuning of its output."""
 
     def forward(self, z: Tensor) -> Tensor:
         z = z + self.attention(self.norm1(z))
-        if self.site == "attn":
-            z = self.tuning(z)
-        z = z + self.mlp(self.norm2(z))
-        return self.tuning(z) if self.site == "mlp" else z
+        return self.tuning(z + self.mlp(self.norm2(z)))  # type: ignore[no-any-return]
 
-    def stream(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """What the tuning would see of z in the pre-trained block, and that block's output."""
-        y = z + self.attention(self.norm1(z))
-        out = y + self.mlp(self.norm2(y))
-        return (y if self.site == "attn" else out), out
+
+class TunedProjection(nn.Module):
+    """A fused qkv projection with a tuning of its output."""
+
+    def __init__(self, qkv: nn.Linear, tuning: SalientChannels) -> None:
+        super().__init__()
+        self.qkv = qkv
+        self.tuning = tuning
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., d) -> (..., 3 d)"""
+        return self.tuning(self.qkv(x))  # type: ignore[no-any-return]
+
+    def folded(self) -> nn.Module:
+        """One linear map."""
+        return affine(self, self.qkv)
+
+
+BLOCKS = {"attn": AfterAttention, "mlp": AfterMLP}
+SITES = (*BLOCKS, "qkv")
 
 
 class SCT(Method):
@@ -70,8 +88,9 @@ class SCT(Method):
 
     Salient are the channels with the largest L2 norm over the patches of a class, averaged over
     classes, in the frozen pre-trained network. `site` is the residual stream behind attention
-    (`attn`, the authors' sct_attn) or behind the MLP (`mlp`). W starts from N(0, 0.02^2), so
-    training does not start at the pre-trained network.
+    (`attn`, the authors' sct_attn) or behind the MLP (`mlp`, sct_mlp), or the output of the fused
+    query, key and value projection (`qkv`, sct_qkv). W starts from N(0, 0.02^2), so training does
+    not start at the pre-trained network.
     """
 
     starts_as_pretrained = False
@@ -84,11 +103,15 @@ class SCT(Method):
         if site not in SITES:
             raise unknown("method.site", site, SITES)
 
-        def tuned(block: nn.Module, width: int) -> nn.Module:
-            tuning = SalientChannels(width, channels, scale, scale_on_x=scale_on_x)
-            return TunedBlock(block, tuning, site)
+        def tuning(width: int) -> SalientChannels:
+            return SalientChannels(width, channels, scale, scale_on_x=scale_on_x)
 
-        backbone.swap_blocks(tuned)
+        if site == "qkv":
+            swap(backbone, "*.attn.qkv", lambda q: TunedProjection(q, tuning(q.out_features)))
+            self.unmergeable = ""
+        else:
+            tuned = BLOCKS[site]
+            backbone.swap_blocks(lambda block, width: tuned(block, tuning(width)))
 
     def fit(self, trainer: Trainer) -> Method:
         """Choose the channels, then train."""
@@ -100,28 +123,32 @@ class SCT(Method):
     def choose(self, examples: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Set each block's salient channels from (images, labels) batches of the training data."""
         self.eval()
-        blocks = self._blocks()
-        squares: list[dict[int, Tensor]] = [{} for _ in blocks]
-        with torch.no_grad():
-            for images, labels in examples:
-                for sums, stream in zip(squares, self._streams(images), strict=True):
-                    _, patches = self.backbone.tokens.split(stream)
-                    energy = patches.float().square().sum(1)  # (B, C)
-                    for label in labels.unique().tolist():
-                        part = energy[labels == label].sum(0)
-                        sums[label] = sums[label] + part if label in sums else part
-        for block, sums in zip(blocks, squares, strict=True):
-            salience = torch.stack([total.sqrt() for total in sums.values()]).mean(0)
-            block.tuning.salient.choose(salience)
+        tunings = [module for module in self.modules() if isinstance(module, SalientChannels)]
+        seen: dict[SalientChannels, Tensor] = {}
+        sums: dict[SalientChannels, dict[int, Tensor]] = {tuning: {} for tuning in tunings}
 
-    def _blocks(self) -> list[TunedBlock]:
-        return [module for module in self.modules() if isinstance(module, TunedBlock)]
+        def watch(tuning: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            """Keep what comes in and pass it on: so the network is the pre-trained one."""
+            assert isinstance(tuning, SalientChannels)
+            seen[tuning] = inputs[0]
+            return inputs[0]
 
-    def _streams(self, images: Tensor) -> Iterator[Tensor]:
-        """The residual stream at each block's site, in the pre-trained network."""
-        z, blocks = self.backbone.embed(images), iter(self._blocks())
-        for stage in self.backbone.stages:
-            z = stage.enter(z)
-            for block in islice(blocks, len(stage.blocks)):
-                seen, z = block.stream(z)
-                yield seen
+        watched = [tuning.register_forward_hook(watch) for tuning in tunings]
+        try:
+            with torch.no_grad():
+                for images, labels in examples:
+                    self(images)
+                    for tuning, z in seen.items():
+                        # windows of one image lie next to each other
+                        tokens = z.reshape(len(images), -1, z.shape[-1])
+                        patches = tokens[:, self.backbone.tokens.prefix :]
+                        energy = patches.float().square().sum(1)  # (B, C)
+                        for label in labels.unique().tolist():
+                            part = energy[labels == label].sum(0)
+                            sums[tuning][label] = sums[tuning].get(label, 0) + part
+        finally:
+            for hook in watched:
+                hook.remove()
+        for tuning, by_class in sums.items():
+            salience = torch.stack([total.sqrt() for total in by_class.values()]).mean(0)
+            tuning.salient.choose(salience)

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from petlbench.interface import Method
 from petlbench.leaves import Chosen, DropPath
-from petlbench.methods.binary import levels
+from petlbench.merge import merged
+from petlbench.methods.binary import levels, quantise_head
 from tests.test_methods import made, on, randomised
 from tests.tiny import images, tiny
 
@@ -78,6 +79,24 @@ def test_adaptformer_without_biases() -> None:
         down, up = (t[f"{i}.branch.op.{end}.weight"] for end in ("down", "up"))
         z = y + b.mlp(b.norm2(y)) + 0.7 * (y @ down.T).clamp_min(0) @ up.T
     same(method, z)
+
+
+@pytest.mark.parametrize("family", ["vit", "swin", "convnext"])
+def test_a_head_of_one_bit_has_two_values_and_merges(family: str) -> None:
+    backbone = tiny(family)
+    before = cast(nn.Linear, backbone.head).weight.detach().clone()
+    quantise_head(backbone, 1)
+    method = Method(backbone).eval()
+    mean, std = before.mean(), before.std()
+    step = 0.67448975 * std * torch.where(before > mean, 1.0, -1.0)
+    rounded = mean + step
+    feature = backbone.pooled(method.features(backbone.embed(images())))
+    torch.testing.assert_close(method(images()), feature @ rounded.T)
+    plain = merged(method)
+    assert len(cast(Any, plain).get_classifier().weight.unique()) == 2
+    assert not cast(Any, plain).get_classifier().bias.any()
+    method(images()).sum().backward()
+    assert cast(nn.Linear, backbone.head).weight.grad is not None
 
 
 def test_bi_adaptformer() -> None:
@@ -267,7 +286,7 @@ def test_vqt() -> None:
 
 
 @pytest.mark.parametrize("scale_on_x", [False, True])
-@pytest.mark.parametrize("site", ["attn", "mlp"])
+@pytest.mark.parametrize("site", ["attn", "mlp", "qkv"])
 def test_sct(site: str, scale_on_x: bool) -> None:
     method, net, t = pair("sct", site=site, scale=0.7, scale_on_x=scale_on_x)
     for module in method.modules():
@@ -277,12 +296,15 @@ def test_sct(site: str, scale_on_x: bool) -> None:
     def tuned(z: Tensor, i: int) -> Tensor:
         z = z.clone()
         kept = z[..., [1, 5, 7, 30]]
-        update = linear(kept, t, f"{i}.tuning.linear")
+        place = "attn.qkv." if site == "qkv" else ""
+        update = linear(kept, t, f"{i}.{place}tuning.linear")
         z[..., [1, 5, 7, 30]] = 0.7 * kept + update if scale_on_x else kept + 0.7 * update
         return z
 
     z = embedded(net)
     for i, b in numbered(net):
+        if site == "qkv":
+            b.attn.qkv.register_forward_hook(lambda _, inputs, out, i=i: tuned(out, i))
         z = z + b.attn(b.norm1(z))
         z = tuned(z, i) if site == "attn" else z
         z = z + b.mlp(b.norm2(z))
@@ -301,6 +323,24 @@ def test_sct_chooses_the_channels_with_the_largest_norm_per_class() -> None:
         best = torch.stack(norms).mean(0).topk(4).indices
         assert method.backbone.net.blocks[i].tuning.salient.index.tolist() == sorted(best.tolist())
         z = b(z)
+
+
+@pytest.mark.parametrize("family", ["vit", "swin"])
+def test_sct_chooses_among_the_channels_of_query_key_and_value(family: str) -> None:
+    method = made("sct", family, site="qkv").double().eval()
+    batch, labels = images(6).double(), torch.tensor([0, 1, 0, 3, 1, 0])
+    method.choose([(batch, labels)])  # type: ignore[operator]
+    plain = made("linear", family).double().eval().backbone
+    z = plain.embed(batch)
+    for stage, own in zip(plain.stages, method.backbone.stages, strict=True):
+        z = stage.enter(z)
+        for block, tuned in zip(stage.blocks, own.blocks, strict=True):
+            b, attn = cast(Any, block), cast(Any, tuned).attn
+            y = plain.tokens.split(b.attn.qkv(b.norm1(z)))[1]  # token by token, before windows
+            norms = [y[labels == label].flatten(0, 1).norm(dim=0) for label in (0, 1, 3)]
+            best = torch.stack(norms).mean(0).topk(4).indices
+            assert attn.qkv.tuning.salient.index.tolist() == sorted(best.tolist())
+            z = block(z)
 
 
 def test_mona() -> None:
@@ -565,3 +605,22 @@ def test_a_pruned_ladder_keeps_the_rows_that_matter() -> None:
     expected = [net.blocks[0].attn.qkv.weight[part * 32 :][rows][:, columns] for part in range(3)]
     assert torch.equal(small.attn.qkv.weight, torch.cat(expected))
     assert torch.equal(small.attn.proj.weight, net.blocks[0].attn.proj.weight[:4][:, rows])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_tied_ladder_keeps_the_channels_of_the_embedding(tied: bool) -> None:
+    method = made("lst", "vit", prune="magnitude", tied=tied)
+    net: Any = method.backbone.net
+    with torch.no_grad():
+        net.patch_embed.proj.weight[[3, 8, 20, 31]] += 100.0
+        for block in net.blocks:
+            block.norm1.weight.copy_(torch.arange(32.0))
+            block.norm2.weight.copy_(torch.arange(32.0))
+    method.fit(Examples())
+    seen = {
+        tuple(norm.weight.tolist())
+        for block in cast(Any, method).side
+        for norm in (block.norm1, block.norm2)
+    }
+    assert (3.0, 8.0, 20.0, 31.0) in seen
+    assert (len(seen) == 1) == tied

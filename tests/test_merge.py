@@ -64,3 +64,14 @@ def test_merging_changes_the_network() -> None:
     net.load_state_dict(merged(method).state_dict())
     unchanged = method.backbone.net.blocks[0].attn.qkv.qkv.weight
     assert not torch.equal(net.state_dict()["blocks.0.attn.qkv.weight"], unchanged)
+
+
+@pytest.mark.parametrize("family", ["vit", "swin"])
+def test_salient_channels_of_the_projection_merge(family: str) -> None:
+    method = randomised(made("sct", family, site="qkv")).eval()
+    net = plain(family)
+    net.load_state_dict(merged(method).state_dict(), strict=True)
+    for name, module in method.backbone.net.named_modules():
+        if name.endswith("attn.qkv"):
+            x = torch.randn(7, module.qkv.in_features)
+            torch.testing.assert_close(net.get_submodule(name)(x), module(x), rtol=1e-4, atol=1e-5)
