@@ -181,6 +181,7 @@ def test_a_value_that_one_of_the_methods_lacks_or_that_is_null_can_be_swept(
         (["-m", "dataset=glob(vtab/*)"], "matches no option; name a suite"),
         (["-m", "--cfg", "job"], "leave out -m"),
         (["-m", "dataset=vtab/cifar"], "vtab/cifar has no folder 'data/vtab/cifar'"),
+        (["-m", "dataset=vtab/dtd,vtab/kitti"], "(refused too: vtab/kitti)"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(

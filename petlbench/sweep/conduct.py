@@ -51,14 +51,25 @@ def perform(runs: Sequence[plan.Planned], store: Store) -> int:
 
 
 def check_place(runs: Sequence[plan.Planned]) -> None:
-    """Refuse what is not to be had here before the first run: device, weights, data."""
-    for node, ask in (
-        ("device", build.device),
-        ("backbone", build.weights),
-        ("dataset", build.task),
+    """Refuse what is not to be had here before the first run: device, weights, data.
+
+    The first mistake is told whole, others of its kind by the names of their options.
+    """
+    for node, factor, ask in (
+        ("device", "task", build.device),
+        ("backbone", "backbone", build.weights),
+        ("dataset", "task", build.task),
     ):
+        mistakes: dict[str, str] = {}
         for config in _differing(runs, node):
-            ask(config)
+            try:
+                ask(config)
+            except UserError as error:
+                mistakes[config["factors"][factor]] = str(error)
+        if mistakes:
+            (_, first), *others = mistakes.items()
+            also = f" (refused too: {', '.join(name for name, _ in others)})" if others else ""
+            raise UserError(first + also)
 
 
 def _differing(runs: Sequence[plan.Planned], node: str) -> Iterable[dict[str, Any]]:
