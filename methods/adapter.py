@@ -45,7 +45,7 @@ INITS: Mapping[str, Callable[[Bottleneck], None]] = {
 class AdaptedBlock(OpenBlock):
     """z + A(attention(norm1(z))), then z + A(mlp(norm2(z))): A(m) = m + W_u phi(W_d m), or m."""
 
-    def __init__(self, block: nn.Module, make: Callable[[], nn.Module], at: set[str]) -> None:
+    def __init__(self, block: nn.Module, make: Callable[[], nn.Module], at: list[str]) -> None:
         super().__init__(block)
         self.after_attention = make() if "attn" in at else nn.Identity()
         self.after_mlp = make() if "mlp" in at else nn.Identity()

@@ -71,7 +71,7 @@ class BypassedBlock(OpenBlock):
     Each bypass has a drop path of the block's rate, drawn apart from that of the branch.
     """
 
-    def __init__(self, block: nn.Module, make: Callable[[], nn.Module], at: set[str]) -> None:
+    def __init__(self, block: nn.Module, make: Callable[[], nn.Module], at: list[str]) -> None:
         super().__init__(block)
         self.beside = nn.ModuleDict(
             {site: nn.Sequential(make(), self.own_drop_path()) for site in SITES if site in at}

@@ -5,6 +5,7 @@ https://arxiv.org/abs/2304.01917.
 from torch import nn
 
 from petlbench.backbone import Backbone
+from petlbench.errors import Unsupported
 from petlbench.interface import Method
 
 
@@ -13,6 +14,8 @@ class LNTune(Method):
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__(backbone)
-        for module in backbone.net.modules():
-            if isinstance(module, nn.LayerNorm):
-                module.requires_grad_(True)
+        norms = [module for module in backbone.net.modules() if isinstance(module, nn.LayerNorm)]
+        if not norms:
+            raise Unsupported(f"LN-Tune trains LayerNorms, and {backbone.tag} has none")
+        for norm in norms:
+            norm.requires_grad_(True)

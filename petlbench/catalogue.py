@@ -110,14 +110,14 @@ def _lineage(made: type[Method]) -> list[type]:
 
 
 def write(folder: Path) -> None:
-    """Write all pages, and remove those of methods that are gone."""
+    """Write all pages; those of methods that are gone stay."""
     made = pages()
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in made.items():
         (folder / name).write_text(text)
-    for old in set(folder.glob("*.md")) - {folder / name for name in made}:
-        old.unlink()
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m petlbench.catalogue FOLDER")
     write(Path(sys.argv[1]))

@@ -22,12 +22,12 @@ def block_number(name: str, value: object, depth: int) -> int:
     raise UserError(f"{name} {value} is outside the network's {depth} blocks, counted from 1")
 
 
-def subset(name: str, value: Iterable[str], known: Iterable[str]) -> set[str]:
-    """`value` as a set of at least one of the known words."""
+def subset(name: str, value: Iterable[str], known: Iterable[str]) -> list[str]:
+    """At least one of the known words, in their own order: what is drawn at random follows it."""
     chosen, choices = list(value), list(known)
     if isinstance(value, str) or not chosen or not set(chosen) <= set(choices):
         raise UserError(f"{name} is {value}; it must be a list of {' or '.join(choices)}")
-    return set(chosen)
+    return [choice for choice in choices if choice in chosen]
 
 
 def _is_whole(value: object) -> TypeGuard[int]:

@@ -1,7 +1,11 @@
 """LoRA and DoRA in the files of Hugging Face PEFT: adapter_config.json, adapter_model.safetensors.
 
     export.to_peft(method, folder)
-    peft.PeftModel.from_pretrained(timm.create_model(name, num_classes=K), folder)
+    network = timm.create_model(name, pretrained=True, num_classes=K, img_size=S, global_pool=P)
+    peft.PeftModel.from_pretrained(network, folder)
+
+The network has to be what the run had: its very weights, image size and pooling (`backbone.pool`
+cls is timm's token, norm_then_mean its avg); PEFT's files say nothing of these.
 
 PEFT knows one pair of matrices for a linear map. The pairs of query and value, which share timm's
 fused projection, become one pair of twice the rank: A holds both down maps, B is block-shaped with

@@ -11,8 +11,8 @@ from petlbench.errors import Unsupported
 from petlbench.interface import Method
 from petlbench.merge import merged
 from petlbench.weights import Origin
-from tests.test_methods import made, on_all, randomised
-from tests.tiny import CLASSES, POOLS, SIZE, images
+from tests.test_methods import made, on, on_all, randomised
+from tests.tiny import CLASSES, POOLS, SIZE, images, tiny
 
 
 def plain(family: str) -> torch.nn.Module:
@@ -46,6 +46,8 @@ def test_merged_equals_unmerged_or_says_why_not(name: str, family: str) -> None:
     )
     with torch.no_grad():
         expected, found = method(images()), Method(backbone).eval()(images())
+        alone = merged(method)(images())
+    assert (alone - expected).abs().max() <= 1e-4 * expected.abs().max()
     assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
     assert torch.equal(method(images()), expected), "the method stays as it is"
     assert all(torch.equal(tensor, before[key]) for key, tensor in method.state_dict().items())
@@ -75,3 +77,25 @@ def test_salient_channels_of_the_projection_merge(family: str) -> None:
         if name.endswith("attn.qkv"):
             x = torch.randn(7, module.qkv.in_features)
             torch.testing.assert_close(net.get_submodule(name)(x), module(x), rtol=1e-4, atol=1e-5)
+
+
+def test_the_merged_network_pools_as_the_method_does_or_is_refused() -> None:
+    method = randomised(on(tiny("vit", pool="norm_then_mean"), "lora")).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(merged(method)(images()), method(images()))
+    method = randomised(on(tiny("vit", pool="patch_mean_then_norm"), "lora")).eval()
+    with pytest.raises(Unsupported, match=r"pools otherwise than backbone\.pool=patch_mean"):
+        merged(method)
+
+
+def test_what_was_learned_outside_the_layers_is_not_lost_in_silence() -> None:
+    class Shifted(Method):
+        def __init__(self, backbone: Backbone) -> None:
+            super().__init__(backbone)
+            self.shift = torch.nn.Parameter(torch.ones(CLASSES))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return super().forward(images) + self.shift
+
+    with pytest.raises(Unsupported, match="something was learned outside its layers"):
+        merged(Shifted(tiny("vit")))

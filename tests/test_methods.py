@@ -411,3 +411,12 @@ def test_method_yamls_have_a_title_and_the_package_line(path: Path) -> None:
     content = OmegaConf.load(path)
     assert "title" in content
     assert "suite" in content or ("lr" in content.train and content.method._partial_)
+
+
+@pytest.mark.parametrize("name", ["repadapter", "convpass", "adapter_houlsby"])
+def test_the_order_of_sites_changes_no_draw(name: str) -> None:
+    sites = registry.values(name)["sites"]
+    first, second = made(name, "vit"), made(name, "vit", sites=sites[::-1])
+    assert all(
+        torch.equal(p, q) for p, q in zip(first.parameters(), second.parameters(), strict=True)
+    )
