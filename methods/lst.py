@@ -60,6 +60,8 @@ class LST(Method):
             raise Unsupported(
                 f"LST has a ladder of another width than the attention pooling of {backbone.tag}"
             )
+        if prune is not None and blocks[0].mlp.fc1.out_features != blocks[0].mlp.fc2.in_features:
+            raise Unsupported(f"LST has no pruned start from the gated MLPs of {backbone.tag}")
         width, heads = backbone.widths[0], blocks[0].attn.num_heads
         if width % (reduction * heads):
             raise UserError(

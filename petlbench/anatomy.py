@@ -1,5 +1,6 @@
 """Where a timm network has its parts: one class a family, found by `dissect`."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,7 @@ from timm.models.eva import Eva
 from torch import Tensor, nn
 
 from petlbench.blocks import ChannelsLast, Tokens, WithRope
-from petlbench.errors import Unsupported
+from petlbench.errors import Unsupported, UserError
 
 Block = Callable[[Tensor], Tensor]
 
@@ -27,17 +28,25 @@ class Stage:
     width: int
 
 
-class ViT:
-    """One stage of blocks between a patch embedding and a norm.
+class Anatomy(ABC):
+    """What the walk over a network needs: embedding, stages, norm, and how they fit together.
 
-    Derive from this class for a network that differs. `parts` are the names of what the walk
-    over the network runs; a network with parameters elsewhere is refused.
+    `parts` are the names of what the walk runs; a network with parameters elsewhere is refused.
+    The methods that have a body hold for transformers with a patch embedding.
     """
 
-    parts: tuple[str, ...] = ("blocks", "head", "attn_pool", *TOKENS)
+    parts: tuple[str, ...]
 
     def __init__(self, net: nn.Module) -> None:
         self.net: Any = net
+
+    @abstractmethod
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of the network."""
+
+    @abstractmethod
+    def embed(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> z, the input of the first stage"""
 
     @property
     def norm(self) -> nn.Module:
@@ -51,15 +60,6 @@ class ViT:
         if grid is None:
             raise Unsupported("its patches lie on no grid of known size")
         return Tokens(getattr(self.net, "num_prefix_tokens", 0), tuple(grid))
-
-    def stages(self) -> tuple[Stage, ...]:
-        """The stages of the network."""
-        return self._stages([(nn.Identity(), list(self.net.blocks))])
-
-    def embed(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> z, the input of the first stage"""
-        z = self.net._pos_embed(self.net.patch_embed(images))
-        return cast(Tensor, self.net.norm_pre(self.net.patch_drop(z)))
 
     def normalised(self, norm: nn.Module, z: Tensor) -> Tensor:
         """`norm` on tokens (B, ..., C) or on a pooled vector (B, C)."""
@@ -78,6 +78,19 @@ class ViT:
         return tuple(stages)
 
 
+class ViT(Anatomy):
+    """One stage of blocks; z is (B, N, C), with the prefix tokens first."""
+
+    parts = ("blocks", "head", "attn_pool", *TOKENS)
+
+    def stages(self) -> tuple[Stage, ...]:
+        return self._stages([(nn.Identity(), list(self.net.blocks))])
+
+    def embed(self, images: Tensor) -> Tensor:
+        z = self.net._pos_embed(self.net.patch_embed(images))
+        return cast(Tensor, self.net.norm_pre(self.net.patch_drop(z)))
+
+
 class Rotary(ViT):
     """A ViT whose blocks are given rotary positions at each call (EVA-02, DINOv3)."""
 
@@ -94,7 +107,7 @@ class Rotary(ViT):
         return cast(Tensor, net.norm_pre(net._pos_embed(net.patch_embed(images))[0]))
 
 
-class Swin(ViT):
+class Swin(Anatomy):
     """Stages in `layers`; z is (B, H, W, C)."""
 
     parts = ("patch_embed", "layers", "head")
@@ -106,7 +119,7 @@ class Swin(ViT):
         return cast(Tensor, self.net.patch_embed(images))
 
 
-class ConvNeXt(ViT):
+class ConvNeXt(Anatomy):
     """Stages of convolutions; z goes from block to block as (B, H, W, C), as in a Swin."""
 
     parts = ("stem", "stages", "head.norm", "head.fc")
@@ -117,6 +130,9 @@ class ConvNeXt(ViT):
         return cast(nn.Module, self.net.head.norm)
 
     def tokens(self, image_size: int) -> Tokens:
+        least = self.net.feature_info[-1]["reduction"]
+        if image_size < least:
+            raise UserError(f"input.size is {image_size}; this network needs {least} or more")
         side = image_size // self.net.feature_info[0]["reduction"]
         return Tokens(0, (side, side))
 
@@ -138,7 +154,7 @@ class ConvNeXt(ViT):
         return z.permute(0, 3, 1, 2)
 
 
-def dissect(net: Any) -> ViT:
+def dissect(net: Any) -> Anatomy:
     """The anatomy of a network. Raises Unsupported where its family is not known."""
     if isinstance(net, TimmConvNeXt) and hasattr(net.head, "norm"):
         return ConvNeXt(net)

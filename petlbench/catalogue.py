@@ -9,6 +9,7 @@ import inspect
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 from hydra.utils import get_class
@@ -17,6 +18,7 @@ from petlbench import build, compose, configs, cost, registry
 from petlbench.errors import Unsupported
 from petlbench.interface import Method
 
+PACKAGE = "petlbench.methods."  # other packages describe their own methods
 COUNTED = ("vit_b16", "swin_b", "convnext_b")
 HEAD = """\
 Made by `make docs` from docstrings and yaml. Parameters are trained ones without the head, with \
@@ -29,7 +31,8 @@ shift, core of FacT or convolution (SSF: 74 pairs; the paper prints 148, which c
 
 def pages() -> dict[str, str]:
     """File name -> Markdown, `README.md` first."""
-    rows = {name: _row(name) for name in registry.names()}
+    own = [name for name in registry.names() if _class(name).__module__.startswith(PACKAGE)]
+    rows = {name: _row(name) for name in own}
     by_page: dict[str, list[str]] = defaultdict(list)
     for name in rows:
         by_page[page_of(name)].append(name)
@@ -63,8 +66,8 @@ def page_text(names: Iterable[str], rows: dict[str, list[str]]) -> str:
     for name in names:
         lines += [f"`conf/method/{name}.yaml`", "", "```yaml"]
         lines += [*configs.text("method", name).strip().splitlines(), "```", ""]
-        if reason := _class(name).unmergeable:
-            lines += [f"It cannot be folded into its backbone: {reason}.", ""]
+        if reason := _built(name, COUNTED[0]).unmergeable:
+            lines += [f"With these values it cannot be folded into its backbone: {reason}.", ""]
     return "\n".join(lines)
 
 
@@ -73,7 +76,7 @@ def _row(name: str) -> list[str]:
     start = merge = ""
     for backbone in COUNTED:
         try:
-            method = build.on_meta(compose.single([f"method={name}", f"backbone={backbone}"]))
+            method = _built(name, backbone)
         except Unsupported:
             counts.append("–")
             continue
@@ -83,6 +86,11 @@ def _row(name: str) -> list[str]:
             start = "yes" if method.starts_as_pretrained else "no"
             merge = "no" if method.unmergeable else "yes"
     return [_prose(str(configs.content("method", name)["title"])), *counts, units, start, merge]
+
+
+@cache
+def _built(name: str, backbone: str) -> Method:
+    return build.on_meta(compose.single([f"method={name}", f"backbone={backbone}"]))
 
 
 def _heading(first: str) -> list[str]:

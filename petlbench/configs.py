@@ -39,7 +39,12 @@ def names(group: str) -> list[str]:
 def content(group: str, name: str) -> dict[str, Any]:
     """What an option's yaml says; empty where there is no such option."""
     file = _files(group).get(name)
-    found: dict[str, Any] = (yaml.safe_load(file.read_text()) if file is not None else None) or {}
+    try:
+        found = (yaml.safe_load(file.read_text()) if file is not None else None) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"'{file}' is no yaml: {_compact(error)}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"'{file}' holds a {type(found).__name__}; it must map keys to values")
     return found
 
 
@@ -54,14 +59,19 @@ def _files(group: str) -> dict[str, Traversable]:
     for package in packages():
         try:
             folder = resources.files(package) / group
-        except ModuleNotFoundError as error:
+        except Exception as error:  # whatever the code of another package does on import
             raise UserError(
-                f"an installed package names '{package}' as its configuration (entry point {OWN}) "
-                f"and that cannot be imported: {error}; repair or uninstall it"
+                f"an installed package names '{package}' as its configuration (entry point {OWN})"
+                f", and that is no package to import: {_compact(error)}; repair or uninstall it"
             ) from error
         for name, file in _walk(folder) if folder.is_dir() else ():
             found.setdefault(name, file)
     return found
+
+
+def _compact(error: Exception) -> str:
+    """An error as one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _walk(folder: Traversable) -> Iterator[tuple[str, Traversable]]:

@@ -55,10 +55,10 @@ def to_peft(method: Method, folder: Path) -> None:
     Raises Unsupported where something else was learned than low-rank updates of linear maps.
     """
     updates = _updates(method)
-    [(scale, rank, decomposed)] = {
-        (update.scale, len(update.down), update.magnitude is not None)
-        for update in updates.values()
-    }
+    kinds = {(u.scale, len(u.down), u.magnitude is not None) for u in updates.values()}
+    if len(kinds) > 1:
+        raise _only_low_rank("its layers have several scales or ranks, or DoRA only in part")
+    [(scale, rank, decomposed)] = kinds
     names = {id(module): name for name, module in method.backbone.net.named_modules()}
     head = names[id(method.backbone.head)]
     tensors: dict[str, Tensor] = {
@@ -118,7 +118,12 @@ def _pair(branch: nn.Module) -> Update:
 
 
 def side_by_side(query: Update, value: Update) -> Update:
-    """One update of a fused query, key and value projection; the key's rows stay as they are."""
+    """One update of a fused query, key and value projection; the key's rows stay as they are.
+
+    Raises Unsupported where the two have different scales.
+    """
+    if query.scale != value.scale:
+        raise _only_low_rank("query and value have different scales")
     (width, rank), down = query.up.shape, torch.cat([query.down, value.down])
     up = query.up.new_zeros(3 * width, 2 * rank)
     up[:width, :rank] = query.up.detach()
@@ -127,4 +132,4 @@ def side_by_side(query: Update, value: Update) -> Update:
 
 
 def _only_low_rank(why: str) -> Unsupported:
-    return Unsupported(f"only low-rank updates of linear maps can be written for PEFT, and {why}")
+    return Unsupported(f"only equal low-rank updates of linear maps fit PEFT's files, and {why}")

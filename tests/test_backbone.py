@@ -191,6 +191,10 @@ REFUSED = [
     ),
     ({"name": "vit_tiny_patch16_224.orig"}, "unknown weights tag of vit_tiny_patch16_224 'orig'"),
     ({"image_size": 2}, "input.size is smaller than a patch"),
+    (
+        {"name": "convnext_atto", "image_size": 24, "pool": "patch_mean_then_norm"},
+        "input.size is 24; this network needs 32 or more",
+    ),
     ({"name": "vit_tiny_patch16_224", "image_size": 8}, "input.size is smaller than a patch"),
 ]
 

@@ -82,9 +82,21 @@ def test_it_runs_from_the_command_line_in_a_sweep(site: Path) -> None:
     assert records["gain"]["title"] == "Gain"
 
 
-def test_a_package_that_cannot_be_imported_is_named(site: Path) -> None:
-    (site / "mine-1.0.dist-info" / "entry_points.txt").write_text("[petlbench.conf]\nx = gone\n")
-    with pytest.raises(UserError, match="names 'gone' as its configuration"):
+@pytest.mark.parametrize("value", ["gone", "mine.gain", "broken"])
+def test_a_package_that_cannot_be_imported_is_named(site: Path, value: str) -> None:
+    (site / "broken").mkdir()
+    (site / "broken" / "__init__.py").write_text("1 / 0\n")
+    (site / "mine-1.0.dist-info" / "entry_points.txt").write_text(
+        f"[petlbench.conf]\nx = {value}\n"
+    )
+    with pytest.raises(UserError, match=f"names '{value}' as its configuration"):
+        registry.names()
+
+
+@pytest.mark.parametrize(("text", "message"), [("a: [", "is no yaml"), ("- a", "holds a list")])
+def test_a_broken_yaml_is_named(site: Path, text: str, message: str) -> None:
+    (site / "mine" / "conf" / "method" / "gain.yaml").write_text(text)
+    with pytest.raises(UserError, match=rf"gain\.yaml' {message}"):
         registry.names()
 
 

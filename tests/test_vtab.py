@@ -72,6 +72,16 @@ def test_the_second_opening_decodes_nothing(
         task(archive, tmp_path, size=5).open("test")
 
 
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"cut")])
+def test_a_damaged_store_is_made_again(
+    archive: Path, tmp_path: Path, damage: Callable[[Path], Any]
+) -> None:
+    first = task(archive, tmp_path).open("test").images.clone()
+    [pixels] = tmp_path.glob("vtab/*.u8")
+    damage(pixels)
+    assert torch.equal(task(archive, tmp_path).open("test").images, first)
+
+
 def test_a_changed_image_is_decoded_again(archive: Path, tmp_path: Path) -> None:
     root = tmp_path / "vtab"
     shutil.copytree(archive, root)

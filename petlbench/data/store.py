@@ -19,13 +19,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from petlbench.data.images import INTERPOLATIONS
 from petlbench.data.lists import Listed
 from petlbench.data.task import Split, fingerprint
 from petlbench.errors import UserError, unknown
 from petlbench.record import write_atomically
 
 log = logging.getLogger("petlbench")
-FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+FILTERS = {name: Image.Resampling[name.upper()] for name in INTERPOLATIONS}
 SPARE = 256 * 2**20  # bytes that a cache leaves free on its disk
 TOLD = 5000  # images between two lines on the way
 
@@ -46,7 +47,7 @@ def opened(root: Path, listed: Listed, *, size: int, interpolation: str, cache: 
     shape = (len(listed), 3, size, size)
     labels = torch.tensor(listed.labels)
     with _alone(stem.with_suffix(".lock")):
-        if not about.is_file():  # written last
+        if not (about.is_file() and _is_whole(pixels, shape)):
             _decode(root, listed, FILTERS[interpolation], pixels, shape)
             made = fingerprint(_mapped(pixels, shape), labels, _formats(listed))
             write_atomically(about, json.dumps(made).encode())
@@ -104,6 +105,10 @@ def _image(path: Path, size: int, kind: Image.Resampling) -> NDArray[np.uint8]:
         return decode(path, size, kind).transpose(2, 0, 1)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"image '{path}' cannot be decoded: {error}") from error
+
+
+def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
+    return path.is_file() and path.stat().st_size == int(np.prod(shape))
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> torch.Tensor:

@@ -53,10 +53,11 @@ def perform(runs: Sequence[plan.Planned], store: Store) -> int:
 def check_place(runs: Sequence[plan.Planned]) -> None:
     """Refuse what is not to be had here before the first run: device, weights, data.
 
-    The first mistake is told whole, others of its kind by the names of their options.
+    The first backbone or task that is refused is told whole, the others by their names.
     """
+    for config in _differing(runs, "device"):
+        build.device(config)
     for node, factor, ask in (
-        ("device", "task", build.device),
         ("backbone", "backbone", build.weights),
         ("dataset", "task", build.task),
     ):
