@@ -26,7 +26,8 @@ def levels(bits: int) -> Tensor:
     """The 2^bits values that a standard normal is rounded to, ascending, float32.
 
     Fixed point of: each level is the median of its cell, each threshold the midpoint between two
-    levels. One bit: the quartiles, -0.6745 and 0.6745.
+    levels. One bit: the quartiles, -0.6745 and 0.6745. As many rounds as the authors' code takes,
+    which reach the fixed point up to 4 bits; at 8 bits a round still moves levels by up to 7e-4.
     """
     values = torch.linspace(-1, 1, 2**bits, dtype=torch.float64, device="cpu")
     for _ in range(ROUNDS):

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any, cast
 
-from timm.layers import LayerNorm2d
+from timm.layers import LayerNorm2d, RmsNorm2d
 from torch import nn
 
 from petlbench.backbone import Backbone
@@ -29,7 +29,7 @@ class Transformed(nn.Sequential):
     def folded(self) -> nn.Module:
         """The same kind of module: gamma W x + (gamma b + beta)."""
         op, pair = cast(Any, self[0]), cast(ScaleShift, self[1])
-        if op.bias is None:
+        if getattr(op, "bias", None) is None:
             raise Unsupported(NO_BIAS)
         plain = copy.deepcopy(op)
         scale = pair.scale.view(-1, *[1] * (op.weight.ndim - 1))
@@ -41,11 +41,12 @@ class Transformed(nn.Sequential):
 class SSF(Method):
     """y = gamma x + beta, channel by channel, behind every linear map and norm of the network.
 
-    Where the patch embedding has a norm (Swin), it gets a pair too; in a ConvNeXt stem, blocks and
-    downsampling. `merge_norm` adds the norms of a Swin's patch merging, which the paper means and
-    the authors' code never creates (dongzelian/SSF @ e94e0e70 passes a list where a name is
-    compared). gamma ~ N(1, 0.02^2) and beta ~ N(0, 0.02^2), so training does not start at the
-    pre-trained network.
+    Where the patch embedding has a norm (Swin), it gets a pair too; in a ConvNeXt the first two
+    layers of the stem, blocks and downsampling, but not ConvNeXt-V2's response norm. `merge_norm`
+    adds the norms of a Swin's patch merging, which the paper means and the authors' code never
+    creates (dongzelian/SSF @ e94e0e70 passes a list where a name is compared).
+    gamma ~ N(1, 0.02^2) and beta ~ N(0, 0.02^2), so training does not start at the pre-trained
+    network.
     """
 
     starts_as_pretrained = False
@@ -63,7 +64,7 @@ class SSF(Method):
 
 def transformed(op: Any) -> Transformed:
     """An op on (..., C), or on (B, C, H, W), with its pair."""
-    channels = 1 if isinstance(op, nn.Conv2d | LayerNorm2d) else -1
+    channels = 1 if isinstance(op, nn.Conv2d | LayerNorm2d | RmsNorm2d) else -1
     return Transformed(op, ScaleShift(len(op.weight), channels))
 
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from petlbench import registry
+from petlbench.errors import Unsupported
 from petlbench.interface import Method
 from petlbench.leaves import Chosen, DropPath
 from petlbench.merge import merged
@@ -624,3 +626,10 @@ def test_a_tied_ladder_keeps_the_channels_of_the_embedding(tied: bool) -> None:
     }
     assert (3.0, 8.0, 20.0, 31.0) in seen
     assert (len(seen) == 1) == tied
+
+
+def test_a_pruned_ladder_is_refused_where_the_mlp_is_gated() -> None:
+    with torch.device("meta"):
+        gated = tiny("vit", name="vit_giant_patch14_reg4_dinov2", image_size=28)
+        with pytest.raises(Unsupported, match="no pruned start from the gated MLPs"):
+            registry.create("lst", gated, prune="magnitude")
