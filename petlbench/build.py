@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from petlbench import backbone as backbones
-from petlbench.data.images import Preparation
+from petlbench.data.augment import Augmentation
+from petlbench.data.feed import Feed
+from petlbench.data.images import Preparation, View
 from petlbench.data.task import Split, Task, held_out
 from petlbench.errors import Unsupported, UserError, unknown
 from petlbench.interface import Method
@@ -37,8 +40,31 @@ def device(config: Config) -> torch.device:
 
 def task(config: Config) -> Task:
     """The task; its splits open on demand."""
-    built: Task = _made(config["dataset"])
-    return built
+    values = {key: value for key, value in config["dataset"].items() if key != "task"}
+    made: Callable[..., Task] = _made(values, _partial_=True)
+    try:
+        signature(made).bind(view=None)
+    except TypeError as error:
+        raise UserError(f"dataset: {error}") from error
+    return made(view=view(config))
+
+
+def view(config: Config) -> View:
+    """How images become the network's square ones."""
+    return View(**{key: value for key, value in config["input"].items() if key != "augment"})
+
+
+def feed(config: Config) -> Feed:
+    """What brings images to the network, in the backbone's normalisation."""
+    means, values = config["backbone"], config["input"]["augment"]
+    seen = view(config)
+    return Feed(
+        device=device(config),
+        prepare=Preparation(seen, mean=means["mean"], std=means["std"]),
+        augmentation=Augmentation(values, seen, mean=means["mean"]) if values else None,
+        workers=config["data"]["workers"],
+        seed=config["seed"],
+    )
 
 
 def method(config: Config) -> Method:
@@ -69,7 +95,7 @@ def check(config: Config) -> None:
         except (TypeError, AttributeError, RuntimeError) as error:
             line = str(error).splitlines()[0]
             raise Unsupported(f"it cannot run on {built.backbone.tag}: {line}") from error
-    Preparation(**config["input"], mean=config["backbone"]["mean"], std=config["backbone"]["std"])
+    feed(dict(config) | {"device": "cpu"})
 
 
 def weights(config: Config) -> None:
@@ -82,10 +108,9 @@ def trainer(
     config: Config, opened: Task, on_epoch: Callable[[Epoch], None], scratch: Path
 ) -> Trainer:
     """The trainer with the splits that the protocol lets it see."""
-    protocol, means = config["protocol"], config["backbone"]
+    protocol = config["protocol"]
     return Trainer(
-        device=device(config),
-        prepare=Preparation(**config["input"], mean=means["mean"], std=means["std"]),
+        feed=feed(config),
         fit=opened.open(protocol["fit_on"]),
         select={name: opened.open(name) for name in select_names(config, opened)},
         halves=partial(halves, config, opened),
@@ -99,11 +124,23 @@ def trainer(
 
 
 def halves(config: Config, opened: Task) -> tuple[Split, Split]:
-    """What a search inside a method trains and scores on: two parts of what it may train on."""
-    fit_on = config["protocol"]["fit_on"]
-    if fit_on == "trainval":
-        return opened.open("train"), opened.open("val")
-    return held_out(opened.open(fit_on))
+    """What a search inside a method trains and scores on: two parts of what it may train on.
+
+    Or train and val, where the protocol chooses on val anyhow.
+    """
+    fit_on, select_on = config["protocol"]["fit_on"], config["protocol"]["select_on"]
+    if fit_on in opened.parts:
+        first, second = opened.parts[fit_on]
+        return opened.open(first), opened.open(second)
+    if select_on == "val":
+        return opened.open(fit_on), opened.open("val")
+    first_part, second_part = held_out(opened.open(fit_on))
+    if not len(second_part):
+        raise UserError(
+            f"{opened.suite}/{opened.name} has too few training images a class for a search to "
+            "score on some of them; protocol=best_on_val scores on val"
+        )
+    return first_part, second_part
 
 
 def select_names(config: Config, opened: Task) -> tuple[str, ...]:
@@ -125,10 +162,10 @@ def _backbone(config: Config) -> "backbones.Backbone":
     return built
 
 
-def _made(node: Config) -> Any:
+def _made(node: Config, **more: Any) -> Any:
     """What a node's _target_ makes; a user's mistake inside comes out as itself."""
     try:
-        return instantiate(node)
+        return instantiate(node, **more)
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None

@@ -45,7 +45,7 @@ def finish(composed: DictConfig, choices: Mapping[str, str]) -> Config:
     plain["factors"] = {
         "method": choices["method"],
         "backbone": choices["backbone"],
-        "task": choices["dataset"],
+        "task": plain["dataset"].get("task", choices["dataset"]),
         "draw": plain["dataset"].get("draw", 0),
         "seed": checks.whole("seed", plain["seed"], low=0, high=HIGHEST_SEED),
     }
@@ -80,6 +80,10 @@ def explain(error: Mistake, known: Callable[[], Iterable[str]]) -> str:
 
 def first_line(error: BaseException) -> str:
     """The first line of a message, or of its cause's, without its full stop."""
+    inner: BaseException | None = error
+    while inner is not None and not isinstance(inner, UserError):
+        inner = inner.__context__  # OmegaConf wraps what a resolver raises
+    error = inner or error
     while not str(error).strip() and error.__cause__ is not None:
         error = error.__cause__
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -7,18 +7,22 @@ A package adds methods, backbones, tasks or experiments by an entry point of the
     mine = "mine.conf"
 """
 
+import re
 from collections.abc import Iterator
 from functools import cache
 from importlib import resources
 from importlib.abc import Traversable
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import OmegaConf
 
+from petlbench.data import tree
 from petlbench.errors import UserError
 
 OWN = "petlbench.conf"
@@ -92,5 +96,22 @@ class Others(SearchPathPlugin):
 
 
 def register() -> None:
-    """Make the trees known to Hydra, without installing a plugin."""
+    """Make the trees and resolvers known to Hydra, without installing a plugin."""
     Plugins.instance().register(Others)
+    for name, read in (("name", _name), ("classes", _classes), ("content", _content)):
+        OmegaConf.register_new_resolver(f"petlbench.{name}", read, replace=True)
+
+
+def _name(root: str) -> str:
+    """${petlbench.name:ROOT}: what a folder of images is called."""
+    return re.sub(r"[^\w.-]+", "_", Path(root).expanduser().resolve().stem) or "images"
+
+
+def _classes(root: str) -> int:
+    """${petlbench.classes:ROOT}: the number of its classes."""
+    return len(tree.scan(root).names)
+
+
+def _content(root: str) -> str:
+    """${petlbench.content:ROOT}: what tells it from another one."""
+    return tree.scan(root).content()

@@ -48,7 +48,11 @@ Config = Mapping[str, Any]
 # What decides a result. A key added later joins only where it differs from its neutral value,
 # so that the records of earlier versions keep their identity.
 IDENTITY = ("method", "backbone", "dataset", "input", "train", "protocol", "seed")
-NEUTRAL: Mapping[str, Any] = {}
+NEUTRAL: Mapping[str, Any] = {
+    "input.resize": None,
+    "input.aspect": "squash",
+    "input.augment": None,
+}
 PLACES = ("dataset.cache", "dataset.root", "data.root", "results.root")  # they change no result
 
 

@@ -4,12 +4,13 @@ from functools import partial
 
 import torch
 
+from petlbench.data.images import View
 from petlbench.data.task import Split, Task, fingerprint
 
 opened: list[str] = []
 
 
-def load(*, name: str, title: str, suite: str, group: str, classes: int) -> Task:
+def load(*, name: str, title: str, suite: str, group: str, classes: int, view: View) -> Task:
     """24 training, 8 val and 16 test images; the label is the brightest of `classes` channels."""
     return Task(name, title, suite, group, classes, ("test",), partial(split, classes))
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from sklearn.datasets import load_digits
 
+from petlbench.data.images import View
 from petlbench.data.task import Task
 from petlbench.errors import UserError
 from petlbench.mini import suite
@@ -45,6 +46,7 @@ SMALL: dict[str, Any] = {
     "images": FEW,
     "seed": 7,
     "sha256": None,
+    "view": View(size=48, interpolation="bicubic", resize=None, aspect="squash"),
 }
 
 

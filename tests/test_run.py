@@ -42,7 +42,14 @@ def config(
         "seed": 0,
         "device": "cpu",
         "train": SETTINGS | train,
-        "input": {"size": 48, "interpolation": "bicubic"},
+        "input": {
+            "size": 48,
+            "interpolation": "bicubic",
+            "resize": None,
+            "aspect": "squash",
+            "augment": None,
+        },
+        "data": {"workers": 0},
         "backbone": {
             "_target_": "petlbench.backbone.create",
             "_partial_": True,

@@ -12,7 +12,7 @@ import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 
-from petlbench import compose, registry
+from petlbench import compose, configs, registry
 from petlbench.__main__ import check_groups, options
 from petlbench.errors import Unsupported, UserError
 from petlbench.record import Store, identity
@@ -87,7 +87,7 @@ def test_every_method_composes_on_every_backbone(method: str, backbone: str) -> 
 
 @pytest.mark.parametrize("dataset", [name for name in options("dataset", []) if "/" in name])
 def test_every_task_composes_and_a_suite_says_what_to_do(dataset: str) -> None:
-    if dataset.rpartition("/")[2] in ("natural", "specialized", "structured"):
+    if isinstance(configs.content("dataset", dataset).get("suite"), list):
         with pytest.raises(UserError, match="add -m to sweep it"):
             compose.single([f"dataset={dataset}"])
     else:

@@ -10,7 +10,9 @@ from torch import Tensor
 from petlbench import registry
 from petlbench.backbone import create
 from petlbench.cost import memory_of_step, parameters
-from petlbench.data.images import Preparation
+from petlbench.data.augment import Augmentation
+from petlbench.data.feed import Feed
+from petlbench.data.images import Preparation, View
 from petlbench.data.task import Score, Split, fingerprint, held_out
 from petlbench.delta import trained
 from petlbench.errors import UserError
@@ -19,6 +21,7 @@ from petlbench.train.precision import Precision
 from petlbench.train.trainer import Diverged, Epoch, Trainer
 
 CPU = torch.device("cpu")
+VIEW = View(size=48, interpolation="bicubic", resize=None, aspect="squash")
 SETTINGS: dict[str, Any] = {
     "lr": 1e-2,
     "head_lr": 1e-2,
@@ -67,10 +70,19 @@ def method(name: str = "lora", drop_path: float = 0.0) -> Method:
     return registry.create(name, backbone)
 
 
+def feed(augmentation: Augmentation | None = None, workers: int = 0) -> Feed:
+    return Feed(
+        device=CPU,
+        prepare=Preparation(VIEW, mean=[0.5] * 3, std=[0.25] * 3),
+        augmentation=augmentation,
+        workers=workers,
+        seed=0,
+    )
+
+
 def trainer(seed: int = 0, **changes: Any) -> Trainer:
     arguments: dict[str, Any] = {
-        "device": CPU,
-        "prepare": Preparation(size=48, interpolation="bicubic", mean=[0.5] * 3, std=[0.25] * 3),
+        "feed": feed(),
         "fit": bright(36, seed=1),
         "select": {},
         "keep_best": False,
@@ -208,7 +220,8 @@ def test_parameters_exclude_the_head() -> None:
 
 
 def test_images_are_normalised_and_resized() -> None:
-    prepare = Preparation(size=24, interpolation="bilinear", mean=[0.5, 0, 0], std=[0.5, 1, 2])
+    seen = View(size=24, interpolation="bilinear", resize=None, aspect="squash")
+    prepare = Preparation(seen, mean=[0.5, 0, 0], std=[0.5, 1, 2])
     out = prepare(torch.full((2, 3, 48, 48), 255, dtype=torch.uint8))
     assert out.shape == (2, 3, 24, 24)
     expected = torch.tensor([1.0, 1.0, 0.5]).view(1, 3, 1, 1).expand_as(out)

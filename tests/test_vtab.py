@@ -13,6 +13,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
 from petlbench.data import lists, store, vtab
+from petlbench.data.images import View, original
 from petlbench.data.task import Task
 from petlbench.errors import UserError
 
@@ -42,10 +43,14 @@ def task(root: Path, cache: Path, **changed: Any) -> Task:
         "group": "natural",
         "classes": 37,
         "test_images": 30,
-        "size": 4,
-        "interpolation": "bicubic",
+        "aliases": ["oxford_pet", "pets"],
+        "view": view(4),
     }
     return vtab.load(**options | changed, root=str(root), cache=str(cache))
+
+
+def view(size: int) -> View:
+    return View(size=size, interpolation="bicubic", resize=None, aspect="squash")
 
 
 def test_splits_are_the_lists_in_their_order(archive: Path, tmp_path: Path) -> None:
@@ -64,12 +69,12 @@ def test_the_second_opening_decodes_nothing(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = task(archive, tmp_path).open("test")
-    monkeypatch.setattr(store, "decode", None)
+    monkeypatch.setattr(store, "_decode", None)
     again = task(archive, tmp_path).open("test")
     assert torch.equal(first.images, again.images)
     assert first.fingerprint == again.fingerprint
     with pytest.raises(TypeError):  # another transform is another file
-        task(archive, tmp_path, size=5).open("test")
+        task(archive, tmp_path, view=view(5)).open("test")
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"cut")])
@@ -123,13 +128,13 @@ KINDS: dict[str, Callable[[Path], Path]] = {
 def test_images_are_what_the_authors_loader_makes_of_them(kind: str, tmp_path: Path) -> None:
     path = KINDS[kind](tmp_path / "image")
     expected = F.resize(Image.open(path).convert("RGB"), [7, 7], F.InterpolationMode.BICUBIC)
-    assert np.array_equal(store.decode(path, 7, Image.Resampling.BICUBIC), np.asarray(expected))
+    assert np.array_equal(view(7).of(original(path, upright=False)), np.asarray(expected))
 
 
 def test_16_bits_keep_the_upper_eight(tmp_path: Path) -> None:
     values = np.array([[0, 256 * 100], [256 * 200 + 255, 65535]], dtype=np.uint16)
     Image.fromarray(values).save(tmp_path / "deep.png")
-    made = store.decode(tmp_path / "deep.png", 2, Image.Resampling.BICUBIC)
+    made = view(2).of(original(tmp_path / "deep.png", upright=False))
     assert made[..., 1].tolist() == [[0, 100], [200, 255]]
 
 

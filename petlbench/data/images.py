@@ -1,24 +1,86 @@
-"""From stored uint8 images to the network's input, on the device, a batch at a time."""
+"""From a file to uint8 pixels, and from these to the network's input."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
-from petlbench.errors import unknown
+from petlbench.checks import whole
+from petlbench.errors import UserError, unknown
 
 INTERPOLATIONS = ("bicubic", "bilinear")
+ASPECTS = ("squash", "keep")
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class View:
+    """How an image becomes `size` x `size` pixels: it is resized, and its centre is cut out.
+
+    resize: pixels before the cut, null for `size`. aspect: `squash` resizes to a square, as the
+    field does on its benchmarks; `keep` resizes the shorter side.
+    """
+
+    size: int
+    interpolation: str
+    resize: int | None
+    aspect: str
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in INTERPOLATIONS:
+            raise unknown("input.interpolation", self.interpolation, INTERPOLATIONS)
+        if self.aspect not in ASPECTS:
+            raise unknown("input.aspect", self.aspect, ASPECTS)
+        whole("input.size", self.size, low=1)
+        if self.resize is not None:
+            whole("input.resize", self.resize, low=self.size)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether an image is resized to the final square and nothing else."""
+        return self.resize in (None, self.size) and self.aspect == "squash"
+
+    def of(self, image: Image.Image) -> NDArray[np.uint8]:
+        """(size, size, 3) of an RGB image, as torchvision's Resize and CenterCrop on PIL do it."""
+        before = self.resize or self.size
+        sides = (before, before)
+        if self.aspect == "keep":
+            shorter = min(image.size)
+            sides = tuple(int(before * side / shorter) for side in image.size)  # type: ignore[assignment]
+        resized = image.resize(sides, Image.Resampling[self.interpolation.upper()])
+        left, top = (round((side - self.size) / 2) for side in sides)
+        return np.asarray(resized.crop((left, top, left + self.size, top + self.size)))
+
+
+def original(path: Path, *, upright: bool) -> Image.Image:
+    """The image of a file in RGB, whatever the file has; `upright` applies its EXIF rotation.
+
+    Raises UserError where it cannot be decoded.
+    """
+    try:
+        with Image.open(path) as file:
+            image: Image.Image = file
+            if file.mode.startswith("I"):  # 16 bits, which PIL would cut off at 255
+                image = Image.fromarray((np.asarray(file) >> 8).astype(np.uint8))
+            elif upright:
+                image = ImageOps.exif_transpose(file)
+            return image.convert("RGB")
+    except UNREADABLE as error:
+        raise UserError(f"image '{path}' cannot be decoded: {error}") from error
 
 
 class Preparation:
     """(B, 3, H, W) uint8 -> (B, 3, size, size) float32, normalised as (x / 255 - mean) / std."""
 
-    def __init__(
-        self, *, size: int, interpolation: str, mean: list[float], std: list[float]
-    ) -> None:
-        if interpolation not in INTERPOLATIONS:
-            raise unknown("input.interpolation", interpolation, INTERPOLATIONS)
-        self.size = size
-        self.interpolation = interpolation
+    def __init__(self, view: View, *, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.size = view.size
+        self.interpolation = view.interpolation
         self.mean = torch.tensor(mean).view(3, 1, 1)
         self.std = torch.tensor(std).view(3, 1, 1)
 

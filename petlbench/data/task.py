@@ -1,32 +1,48 @@
 """A task: one data set with its splits, as uint8 images and labels."""
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
+from PIL import Image
 from torch import Tensor
+
+from petlbench.data.lists import Listed
 
 Fingerprint = dict[str, object]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images (N, 3, H, W) uint8 and labels (N,) int64; memory-mapped tensors are welcome."""
+    """Images (N, 3, H, W) uint8 and labels (N,) int64; memory-mapped tensors are welcome.
+
+    file: the image of a place as it was before it was resized; None where there is no other.
+    """
 
     images: Tensor
     labels: Tensor
     fingerprint: Fingerprint
+    file: Callable[[int], Image.Image] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def original(self, place: int) -> Image.Image:
+        """The image at its own size, RGB."""
+        if self.file is not None:
+            return self.file(place)
+        return Image.fromarray(self.images[place].permute(1, 2, 0).contiguous().numpy())
 
 
 @dataclass(frozen=True)
 class Task:
     """Splits are opened by name on demand, so a test set stays closed until training is over.
 
-    `open` takes "train", "val", "trainval" or one of `tests`.
+    open: takes "train", "val", "trainval" or one of `tests`, as far as the task has them.
+    parts: the two splits that one consists of, for a search inside training. names: of the
+    classes, where the data tell them. listed: the files behind a split, by its name; empty where
+    there are none.
     """
 
     name: str
@@ -36,6 +52,11 @@ class Task:
     classes: int
     tests: tuple[str, ...]
     open: Callable[[str], Split]
+    parts: Mapping[str, tuple[str, str]] = field(
+        default_factory=lambda: {"trainval": ("train", "val")}
+    )
+    names: tuple[str, ...] | None = None
+    listed: Mapping[str, Callable[[], Listed]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,13 +86,6 @@ def fingerprint(images: Tensor, labels: Tensor, file_format: str) -> Fingerprint
     }
 
 
-def concatenate(first: Split, second: Split) -> Split:
-    """Two splits as one, for example train and val as trainval."""
-    images = torch.cat([first.images, second.images])
-    labels = torch.cat([first.labels, second.labels])
-    return Split(images, labels, fingerprint(images, labels, str(first.fingerprint["format"])))
-
-
 def held_out(split: Split) -> tuple[Split, Split]:
     """A split in two: every fifth image of each class is the second part."""
     places = torch.zeros_like(split.labels)
@@ -84,4 +98,6 @@ def held_out(split: Split) -> tuple[Split, Split]:
 
 def _part(split: Split, chosen: Tensor) -> Split:
     images, labels = split.images[chosen], split.labels[chosen]
-    return Split(images, labels, fingerprint(images, labels, str(split.fingerprint["format"])))
+    kept: list[int] = chosen.nonzero().flatten().tolist()
+    made = fingerprint(images, labels, str(split.fingerprint["format"]))
+    return Split(images, labels, made, lambda place: split.original(kept[place]))

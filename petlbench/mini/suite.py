@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
+from petlbench.data.images import View
 from petlbench.data.task import Split, Task, fingerprint
 from petlbench.errors import UserError
 from petlbench.mini.render import SIZE, Draw
@@ -46,6 +47,7 @@ def load(
     seed: int,
     sha256: str | None,
     cache: str,
+    view: View,
 ) -> Task:
     """A task of the suite: 800 images to train on, 200 to validate, the rest of `images` to test.
 
@@ -56,6 +58,11 @@ def load(
         raise UserError(f"dataset.images={images} leaves no test set; give at least 1001")
     if seed < 0:
         raise UserError(f"dataset.seed={seed} is negative; give 0 or more")
+    if not view.is_plain:
+        raise UserError(
+            f"mini/{name} is rendered square and nothing is cut out of it; leave "
+            f"input.resize={view.resize} and input.aspect={view.aspect} away"
+        )
     folder = Path(cache).expanduser() / "mini"
     whole = once(partial(_whole, name, images, seed, sha256, folder))
     return Task(name, title, suite, group, classes, ("test",), partial(_split, whole))

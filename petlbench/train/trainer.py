@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from petlbench.checks import whole
-from petlbench.data.images import Preparation
+from petlbench.data.feed import Feed
 from petlbench.data.task import Score, Split
 from petlbench.delta import trained
 from petlbench.errors import UserError
@@ -53,18 +53,17 @@ class Epoch:
 class Trainer:
     """Trains on one split and, if the protocol says so, watches others; it holds no further data.
 
-    fit, select: the only splits it can see. halves: the two parts of `fit` that a search inside a
-    method trains and scores on. seed: of the order of images. keep_best: return to the best epoch
-    of the (only) select split at the end. on_epoch: called with every finished epoch. scratch: a
-    folder for the unfinished work of a long search, kept if the run is killed. A method leaves
-    what is to be read in the record in `notes`.
+    feed: brings images to the device. fit, select: the only splits it can see. halves: the two
+    parts of `fit` that a search inside a method trains and scores on. seed: of the order of
+    images. keep_best: return to the best epoch of the (only) select split at the end. on_epoch:
+    called with every finished epoch. scratch: a folder for the unfinished work of a long search,
+    kept if the run is killed. A method leaves what is to be read in the record in `notes`.
     """
 
     def __init__(
         self,
         *,
-        device: torch.device,
-        prepare: Preparation,
+        feed: Feed,
         fit: Split,
         select: Mapping[str, Split],
         halves: Callable[[], tuple[Split, Split]],
@@ -77,9 +76,9 @@ class Trainer:
     ) -> None:
         check(settings)
         _check_batch(settings, len(fit))
-        self.device = device
-        self.precision = Precision(settings["precision"], device)
-        self.prepare = prepare
+        self.feed = feed
+        self.device = feed.device
+        self.precision = Precision(settings["precision"], feed.device)
         self.fit = fit
         self.select = select
         self.halves = halves
@@ -137,25 +136,26 @@ class Trainer:
     ) -> Iterator[Epoch]:
         """Train epoch by epoch; what is done with a result happens between two of them."""
         method.to(self.device)
-        images, labels = split.images.to(self.device), split.labels.to(self.device)
         optimiser = build_optimiser(method, settings)
-        order = torch.Generator().manual_seed(self.seed)
+        size, drop_last = settings["batch_size"], settings["drop_last"]
+        steps = len(split) // size if drop_last else -(-len(split) // size)
+        batches = self._order(len(split), size, steps, settings["epochs"])
+        stream = self.feed.training(split, batches)
         with Progress(settings["epochs"]) as progress:
             for number in range(1, settings["epochs"] + 1):
                 method.train()
                 losses, lr = [], 0.0
-                for step, (batch, time) in enumerate(
-                    self._batches(number, len(labels), order, settings)
-                ):
+                for step in range(steps):
                     before_step(number, step)
+                    time = schedule_time(number, step / steps, **_updating(settings["schedule"]))
                     set_rates(optimiser, time, settings["schedule"])
-                    prepared = self.prepare(images[batch])
+                    images, labels = next(stream)
                     losses.append(
                         training_step(
-                            method, optimiser, self.precision, prepared, labels[batch], self.masks
+                            method, optimiser, self.precision, images, labels, self.masks
                         )
                     )
-                    self.images_seen += len(batch)
+                    self.images_seen += len(labels)
                     lr = float(optimiser.param_groups[0]["lr"])
                 loss = float(torch.stack(losses).mean())
                 if not math.isfinite(loss):
@@ -169,9 +169,7 @@ class Trainer:
         For methods that look at their training data before they train.
         """
         order = torch.randperm(len(self.fit), generator=torch.Generator().manual_seed(self.seed))
-        for part in order.split(batch_size):
-            images = self.prepare(self.fit.images[part].to(self.device))
-            yield images, self.fit.labels[part].to(self.device)
+        yield from self.feed.plain(self.fit, order.split(batch_size))
 
     def evaluate(self, method: nn.Module, split: Split) -> Score:
         """Top-1 accuracy on a split, in eval mode, in the precision of training."""
@@ -179,32 +177,17 @@ class Trainer:
         self.images_scored += len(split)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         with torch.inference_mode():
-            for start in range(0, len(split), EVALUATION_BATCH):
-                part = slice(start, start + EVALUATION_BATCH)
+            for images, labels in self.feed.in_order(split, EVALUATION_BATCH):
                 with self.precision.autocast():
-                    logits = method(self.prepare(split.images[part].to(self.device)))
-                correct += (logits.argmax(1) == split.labels[part].to(self.device)).sum()
+                    logits = method(images)
+                correct += (logits.argmax(1) == labels).sum()
         return Score(int(correct), len(split))
 
-    def _batches(
-        self, number: int, total: int, order: torch.Generator, settings: Mapping[str, Any]
-    ) -> Iterator[tuple[Tensor, float]]:
-        """Indices of each batch, and the time (in epochs) at which its learning rate is read."""
-        size = settings["batch_size"]
-        parts = torch.randperm(total, generator=order).split(size)
-        if settings["drop_last"] and len(parts[-1]) < size:
-            parts = parts[:-1]
-        schedule = settings["schedule"]
-        for step, part in enumerate(parts):
-            yield (
-                part.to(self.device),
-                schedule_time(
-                    number,
-                    step / len(parts),
-                    lag_epochs=schedule["lag_epochs"],
-                    update=schedule["update"],
-                ),
-            )
+    def _order(self, total: int, size: int, steps: int, epochs: int) -> Iterator[Tensor]:
+        """Places of the images of each batch, epoch after epoch."""
+        order = torch.Generator().manual_seed(self.seed)
+        for _ in range(epochs):
+            yield from torch.randperm(total, generator=order).split(size)[:steps]
 
     def _watch(self, method: Method, epoch: Epoch) -> None:
         """Score the select splits every few epochs and after the last one."""
@@ -215,6 +198,11 @@ class Trainer:
         score = next(iter(epoch.scores.values()))
         if self.best is None or score.top1 > next(iter(self.best.scores.values())).top1:
             self.best = epoch
+
+
+def _updating(schedule: Mapping[str, Any]) -> dict[str, Any]:
+    """When the learning rate changes."""
+    return {key: schedule[key] for key in ("lag_epochs", "update")}
 
 
 def _nothing(epoch: int, step: int) -> None:

@@ -1,0 +1,121 @@
+"""How images come to the network: from the device, from the cache, or augmented by processes."""
+
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from petlbench.checks import whole
+from petlbench.data.augment import Augmentation, Draw, Drawn
+from petlbench.data.images import Preparation
+from petlbench.data.task import Split
+
+MOST_PROCESSES = 16
+SHARE = 0.25  # of a GPU's free memory that a training set may take
+Batch = tuple[Tensor, Tensor]  # prepared images (B, 3, H, W) and labels (B), on the device
+T = TypeVar("T")
+
+
+class Feed:
+    """Batches of a split by the places of their images.
+
+    workers: processes that augment, or "auto"; nothing else needs any. seed: of the augmentation.
+    """
+
+    def __init__(
+        self,
+        *,
+        device: torch.device,
+        prepare: Preparation,
+        augmentation: Augmentation | None,
+        workers: int | str,
+        seed: int,
+    ) -> None:
+        self.device = device
+        self.prepare = prepare
+        self.augmentation = augmentation
+        self.workers = _processes(workers)
+        self.seed = seed
+
+    def training(self, split: Split, batches: Iterable[Tensor]) -> Iterator[Batch]:
+        """Batches to learn from: augmented, if there is an augmentation."""
+        if self.augmentation is None:
+            yield from self.plain(split, batches)
+            return
+        drawn = Drawn(split, self.augmentation, self.seed)
+        loader: DataLoader[tuple[Tensor, int]] = DataLoader(
+            drawn,
+            batch_sampler=_Numbered(batches),
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator().manual_seed(self.seed),  # not the network's
+        )
+        for images, labels in loader:
+            prepared = self.prepare(images.to(self.device, non_blocking=True))
+            yield self.augmentation.erased(prepared), labels.to(self.device)
+
+    def plain(self, split: Split, batches: Iterable[Tensor]) -> Iterator[Batch]:
+        """Batches as they are; the split lives on the device if it fits there."""
+        images, labels = split.images, split.labels.to(self.device)
+        if self._fits(images):
+            images = images.to(self.device)
+            for places in batches:
+                here = places.to(self.device)
+                yield self.prepare(images[here]), labels[here]
+        else:
+            for places, part in ahead((places, self._sent(images[places])) for places in batches):
+                yield self.prepare(part), labels[places.to(self.device)]
+
+    def in_order(self, split: Split, size: int) -> Iterator[Batch]:
+        """The whole split from its start, read one batch ahead of its use."""
+        starts = range(0, len(split), size)
+        parts = (slice(start, start + size) for start in starts)
+        sent = ((part, self._sent(split.images[part])) for part in parts)
+        for part, images in ahead(sent):
+            yield self.prepare(images), split.labels[part].to(self.device)
+
+    def _fits(self, images: Tensor) -> bool:
+        if self.device.type != "cuda":
+            return True
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return images.numel() <= SHARE * free
+
+    def _sent(self, images: Tensor) -> Tensor:
+        """A copy on the device: memory-mapped pages are read here."""
+        if self.device.type == "cuda":
+            return images.pin_memory().to(self.device, non_blocking=True)
+        return images.clone()
+
+
+class _Numbered:
+    """Batches of (how-manieth image of the training, its place), for a loader's processes."""
+
+    def __init__(self, batches: Iterable[Tensor]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        number = 0
+        for batch in self.batches:
+            places: list[int] = batch.tolist()
+            yield list(enumerate(places, number))
+            number += len(places)
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """The items in their order; a thread makes the next one while one is used."""
+    end = object()
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = pool.submit(next, items, end)
+            yield item  # type: ignore[misc]
+
+
+def _processes(workers: int | str) -> int:
+    if workers == "auto":
+        return min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
+    return whole("data.workers", workers, low=0)

@@ -1,0 +1,168 @@
+"""Batches: the right images in the right order, augmented alike by any number of processes."""
+
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from petlbench.data.augment import Augmentation
+from petlbench.data.feed import Feed, ahead
+from petlbench.data.images import Preparation, View
+from petlbench.data.task import Split, fingerprint, held_out
+from petlbench.errors import UserError
+
+VIEW = View(size=16, interpolation="bicubic", resize=None, aspect="squash")
+MEAN, STD = [0.5, 0.4, 0.3], [0.5, 0.25, 0.2]
+VALUES = {
+    "scale": [0.08, 1.0],
+    "ratio": [0.75, 4 / 3],
+    "hflip": 0.5,
+    "color_jitter": 0.0,
+    "auto_augment": "rand-m9-mstd0.5-inc1",
+    "erase": 0.25,
+}
+PLACES = [torch.tensor([2, 0, 2]), torch.tensor([1]), torch.tensor([2, 1])]
+
+
+def split() -> Split:
+    pixels = torch.randint(0, 256, (3, 3, 20, 24), dtype=torch.uint8)
+    labels = torch.tensor([5, 6, 7])
+    return Split(pixels, labels, fingerprint(pixels, labels, "test"))
+
+
+def feed(augmented: bool = False, workers: int = 0, seed: int = 0) -> Feed:
+    return Feed(
+        device=torch.device("cpu"),
+        prepare=Preparation(VIEW, mean=MEAN, std=STD),
+        augmentation=Augmentation(VALUES, VIEW, mean=MEAN) if augmented else None,
+        workers=workers,
+        seed=seed,
+    )
+
+
+def drawn(found: Feed, images: Split) -> list[Tensor]:
+    random.seed(3)  # of random erasing
+    torch.manual_seed(3)
+    return [batch for batch, _ in found.training(images, PLACES)]
+
+
+def test_plain_batches_are_the_images_prepared() -> None:
+    images, found = split(), feed()
+    prepared = found.prepare(images.images)
+    for batches in (found.plain(images, PLACES), found.training(images, PLACES)):
+        for places, (batch, labels) in zip(PLACES, batches, strict=True):
+            assert torch.equal(batch, prepared[places])
+            assert torch.equal(labels, places + 5)
+
+
+def test_a_set_that_does_not_fit_streams_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, found = split(), feed()
+    expected = list(found.plain(images, PLACES))
+    monkeypatch.setattr(Feed, "_fits", lambda self, images: False)
+    for (one, label), (other, same) in zip(expected, found.plain(images, PLACES), strict=True):
+        assert torch.equal(one, other)
+        assert torch.equal(label, same)
+
+
+def test_evaluation_takes_each_image_once_in_order() -> None:
+    images, found = split(), feed()
+    parts = list(found.in_order(images, 2))
+    assert torch.equal(torch.cat([labels for _, labels in parts]), images.labels)
+    assert torch.equal(torch.cat([part for part, _ in parts]), found.prepare(images.images))
+
+
+def test_augmented_images_do_not_hang_on_the_number_of_processes() -> None:
+    images = split()
+    alone, again = drawn(feed(True), images), drawn(feed(True, workers=2), images)
+    other = drawn(feed(True, seed=1), images)
+    assert all(torch.equal(a, b) for a, b in zip(alone, again, strict=True))
+    assert not torch.equal(alone[0], other[0])
+    assert not torch.equal(alone[0][0], alone[0][2])  # the same image, drawn twice
+    assert [len(batch) for batch in alone] == [3, 1, 2]
+
+
+def test_making_images_leaves_the_random_state_alone() -> None:
+    found, images = feed(True), split()
+    torch.manual_seed(0)
+    random.seed(0)
+    before = torch.rand(1), random.random(), np.random.random()  # noqa: NPY002
+    torch.manual_seed(0)
+    random.seed(0)
+    found.augmentation.erase = 0.0  # type: ignore[union-attr]
+    list(found.training(images, PLACES))
+    assert (torch.rand(1), random.random()) == before[:2]
+
+
+def test_erasing_fills_with_noise() -> None:
+    erasing = Augmentation(VALUES | {"erase": 1.0}, VIEW, mean=MEAN)
+    random.seed(0)
+    torch.manual_seed(0)
+    changed = erasing.erased(torch.zeros(4, 3, 16, 16))
+    share = (changed != 0).float().mean((1, 2, 3))
+    assert ((share > 0.01) & (share < 0.4)).all()  # timm: 2 to 33 % of the area
+
+
+def test_an_original_is_augmented_and_not_what_was_made_of_it() -> None:
+    small = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
+    labels = torch.zeros(2, dtype=torch.int64)
+    white = Image.new("RGB", (64, 48), (255, 255, 255))
+    images = Split(small, labels, fingerprint(small, labels, "x"), lambda place: white)
+    plain = VALUES | {"auto_augment": None, "erase": 0.0}
+    found = feed()
+    found.augmentation = Augmentation(plain, VIEW, mean=MEAN)
+    [(batch, _)] = found.training(images, [torch.tensor([0, 1])])
+    assert torch.allclose(batch, found.prepare(torch.full_like(small, 255)))
+
+
+def test_parts_of_a_split_keep_their_originals() -> None:
+    labels = torch.zeros(10, dtype=torch.int64)
+    pixels = torch.zeros(10, 3, 4, 4, dtype=torch.uint8)
+    kinds = [Image.new("RGB", (1, 1), (place, 0, 0)) for place in range(10)]
+    first, second = held_out(
+        Split(pixels, labels, fingerprint(pixels, labels, "x"), kinds.__getitem__)
+    )
+    assert [second.original(place).getpixel((0, 0)) for place in range(2)] == [
+        (4, 0, 0),
+        (9, 0, 0),
+    ]
+    assert first.original(4).getpixel((0, 0)) == (5, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"auto_augment": "random"}, "input.augment=.*random"),
+        ({"mixup": 1}, "unknown key of input.augment 'mixup'"),
+        ({"scale": 3}, "input.augment="),
+    ],
+)
+def test_an_augmentation_that_cannot_be_is_refused(
+    changed: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        Augmentation(VALUES | changed, VIEW, mean=MEAN)
+    with pytest.raises(UserError, match=r"input\.augment\.erase is missing"):
+        Augmentation({key: VALUES[key] for key in VALUES if key != "erase"}, VIEW, mean=MEAN)
+
+
+def test_ahead_keeps_the_order_and_hands_errors_on() -> None:
+    assert list(ahead(iter(range(5)))) == [0, 1, 2, 3, 4]
+
+    def failing() -> Iterator[int]:
+        yield 1
+        raise OSError("gone")
+
+    stream = ahead(failing())
+    assert next(stream) == 1
+    with pytest.raises(OSError, match="gone"):
+        next(stream)
+
+
+def test_workers_are_a_number_or_auto() -> None:
+    assert feed(workers=3).workers == 3
+    with pytest.raises(UserError, match=r"data\.workers is -1"):
+        feed(workers=-1)

@@ -1,0 +1,380 @@
+"""Few-shot, domain generalisation and a user's own images, from trees that the tests make."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms.v2 import functional as F
+
+from petlbench import build, compose
+from petlbench.data import dg, fewshot, folder, tree
+from petlbench.data.images import View, original
+from petlbench.data.lists import Listed
+from petlbench.data.task import Task
+from petlbench.errors import UserError
+
+VIEW = View(size=4, interpolation="bicubic", resize=None, aspect="squash")
+
+
+def paint(path: Path, value: int, size: tuple[int, int] = (6, 5)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (value % 256, value // 256, 7)).save(path)
+
+
+def write(path: Path, lines: Mapping[str, int]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{name} {label}\n" for name, label in lines.items()))
+
+
+# --- how a file becomes pixels
+
+
+@pytest.mark.parametrize("size", [(40, 30), (30, 40), (17, 17)])
+@pytest.mark.parametrize("aspect", ["squash", "keep"])
+def test_resizing_and_cutting_are_torchvisions(size: tuple[int, int], aspect: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    view = View(size=16, interpolation="bicubic", resize=20, aspect=aspect)
+    sides = [20, 20] if aspect == "squash" else [20]
+    expected = F.center_crop(F.resize(image, sides, F.InterpolationMode.BICUBIC), [16, 16])
+    assert np.array_equal(view.of(image), np.asarray(expected))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"resize": 3}, "input.resize is 3; it must be a whole number from 4 on"),
+        ({"aspect": "kept"}, "unknown input.aspect 'kept'; did you mean 'keep'"),
+        ({"interpolation": "cubic"}, "unknown input.interpolation 'cubic'"),
+        ({"size": 0}, "input.size is 0"),
+    ],
+)
+def test_a_view_that_cannot_be_is_refused(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        replace(VIEW, **changed)
+
+
+def test_exif_rotation_counts_where_it_is_wanted(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    Image.new("RGB", (8, 4)).save(tmp_path / "turned.jpg", exif=exif)
+    assert original(tmp_path / "turned.jpg", upright=True).size == (4, 8)
+    assert original(tmp_path / "turned.jpg", upright=False).size == (8, 4)
+
+
+# --- few-shot
+
+
+def few_shot(root: Path, lists: str, images: str, twice: bool = False) -> None:
+    """Three classes, 2 shots, in a layout that circulates; names have blanks."""
+    names = {f"class {label}/{number}.png": label for label in range(3) for number in range(2)}
+    write(root / lists / "train_meta.list.num_shot_2.seed_1", names)
+    if twice:
+        file = root / lists / "train_meta.list.num_shot_2.seed_1"
+        file.write_text(file.read_text() * 2)
+    for which, first, count in (("val", 10, 4), ("test", 20, 5)):
+        held = {f"class {number % 3}/{first + number}.png": number % 3 for number in range(count)}
+        write(root / lists / f"{which}_meta.list", held)
+        names |= held
+    for place, name in enumerate(names):
+        paint(root / images / name, place)
+
+
+LAYOUTS = [
+    ("my set/annotations", "my set/images"),  # NOAH
+    ("my set/annotations", "my set"),
+    ("few-shot_split/my set/annotations", "my set"),  # DTL
+]
+
+
+def few_shot_task(root: Path, **changed: Any) -> Task:
+    options: dict[str, Any] = {
+        "name": "mine_2",
+        "title": "2-shot",
+        "suite": "fewshot",
+        "group": "Mine",
+        "classes": 3,
+        "folders": ["other name", "my set"],
+        "shots": 2,
+        "draw": 1,
+        "unique": False,
+        "val_images": 4,
+        "test_images": 5,
+        "cache": str(root / "cache"),
+        "view": VIEW,
+    }
+    return fewshot.load(**options | changed, root=str(root))
+
+
+@pytest.mark.parametrize(("lists", "images"), LAYOUTS)
+def test_few_shot_layouts(lists: str, images: str, tmp_path: Path) -> None:
+    few_shot(tmp_path, lists, images)
+    task = few_shot_task(tmp_path)
+    assert task.open("train").labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert task.open("trainval").images[:, 0, 0, 0].tolist() == list(range(6))
+    assert task.open("val").labels.tolist() == [0, 1, 2, 0]
+    assert task.open("test").images[:, 0, 0, 0].tolist() == list(range(10, 15))
+
+
+def test_an_image_listed_twice_counts_once_if_asked(tmp_path: Path) -> None:
+    few_shot(tmp_path, *LAYOUTS[0], twice=True)
+    assert len(few_shot_task(tmp_path).open("train")) == 12
+    once = few_shot_task(tmp_path, unique=True).open("train")
+    assert once.labels.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"draw": 3}, "dataset.draw is 3; it must be a whole number from 0 to 2"),
+        ({"shots": 4}, "num_shot_4.seed_1' cannot be read: No such file"),
+        ({"draw": 0}, "num_shot_2.seed_0' cannot be read: No such file"),
+        ({"classes": 4}, "lists 6 different images, and 4 classes with 2 each have 8"),
+        ({"classes": 2}, "has label 2; the task has 2 classes"),
+        ({"folders": ["x", "y"]}, r"fewshot/mine_2 has no folder '.*x/annotations' \(nor y/"),
+    ],
+)
+def test_few_shot_mistakes(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
+    few_shot(tmp_path, *LAYOUTS[0])
+    with pytest.raises(UserError, match=message):
+        few_shot_task(tmp_path, **changed).open("train")
+
+
+# --- domain generalisation
+
+
+def domains(root: Path) -> None:
+    """A source of 5 classes and a test set that has two of them."""
+    train = {f"n{label}/{label}_{shot}.JPEG": label for label in range(5) for shot in range(2)}
+    write(root / "imagenet/annotations/train_meta.list.num_shot_2.seed_0", train)
+    val = {f"ILSVRC2012_val_0000000{place}.JPEG": place % 5 for place in range(6)}
+    write(root / "imagenet/annotations/val_meta.list", val)
+    hard = {"imagenet-a/n1/a b (1).jpg": 1, "imagenet-a/n4/c.jpg": 4}
+    write(root / "imagenet-a/annotations/val_meta.list", hard)
+    for place, name in enumerate(train):
+        paint(root / "imagenet/images/train" / name, place)
+    for name in val:
+        paint(root / "imagenet/images/val" / name, 9)
+    for name in hard:
+        paint(root / "imagenet-a" / name, 9)
+
+
+def domain_task(root: Path, **changed: Any) -> Task:
+    options: dict[str, Any] = {
+        "name": "imagenet",
+        "title": "ImageNet",
+        "suite": "dg",
+        "group": "domain generalisation",
+        "classes": 5,
+        "shots": 2,
+        "draw": 0,
+        "test_images": {"imagenet": 6, "a": 2},
+        "folders": {"imagenet": ["imagenet"], "a": ["imagenet-adversarial", "imagenet-a"]},
+        "cache": str(root / "cache"),
+        "view": VIEW,
+    }
+    return dg.load(**options | changed, root=str(root))
+
+
+def test_one_training_has_several_test_sets(tmp_path: Path) -> None:
+    domains(tmp_path)
+    task = domain_task(tmp_path)
+    assert task.tests == ("imagenet", "a")
+    assert task.open("train").labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert task.open("imagenet").labels.tolist() == [0, 1, 2, 3, 4, 0]
+    assert task.open("a").labels.tolist() == [1, 4]  # the labels of the source
+    with pytest.raises(UserError, match=r"dg/imagenet has no val images, but train, .*protocol"):
+        task.open("val")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"folders": {"imagenet": ["in"]}}, "names no folder of its test set 'a'"),
+        ({"draw": -1}, "dataset.draw is -1"),
+        ({"test_images": {"a": 3}}, "lists 2 images, and the task has 3"),
+    ],
+)
+def test_domain_mistakes(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
+    domains(tmp_path)
+    with pytest.raises(UserError, match=message):
+        domain_task(tmp_path, **changed).open("a")
+
+
+# --- own folders
+
+
+def own(root: Path, splits: tuple[str, ...] = ("",), images: int = 20) -> Path:
+    for split in splits:
+        for number in range(images):
+            paint(root / split / ["cat", "dog 2"][number % 2] / f"{number:02d}.png", number)
+    return root
+
+
+def own_task(root: Path, cache: Path, **changed: Any) -> Task:
+    found = tree.scan(str(root))
+    options: dict[str, Any] = {
+        "name": "pets",
+        "title": "pets",
+        "suite": "folder",
+        "group": "own",
+        "classes": len(found.names),
+        "content": found.content(),
+        "val_share": 0.1,
+        "test_share": 0.2,
+        "split_seed": 0,
+        "cache": str(cache),
+        "view": VIEW,
+    }
+    return folder.load(**options | changed, root=str(root))
+
+
+def paths(task: Task, split: str) -> set[str]:
+    listed: Listed = task.listed[split]()
+    return set(listed.paths)
+
+
+def test_a_folder_is_divided_alike_in_each_class(tmp_path: Path) -> None:
+    task = own_task(own(tmp_path / "pets"), tmp_path / "cache")
+    assert task.names == ("cat", "dog 2")
+    parts = {split: paths(task, split) for split in ("train", "val", "test")}
+    assert {name: len(part) for name, part in parts.items()} == {"train": 14, "val": 2, "test": 4}
+    assert len(set.union(*parts.values())) == 20
+    assert task.open("test").labels.sum() == 2
+    assert paths(task, "trainval") == parts["train"] | parts["val"]
+    assert task.listed["train"]().upright
+
+
+def test_the_division_hangs_on_path_and_seed_alone(tmp_path: Path) -> None:
+    first = own_task(own(tmp_path / "a"), tmp_path / "cache")
+    again = own_task(own(tmp_path / "b"), tmp_path / "cache")
+    other = own_task(tmp_path / "b", tmp_path / "cache", split_seed=1)
+    assert paths(first, "test") == paths(again, "test") != paths(other, "test")
+
+
+@pytest.mark.parametrize(
+    ("splits", "expected"),
+    [
+        (("train", "val", "test"), {"train": 20, "val": 20, "test": 20}),
+        (("Training", "Testing"), {"train": 18, "val": 2, "test": 20}),
+        (("train", "valid"), {"train": 16, "val": 20, "test": 4}),
+    ],
+)
+def test_splits_of_the_user_are_kept(
+    splits: tuple[str, ...], expected: dict[str, int], tmp_path: Path
+) -> None:
+    task = own_task(own(tmp_path / "pets", splits), tmp_path / "cache")
+    assert {split: len(paths(task, split)) for split in expected} == expected
+
+
+def test_a_class_of_one_image_stays_in_train(tmp_path: Path) -> None:
+    root = own(tmp_path / "pets")
+    paint(root / "owl" / "only.png", 1)
+    task = own_task(root, tmp_path / "cache", val_share=0.5)
+    assert "owl/only.png" in paths(task, "train")
+    assert task.names == ("cat", "dog 2", "owl")
+
+
+def test_a_table_names_images_classes_and_splits(tmp_path: Path) -> None:
+    own(tmp_path)
+    rows = [f'"{kind}/{number:02d}.png", {number % 2 + 9},{split}' for number, kind, split in [
+        (0, "cat", "train"), (1, "dog 2", ""), (2, "cat", "Test"), (3, "dog 2", "test"),
+    ]]  # fmt: skip
+    file = tmp_path / "images.csv"
+    file.write_text("\ufeffpath,label,split\r\n" + "\r\n".join(rows) + "\r\n")
+    task = own_task(file, tmp_path / "cache", val_share=0.0)
+    assert task.names == ("9", "10")  # numbers by their value
+    assert paths(task, "train") == {"cat/00.png", "dog 2/01.png"}
+    assert task.open("test").labels.tolist() == [0, 1]
+    with pytest.raises(UserError, match="lists no image"):
+        task.open("val")
+
+
+def no_columns(root: Path) -> Path:
+    (root / "x.csv").write_text("file,class\na,b\n")
+    return root / "x.csv"
+
+
+def odd_split(root: Path) -> Path:
+    (root / "x.csv").write_text("path,label,split\na,b,dev\n")
+    return root / "x.csv"
+
+
+def no_label(root: Path) -> Path:
+    (root / "x.csv").write_text("path,label\na,b\nc\n")
+    return root / "x.csv"
+
+
+def flat(root: Path) -> Path:
+    paint(root / "flat" / "a.png", 1)
+    return root / "flat"
+
+
+def lost(root: Path) -> Path:
+    (root / "x.csv").write_text("path,label\na.png,b\nc.png,d\n")
+    return root / "x.csv"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda root: root / "nothing", "no folder or file '.*nothing'; give dataset.root=FOLDER"),
+        (flat, r"has 0 images of 0 classes \(none\)"),
+        (no_columns, "has the columns file, class; path and label must be there"),
+        (odd_split, "line 2 of .* has split 'dev'; use train, val or test"),
+        (no_label, "line 3 of .* has no path or no label"),
+        (lost, "image '.*a.png' of '.*x.csv' cannot be read: No such file"),
+    ],
+)
+def test_own_images_that_cannot_be_read(make: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        own_task(make(tmp_path), tmp_path / "cache")
+    assert "\n" not in str(caught.value)
+
+
+def test_too_few_images_for_a_test_set(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="leaves no image for test: 2 images, 2 classes"):
+        own_task(own(tmp_path / "pets", images=2), tmp_path / "cache")
+
+
+# --- through the configuration
+
+
+def test_a_folder_brings_its_classes_and_content_to_the_configuration(tmp_path: Path) -> None:
+    root = own(tmp_path / "My pets!")
+    found = compose.single(["dataset=folder", f"dataset.root={str(root)!r}"])
+    assert found["dataset"]["classes"] == 2
+    assert found["factors"]["task"] == "folder/My_pets_"
+    assert found["dataset"]["content"] == tree.scan(str(root)).content()
+    made = build.task(found)
+    assert (made.name, made.classes) == ("My_pets_", 2)
+    own(tmp_path / "other", images=21)
+    other = compose.single(["dataset=folder", f"dataset.root={tmp_path / 'other'}"])
+    assert other["dataset"]["content"] != found["dataset"]["content"]
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^no folder or file '.*nowhere'; give dataset.root"):
+        compose.single(["dataset=folder", f"dataset.root={tmp_path / 'nowhere'}"])
+    with pytest.raises(UserError, match=r"no value for 'dataset.root'; set dataset.root=VALUE"):
+        compose.single(["dataset=folder"])
+
+
+def test_every_search_gets_two_parts_of_what_it_may_see(tmp_path: Path) -> None:
+    few_shot(tmp_path, *LAYOUTS[0])
+    task = few_shot_task(tmp_path)
+    both = {"protocol": {"fit_on": "train", "select_on": "val"}}
+    first, second = build.halves(both, task)
+    assert (len(first), len(second)) == (6, 4)
+    alone = {"protocol": {"fit_on": "trainval", "select_on": None}}
+    with pytest.raises(UserError, match="too few training images a class for a search"):
+        build.halves(alone, task)
+    divided = own_task(own(tmp_path / "pets"), tmp_path / "cache")
+    first, second = build.halves(alone, divided)
+    assert (len(first), len(second)) == (14, 2)
+    assert torch.equal(first.labels, divided.open("train").labels)
