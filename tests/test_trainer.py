@@ -1,5 +1,6 @@
 """The training loop: exact repeats, what it may see, which epoch it keeps, how it ends."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,15 @@ def test_bytes_saved_follow_what_is_trained() -> None:
     assert saved["linear"] <= 8 * 96 * 4 / 1e6 * 1.01
     assert saved["linear"] < saved["dtl"] < saved["lora"] < saved["full"]
     assert saved["dtl"] <= saved["dtl_plus"] < saved["dtl_plus_star"]
+
+
+def test_measuring_leaves_nothing_in_memory() -> None:
+    made = method("fact_tk")
+    cost_of(made)
+    alive = sum(isinstance(thing, Tensor) for thing in gc.get_objects())
+    cost_of(made)
+    gc.collect()
+    assert sum(isinstance(thing, Tensor) for thing in gc.get_objects()) == alive
 
 
 def test_parameters_exclude_the_head() -> None:
