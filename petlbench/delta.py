@@ -76,6 +76,18 @@ def load(path: Path, method: Method) -> None:
             own[name].copy_(tensor)
 
 
+def network(path: Path) -> dict[str, Any]:
+    """What a run says of the network that its delta belongs to.
+
+    method and backbone (what makes them), input, and the names of the classes in their order.
+    """
+    metadata, _ = _read(path)
+    if metadata.get("format") != FORMAT or "network" not in metadata:
+        raise UserError(f"'{path}' is no delta of a run, or one of an older version; run it again")
+    found: dict[str, Any] = json.loads(metadata["network"])
+    return found
+
+
 def _backbone(method: Method) -> dict[str, str]:
     checkpoint = method.backbone.checkpoint
     return {
