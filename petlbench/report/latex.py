@@ -1,8 +1,9 @@
-"""A table as LaTeX: booktabs, rotated task names, group heads; best bold, second underlined."""
+"""A report as LaTeX: booktabs, rotated task names, group heads; best bold, second underlined."""
 
 import itertools
 from collections.abc import Callable, Sequence
 
+from petlbench.report.document import Report
 from petlbench.report.table import Column, Table
 
 SPECIAL = {
@@ -21,10 +22,16 @@ SPECIAL = {
     "|": r"\textbar{}",
     '"': "''",  # \textquotedbl needs another font encoding than the default
     "–": "--",
+    "−": r"\ensuremath{-}",
+    "↓": r"\ensuremath{\downarrow}",
+    "†": r"\textdagger{}",
+    "·": r"\textperiodcentered{}",
+    "±": r"\ensuremath{\pm}",
     "’": "'",
     "‘": "`",
 }
 LAST = 0xFF  # LaTeX knows the letters of Latin-1; reasons of failures may hold anything
+FITTING = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}"
 FORMS = {1: r"\textbf{%s}", 2: r"\underline{%s}", None: "%s"}
 
 
@@ -33,39 +40,66 @@ def escaped(text: str) -> str:
     return "".join(SPECIAL.get(c, c if ord(c) <= LAST else "?") for c in text)
 
 
-def render(table: Table, name: str, made_by: str = "petlbench.report") -> str:
-    """A `table*`, and one of the spread if there is any; needs booktabs and graphicx."""
-    said = [rf"\noindent {escaped(line)}\par" for line in table.lines()]
+def render(report: Report, name: str, made_by: str = "petlbench.report") -> str:
+    """Each table as a `table*`, spreads as an appendix, charts as figures of their PDF files."""
     return "\n".join(
         [
             f"% made by {' '.join(made_by.split())}",
             r"% needs \usepackage{booktabs,graphicx}; do not edit: run the command again",
-            *_float(
-                table,
-                table.columns,
-                lambda row, column: _cell(table, row, column),
-                caption="Top-1 accuracy and cost. Best in bold, second underlined.",
-                label=name,
-                below=said,
+            *(line for table in report.tables for line in _table(table, named(name, table.name))),
+            *(
+                line
+                for chart in report.charts
+                for line in _figure(chart.caption, named(name, chart.name))
             ),
-            *(_appendix(table, name) if table.has_spread else []),
             "",
         ]
     )
 
 
-def _appendix(table: Table, name: str) -> list[str]:
+def named(report: str, part: str) -> str:
+    """The name of a report's table or chart, for files and labels."""
+    return f"{report}_{part}" if part else report
+
+
+def _table(table: Table, label: str) -> list[str]:
+    def cell(row: str, column: Column) -> str:
+        return FORMS[table.rank(row, column)] % escaped(table.text(row, column)) + _flag(
+            table.flags.get((row, column.key), "")
+        )
+
+    said = [rf"\noindent {escaped(line)}\par" for line in table.lines()]
+    made = _float(table, table.columns, cell, caption=table.caption, label=label, below=said)
+    if not table.spread_columns:
+        return made
     return [
+        *made,
         "",
         *_float(
             table,
-            table.tasks,
+            table.spread_columns,
             lambda row, column: escaped(table.deviation(row, column)),
-            caption="Sample standard deviation over runs, in percentage points.",
-            label=f"{name}-spread",
+            caption=table.spread_is,
+            label=f"{label}-spread",
             below=[],
         ),
     ]
+
+
+def _figure(caption: str, file: str) -> list[str]:
+    return [
+        "",
+        r"\begin{figure*}[t]",
+        r"\centering",
+        rf"{FITTING}{{\includegraphics{{{file}.pdf}}}}",
+        rf"\caption{{{escaped(caption)}}}",
+        rf"\label{{fig:{file}}}",
+        r"\end{figure*}",
+    ]
+
+
+def _flag(flag: str) -> str:
+    return rf"\textsuperscript{{{escaped(flag)}}}" if flag else ""
 
 
 def _float(
@@ -78,10 +112,10 @@ def _float(
     below: Sequence[str],
 ) -> list[str]:
     body: list[str] = []
-    for family, rows in table.sections():
-        if family:
+    for section, rows in table.parts():
+        if section:
             body += [r"\midrule"] if body else []
-            shown = rf"\emph{{{escaped(family[0].upper() + family[1:])} methods}}"
+            shown = rf"\emph{{{escaped(section[0].upper() + section[1:])}}}"
             body.append(rf"\multicolumn{{{len(columns) + 1}}}{{l}}{{{shown}}} \\")
         body += [
             " & ".join([_first(table, row), *(cell(row, c) for c in columns)]) + r" \\"
@@ -90,11 +124,11 @@ def _float(
     return [
         r"\begin{table*}[t]",
         r"\centering",
-        rf"\caption{{{caption}}}",
+        rf"\caption{{{escaped(caption)}}}",
         rf"\label{{tab:{label}}}",
         r"\smallskip",
         r"\setlength{\tabcolsep}{3pt}",
-        r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
+        FITTING + "{%",
         rf"\begin{{tabular}}{{l{'c' * len(columns)}}}",
         r"\toprule",
         *_heads(table, columns),
@@ -128,7 +162,3 @@ def _marked(table: Table, title: str, of: str) -> str:
 def _first(table: Table, row: str) -> str:
     # After the line before it, \\ would take a bracket or a star as its argument.
     return ("{}" if row[:1] in "[*" else "") + _marked(table, row, row)
-
-
-def _cell(table: Table, row: str, column: Column) -> str:
-    return FORMS[table.rank(row, column)] % escaped(table.text(row, column))
