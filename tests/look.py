@@ -1,6 +1,9 @@
 """What a person looks at: `make look`. LaTeX compiled to pictures, pages as a browser shows them.
 
-    python -m tests.look FOLDER        a folder with reports; the pictures go to FOLDER/look
+    python -m tests.look FOLDER            every named report, of committed or made-up records
+    python -m tests.look FOLDER table2     some of them
+
+The reports are written to FOLDER, the pictures to FOLDER/look.
 
 Needs pdflatex with booktabs and graphicx, pdftoppm, and chromium (Debian: texlive-latex-extra,
 poppler-utils, chromium).
@@ -9,7 +12,13 @@ poppler-utils, chromium).
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+from petlbench import configs
+from petlbench.report.__main__ import write
+from petlbench.report.view import find, module
+from tests.sweeps import SWEEPS
 
 TOOLS = ("pdflatex", "pdftoppm", "chromium")
 DOCUMENT = r"""\documentclass[10pt,twocolumn]{article}
@@ -37,20 +46,29 @@ document.querySelector("svg .point")?.dispatchEvent(over);
 </script>"""
 
 
-def main(folder: Path) -> None:
-    """Pictures of every report in a folder."""
+def main(folder: Path, chosen: Sequence[str]) -> None:
+    """Reports and their pictures."""
     if missing := [tool for tool in TOOLS if shutil.which(tool) is None]:
         sys.exit(f"error: {', '.join(missing)} not found; see the head of tests/look.py")
     out = folder / "look"
-    out.mkdir(exist_ok=True)
-    for source in sorted(folder.glob("*.tex")):
-        paper(source.stem, out)
-    for page in sorted(folder.glob("*.html")):
-        photograph(page, page.stem, out)
-        used = out / f"{page.stem}_used.html"
-        used.write_text(page.read_text().replace("</body>", USED + "</body>"))
+    out.mkdir(parents=True, exist_ok=True)
+    for name in chosen or [*configs.names("experiment"), "leaderboard", "audit"]:
+        if name not in SWEEPS:
+            continue  # a sweep without a report
+        report(name, folder)
+        paper(name, out)
+        photograph(folder / f"{name}.html", name, out)
+        used = out / f"{name}_used.html"
+        used.write_text((folder / f"{name}.html").read_text().replace("</body>", USED + "</body>"))
         photograph(used, used.stem, out)
-    print("\n".join(str(path) for path in sorted(out.glob("*.png"))))
+        print(f"{out}/{name}*.png")
+
+
+def report(name: str, folder: Path) -> None:
+    """All files of a report of the records that its sweep leaves."""
+    view = find(name)
+    made = module(view.kind).build(SWEEPS[name](), view, **view.options)
+    write(made, name, folder, "python -m tests.look")
 
 
 def paper(name: str, out: Path) -> None:
@@ -86,6 +104,6 @@ def run(*command: str, cwd: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) < 2:
         sys.exit(__doc__)
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -133,9 +133,14 @@ def scale(axis: Axis, values: Iterable[float]) -> Scale:
     ends = [_along(shown[0], smallest), _along(shown[-1], smallest)]
     room = (ends[1] - ends[0]) * MARGIN or 0.5
     made = Scale(ends[0] - room, ends[1] + room, smallest, [])
-    chosen = axis.marks or (_decades(shown) if smallest else _round_values(made))
-    ticks = [(made.position(v), _told(v)) for v in chosen]
-    return Scale(made.low, made.high, smallest, [t for t in ticks if 0 <= t[0] <= 1])
+    if axis.marks or smallest:
+        chosen = axis.marks or _decades(shown)
+        told = [f"{value:.6g}" for value in chosen]
+    else:
+        chosen, told = _round_values(made)
+    ticks = [(_along(v, smallest) - made.low) / (made.high - made.low) for v in chosen]
+    kept = [(at, text) for at, text in zip(ticks, told, strict=True) if 0 <= at <= 1]
+    return Scale(made.low, made.high, smallest, kept)
 
 
 def front(points: Sequence[Point]) -> list[Point]:
@@ -177,14 +182,12 @@ def _decades(shown: Sequence[float]) -> list[float]:
     return zero + [tick for tick in ticks if not zero or tick >= above[0]]
 
 
-def _round_values(made: Scale) -> list[float]:
-    """Four to seven round values between the ends."""
+def _round_values(made: Scale) -> tuple[list[float], list[str]]:
+    """Four to seven round values between the ends, with equally many digits after the point."""
     rough = (made.high - made.low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in STEPS if factor * power >= rough)
     first = math.ceil(made.low / step)
-    return [n * step for n in range(first, math.floor(made.high / step) + 1)]
-
-
-def _told(value: float) -> str:
-    return f"{value:.6g}"
+    values = [n * step for n in range(first, math.floor(made.high / step) + 1)]
+    digits = max(len(f"{value:.6g}".partition(".")[2]) for value in values)
+    return values, [f"{value:.{digits}f}" for value in values]

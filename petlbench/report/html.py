@@ -100,6 +100,7 @@ def _table(table: Table) -> dict[str, Any]:
 def _row(table: Table, row: str, columns: list[tuple[Column, int]]) -> dict[str, Any]:
     return {
         "label": row,
+        "name": table.named(row),
         "letters": table.letters(row),
         "aside": row in table.aside,
         "origin": table.origins.get((row, ""), ""),

@@ -161,4 +161,5 @@ def _marked(table: Table, title: str, of: str) -> str:
 
 def _first(table: Table, row: str) -> str:
     # After the line before it, \\ would take a bracket or a star as its argument.
-    return ("{}" if row[:1] in "[*" else "") + _marked(table, row, row)
+    shown = table.named(row)
+    return ("{}" if shown[:1] in "[*" else "") + _marked(table, shown, row)

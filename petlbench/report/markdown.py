@@ -27,13 +27,13 @@ def _table(table: Table) -> list[str]:
             lines.append(_line([f"*{escaped(section)}*", *[""] * len(table.columns)]))
         for row in rows:
             cells = (_cell(table, row, column) for column in table.columns)
-            lines.append(_line([_marked(table, row, row), *cells]))
+            lines.append(_line([_marked(table, table.named(row), row), *cells]))
     lines += ["", *(f"- {escaped(note)}" for note in table.lines())]
     if table.spread_columns:
         lines += ["", escaped(table.spread_is), "", *_head(table, table.spread_columns)]
         for row in table.rows:
             deviations = (table.deviation(row, column) for column in table.spread_columns)
-            lines.append(_line([_marked(table, row, row), *deviations]))
+            lines.append(_line([_marked(table, table.named(row), row), *deviations]))
     return [*lines, ""]
 
 

@@ -62,7 +62,8 @@ def add(table: Table, file: str, cells: Sequence[Column] | None = None) -> None:
     for row, values in shown:
         label = named(row)
         kept = values | {key: row.cells[key] for key in (MEMORY,) if key in row.cells}
-        table.append(label, kept, f"published: {row.source}", f"{label}\n{row.note()}")
+        section = f"published: {row.source}"
+        table.append(label, row.label, kept, section, f"{label}\n{row.note()}")
     _say(table, shown)
 
 

@@ -49,6 +49,7 @@ class Table:
     head: str = "method"  # over the labels
     spread_is: str = "Sample standard deviation over runs, in percentage points."
     sections: Mapping[str, str] = field(default_factory=dict)  # row -> what stands above it
+    names: dict[str, str] = field(default_factory=dict)  # row -> what is printed for its label
     aside: frozenset[str] = frozenset()  # rows that no rank counts: published ones
     marks: dict[tuple[str, str], str] = field(default_factory=dict)
     flags: dict[tuple[str, str], str] = field(default_factory=dict)  # after a figure
@@ -91,17 +92,24 @@ class Table:
         better = {value for value in shown if sign * value > sign * own}
         return len(better) + 1 if len(shown) > 1 and len(better) < 2 else None
 
+    def named(self, row: str) -> str:
+        """What is printed for a row's label, under the head of its section."""
+        return self.names.get(row, row)
+
     def letters(self, of: str) -> str:
         """The footnotes of a row's label or a column's key, for example "a,c"."""
         return ",".join(note.letter for note in self.footnotes if of in note.of)
 
-    def append(self, row: str, figures: Mapping[str, float], section: str, origin: str) -> None:
+    def append(
+        self, row: str, name: str, figures: Mapping[str, float], section: str, origin: str
+    ) -> None:
         """Add a row that no rank counts; figures of columns that the table lacks are left out."""
         shown = {key: [value] for key, value in figures.items() if key in self.values}
         self.values = pd.concat([self.values, pd.DataFrame(shown, index=[row])])
         self.spread = self.spread.reindex([*self.spread.index, row])
         self.rows = [*self.rows, row]
         self.sections = {**self.sections, row: section}
+        self.names[row] = name
         self.aside |= {row}
         self.origins[row, ""] = origin
 

@@ -26,7 +26,10 @@ def render(table: Table, width: int) -> list[RichTable]:
 
 def _fitting(table: Table, columns: Sequence[Column], width: int) -> list[list[Column]]:
     """Groups of columns side by side as far as there is room; a group is split if it must be."""
-    labels = [*(_marked(table, row, row) for row in table.rows), *table.sections.values()]
+    labels = [
+        *(_marked(table, table.named(row), row) for row in table.rows),
+        *table.sections.values(),
+    ]
     room = width - max(map(len, labels)) - PADDING
     groups = [list(m) for _, m in itertools.groupby(columns, key=lambda column: column.group)]
     lines: list[list[Column]] = [[]]
@@ -82,7 +85,7 @@ def _table(table: Table, columns: Sequence[Column]) -> RichTable:
                 )
                 for c in columns
             ]
-            shown.add_row(Text(_marked(table, row, row)), *cells)
+            shown.add_row(Text(_marked(table, table.named(row), row)), *cells)
     return shown
 
 

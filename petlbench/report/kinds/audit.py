@@ -103,6 +103,7 @@ def _beside(scores: Scores, rows: Sequence[Row], tolerance: float) -> tuple[Tabl
     for own in scores.rows:
         order.append(own)
         table.sections = {**table.sections, own: own}
+        table.names[own] = "measured"
         for row in (row for row in rows if row.method == methods[own]):
             order += _pair(table, own, row, tolerance)
             tidy += _tidy(table, own, row)
@@ -124,8 +125,9 @@ def _pair(table: Table, own: str, row: Row, tolerance: float) -> list[str]:
     label, apart = f"{own}: {row.source}", f"{own}: measured − {row.source}"
     theirs = {c.key: row.cells.get(c.title, row.cells.get(c.key, nan)) for c in table.columns}
     differences = {key: table.values.loc[own, key] - value for key, value in theirs.items()}
-    for name, figures in ((label, theirs), (apart, differences)):
-        table.append(name, figures, own, f"{name}\n{row.note()}")
+    shown = {label: (row.source, theirs), apart: (f"measured − {row.source}", differences)}
+    for name, (told, figures) in shown.items():
+        table.append(name, told, figures, own, f"{name}\n{row.note()}")
     for key, difference in differences.items():
         if abs(difference) > tolerance:
             table.flags[apart, key] = "*"
