@@ -23,6 +23,7 @@ SPECIAL = {
     '"': "''",  # \textquotedbl needs another font encoding than the default
     "–": "--",
     "−": r"\ensuremath{-}",
+    "≠": r"\ensuremath{\neq}",
     "↓": r"\ensuremath{\downarrow}",
     "†": r"\textdagger{}",
     "·": r"\textperiodcentered{}",

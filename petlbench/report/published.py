@@ -64,13 +64,14 @@ def add(table: Table, file: str, cells: Sequence[Column] | None = None) -> None:
         kept = values | {key: row.cells[key] for key in (MEMORY,) if key in row.cells}
         section = f"published: {row.source}"
         table.append(label, row.label, kept, section, f"{label}\n{row.note()}")
-    _say(table, shown)
+    say(table, [(named(row), row) for row, _ in shown])
 
 
-def _say(table: Table, shown: Sequence[tuple[Row, Any]]) -> None:
+def say(table: Table, labelled: Sequence[tuple[str, Row]]) -> None:
+    """A footnote for each source and selection rule of the rows with these labels."""
     labels: dict[str, list[str]] = {}
-    for row, _ in shown:
-        labels.setdefault(row.note(), []).append(named(row))
+    for label, row in labelled:
+        labels.setdefault(row.note(), []).append(label)
     for text, of in labels.items():
         table.remark(f"Published, as printed: {text}", tuple(of))
 

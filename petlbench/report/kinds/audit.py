@@ -48,12 +48,15 @@ def build(records: Sequence[Record], view: View, *, tolerance: float = 1.0) -> R
 def _averages(rows: Sequence[Row]) -> Table:
     """Every published row with an average: printed, recomputed, difference, verdict."""
     groups = grouped(SUITE)
-    found = {}
+    found: dict[str, list[float | str]] = {}
+    flags: dict[tuple[str, str], str] = {}
     for row in rows:
         printed, mean = row.cells.get(GROUP_MEAN), _recomputed(row, groups)
         if printed is not None and mean is not None:
             verdict = _verdict(abs(printed - mean))
-            found[published.named(row)] = [printed, mean, printed - mean, verdict]
+            label = published.named(row)
+            found[label] = [printed, mean, printed - mean, verdict]
+            flags |= {(label, "difference"): "≠"} if verdict == "differs" else {}
     if not found:
         raise UserError("none of these published rows has an average and the cells behind it")
     columns = [
@@ -72,6 +75,7 @@ def _averages(rows: Sequence[Row]) -> Table:
         caption="Published averages: as printed, and recomputed from the printed cells.",
         head="published row",
         aside=frozenset(found),
+        flags=flags,
         notes=[
             "Recomputed: mean of the three group means of the printed cells.",
             *(f"{mark}: {meaning}." for mark, meaning in MARKS.items()),
@@ -99,13 +103,17 @@ def _beside(scores: Scores, rows: Sequence[Row], tolerance: float) -> tuple[Tabl
     """For each measured row: itself, each published row of its method, and the difference."""
     table = accuracy.table_of(scores, scores.tasks, [GROUP_MEAN], [])
     methods = {row: record["factors"]["method"] for row, record in scores.labelled}
-    order, tidy = [], []
+    order: list[str] = []
+    labelled: list[tuple[str, Row]] = []
+    tidy: list[dict[str, object]] = []
     for own in scores.rows:
         order.append(own)
         table.sections = {**table.sections, own: own}
         table.names[own] = "measured"
         for row in (row for row in rows if row.method == methods[own]):
-            order += _pair(table, own, row, tolerance)
+            pair = _pair(table, own, row, tolerance)
+            labelled.append((pair[0], row))
+            order += pair
             tidy += _tidy(table, own, row)
     if len(order) == len(scores.rows):
         raise UserError(
@@ -113,8 +121,9 @@ def _beside(scores: Scores, rows: Sequence[Row], tolerance: float) -> tuple[Tabl
             f"{', '.join(sorted(set(methods.values())))}; "
             "results/published/sources.yaml says which methods published names mean"
         )
+    published.say(table, labelled)
     table.rows = order
-    table.aside = frozenset(order)
+    table.columns = [replace(column, best=None) for column in table.columns]
     table.caption = "Measured rows beside published ones; difference = measured - published."
     table.notes = [*table.notes, f"*: the difference is more than {tolerance:g} points."]
     return table, pd.DataFrame(tidy)
@@ -131,7 +140,6 @@ def _pair(table: Table, own: str, row: Row, tolerance: float) -> list[str]:
     for key, difference in differences.items():
         if abs(difference) > tolerance:
             table.flags[apart, key] = "*"
-    table.remark(f"{label}: {row.provenance}. Selection: {row.selection}.", (label,))
     return [label, apart]
 
 
