@@ -34,7 +34,7 @@ def table_of(
         flags={at: flag for at, flag in flags.items() if at[1] in means},
         origins=origins(scores),
         notes=[
-            notes.scored(scores.labelled),
+            notes.scored(scores.labelled, scores.tests),
             *notes.made_with(scores.labelled, scores.left_out),
             *_of_columns(scores, chosen),
             *([compared] if TASK_MEAN in means else []),

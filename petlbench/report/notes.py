@@ -28,11 +28,12 @@ def epochs_of(record: Record) -> int | None:
     return epochs
 
 
-def scored(labelled: Sequence[Labelled]) -> str:
-    """What the scores are of: test sets, seeds, protocol, epochs."""
+def scored(labelled: Sequence[Labelled], tests: Sequence[str]) -> str:
+    """What the scores are of: test sets (by default each run's first), seeds, protocol, epochs."""
     finished = [record for _, record in labelled if record["status"] == "finished"]
+    on = listed(tests or map(main_test, finished)) or "no test set"
     return (
-        f"Top-1 accuracy in percent on {listed(map(main_test, finished)) or 'no test set'}; "
+        f"Top-1 accuracy in percent on {on}; "
         f"{_runs(labelled)}; protocol {labelled[0][1]['protocol']}; "
         f"{listed(map(epochs_of, finished)) or 'no'} epochs."
     )

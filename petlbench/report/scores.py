@@ -25,6 +25,7 @@ class Scores:
     labelled: list[Labelled]
     rows: list[str]
     tasks: list[Column]
+    tests: list[str]  # titles of the test sets where these are the columns, else none
     averages: list[Column]  # one a group, the mean of those, the mean over tasks
     means: pd.DataFrame
     spread: pd.DataFrame
@@ -76,6 +77,7 @@ def gather(
         labelled=[(labels[record["id"]], record) for record in chosen],
         rows=order,
         tasks=tasks,
+        tests=[task.title for task in tasks] if tests is not None else [],
         averages=_averages(tasks),
         means=means.join(_over(tasks, means, lambda part: part.mean(axis=1))),
         spread=spread.join(_over(tasks, spread, statistics.propagated)),

@@ -15,6 +15,7 @@ from scipy.stats import rankdata, studentized_range, wilcoxon
 
 LEVEL = 0.05  # of every test
 SAMPLES = 10_000  # of a bootstrap
+DIGITS = 9  # equal means of seeds may differ by rounding
 LEAST_TASKS = 6  # with fewer, no outcome of a signed-rank test reaches the level
 
 
@@ -31,7 +32,8 @@ def complete(means: pd.DataFrame) -> pd.DataFrame:
 def average_ranks(means: pd.DataFrame) -> pd.Series:
     """Mean over tasks of each complete row's rank: 1 is best, equal scores share theirs."""
     full = complete(means)
-    ranks = rankdata(-full.to_numpy(dtype=float), axis=0) if len(full) else np.empty((0, 1))
+    scores = full.to_numpy(dtype=float).round(DIGITS)
+    ranks = rankdata(-scores, axis=0) if len(full) else np.empty((0, 1))
     return pd.Series(ranks.mean(axis=1), index=full.index)
 
 
