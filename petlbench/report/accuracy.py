@@ -38,7 +38,7 @@ def table_of(
             *notes.made_with(scores.labelled, scores.left_out),
             *_of_columns(scores, chosen),
             *([compared] if TASK_MEAN in means else []),
-            costs.meaning(keys),
+            *costs.meaning(keys),
             *notes.reasons(scores.labelled),
         ],
         footnotes=notes.footnotes(scores.labelled),

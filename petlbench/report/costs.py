@@ -75,15 +75,16 @@ def column(key: str, *, group: str = GROUP, ranked: bool = False) -> Column:
     return Column(key, cost.title, group, cost.digits, cost.best if ranked else None)
 
 
-def meaning(keys: Sequence[str]) -> str:
-    """What a reader of these columns must know."""
+def meaning(keys: Sequence[str]) -> list[str]:
+    """What a reader of these columns must know, in a line."""
     said = {
         "parameters_m": "Parameters: trainable ones of the method in millions, head excluded.",
         "peak_mib": "Memory: peak of the allocated memory in training, MiB (2^20 bytes).",
         "saved_mb": "Memory: bytes kept for backward by one training step, MB (1e6 bytes).",
         "gflops_forward": "GFLOP: 1e9 floating-point operations, two for a multiply-add.",
     }
-    return " ".join([*(said[key] for key in keys if key in said), "Costs are means over runs."])
+    told = [said[key] for key in keys if key in said]
+    return [" ".join([*told, "Costs are means over runs."])] if keys else []
 
 
 def _number(node: Any, cost: Cost) -> float:

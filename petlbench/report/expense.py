@@ -63,7 +63,7 @@ def throughput_of(scores: Scores, batches: Sequence[int] | None, name: str = "")
         name=name,
         spread_is=SPREAD,
         sections={label: scores.families[_row_of(timed, label)] for label in order},
-        notes=_said(scores, "Throughput: median over repeats of one batch kept on the device."),
+        notes=_said(scores, ["Throughput: median over repeats of one batch kept on the device."]),
         footnotes=notes.footnotes(scores.labelled),
     )
     for file in scores.view.published:
@@ -100,9 +100,9 @@ def _wide(cells: pd.Series, order: Sequence[str], batches: Sequence[int]) -> pd.
     return wide.rename(columns=str)
 
 
-def _said(scores: Scores, meaning: str) -> list[str]:
+def _said(scores: Scores, meaning: Sequence[str]) -> list[str]:
     return [
         *notes.made_with(scores.labelled, scores.left_out),
-        meaning,
+        *meaning,
         *notes.reasons(scores.labelled),
     ]

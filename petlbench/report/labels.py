@@ -20,7 +20,13 @@ OFFSETS = [  # in points from the middle of the marker; the earlier the better
     (10, 10, "left", "bottom"),
     (10, -10, "left", "top"),
     (-10, -10, "right", "top"),
+    (-18, 18, "right", "bottom"),
+    (18, 18, "left", "bottom"),
+    (18, -18, "left", "top"),
+    (-18, -18, "right", "top"),
 ]
+NEAR = 6  # points; a name further off is joined to its point by a line
+LEADER = {"arrowstyle": "-", "linewidth": 0.4, "color": "#888888", "shrinkA": 0, "shrinkB": 2}
 MARKER = 4  # pixels around a point that a name should leave free
 OUTSIDE = 1e4  # what leaving the axes costs, in square pixels
 
@@ -44,6 +50,7 @@ def label_points(axis: Any, named: Sequence[tuple[float, float, str]]) -> None:
                 fontsize=SIZE,
                 path_effects=[withStroke(linewidth=1.5, foreground="white")],
                 annotation_clip=False,
+                arrowprops=LEADER if max(abs(right), abs(up)) > NEAR else None,
             )
             box = text.get_window_extent(renderer)
             cost = place + sum(_common(box, other) for other in taken) + _beyond(box, frame)

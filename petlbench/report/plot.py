@@ -66,7 +66,9 @@ def _saved(figure: Figure, suffix: str) -> bytes:
 def _panels(chart: Chart) -> Figure:
     columns = len(chart.panels) if len(chart.panels) < 3 else 3
     lines = math.ceil(len(chart.panels) / columns)
-    figure = Figure(figsize=(COLUMN if columns == 1 else WIDTH, 2.3 * lines), layout="constrained")
+    crowd = max((len(panel.series) for panel in chart.panels if not panel.joined), default=0)
+    size = (COLUMN if columns == 1 else WIDTH, (2.3 + 0.06 * max(0, crowd - 10)) * lines)
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(lines, columns, squeeze=False).flatten()
     styles = style(labels_of(chart))

@@ -124,8 +124,11 @@ def _beside(scores: Scores, rows: Sequence[Row], tolerance: float) -> tuple[Tabl
     published.say(table, labelled)
     table.rows = order
     table.columns = [replace(column, best=None) for column in table.columns]
-    table.caption = "Measured rows beside published ones; difference = measured - published."
-    table.notes = [*table.notes, f"*: the difference is more than {tolerance:g} points."]
+    table.caption = "Measured rows beside published ones; difference = measured − published."
+    table.notes = [
+        *table.notes,
+        f"*: differs by more than {tolerance:g} percentage point{'s' * (tolerance != 1)}.",
+    ]
     return table, pd.DataFrame(tidy)
 
 
