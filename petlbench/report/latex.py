@@ -70,7 +70,8 @@ def _table(table: Table, label: str) -> list[str]:
         )
 
     said = [rf"\noindent {escaped(line)}\par" for line in table.lines()]
-    made = _float(table, table.columns, cell, caption=table.caption, label=label, below=said)
+    rows = table.rows
+    made = _float(table, rows, table.columns, cell, caption=table.caption, label=label, below=said)
     if not table.spread_columns:
         return made
     return [
@@ -78,6 +79,7 @@ def _table(table: Table, label: str) -> list[str]:
         "",
         *_float(
             table,
+            table.spread_rows,
             table.spread_columns,
             lambda row, column: escaped(table.deviation(row, column)),
             caption=table.spread_is,
@@ -105,6 +107,7 @@ def _flag(flag: str) -> str:
 
 def _float(
     table: Table,
+    rows: list[str],
     columns: Sequence[Column],
     cell: Callable[[str, Column], str],
     *,
@@ -112,16 +115,6 @@ def _float(
     label: str,
     below: Sequence[str],
 ) -> list[str]:
-    body: list[str] = []
-    for section, rows in table.parts():
-        if section:
-            body += [r"\midrule"] if body else []
-            shown = rf"\emph{{{escaped(section[0].upper() + section[1:])}}}"
-            body.append(rf"\multicolumn{{{len(columns) + 1}}}{{l}}{{{shown}}} \\")
-        body += [
-            " & ".join([_first(table, row), *(cell(row, c) for c in columns)]) + r" \\"
-            for row in rows
-        ]
     return [
         r"\begin{table*}[t]",
         r"\centering",
@@ -134,7 +127,7 @@ def _float(
         r"\toprule",
         *_heads(table, columns),
         r"\midrule",
-        *body,
+        *_body(table, rows, columns, cell),
         r"\bottomrule",
         r"\end{tabular}}",
         *([r"\par\smallskip\begin{minipage}{\textwidth}\footnotesize"] if below else []),
@@ -144,6 +137,22 @@ def _float(
     ]
 
 
+def _body(
+    table: Table, rows: list[str], columns: Sequence[Column], cell: Callable[[str, Column], str]
+) -> list[str]:
+    body: list[str] = []
+    for section, members in table.parts(rows):
+        if section:
+            body += [r"\midrule"] if body else []
+            shown = rf"\emph{{{escaped(section[0].upper() + section[1:])}}}"
+            body.append(rf"\multicolumn{{{len(columns) + 1}}}{{l}}{{{shown}}} \\")
+        body += [
+            " & ".join([_first(table, row), *(cell(row, c) for c in columns)]) + r" \\"
+            for row in members
+        ]
+    return body
+
+
 def _heads(table: Table, columns: Sequence[Column]) -> list[str]:
     heads, rules, first = [""], [], 2
     for group, members in itertools.groupby(columns, key=lambda column: column.group):
@@ -151,8 +160,14 @@ def _heads(table: Table, columns: Sequence[Column]) -> list[str]:
         heads.append(rf"\multicolumn{{{count}}}{{c}}{{{escaped(group.capitalize())}}}")
         rules.append(rf"\cmidrule(lr){{{first}-{first + count - 1}}}")
         first += count
-    names = [rf"\rotatebox{{90}}{{{_marked(table, c.title, c.key)}}}" for c in columns]
+    names = [_name(table, column) for column in columns]
     return [" & ".join(heads) + r" \\", "".join(rules), " & ".join(["", *names]) + r" \\"]
+
+
+def _name(table: Table, column: Column) -> str:
+    """The head of a column, rotated unless it is a number."""
+    shown = _marked(table, column.title, column.key)
+    return shown if column.title.isdigit() else rf"\rotatebox{{90}}{{{shown}}}"
 
 
 def _marked(table: Table, title: str, of: str) -> str:

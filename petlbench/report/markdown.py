@@ -31,7 +31,7 @@ def _table(table: Table) -> list[str]:
     lines += ["", *(f"- {escaped(note)}" for note in table.lines())]
     if table.spread_columns:
         lines += ["", escaped(table.spread_is), "", *_head(table, table.spread_columns)]
-        for row in table.rows:
+        for row in table.spread_rows:
             deviations = (table.deviation(row, column) for column in table.spread_columns)
             lines.append(_line([_marked(table, table.named(row), row), *deviations]))
     return [*lines, ""]

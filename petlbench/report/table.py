@@ -62,11 +62,17 @@ class Table:
         """The columns that have a spread somewhere."""
         return [c for c in self.columns if c.key in self.spread and self._spreads(c.key)]
 
-    def parts(self) -> list[tuple[str, list[str]]]:
-        """Rows by section, in order; one part without a name if there is one section only."""
-        if len({self.sections.get(row, "") for row in self.rows}) < 2:
-            return [("", self.rows)]
-        found = itertools.groupby(self.rows, key=lambda row: self.sections.get(row, ""))
+    @property
+    def spread_rows(self) -> list[str]:
+        """The rows that can have a spread: not those that others published."""
+        return [row for row in self.rows if row not in self.aside]
+
+    def parts(self, rows: list[str] | None = None) -> list[tuple[str, list[str]]]:
+        """Rows (default all) by section, in order; one part without a name if one section only."""
+        rows = self.rows if rows is None else rows
+        if len({self.sections.get(row, "") for row in rows}) < 2:
+            return [("", rows)]
+        found = itertools.groupby(rows, key=lambda row: self.sections.get(row, ""))
         return [(section, list(rows)) for section, rows in found]
 
     def text(self, row: str, column: Column) -> str:
