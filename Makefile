@@ -1,6 +1,7 @@
 # make demo     a small comparison of methods on the embedded suite (about 7 minutes on 2 cores)
 # make test     all tests, in an environment made for them
 # make check    what a change must pass: format, lint, types, tests
+# make look     what the reports look like: papers and pages as pictures (needs TeX and Chromium)
 # make docs     docs/methods and docs/support.md, from the code
 
 PYTHON ?= python3
@@ -9,11 +10,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 JOBS ?= 2
 
-.PHONY: demo test check docs format install install-dev clean
+.PHONY: demo test check look docs format install install-dev clean
 
 demo: install
 	$(BIN)/python -m petlbench -m experiment=demo results.root=results/demo/runs
-	$(BIN)/python -m petlbench.report --records results/demo/runs --name demo --out results/demo
+	$(BIN)/python -m petlbench.report demo --records results/demo/runs --out results/demo
 
 test: install-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
@@ -23,6 +24,10 @@ check: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+# Debian: apt install texlive-latex-extra poppler-utils chromium
+look: install
+	$(BIN)/python -m tests.look results/look
 
 # support: one backbone of each kind; DeiT, MAE, CLIP and DINOv2 are plain ViTs
 docs: install

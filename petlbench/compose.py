@@ -16,6 +16,7 @@ from petlbench.errors import UserError
 Config = dict[str, Any]
 Mistake = HydraException | OmegaConfBaseException
 HIGHEST_SEED = 2**32 - 1  # NumPy's
+REPORT = "report"  # an experiment's node on how its records are shown; no part of a run
 
 
 def single(overrides: Iterable[str]) -> Config:
@@ -41,7 +42,7 @@ def finish(composed: DictConfig, choices: Mapping[str, str]) -> Config:
     except OmegaConfBaseException as error:
         raise UserError(first_line(error)) from error
     assert isinstance(config, dict)
-    plain: Config = {str(key): value for key, value in config.items()}
+    plain: Config = {str(key): value for key, value in config.items() if key != REPORT}
     plain["factors"] = {
         "method": choices["method"],
         "backbone": choices["backbone"],

@@ -115,14 +115,19 @@ class Store:
             if time.time() - path.stat().st_mtime > LEFTOVER_S:
                 path.unlink(missing_ok=True)
 
-    def records(self) -> Iterator[Record]:
-        """All records of this schema below the folder, in the order of their paths."""
+    def files(self) -> Iterator[Path]:
+        """What may be a record below the folder, in the order of the paths."""
         for path in sorted(self.root.glob("**/*.json")):
             # W&B keeps files of its own below the folder, which a kill may have cut short.
             if not path.name.startswith(".") and path.relative_to(self.root).parts[0] != "wandb":
-                record = read(path)
-                if record.get("schema") == SCHEMA:
-                    yield record
+                yield path
+
+    def records(self) -> Iterator[Record]:
+        """All records of this schema below the folder."""
+        for path in self.files():
+            record = read(path)
+            if record.get("schema") == SCHEMA:
+                yield record
 
     def check_writable(self) -> None:
         """Refuse a folder that cannot take records, before hours of training."""
