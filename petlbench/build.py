@@ -113,6 +113,7 @@ def trainer(
         feed=feed(config),
         fit=opened.open(protocol["fit_on"]),
         select={name: opened.open(name) for name in select_names(config, opened)},
+        classes=opened.classes,
         halves=partial(halves, config, opened),
         keep_best=protocol["select_on"] == "val",
         every_epochs=protocol["every_epochs"],

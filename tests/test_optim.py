@@ -10,8 +10,20 @@ from torch import nn
 from petlbench.errors import UserError
 from petlbench.train.optim import cosine, groups, schedule_time
 
-DTL = {"warmup_epochs": 10, "warmup_lr": 1e-7, "min_lr": 1e-8, "cosine_epochs": 100}
-PETL_VIT = {"warmup_epochs": 10, "warmup_lr": 1e-6, "min_lr": 1e-5, "cosine_epochs": 100}
+DTL = {
+    "warmup_epochs": 10,
+    "warmup_lr": 1e-7,
+    "min_lr": 1e-8,
+    "cosine_epochs": 100,
+    "cosine_from": 0,
+}
+PETL_VIT = {
+    "warmup_epochs": 10,
+    "warmup_lr": 1e-6,
+    "min_lr": 1e-5,
+    "cosine_epochs": 100,
+    "cosine_from": 0,
+}
 
 
 def rates(schedule: dict[str, float], epochs: int, lag_epochs: int) -> list[float]:
