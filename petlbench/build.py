@@ -11,6 +11,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from petlbench import backbone as backbones
+from petlbench import recipes
 from petlbench.data.augment import Augmentation
 from petlbench.data.feed import Feed
 from petlbench.data.images import Preparation, View
@@ -87,6 +88,7 @@ def check(config: Config) -> None:
 
     Nothing is read or computed there, so that a plan can be checked before its first run.
     """
+    recipes.check(config)
     check_training(config["train"])
     built = on_meta(config)
     with torch.device("meta"):
