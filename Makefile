@@ -1,7 +1,7 @@
 # make demo     a small comparison of methods on the embedded suite (about 7 minutes on 2 cores)
 # make test     all tests, in an environment made for them
 # make check    what a change must pass: format, lint, types, tests
-# make docs     docs/methods and docs/support.md, from the code
+# make docs     docs/methods, docs/support.md and docs/recipes.md, from the code
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -29,6 +29,8 @@ docs: install
 	$(BIN)/python -m petlbench.catalogue docs/methods
 	$(BIN)/python -m petlbench.support vit_b16 siglip_b16 swin_b convnext_b dinov3_b16 eva02_b14 > docs/support.part
 	mv docs/support.part docs/support.md
+	$(BIN)/python -m petlbench.recipes_page > docs/recipes.part
+	mv docs/recipes.part docs/recipes.md
 
 format: install-dev
 	$(BIN)/ruff format .

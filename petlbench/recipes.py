@@ -46,8 +46,7 @@ def row(method: str, backbone: str, task: str) -> Node | None:
     made = OmegaConf.create(content["common"])
     for key, value in zip(content["columns"], content["rows"][name], strict=True):
         OmegaConf.update(made, key, value)
-    for key in ("source", "not_reproduced"):
-        OmegaConf.update(made, f"recipe.{key}", content[key])
+    OmegaConf.update(made, "recipe", provenance(method, backbone, suite))
     node = OmegaConf.to_container(made)
     assert isinstance(node, dict)
     return {str(key): value for key, value in node.items()}
@@ -56,6 +55,12 @@ def row(method: str, backbone: str, task: str) -> Node | None:
 def tasks(method: str, backbone: str, suite: str) -> list[str]:
     """The tasks of a file, as the command line names them."""
     return [f"{suite}/{name}" for name in _content(method, backbone, suite)["rows"]]
+
+
+def provenance(method: str, backbone: str, suite: str) -> Node:
+    """Where the values of a file come from, and what they do not reproduce."""
+    content = _content(method, backbone, suite)
+    return {key: content[key] for key in ("source", "not_reproduced")}
 
 
 @cache
