@@ -2,7 +2,7 @@
 # make test     all tests, in an environment made for them
 # make check    what a change must pass: format, lint, types, tests
 # make look     what the reports look like: papers and pages as pictures (needs TeX and Chromium)
-# make docs     docs/methods and docs/support.md, from the code
+# make docs     docs/methods, docs/support.md and docs/recipes.md, from the code
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -34,6 +34,8 @@ docs: install
 	$(BIN)/python -m petlbench.catalogue docs/methods
 	$(BIN)/python -m petlbench.support vit_b16 siglip_b16 swin_b convnext_b dinov3_b16 eva02_b14 > docs/support.part
 	mv docs/support.part docs/support.md
+	$(BIN)/python -m petlbench.recipes_page > docs/recipes.part
+	mv docs/recipes.part docs/recipes.md
 
 format: install-dev
 	$(BIN)/ruff format .

@@ -11,6 +11,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from petlbench import backbone as backbones
+from petlbench import recipes
 from petlbench.data.augment import Augmentation
 from petlbench.data.feed import Feed
 from petlbench.data.images import Preparation, View
@@ -87,6 +88,7 @@ def check(config: Config) -> None:
 
     Nothing is read or computed there, so that a plan can be checked before its first run.
     """
+    recipes.check(config)
     check_training(config["train"])
     built = on_meta(config)
     with torch.device("meta"):
@@ -113,6 +115,7 @@ def trainer(
         feed=feed(config),
         fit=opened.open(protocol["fit_on"]),
         select={name: opened.open(name) for name in select_names(config, opened)},
+        classes=opened.classes,
         halves=partial(halves, config, opened),
         keep_best=protocol["select_on"] == "val",
         every_epochs=protocol["every_epochs"],

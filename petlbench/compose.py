@@ -10,7 +10,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from petlbench import checks, configs
+from petlbench import checks, configs, recipes
 from petlbench.errors import UserError
 
 Config = dict[str, Any]
@@ -31,6 +31,8 @@ def single(overrides: Iterable[str]) -> Config:
 def finish(composed: DictConfig, choices: Mapping[str, str]) -> Config:
     """The resolved configuration with `factors`: which cell of a table the run fills.
 
+    With recipe=paper, `recipe.changed` names the published values that the command changed.
+
     composed: without its hydra node. choices: the option chosen in each group.
     Raises UserError for a suite, which is no single run, and for a value that was never set.
     """
@@ -50,6 +52,9 @@ def finish(composed: DictConfig, choices: Mapping[str, str]) -> Config:
         "draw": plain["dataset"].get("draw", 0),
         "seed": checks.whole("seed", plain["seed"], low=0, high=HIGHEST_SEED),
     }
+    if plain["recipe"]["name"] == recipes.NAME:
+        published = recipes.row(choices["method"], choices["backbone"], choices["dataset"])
+        plain["recipe"]["changed"] = recipes.changed(plain, published or {})
     return plain
 
 

@@ -52,6 +52,12 @@ NEUTRAL: Mapping[str, Any] = {
     "input.resize": None,
     "input.aspect": "squash",
     "input.augment": None,
+    "train.optimizer": "adamw",
+    "train.momentum": 0.9,
+    "train.label_smoothing": 0.0,
+    "train.mixup": 0.0,
+    "train.cutmix": 0.0,
+    "train.schedule.cosine_from": 0,
 }
 PLACES = ("dataset.cache", "dataset.root", "data.root", "results.root")  # they change no result
 
