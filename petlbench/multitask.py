@@ -132,6 +132,7 @@ class Branches(nn.Module):
             for name in dict.fromkeys(self.names.values())
         )
         # vmap needs an input with lanes, also where all that was learned is a head
+        self.lane: Tensor
         self.register_buffer("lane", torch.arange(len(shells)), persistent=False)
 
     @property

@@ -76,7 +76,7 @@ def answer_once(shell: Shell, answers: dict[bytes, Once]) -> None:
     elsewhere = [part for part in (*inner, backbone.norm) if isinstance(part, nn.Module)]
     apart = {id(module) for part in elsewhere for module in part.modules()}
     embedding = (type(backbone).embed, backbone.anatomy)
-    backbone.embed = answering(backbone.embed, embedding, apart)  # type: ignore[method-assign]
+    backbone.embed = answering(backbone.embed, embedding, apart)  # type: ignore[method-assign,assignment]
     for stage in backbone.stages:
         stage.enter = answering(stage.enter, stage.enter)
         stage.blocks[:] = [answering(block, block) for block in stage.blocks]
