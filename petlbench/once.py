@@ -67,7 +67,7 @@ def answer_once(shell: Shell, answers: dict[bytes, Once]) -> None:
     backbone = shell.method.backbone
 
     def answering(part: Block, seen_as: object, apart: Container[int] = ()) -> Block:
-        found = shell.print_of(seen_as, apart)
+        found = shell.fingerprint(seen_as, apart)
         if found is None or found.has_holes:
             return part
         return answers.setdefault(found.content, Once(part))

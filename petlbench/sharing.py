@@ -54,7 +54,7 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Print:
+class Fingerprint:
     """What an object is but for the values of learned tensors: equal for what computes alike."""
 
     content: bytes
@@ -71,8 +71,8 @@ class Shell:
     def __init__(self, method: Method, pool: Pool) -> None:
         self.pool = pool
         self.learned = learned(method)
-        holes = {name: _hole(tensor) for name, tensor in self.learned.items()}
-        memo: dict[int, Any] = {id(self.learned[name]): hole for name, hole in holes.items()}
+        self.holes = {name: _hole(tensor) for name, tensor in self.learned.items()}
+        memo: dict[int, Any] = {id(self.learned[name]): h for name, h in self.holes.items()}
         for tensor in chain(method.parameters(), method.buffers()):
             if id(tensor) not in memo:
                 memo[id(tensor)] = pool(tensor)
@@ -81,7 +81,7 @@ class Shell:
         for module in self.method.modules():
             if isinstance(module, DropPath):
                 module.keep = None  # of the last training step
-        self.names = {id(hole): name for name, hole in holes.items()}
+        self.names = {id(hole): name for name, hole in self.holes.items()}
         self.places = {
             f"{prefix}.{name}".lstrip("."): self.names[id(tensor)]
             for prefix, module in self.method.named_modules()
@@ -93,13 +93,13 @@ class Shell:
 
     def make(self) -> object:
         """Equal for two methods where the values of their learned tensors are all that differs."""
-        found = self.print_of(self.method)
+        found = self.fingerprint(self.method)
         tensors = [(place, self.learned[name]) for place, name in self.places.items()]
         shapes = tuple((place, tensor.shape, tensor.dtype) for place, tensor in tensors)
         return object() if found is None else (found.content, shapes, tuple(self.places.values()))
 
-    def print_of(self, part: object, apart: Container[int] = ()) -> Print | None:
-        """The print of something inside the shell, objects with an id in `apart` left out.
+    def fingerprint(self, part: object, apart: Container[int] = ()) -> Fingerprint | None:
+        """The fingerprint of something inside the shell, objects with an id in `apart` left out.
 
         None where it cannot be taken, so that it equals nothing.
         """
@@ -109,7 +109,7 @@ class Shell:
             pickler.dump(part)
         except UNPICKLABLE:
             return None
-        return Print(file.getvalue(), pickler.has_holes)
+        return Fingerprint(file.getvalue(), pickler.has_holes)
 
 
 class _Pickler(pickle.Pickler):
