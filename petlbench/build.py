@@ -70,10 +70,15 @@ def feed(config: Config) -> Feed:
 
 def method(config: Config) -> Method:
     """The method around its backbone, with pre-trained weights unless told otherwise."""
+    built: Method = _made(config["method"])(backbone(config))
+    return built
+
+
+def backbone(config: Config) -> "backbones.Backbone":
+    """The backbone alone, with pre-trained weights unless told otherwise."""
     network = _backbone(config)
     network.load_weights()
-    built: Method = _made(config["method"])(network)
-    return built
+    return network
 
 
 def on_meta(config: Config) -> Method:

@@ -150,9 +150,14 @@ class Store:
     def write(self, record: Record) -> Path:
         """Write a record once, whole or not at all, and return its path."""
         path = self.path(record)
-        text = json.dumps(record, indent=1, allow_nan=False) + "\n"
-        write_atomically(path, text.encode())
+        write(record, path)
         return path
+
+
+def write(record: Record, path: Path) -> None:
+    """Write a record to a file of one's own choice."""
+    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+    write_atomically(path, text.encode())
 
 
 def read(path: Path) -> Record:
