@@ -25,6 +25,7 @@ from petlbench.record import write_atomically
 
 log = logging.getLogger("petlbench")
 SPARE = 256 * 2**20  # bytes that a cache leaves free on its disk
+ELSEWHERE = "set PETLBENCH_CACHE to another disk"
 TOGETHER = 100  # images that threads decode before they are written
 TOLD = 50 * TOGETHER  # images between two lines on the way
 
@@ -62,9 +63,7 @@ def opened(listed: Listed, *, view: View, cache: Path) -> Split:
     """
     kept = place(listed, view=view, cache=cache)
     labels = torch.tensor(listed.labels)
-    with alone(
-        kept.pixels.with_suffix(".lock"), "keep images", "set PETLBENCH_CACHE to another folder"
-    ):
+    with alone(kept.pixels.with_suffix(".lock"), "keep images", ELSEWHERE):
         if not kept.is_there:
             _decode(listed, view, kept)
             made = fingerprint(kept.mapped(), labels, _formats(listed))
@@ -82,13 +81,13 @@ def place(listed: Listed, *, view: View, cache: Path) -> Kept:
     return Kept(stem.with_suffix(".u8"), stem.with_suffix(".json"), shape)
 
 
-def room(needed: int, folder: Path, what: str) -> None:
+def room(needed: int, folder: Path, what: str, advice: str) -> None:
     """Refuse to begin what takes `needed` bytes in a folder that has no room for them."""
     free = free_bytes(folder)
     if needed + SPARE > free:
         raise UserError(
-            f"decoding {what} takes {needed / 1e9:.2f} GB and '{folder}' has "
-            f"{free / 1e9:.2f} GB left; make room, or set PETLBENCH_CACHE to another disk"
+            f"{what} takes {needed / 1e9:.2f} GB and '{folder}' has {free / 1e9:.2f} GB left; "
+            f"make room, or {advice}"
         )
 
 
@@ -116,7 +115,7 @@ def _decode(listed: Listed, view: View, kept: Kept) -> None:
     def pixels(number: int) -> NDArray[np.uint8]:
         return np.ascontiguousarray(view.of(listed.original(number)).transpose(2, 0, 1))
 
-    room(kept.size, kept.pixels.parent, f"'{listed.file}'")
+    room(kept.size, kept.pixels.parent, f"decoding '{listed.file}'", ELSEWHERE)
     temporary = kept.pixels.with_suffix(".part")
     try:
         with temporary.open("wb") as file, threads() as pool:

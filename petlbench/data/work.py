@@ -49,3 +49,8 @@ def told(items: Iterable[T], what: str, total: int) -> Iterator[T]:
     yield from track(
         items, description=what, total=total, transient=True, console=console, disable=hidden
     )
+
+
+def say(line: str) -> None:
+    """A line beside the results: these are for programs too."""
+    print(line, file=sys.stderr)
