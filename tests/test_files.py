@@ -134,7 +134,7 @@ def test_an_image_listed_twice_counts_once_if_asked(tmp_path: Path) -> None:
         ({"draw": 3}, "dataset.draw is 3; it must be a whole number from 0 to 2"),
         ({"shots": 4}, "num_shot_4.seed_1' cannot be read: No such file"),
         ({"draw": 0}, "num_shot_2.seed_0' cannot be read: No such file"),
-        ({"classes": 4}, "lists 6 different images, and 4 classes with 2 each have 8"),
+        ({"classes": 4}, "lists 6 different images, and the task has 8"),
         ({"classes": 2}, "has label 2; the task has 2 classes"),
         ({"folders": ["x", "y"]}, r"fewshot/mine_2 has no folder '.*x/annotations' \(nor y/"),
     ],

@@ -8,15 +8,17 @@ All labels are ImageNet's: sets of 200 classes are scored among all 1000, as the
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from petlbench.checks import whole
 from petlbench.data import files, lists
 from petlbench.data.images import View
+from petlbench.data.layout import DRAWS, Folder, Wanted
 from petlbench.data.lists import Listed
 from petlbench.data.task import Task
 from petlbench.errors import UserError
 
-DRAWS = 3
+TRAIN, VAL = "train_meta.list.num_shot_{}.seed_{}", "val_meta.list"
 SOURCE = "imagenet"
 ADVICE = "put the lists and images for domain generalisation there"
 
@@ -46,17 +48,15 @@ def load(
 
     def listed(of: str, file: str, below: str, count: int) -> Listed:
         folder = files.folder(base, folders[of], f"{suite}/{name}", ADVICE)
-        found = lists.read(folder / "annotations" / file, classes=classes, count=count)
-        return files.rooted(found, [folder, folder / "images" / below, folder / "images"])
+        roots = [folder, folder / "images" / below, folder / "images"]
+        file = f"annotations/{file}"
+        return lists.read(folder / file, classes=classes, count=count, roots=roots)
 
     if unknown := test_images.keys() - folders.keys():
         raise UserError(f"{suite}/{name} names no folder of its test set '{min(unknown)}'")
     files.folder(base, folders[SOURCE], f"{suite}/{name}", ADVICE)
-    file = f"train_meta.list.num_shot_{shots}.seed_{draw}"
-    train = partial(listed, SOURCE, file, "train", classes * shots)
-    tests = {
-        of: partial(listed, of, "val_meta.list", "val", count) for of, count in test_images.items()
-    }
+    train = partial(listed, SOURCE, TRAIN.format(shots, draw), "train", classes * shots)
+    tests = {of: partial(listed, of, VAL, "val", count) for of, count in test_images.items()}
     return files.task(
         {"train": train, "trainval": train, **tests},
         view=view,
@@ -69,3 +69,16 @@ def load(
         tests=tuple(test_images),
         parts={},
     )
+
+
+def layout(values: Mapping[str, Any]) -> tuple[Folder, ...]:
+    """The folders that a task needs: the source's with the lists of all draws, and each test's."""
+    classes, shots, folders = values["classes"], values["shots"], values["folders"]
+    train = {
+        f"annotations/{TRAIN.format(shots, draw)}": Wanted(classes * shots, "images/train")
+        for draw in range(DRAWS)
+    }
+    found = {SOURCE: train} | {of: {} for of in values["test_images"] if of != SOURCE}
+    for of, count in values["test_images"].items():
+        found[of][f"annotations/{VAL}"] = Wanted(count, "images/val" if of == SOURCE else "")
+    return tuple(Folder(tuple(folders[of]), classes, wanted) for of, wanted in found.items())

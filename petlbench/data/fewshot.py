@@ -5,17 +5,19 @@ train_meta.list.num_shot_K.seed_D, val_meta.list and test_meta.list with a path 
 the images lie below `root/set/` or `root/set/images/`.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from petlbench.checks import whole
 from petlbench.data import files, lists
 from petlbench.data.images import View
+from petlbench.data.layout import DRAWS, Folder, Wanted
 from petlbench.data.lists import Listed
 from petlbench.data.task import Task
-from petlbench.errors import UserError
 
-DRAWS = 3
+TRAIN, VAL, TEST = "train_meta.list.num_shot_{}.seed_{}", "val_meta.list", "test_meta.list"
 
 
 def load(
@@ -51,25 +53,19 @@ def load(
     )
     images = [base / folder / below for folder in folders for below in ("images", ".")]
 
-    def listed(file: str, count: int | None) -> Listed:
-        return files.rooted(lists.read(notes / file, classes=classes, count=count), images)
+    def listed(file: str, **sizes: int) -> Listed:
+        return lists.read(notes / file, classes=classes, roots=images, **sizes)
 
     def train() -> Listed:
-        found = listed(f"train_meta.list.num_shot_{shots}.seed_{draw}", None)
-        once = found.once()
-        if len(once) != classes * shots:
-            raise UserError(
-                f"'{found.file}' lists {len(once)} different images, and {classes} classes with "
-                f"{shots} each have {classes * shots}; get the whole archive"
-            )
-        return once if unique else found
+        found = listed(TRAIN.format(shots, draw), distinct=classes * shots)
+        return found.once() if unique else found
 
     return files.task(
         {
             "train": train,
-            "val": partial(listed, "val_meta.list", val_images),
+            "val": partial(listed, VAL, count=val_images),
             "trainval": train,  # the field never trains on its val list
-            "test": partial(listed, "test_meta.list", test_images),
+            "test": partial(listed, TEST, count=test_images),
         },
         view=view,
         cache=cache,
@@ -81,3 +77,12 @@ def load(
         tests=("test",),
         parts={},
     )
+
+
+def layout(values: Mapping[str, Any]) -> tuple[Folder, ...]:
+    """The folder that a task needs, with the lists of all draws."""
+    classes, shots = values["classes"], values["shots"]
+    counts = {TRAIN.format(shots, draw): classes * shots for draw in range(DRAWS)}
+    counts |= {VAL: values["val_images"], TEST: values["test_images"]}
+    wanted = {f"annotations/{file}": Wanted(count, "images") for file, count in counts.items()}
+    return (Folder(tuple(values["folders"]), classes, wanted),)

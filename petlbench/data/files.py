@@ -16,9 +16,14 @@ Lists = Mapping[str, Callable[[], Listed]]
 
 def task(lists: Lists, *, view: View, cache: str, **about: Any) -> Task:
     """A task from the lists of its splits. about: what else `Task` holds."""
-    where = Path(cache).expanduser() / about["suite"]
+    where = cache_folder(cache, about["suite"])
     name = f"{about['suite']}/{about['name']}"
     return Task(**about, listed=lists, open=partial(_open, name, lists, view, where))
+
+
+def cache_folder(cache: str, suite: str) -> Path:
+    """Where the decoded images of a suite are kept."""
+    return Path(cache).expanduser() / suite
 
 
 def _open(name: str, lists: Lists, view: View, where: Path, which: str) -> Split:
@@ -39,16 +44,4 @@ def folder(root: Path, names: Iterable[str], what: str, advice: str) -> Path:
     raise UserError(
         f"{what} has no folder '{root / tried[0]}'{also}; {advice}, or set data.root or "
         "PETLBENCH_DATA to the folder that holds it; dataset=mini runs without any data"
-    )
-
-
-def rooted(listed: Listed, roots: Iterable[Path]) -> Listed:
-    """The list with the folder that its paths start from: the first that holds its first image."""
-    tried = list(roots)
-    for root in tried:
-        if listed.paths and (root / listed.paths[0]).is_file():
-            return Listed(listed.file, root, listed.paths, listed.labels)
-    raise UserError(
-        f"no image '{listed.paths[0] if listed.paths else ''}' of '{listed.file}' in "
-        + " or ".join(f"'{root}'" for root in tried)
     )

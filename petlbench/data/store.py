@@ -4,28 +4,55 @@ A file is found by what it was made from: paths, sizes and dates of the images, 
 the transform. Processes that want the same one wait for the first to make it.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from petlbench.data.images import View
 from petlbench.data.lists import Listed
 from petlbench.data.task import Split, fingerprint
+from petlbench.data.work import alone, threads
 from petlbench.errors import UserError
 from petlbench.record import write_atomically
 
 log = logging.getLogger("petlbench")
 SPARE = 256 * 2**20  # bytes that a cache leaves free on its disk
-TOLD = 5000  # images between two lines on the way
+ELSEWHERE = "set PETLBENCH_CACHE to another disk"
+TOGETHER = 100  # images that threads decode before they are written
+TOLD = 50 * TOGETHER  # images between two lines on the way
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The file of a list's pixels and the file of their fingerprint; shape: (N, 3, size, size)."""
+
+    pixels: Path
+    about: Path
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes that the pixels take."""
+        return int(np.prod(self.shape))
+
+    @property
+    def is_there(self) -> bool:
+        """Whether both files are there and whole."""
+        whole = self.pixels.is_file() and self.pixels.stat().st_size == self.size
+        return whole and self.about.is_file()
+
+    def mapped(self) -> torch.Tensor:
+        """The file's pages, read when they are used; nothing is written back."""
+        name, size = str(self.pixels), self.size
+        return torch.from_file(name, shared=False, size=size, dtype=torch.uint8).view(self.shape)
 
 
 def opened(listed: Listed, *, view: View, cache: Path) -> Split:
@@ -34,19 +61,40 @@ def opened(listed: Listed, *, view: View, cache: Path) -> Split:
     Raises UserError for an image that is missing or cannot be decoded, and for a full disk; then
     nothing is left behind.
     """
+    kept = place(listed, view=view, cache=cache)
+    labels = torch.tensor(listed.labels)
+    with alone(kept.pixels.with_suffix(".lock"), "keep images", ELSEWHERE):
+        if not kept.is_there:
+            _decode(listed, view, kept)
+            made = fingerprint(kept.mapped(), labels, _formats(listed))
+            write_atomically(kept.about, json.dumps(made).encode())
+    known = json.loads(kept.about.read_text())
+    return Split(kept.mapped(), labels, known, listed.original)
+
+
+def place(listed: Listed, *, view: View, cache: Path) -> Kept:
+    """Where the images of a list are kept, or will be. Raises UserError where one is missing."""
     if not len(listed):
         raise UserError(f"'{listed.file}' lists no image")
     stem = cache / _key(listed, view)
-    pixels, about = stem.with_suffix(".u8"), stem.with_suffix(".json")
     shape = (len(listed), 3, view.size, view.size)
-    labels = torch.tensor(listed.labels)
-    with _alone(stem.with_suffix(".lock")):
-        if not (about.is_file() and _is_whole(pixels, shape)):
-            _decode(listed, view, pixels, shape)
-            made = fingerprint(_mapped(pixels, shape), labels, _formats(listed))
-            write_atomically(about, json.dumps(made).encode())
-    known = json.loads(about.read_text())
-    return Split(_mapped(pixels, shape), labels, known, listed.original)
+    return Kept(stem.with_suffix(".u8"), stem.with_suffix(".json"), shape)
+
+
+def room(needed: int, folder: Path, what: str, advice: str) -> None:
+    """Refuse to begin what takes `needed` bytes in a folder that has no room for them."""
+    free = free_bytes(folder)
+    if needed + SPARE > free:
+        raise UserError(
+            f"{what} takes {needed / 1e9:.2f} GB and '{folder}' has {free / 1e9:.2f} GB left; "
+            f"make room, or {advice}"
+        )
+
+
+def free_bytes(folder: Path) -> int:
+    """What is left on the disk of a folder, which need not be there yet."""
+    there = next(above for above in (folder, *folder.absolute().parents) if above.exists())
+    return shutil.disk_usage(there).free
 
 
 def _key(listed: Listed, view: View) -> str:
@@ -63,54 +111,26 @@ def _key(listed: Listed, view: View) -> str:
     return f"{listed.root.name}-{listed.file.stem}-{digest.hexdigest()[:16]}"
 
 
-def _decode(listed: Listed, view: View, target: Path, shape: tuple[int, ...]) -> None:
-    needed, free = int(np.prod(shape)), shutil.disk_usage(target.parent).free
-    if needed + SPARE > free:
-        raise UserError(
-            f"decoding '{listed.file}' takes {needed / 1e9:.2f} GB and '{target.parent}' has "
-            f"{free / 1e9:.2f} GB left; make room, or set PETLBENCH_CACHE to another disk"
-        )
-    temporary = target.with_suffix(".part")
+def _decode(listed: Listed, view: View, kept: Kept) -> None:
+    def pixels(number: int) -> NDArray[np.uint8]:
+        return np.ascontiguousarray(view.of(listed.original(number)).transpose(2, 0, 1))
+
+    room(kept.size, kept.pixels.parent, f"decoding '{listed.file}'", ELSEWHERE)
+    temporary = kept.pixels.with_suffix(".part")
     try:
-        with temporary.open("wb") as file:
-            for place in range(len(listed)):
-                if place and place % TOLD == 0:
-                    log.info("decoding %s: %d of %d", listed.file, place, len(listed))
-                pixels = view.of(listed.original(place)).transpose(2, 0, 1)
-                file.write(np.ascontiguousarray(pixels).data)
-        os.replace(temporary, target)
+        with temporary.open("wb") as file, threads() as pool:
+            for start in range(0, len(listed), TOGETHER):
+                if start and start % TOLD == 0:
+                    log.info("decoding %s: %d of %d", listed.file, start, len(listed))
+                for image in pool.map(pixels, range(len(listed))[start : start + TOGETHER]):
+                    file.write(image.data)
+        os.replace(temporary, kept.pixels)
     except OSError as error:
-        raise UserError(f"'{target}' cannot be written: {error.strerror}") from error
+        raise UserError(f"'{kept.pixels}' cannot be written: {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
-    return path.is_file() and path.stat().st_size == int(np.prod(shape))
-
-
-def _mapped(path: Path, shape: tuple[int, ...]) -> torch.Tensor:
-    """The file's pages, read when they are used; nothing is written back."""
-    size = int(np.prod(shape))
-    return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).view(shape)
 
 
 def _formats(listed: Listed) -> str:
     """Suffixes of the files, for example `jpg` or `jpg, png`."""
     return ", ".join(sorted({Path(path).suffix.lower().lstrip(".") for path in listed.paths}))
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """One process at a time; a killed one lets go."""
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("w")
-    except OSError as error:
-        raise UserError(
-            f"no images can be kept in '{lock.parent}': {error.strerror}; "
-            "set PETLBENCH_CACHE to another folder"
-        ) from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

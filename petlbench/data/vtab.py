@@ -4,11 +4,14 @@
 to that folder and a label a line (ZhangYuanhan-AI/NOAH, data/vtab-source).
 """
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from petlbench.data import files, lists
 from petlbench.data.images import View
+from petlbench.data.layout import Folder, Wanted
 from petlbench.data.lists import Listed
 from petlbench.data.task import Task
 
@@ -49,3 +52,10 @@ def load(
         classes=classes,
         tests=("test",),
     )
+
+
+def layout(values: Mapping[str, Any]) -> tuple[Folder, ...]:
+    """The folder that a task needs."""
+    counts = COUNTS | {"test": values["test_images"]}
+    wanted = {f"{LISTS[split]}.txt": Wanted(count, "") for split, count in counts.items()}
+    return (Folder((values["name"], *values["aliases"]), values["classes"], wanted),)

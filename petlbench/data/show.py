@@ -1,0 +1,139 @@
+"""Reports of `python -m petlbench.data` as tables on a terminal."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+Report = dict[str, Any]
+MOST = 10  # lines about one task; --json has all
+
+
+def verify(report: Report, console: Console) -> None:
+    """A row a split, then what is wrong and what is worth knowing."""
+    table = _table("task", "split", "images", "labels", "classes", "files", "px", "MB", "sha256")
+    for task in report["tasks"]:
+        for split, about in task["splits"].items():
+            table.add_row(task["task"], split, *_split(about))
+        if not task["splits"]:
+            table.add_row(task["task"], "nothing to read")
+    console.print(table)
+    for task in report["tasks"]:
+        for kind in ("defects", "notes"):
+            for line in _first(task[kind]):
+                _line(
+                    console, f"{task['task']}: {'WRONG' if kind == 'defects' else 'note'}: {line}"
+                )
+    wrong = [task["task"] for task in report["tasks"] if task["defects"]]
+    right = f"{len(report['tasks']) - len(wrong)} of {len(report['tasks'])} tasks are right"
+    _line(console, f"{right}; wrong: {', '.join(wrong)}" if wrong else right)
+
+
+def _split(about: Report) -> Iterable[str]:
+    labels = about["labels"]
+    present = labels["classes"] - len(labels["missing"])
+    yield f"{about['images']:,}"
+    yield f"{labels['lowest']}-{labels['highest']}"
+    yield f"{present} of {labels['classes']}"
+    if "formats" in about:
+        lossy = about["lossy"]
+        kind = "lossy" if lossy == about["images"] else f"{lossy} lossy" if lossy else "lossless"
+        yield f"{', '.join(about['formats']) or 'none'} ({kind})"
+        ends = {"x".join(map(str, size)) for size in _ends(about["sizes"])}
+        yield " to ".join(sorted(ends, key=len))
+        yield f"{about['bytes'] / 1e6:.1f}"
+    else:
+        yield from ("none, rendered", "", "")
+    yield about["fingerprint"][:12]
+
+
+def _ends(sizes: Report) -> list[list[int]]:
+    return [*sizes["smallest"], *sizes["largest"]]
+
+
+def prepare(report: Report, console: Console) -> None:
+    """A row a folder."""
+    table = _table("folder", "state", "files", "MB")
+    for row in report["folders"]:
+        files = f"{row['files']:,}" if "files" in row else ""
+        table.add_row(row["folder"], row["state"], files, _mb(row))
+    console.print(table)
+    if report["absent"]:
+        _line(console, f"not there yet: {', '.join(report['absent'])}")
+    _line(console, f"next: python -m petlbench.data verify {report['suite']}")
+
+
+def fetch(report: Report, console: Console) -> None:
+    """One line."""
+    megabytes = report["bytes"] / 1e6
+    _line(console, f"{report['state']}: {report['file']} ({megabytes:.1f} MB, sha256 is right)")
+
+
+def cache(report: Report, console: Console) -> None:
+    """A row a split."""
+    table = _table("task", "split", "state", "images", "MB", "sha256 of the pixels")
+    for row in report["splits"]:
+        images = f"{row['images']:,}" if "images" in row else ""
+        digest = row.get("sha256", "")[:12]
+        table.add_row(row["task"], row.get("split", ""), row["state"], images, _mb(row), digest)
+    console.print(table)
+    for row in report["splits"]:
+        if "reason" in row:
+            _line(console, f"{row['task']}: WRONG: {row['reason']}")
+    made = sum(row["state"] == "made" for row in report["splits"])
+    there = sum(row["state"] == "there" for row in report["splits"])
+    _line(console, f"{made} made, {there} were there")
+
+
+def listing(report: Report, console: Console) -> None:
+    """A row a task, and a line a suite."""
+    for suite in report["suites"]:
+        table = _table("task", "images", "files GB", "decoded GB", "of GB", "")
+        for task in suite["tasks"]:
+            gigabytes = (task[key] / 1e9 for key in ("bytes", "decoded_there", "decoded_bytes"))
+            state = "there" if task["images"] else "rendered, nothing to get"
+            why = (task["missing"] or state).removeprefix(f"{task['task']} has ")
+            cells = (f"{task['images']:,}", *(f"{number:.2f}" for number in gigabytes))
+            table.add_row(task["task"], *cells, re.split(r";| \(nor", why)[0])
+        console.print(table)
+        there = sum(not task["missing"] for task in suite["tasks"])
+        _line(
+            console,
+            f"{suite['suite']}: {there} of {len(suite['tasks'])} tasks are there; files "
+            f"{suite['bytes'] / 1e9:.2f} GB; all lists decoded at {report['size']} px: "
+            f"{suite['decoded_bytes'] / 1e9:.2f} GB",
+        )
+    _line(console, "docs/data.md says what to put where")
+
+
+SHOWS: dict[str, Callable[[Report, Console], None]] = {
+    "list": listing,
+    "verify": verify,
+    "prepare": prepare,
+    "fetch": fetch,
+    "cache": cache,
+}
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        numbers = name == "images" or name.endswith(("MB", "GB"))
+        table.add_column(name, justify="right" if numbers else "left", overflow="fold")
+    return table
+
+
+def _first(lines: Sequence[str]) -> list[str]:
+    more = [f"and {len(lines) - MOST} more; --json has all"] if len(lines) > MOST else []
+    return [*lines[:MOST], *more]
+
+
+def _line(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _mb(row: Report) -> str:
+    return f"{row['bytes'] / 1e6:.1f}" if "bytes" in row else ""

@@ -1,0 +1,95 @@
+"""Tasks by the name of a suite, through the configuration, with their folders and readers."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from petlbench import compose, configs
+from petlbench.data.layout import DRAWS, Folder, merged
+from petlbench.data.task import Task
+from petlbench.errors import UserError, unknown
+from petlbench.sweep import plan
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One task with one draw of its training list, where it has several."""
+
+    name: str
+    config: compose.Config
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What its reader is given."""
+        found: dict[str, Any] = self.config["dataset"]
+        return found
+
+    def task(self) -> Task:
+        """Raises UserError where its data are missing."""
+        from petlbench import build  # imports torch, so after cheap mistakes
+
+        return build.task(self.config)
+
+    @property
+    def folders(self) -> tuple[Folder, ...]:
+        """What it needs on the disk, as far as its reader tells."""
+        module = import_module(self.values["_target_"].rpartition(".")[0])
+        tell: Callable[[Any], tuple[Folder, ...]] = getattr(module, "layout", lambda _: ())
+        return tell(self.values)
+
+
+def names(suite: str) -> list[str]:
+    """The tasks of a suite, or the one task of that name."""
+    known = configs.names("dataset")
+    if suite not in known:
+        raise unknown("task or suite", suite, known)
+    return plan.expand([suite], _listed)
+
+
+def of_user(name: str) -> bool:
+    """Whether a task reads a folder that its user must name."""
+    return configs.content("dataset", name).get("root") == "???"
+
+
+def cells(suite: str, root: Path | None, size: int) -> Iterator[Cell]:
+    """The tasks of a suite with all their draws; images become `size` pixels wide.
+
+    root: what PETLBENCH_DATA names else; for a task of the user's own images, their folder.
+    """
+    for name in names(suite):
+        own = of_user(name)
+        if own and root is None:
+            raise UserError(f"{name} is a folder of your own; name it with --root FOLDER")
+        where = f"{'dataset' if own else 'data'}.root={_quoted(str(root))}"
+        config = compose.single(
+            [f"dataset={name}", f"input.size={size}", *([where] if root else [])]
+        )
+        draws = range(DRAWS) if "draw" in config["dataset"] else [None]
+        for draw in draws:
+            changed = {} if draw is None else {"draw": draw}
+            drawn = name if draw is None else f"{name} draw {draw}"
+            yield Cell(drawn, config | {"dataset": config["dataset"] | changed})
+
+
+def folders(suite: str, root: Path | None) -> tuple[Path, list[Folder]]:
+    """The folder of a suite, and the folders that its tasks need in it."""
+    found = list(cells(suite, root, size=1))
+    needed = merged(folder for cell in found for folder in cell.folders)
+    if not needed:
+        raise UserError(f"{suite} needs no lists and folders of its own; nothing to prepare")
+    return Path(found[0].values["root"]).expanduser(), needed
+
+
+def _listed(name: str) -> list[str] | None:
+    """What a suite lists; a task's yaml may name its suite instead."""
+    listed = configs.content("dataset", name).get("suite")
+    return listed if isinstance(listed, list) else None
+
+
+def _quoted(text: str) -> str:
+    """A text as a value of Hydra's command line, which takes no escapes but before a quote."""
+    doubled = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" * bool(found[2])), text)
+    return f"'{doubled}'"
