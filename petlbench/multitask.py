@@ -153,9 +153,7 @@ class Branches(nn.Module):
         with warnings.catch_warnings():
             # some attention on CPU, inside a block with learned tensors: task by task, and exact
             warnings.filterwarnings("ignore", "There is a performance drop")
-            return torch.vmap(branch, in_dims=(0, 0, lanes))(
-                self.lane, list(self.stacked), images
-            )
+            return torch.vmap(branch, in_dims=(0, 0, lanes))(self.lane, list(self.stacked), images)
 
 
 def restored(backbone: Backbone, path: Path) -> Method:
