@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from petlbench.anatomy import Block
-from petlbench.sharing import Shell
+from petlbench.multitask.sharing import Shell
 
 
 class Once:

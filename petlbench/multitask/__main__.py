@@ -1,4 +1,4 @@
-"""What multi-task inference saves: python -m petlbench.multitask_cost --method dtl --out FILE.
+"""What multi-task inference saves: python -m petlbench.multitask --method dtl --out FILE.
 
 One network for T tasks against both baselines: one batch of T full passes, and T passes one after
 another. The tasks' deltas are as their method starts and the backbone's weights are random, which
@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from petlbench import build, compose, provenance
 from petlbench.checks import whole
 from petlbench.errors import UserError
-from petlbench.multitask import MultiTask, on_shared
+from petlbench.multitask.network import MultiTask, on_shared
 from petlbench.record import Record, write
 from petlbench.run import blank, ended, seed_everything
 from petlbench.train.precision import Precision
@@ -143,9 +143,7 @@ def summary(record: Record) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command. Exit status 1 for a mistake of the user."""
-    parser = argparse.ArgumentParser(
-        prog="python -m petlbench.multitask_cost", description=__doc__
-    )
+    parser = argparse.ArgumentParser(prog="python -m petlbench.multitask", description=__doc__)
     parser.add_argument("--method", required=True, help="as in method=NAME")
     parser.add_argument("--backbone", default="vit_b16", help="as in backbone=NAME")
     parser.add_argument("--tasks", type=int, default=19, help="VTAB-1K has 19")

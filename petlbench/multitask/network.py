@@ -22,8 +22,8 @@ from petlbench.backbone import Backbone
 from petlbench.delta import trained
 from petlbench.errors import Unsupported, UserError
 from petlbench.interface import Method, frozen_prefix
-from petlbench.once import Once, answer_once
-from petlbench.sharing import Pool, Shell, twin
+from petlbench.multitask.once import Once, answer_once
+from petlbench.multitask.sharing import Pool, Shell, twin
 
 
 class MultiTask(nn.Module):
