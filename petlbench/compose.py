@@ -32,7 +32,6 @@ def finish(composed: DictConfig, choices: Mapping[str, str]) -> Config:
     """The resolved configuration with `factors`: which cell of a table the run fills.
 
     With recipe=paper, `recipe.changed` names the published values that the command changed.
-
     composed: without its hydra node. choices: the option chosen in each group.
     Raises UserError for a suite, which is no single run, and for a value that was never set.
     """

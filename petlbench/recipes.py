@@ -93,10 +93,14 @@ def _told(method: str) -> str:
 def changed(config: Config, published: Node) -> list[str]:
     """Dotted names of published values that a configuration has otherwise, sorted."""
     return sorted(
-        key
-        for key, value in _flat(published)
-        if not str(value).startswith("${") and _look_up(config, key) != value
+        key for key, value in _flat(published) if _look_up(config, key) != _meant(config, value)
     )
+
+
+def _meant(config: Config, value: Any) -> Any:
+    """A published value, or what it refers to: ${train.lr}."""
+    refers = isinstance(value, str) and value.startswith("${")
+    return _look_up(config, value[2:-1]) if refers else value
 
 
 def _look_up(config: Any, dotted: str) -> Any:

@@ -1,5 +1,6 @@
 """Published values: what the files say is what a run gets, and what is not there is refused."""
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,8 @@ def test_the_command_line_wins_and_the_record_says_so() -> None:
     assert found["train"]["weight_decay"] == 0.05
     recipe = blank(found)["config"]["recipe"]
     assert recipe["changed"] == ["backbone.drop_path", "train.lr"]
+    found = composed("dtl", "vit_b16", "vtab/svhn", "recipe=paper", "train.head_lr=0.5")
+    assert found["recipe"]["changed"] == ["train.head_lr"]
     assert recipe["name"] == "paper"
     assert "heekhero/DTL @ bf6c51e679" in recipe["source"]
 
@@ -173,3 +176,14 @@ def test_a_refused_recipe_leaves_the_record_of_another_one(tmp_path: Path) -> No
 
 def test_the_page_is_made_from_the_files() -> None:
     assert (Path(__file__).parent.parent / "docs" / "recipes.md").read_text() == page()
+
+
+def test_the_readme_names_the_pairs_that_there_are() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    table = re.findall(r"^\| `(\w+)` \| `(\w+)` \| ((?:`\w+` ?)+)\|$", readme, flags=re.M)
+    stated = {
+        (method, backbone, suite)
+        for suite, backbone, methods in table
+        for method in re.findall(r"\w+", methods)
+    }
+    assert stated == set(FILES)
