@@ -270,6 +270,21 @@ def test_protocols_are_never_mixed() -> None:
         table(found, protocol="audit")
 
 
+def test_the_choice_of_an_epoch_on_the_test_set_is_a_column_of_its_own() -> None:
+    gains = {"land": 1.5, "digits": 0.5}
+    found = []
+    for task, gain in gains.items():
+        scores = {"test": {"top1": 70.0}, "test@best": {"top1": 70.0 + gain}}
+        found.append(record("lora", task, 70.0, protocol="audit", scores=scores))
+    found.append(record("linear", "land", 60.0, protocol="audit"))
+    made = table(found, protocol="audit")
+    assert made.values.loc["LoRA", "inflation"] == 1.0
+    assert pd.isna(made.values.loc["Linear", "inflation"])
+    assert made.values.loc["LoRA", TASK_MEAN] == 70.0
+    assert any(note.startswith("Best epoch on test: what choosing") for note in made.notes)
+    assert "inflation" not in table(records()).values
+
+
 def test_memory_is_the_peak_only_where_all_runs_have_it() -> None:
     keys = [column.key for column in table(records()).columns]
     assert "saved_mb" in keys

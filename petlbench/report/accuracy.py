@@ -21,7 +21,7 @@ def table_of(
     """Columns `tasks`, then the named means, then the costs; published rows below."""
     chosen = [_average(scores, key) for key in means]
     keys = costs.chosen(cost_keys, scores.finished)
-    columns = [*tasks, *chosen, *(costs.column(key) for key in keys)]
+    columns = [*tasks, *chosen, *scores.inflation, *(costs.column(key) for key in keys)]
     compared, flags = significance(scores)
     table = Table(
         rows=list(scores.rows),
@@ -115,6 +115,11 @@ def _of_columns(scores: Scores, chosen: Sequence[Column]) -> list[str]:
     }
     if told := [meaning[column.key] for column in chosen if column.key in meaning]:
         said.append(f"{'; '.join(told)}.")
+    if scores.inflation:
+        said.append(
+            "Best epoch on test: what choosing the epoch on the test set adds to the last epoch's "
+            "score, mean over tasks; nobody may choose so (protocol audit)."
+        )
     if scores.spread[scores.keys].notna().any(axis=None):
         said.append(
             "Deviation of a mean: square root of the summed squares of its cells' deviations, "

@@ -15,6 +15,8 @@ from petlbench.report.table import Column
 from petlbench.report.view import View
 
 GROUP_MEAN, TASK_MEAN = "group mean", "task mean"
+INFLATION = Column("inflation", "best epoch on test, points more", "Mean")
+BEST = "@best"  # after the name of a test set: the score of the epoch that is best on it
 
 
 @dataclass
@@ -27,6 +29,7 @@ class Scores:
     tasks: list[Column]
     tests: list[str]  # titles of the test sets where these are the columns, else none
     averages: list[Column]  # one a group, the mean of those, the mean over tasks
+    inflation: list[Column]  # what the dishonest choice of an epoch adds; only under `audit`
     means: pd.DataFrame
     spread: pd.DataFrame
     costs: pd.DataFrame  # rows x keys of costs.COSTS, means over finished runs
@@ -71,6 +74,7 @@ def gather(
     keys = [task.key for task in tasks]
     means = by_cell.mean().unstack().reindex(index=order, columns=keys)
     spread = by_cell.std(ddof=1).unstack().reindex(index=order, columns=keys)
+    inflation = _inflation(finished, keys)
     methods = {labels[record["id"]]: record["factors"]["method"] for record in chosen}
     return Scores(
         view=view,
@@ -79,7 +83,10 @@ def gather(
         tasks=tasks,
         tests=[task.title for task in tasks] if tests is not None else [],
         averages=_averages(tasks),
-        means=means.join(_over(tasks, means, lambda part: part.mean(axis=1))),
+        inflation=[INFLATION] if inflation else [],
+        means=pd.concat(
+            [means, _over(tasks, means, lambda part: part.mean(axis=1)), *inflation], axis=1
+        ),
         spread=spread.join(_over(tasks, spread, statistics.propagated)),
         costs=_costs(finished).reindex(order),
         finished=finished,
@@ -166,6 +173,19 @@ def _over(tasks: Sequence[Column], cells: pd.DataFrame, mean: Any) -> pd.DataFra
 
     by_group = pd.DataFrame({f"{group} mean": whole(cells[keys]) for group, keys in parts.items()})
     return by_group.assign(**{GROUP_MEAN: whole(by_group), TASK_MEAN: whole(cells)})
+
+
+def _inflation(finished: pd.DataFrame, keys: Sequence[str]) -> list[pd.Series]:
+    """Points by which a row's best epoch on the test set beats its last, mean over all tasks."""
+    best = finished[finished["test"].str.endswith(BEST)]
+    best = best.assign(test=best["test"].str.removesuffix(BEST))
+    last = finished[finished["main"]]
+    pairs = last.merge(best, on=["id", "row", "task", "test"], suffixes=("", "_best"))
+    if not len(pairs):
+        return []
+    gain = (pairs["top1_best"] - pairs["top1"]).groupby([pairs["row"], pairs["task"]]).mean()
+    cells = gain.unstack().reindex(columns=list(keys))
+    return [cells.mean(axis=1, skipna=False).rename(INFLATION.key)]
 
 
 def _costs(finished: pd.DataFrame) -> pd.DataFrame:
