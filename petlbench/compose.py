@@ -41,6 +41,8 @@ def finish(composed: DictConfig, choices: Mapping[str, str]) -> Config:
     except MissingMandatoryValue as error:
         raise UserError(f"no value for '{error.full_key}'; set {error.full_key}=VALUE") from error
     except OmegaConfBaseException as error:
+        if unset := re.search(r"Missing mandatory value: ([\w.]+)", str(error)):  # referred to
+            raise UserError(f"no value for '{unset[1]}'; set {unset[1]}=VALUE") from error
         raise UserError(first_line(error)) from error
     assert isinstance(config, dict)
     plain: Config = {str(key): value for key, value in config.items() if key != REPORT}
