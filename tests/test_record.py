@@ -123,7 +123,8 @@ def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def test_committed_records_keep_their_identity() -> None:
     """Keys that came later are at their neutral values in them."""
     seen = 0
-    for made in Store(MEASURED).records():
+    runs = (r for r in Store(MEASURED).records() if r["protocol"] != "probe")  # these have no task
+    for made in runs:
         today = {key: defaults(made["factors"]["method"])[key] for key in IDENTITY}
         said = {key: made["config"][key] for key in IDENTITY}
         assert identity(merged(today, said)) == made["id"]
