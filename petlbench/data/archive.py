@@ -34,7 +34,7 @@ def members(archive: Path) -> list[Member]:
     """
     if not archive.is_file():
         raise UserError(f"no archive '{archive}'")
-    with _damage_told(archive):
+    with damage_told(archive):
         if zipfile.is_zipfile(archive):
             found = list(_zip_members(archive))
         elif tarfile.is_tarfile(archive):
@@ -48,26 +48,31 @@ def members(archive: Path) -> list[Member]:
 
 
 def contents(archive: Path, names: Container[str]) -> Iterator[tuple[str, IO[bytes]]]:
-    """The named members with their bytes, in the archive's order; each is read before the next."""
-    with _damage_told(archive):
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as packed:
-                for entry in packed.infolist():
-                    if entry.filename in names and not entry.is_dir():
-                        with packed.open(entry) as content:
-                            yield entry.filename, content
-        else:
-            with tarfile.open(archive) as tape:
-                for item in tape:
-                    if item.name in names and (found := tape.extractfile(item)):
-                        yield item.name, found
+    """The named members with their bytes, in the archive's order; each is read before the next.
+
+    To be read inside `damage_told`.
+    """
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as packed:
+            for entry in packed.infolist():
+                if entry.filename in names and not entry.is_dir():
+                    with packed.open(entry) as content:
+                        yield entry.filename, content
+    else:
+        with tarfile.open(archive) as tape:
+            for item in tape:
+                if item.name in names and (found := tape.extractfile(item)):
+                    yield item.name, found
 
 
 @contextmanager
-def _damage_told(archive: Path) -> Iterator[None]:
+def damage_told(archive: Path) -> Iterator[None]:
+    """What is wrong with an archive becomes a UserError; what is wrong with the disk does not."""
     try:
         yield
     except DAMAGE as error:
+        if getattr(error, "errno", None) is not None:
+            raise
         raise UserError(
             f"'{archive}' is damaged or cut off ({' '.join(str(error).split())}); fetch it again"
         ) from error

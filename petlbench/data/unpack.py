@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from petlbench.data import archive
 from petlbench.data.archive import Member
@@ -78,13 +79,18 @@ def _unpack(sources: Mapping[Path, Mapping[str, str]], target: Path) -> dict[str
     digests: dict[str, str] = {}
     for file, paths in sources.items():
         members = archive.contents(file, paths)
-        for name, content in told(members, target.name.strip("."), len(paths)):
-            path = target / paths[name]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            digest = hashlib.sha256()
-            with path.open("wb") as written:
-                while chunk := content.read(CHUNK):
-                    digest.update(chunk)
-                    written.write(chunk)
-            digests[paths[name]] = digest.hexdigest()
+        with archive.damage_told(file):
+            for name, content in told(members, target.name.strip("."), len(paths)):
+                digests[paths[name]] = _write(content, target / paths[name])
     return digests
+
+
+def _write(content: IO[bytes], path: Path) -> str:
+    """Copy a stream into a file; its sha256."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    with path.open("wb") as written:
+        while chunk := content.read(CHUNK):
+            digest.update(chunk)
+            written.write(chunk)
+    return digest.hexdigest()
