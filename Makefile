@@ -1,7 +1,8 @@
 # make demo     a small comparison of methods on the embedded suite (about 7 minutes on 2 cores)
 # make test     all tests, in an environment made for them
 # make check    what a change must pass: format, lint, types, tests
-# make docs     docs/methods and docs/support.md, from the code
+# make look     what the reports look like: papers and pages as pictures (needs TeX and Chromium)
+# make docs     docs/methods, docs/support.md and docs/recipes.md, from the code
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,11 +10,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 JOBS ?= 2
 
-.PHONY: demo test check docs format install install-dev clean
+.PHONY: demo test check look docs format install install-dev clean
 
 demo: install
 	$(BIN)/python -m petlbench -m experiment=demo results.root=results/demo/runs
-	$(BIN)/python -m petlbench.report --records results/demo/runs --name demo --out results/demo
+	$(BIN)/python -m petlbench.report demo --records results/demo/runs --out results/demo
 
 test: install-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
@@ -24,11 +25,17 @@ check: install-dev
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
+# Debian: apt install texlive-latex-extra poppler-utils chromium
+look: install
+	$(BIN)/python -m tests.look results/look
+
 # support: one backbone of each kind; DeiT, MAE, CLIP and DINOv2 are plain ViTs
 docs: install
 	$(BIN)/python -m petlbench.catalogue docs/methods
 	$(BIN)/python -m petlbench.support vit_b16 siglip_b16 swin_b convnext_b dinov3_b16 eva02_b14 > docs/support.part
 	mv docs/support.part docs/support.md
+	$(BIN)/python -m petlbench.recipes_page > docs/recipes.part
+	mv docs/recipes.part docs/recipes.md
 
 format: install-dev
 	$(BIN)/ruff format .

@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from petlbench import compose, configs
+from petlbench import compose, configs, recipes
 from petlbench.errors import UserError, unknown
 from petlbench.sweep.hydra import defer, register
 
@@ -50,6 +50,7 @@ def one(composed: DictConfig) -> None:
     """A single run: skipped if it is finished; exits with 1 if it fails."""
     refuse_a_sweep(HydraConfig.get().sweeper)
     config = compose.finish(composed, HydraConfig.get().runtime.choices)
+    recipes.check(config)
     from petlbench import build
     from petlbench.record import Store, identity
     from petlbench.run import run

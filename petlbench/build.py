@@ -11,6 +11,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from petlbench import backbone as backbones
+from petlbench import recipes
 from petlbench.data.augment import Augmentation
 from petlbench.data.feed import Feed
 from petlbench.data.images import Preparation, View
@@ -69,10 +70,15 @@ def feed(config: Config) -> Feed:
 
 def method(config: Config) -> Method:
     """The method around its backbone, with pre-trained weights unless told otherwise."""
+    built: Method = _made(config["method"])(backbone(config))
+    return built
+
+
+def backbone(config: Config) -> "backbones.Backbone":
+    """The backbone alone, with pre-trained weights unless told otherwise."""
     network = _backbone(config)
     network.load_weights()
-    built: Method = _made(config["method"])(network)
-    return built
+    return network
 
 
 def on_meta(config: Config) -> Method:
@@ -87,6 +93,7 @@ def check(config: Config) -> None:
 
     Nothing is read or computed there, so that a plan can be checked before its first run.
     """
+    recipes.check(config)
     check_training(config["train"])
     built = on_meta(config)
     with torch.device("meta"):
@@ -113,6 +120,7 @@ def trainer(
         feed=feed(config),
         fit=opened.open(protocol["fit_on"]),
         select={name: opened.open(name) for name in select_names(config, opened)},
+        classes=opened.classes,
         halves=partial(halves, config, opened),
         keep_best=protocol["select_on"] == "val",
         every_epochs=protocol["every_epochs"],

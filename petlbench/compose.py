@@ -10,12 +10,13 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from petlbench import checks, configs
+from petlbench import checks, configs, recipes
 from petlbench.errors import UserError
 
 Config = dict[str, Any]
 Mistake = HydraException | OmegaConfBaseException
 HIGHEST_SEED = 2**32 - 1  # NumPy's
+REPORT = "report"  # an experiment's node on how its records are shown; no part of a run
 
 
 def single(overrides: Iterable[str]) -> Config:
@@ -30,6 +31,7 @@ def single(overrides: Iterable[str]) -> Config:
 def finish(composed: DictConfig, choices: Mapping[str, str]) -> Config:
     """The resolved configuration with `factors`: which cell of a table the run fills.
 
+    With recipe=paper, `recipe.changed` names the published values that the command changed.
     composed: without its hydra node. choices: the option chosen in each group.
     Raises UserError for a suite, which is no single run, and for a value that was never set.
     """
@@ -39,9 +41,11 @@ def finish(composed: DictConfig, choices: Mapping[str, str]) -> Config:
     except MissingMandatoryValue as error:
         raise UserError(f"no value for '{error.full_key}'; set {error.full_key}=VALUE") from error
     except OmegaConfBaseException as error:
+        if unset := re.search(r"Missing mandatory value: ([\w.]+)", str(error)):  # referred to
+            raise UserError(f"no value for '{unset[1]}'; set {unset[1]}=VALUE") from error
         raise UserError(first_line(error)) from error
     assert isinstance(config, dict)
-    plain: Config = {str(key): value for key, value in config.items()}
+    plain: Config = {str(key): value for key, value in config.items() if key != REPORT}
     plain["factors"] = {
         "method": choices["method"],
         "backbone": choices["backbone"],
@@ -49,6 +53,9 @@ def finish(composed: DictConfig, choices: Mapping[str, str]) -> Config:
         "draw": plain["dataset"].get("draw", 0),
         "seed": checks.whole("seed", plain["seed"], low=0, high=HIGHEST_SEED),
     }
+    if plain["recipe"]["name"] == recipes.NAME:
+        published = recipes.row(choices["method"], choices["backbone"], choices["dataset"])
+        plain["recipe"]["changed"] = recipes.changed(plain, published or {})
     return plain
 
 

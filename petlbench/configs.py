@@ -22,6 +22,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
+from petlbench import recipes
 from petlbench.data import tree
 from petlbench.errors import UserError
 
@@ -87,16 +88,18 @@ def _walk(folder: Traversable) -> Iterator[tuple[str, Traversable]]:
 
 
 class Others(SearchPathPlugin):
-    """Lets Hydra find what other packages add."""
+    """Lets Hydra find published values, and what other packages add."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Hydra's hook, called once for each composition."""
+        search_path.append(provider="petlbench", path=f"{recipes.SCHEME}://")
         for package in packages()[1:]:
             search_path.append(provider=package, path=f"pkg://{package}")
 
 
 def register() -> None:
     """Make the trees and resolvers known to Hydra, without installing a plugin."""
+    Plugins.instance().register(recipes.Published)
     Plugins.instance().register(Others)
     for name, read in (("name", _name), ("classes", _classes), ("content", _content)):
         OmegaConf.register_new_resolver(f"petlbench.{name}", read, replace=True)

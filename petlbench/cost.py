@@ -66,7 +66,7 @@ def _saved_bytes(method: nn.Module, precision: Precision, images: Tensor) -> int
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             seen[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # an output that its own node keeps would never be freed
 
     # The graph must live until the count is read, or a freed address would stand for two storages.
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
+from petlbench.backbone import Backbone
 from petlbench.errors import UserError
 from petlbench.interface import Method
 from petlbench.leaves import Chosen
 from petlbench.record import write_atomically
 
 FORMAT = "1"
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the method of a delta is: its name, values and number of classes."""
+
+    method: str
+    values: dict[str, Any]
+    classes: int
 
 
 def trained(method: nn.Module) -> dict[str, nn.Parameter]:
@@ -44,7 +55,7 @@ def save(path: Path, method: Method, metadata: Mapping[str, Any]) -> int:
         name: tensor.detach().cpu().contiguous() for name, tensor in learned(method).items()
     }
     texts = {key: json.dumps(value) for key, value in metadata.items()}
-    content = serialised(tensors, metadata=texts | {"format": FORMAT} | _backbone(method))
+    content = serialised(tensors, metadata=texts | {"format": FORMAT} | _backbone(method.backbone))
     write_atomically(path, content)
     return len(content)
 
@@ -54,12 +65,7 @@ def load(path: Path, method: Method) -> None:
 
     Raises UserError where the file is unreadable, or made on another backbone or another method.
     """
-    metadata, tensors = _read(path)
-    if metadata.get("format") != FORMAT:
-        raise UserError(f"delta '{path}' has format {metadata.get('format')}, not {FORMAT}")
-    for key, here in _backbone(method).items():
-        if metadata.get(key) != here:
-            raise _unfit(path, f"its {key} is {metadata.get(key)}, not {here}")
+    _, tensors = _read_for(method.backbone, path)
     own = learned(method)
     for names, where in (
         (own.keys() - tensors.keys(), "it has no"),
@@ -76,12 +82,48 @@ def load(path: Path, method: Method) -> None:
             own[name].copy_(tensor)
 
 
-def _backbone(method: Method) -> dict[str, str]:
-    checkpoint = method.backbone.checkpoint
+def network(path: Path) -> dict[str, Any]:
+    """What a run says of the network that its delta belongs to.
+
+    method and backbone (what makes them), input, and the names of the classes in their order.
+    """
+    return _network(path, _read(path)[0])
+
+
+def made(path: Path, backbone: Backbone) -> Made:
+    """What has to be made on `backbone` to load a delta into.
+
+    Raises UserError where the file is unreadable, belongs to another backbone, or does not say.
+    """
+    metadata, _ = _read_for(backbone, path)
+    found = _network(path, metadata)
+    own = {key: value for key, value in found["method"].items() if not key.startswith("_")}
+    return Made(json.loads(metadata["method"]), own, len(found["classes"]))
+
+
+def _network(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    if metadata.get("format") != FORMAT or not {"network", "method"} <= metadata.keys():
+        raise UserError(f"'{path}' is no delta of a run, or one of an older version; run it again")
+    found: dict[str, Any] = json.loads(metadata["network"])
+    return found
+
+
+def _backbone(backbone: Backbone) -> dict[str, str]:
     return {
-        "backbone": method.backbone.tag,
-        "backbone_sha256": checkpoint["sha256"] or "none, random weights",
+        "backbone": backbone.tag,
+        "backbone_sha256": backbone.checkpoint["sha256"] or "none, random weights",
     }
+
+
+def _read_for(backbone: Backbone, path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a delta that belongs to this backbone."""
+    metadata, tensors = _read(path)
+    if metadata.get("format") != FORMAT:
+        raise UserError(f"delta '{path}' has format {metadata.get('format')}, not {FORMAT}")
+    for key, here in _backbone(backbone).items():
+        if metadata.get(key) != here:
+            raise _unfit(path, f"its {key} is {metadata.get(key)}, not {here}")
+    return metadata, tensors
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

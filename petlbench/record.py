@@ -52,6 +52,12 @@ NEUTRAL: Mapping[str, Any] = {
     "input.resize": None,
     "input.aspect": "squash",
     "input.augment": None,
+    "train.optimizer": "adamw",
+    "train.momentum": 0.9,
+    "train.label_smoothing": 0.0,
+    "train.mixup": 0.0,
+    "train.cutmix": 0.0,
+    "train.schedule.cosine_from": 0,
 }
 PLACES = ("dataset.cache", "dataset.root", "data.root", "results.root")  # they change no result
 
@@ -115,14 +121,19 @@ class Store:
             if time.time() - path.stat().st_mtime > LEFTOVER_S:
                 path.unlink(missing_ok=True)
 
-    def records(self) -> Iterator[Record]:
-        """All records of this schema below the folder, in the order of their paths."""
+    def files(self) -> Iterator[Path]:
+        """What may be a record below the folder, in the order of the paths."""
         for path in sorted(self.root.glob("**/*.json")):
             # W&B keeps files of its own below the folder, which a kill may have cut short.
             if not path.name.startswith(".") and path.relative_to(self.root).parts[0] != "wandb":
-                record = read(path)
-                if record.get("schema") == SCHEMA:
-                    yield record
+                yield path
+
+    def records(self) -> Iterator[Record]:
+        """All records of this schema below the folder."""
+        for path in self.files():
+            record = read(path)
+            if record.get("schema") == SCHEMA:
+                yield record
 
     def check_writable(self) -> None:
         """Refuse a folder that cannot take records, before hours of training."""
@@ -139,9 +150,14 @@ class Store:
     def write(self, record: Record) -> Path:
         """Write a record once, whole or not at all, and return its path."""
         path = self.path(record)
-        text = json.dumps(record, indent=1, allow_nan=False) + "\n"
-        write_atomically(path, text.encode())
+        write(record, path)
         return path
+
+
+def write(record: Record, path: Path) -> None:
+    """Write a record to a file of one's own choice."""
+    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+    write_atomically(path, text.encode())
 
 
 def read(path: Path) -> Record:

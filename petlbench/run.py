@@ -8,13 +8,14 @@ import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from petlbench import build, cost, delta, provenance, tracking
-from petlbench.data.task import Score
+from petlbench.data.task import Score, Task
 from petlbench.errors import Unsupported, UserError
 from petlbench.interface import Method
 from petlbench.record import SCHEMA, Record, Store, identity, placeless
@@ -89,10 +90,21 @@ def _fill(record: Record, config: Config, store: Store, tracker: tracking.Tracke
         {
             "record": record["id"],
             "method": made_by[0],
-            "values": made_by[1],
+            "network": _network(config, task, made_by[1]),
         },
     )
     shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _network(config: Config, task: Task, made_by: Mapping[str, Any]) -> dict[str, Any]:
+    """What a delta says of the network it belongs to; no folder of this machine."""
+    file = config["backbone"]["checkpoint"]
+    return {
+        "method": made_by,
+        "backbone": dict(config["backbone"]) | {"checkpoint": file and Path(file).name},
+        "input": config["input"],
+        "classes": task.names or [str(number) for number in range(task.classes)],
+    }
 
 
 def _measured(method: Method, config: Config, device: torch.device) -> dict[str, Any]:

@@ -8,10 +8,14 @@ from typing import Any
 from petlbench.record import Record
 
 GROUPS = {"digits": "natural", "glyphs": "natural", "land": "specialized"}
+PEAK = {"weights": 300.0, "gradients": 1.0, "optimiser": 2.0, "activations": 700.0}
 
 
 def record(method: str, task: str, top1: float | None, seed: int = 0, **changes: Any) -> Record:
-    """A finished run of `top1` percent, or a failed one where it is None."""
+    """A finished run of `top1` percent, or a failed one where it is None.
+
+    task: one of mini, or the full name of another with its slash.
+    """
     made: Record = {
         "schema": 1,
         "id": f"{method}{task}{seed}",
@@ -21,14 +25,14 @@ def record(method: str, task: str, top1: float | None, seed: int = 0, **changes:
         "factors": {
             "method": method,
             "backbone": "vit_mini",
-            "task": f"mini/{task}",
+            "task": task if "/" in task else f"mini/{task}",
             "draw": 0,
             "seed": seed,
         },
         "title": {"lora": "LoRA", "linear": "Linear", "dtl_plus": "DTL+"}.get(method, method),
-        "task_title": task.capitalize(),
-        "suite": "mini",
-        "group": GROUPS[task],
+        "task_title": task.partition("/")[2] or task.capitalize(),
+        "suite": task.partition("/")[0] if "/" in task else "mini",
+        "group": GROUPS.get(task, "some"),
         "config": {"train": {"epochs": 10, "lr": 0.01}, "method": {"rank": 8}},
         "scores": {} if top1 is None else {"test": {"top1": top1, "correct": 1, "total": 2000}},
         "selection": {"honest": True},
@@ -47,6 +51,37 @@ def record(method: str, task: str, top1: float | None, seed: int = 0, **changes:
             "checkpoint": {"tag": "vit_mini", "sha256": "0c0e49b3" * 8},
             "versions": {"petlbench": "0.1.0", "torch": "2.14.1", "timm": "1.0.31"},
             "device": "a CPU, 2 threads",
+        },
+    }
+    return made | changes
+
+
+def probe(method: str, images_per_s: float, **changes: Any) -> Record:
+    """What `python -m petlbench.probe` leaves: costs without scores."""
+    made = record(method, "probe", 0.0, protocol="probe", suite="probe", group="probe", scores={})
+    made["factors"] |= {"task": "probe", "backbone": "vit_b16"}
+    made["provenance"] |= {"precision": "fp16", "attention": "fused"}
+    made["cost"] = {
+        "parameters": {"method": 36864, "head": 970},
+        "units": 12,
+        "delta_bytes": 160000,
+        "saved_mb": 772.0,
+        "gflops": {"forward": 35.1, "step": 70.2},
+        "peak_mib": PEAK | {"workspace": 50.0, "allocated": 1053.0, "reserved": 1200.0},
+        "train_images_per_s": 500.0,
+        "inference": [
+            {"batch": batch, "compiled": False, "merged": merged, "spread": 3.0, "repeats": 5}
+            | {"images_per_s": images_per_s * batch * (2 if merged else 1)}
+            for batch in (1, 4, 16)
+            for merged in ([False, True] if method == "lora" else [False])
+        ],
+        "multitask": {
+            "tasks": 19,
+            "shared_blocks": 7,
+            "blocks": 12,
+            "gflops": {"shared": 298.0, "batch": 667.0},
+            "saved_percent": 55.3,
+            "seconds": {"shared": 0.01, "batch": 0.02, "sequential": 0.1},
         },
     }
     return made | changes

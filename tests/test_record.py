@@ -1,13 +1,17 @@
 """Records: identity, atomic writes, reading back."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from petlbench import compose
 from petlbench.errors import UserError
-from petlbench.record import Store, identity, placeless, write_atomically
+from petlbench.record import IDENTITY, Store, identity, placeless, write_atomically
+
+MEASURED = Path(__file__).parent.parent / "results" / "measured"
 
 
 def config(**changes: Any) -> dict[str, Any]:
@@ -103,3 +107,25 @@ def test_a_folder_under_a_file_is_refused_before_training(tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"results\.root .* cannot be written"):
         Store(tmp_path / "file" / "runs").check_writable()
+
+
+@cache
+def defaults(method: str) -> dict[str, Any]:
+    """What a run has today where a record says nothing."""
+    return compose.single([f"method={method}"])
+
+
+def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    both = {key: merged(under[key], over[key]) for key in under if isinstance(over.get(key), dict)}
+    return under | over | both
+
+
+def test_committed_records_keep_their_identity() -> None:
+    """Keys that came later are at their neutral values in them."""
+    seen = 0
+    for made in Store(MEASURED).records():
+        today = {key: defaults(made["factors"]["method"])[key] for key in IDENTITY}
+        said = {key: made["config"][key] for key in IDENTITY}
+        assert identity(merged(today, said)) == made["id"]
+        seen += 1
+    assert seen > 700

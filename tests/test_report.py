@@ -4,6 +4,7 @@ import copy
 import io
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,11 @@ from petlbench.errors import UserError
 from petlbench.record import Record
 from petlbench.report import latex, markdown, terminal
 from petlbench.report.__main__ import main
-from petlbench.report.table import GROUP_MEAN, TASK_MEAN, Column, Table, build, listed
+from petlbench.report.document import Report
+from petlbench.report.rows import listed
+from petlbench.report.scores import GROUP_MEAN, TASK_MEAN
+from petlbench.report.table import Column, Table
+from petlbench.report.view import find, module
 from tests.records import keep, record
 
 SCORES = {
@@ -41,8 +46,19 @@ def changed(made: Record, part: str, **changes: Any) -> Record:
     return made
 
 
-def table(found: list[Record], protocol: str = "final") -> Table:
-    return build(found, suite="mini", protocol=protocol)
+def report(found: list[Record], protocol: str = "final", suite: str = "mini") -> Report:
+    view = replace(find("table"), protocol=protocol, suite=suite)
+    made = module("table").build(found, view)
+    assert isinstance(made, Report)
+    return made
+
+
+def table(found: list[Record], protocol: str = "final", suite: str = "mini") -> Table:
+    return report(found, protocol, suite).tables[0]
+
+
+def report_of(made: Table) -> Report:
+    return Report("a title", [made], made.values)
 
 
 def column(made: Table, key: str) -> Column:
@@ -78,8 +94,8 @@ def test_a_suite_of_the_users_own_keeps_the_order_of_its_records_and_its_groups_
     found = [record("lora", task, 1.0, suite="own") for task in ("land", "glyphs", "digits")]
     found[0]["group"] = "natural"
     found[1]["group"] = "other"
-    made = build(found, suite="own", protocol="final")
-    assert [task.key for task in made.tasks] == ["mini/land", "mini/digits", "mini/glyphs"]
+    made = table(found, suite="own")
+    assert [c.key for c in made.columns][:3] == ["mini/land", "mini/digits", "mini/glyphs"]
 
 
 def test_both_means_are_what_their_names_say() -> None:
@@ -93,16 +109,15 @@ def test_seeds_are_averaged_and_their_spread_is_the_sample_deviation() -> None:
     assert made.values.loc["LoRA", "mini/land"] == pytest.approx(73)
     assert made.spread.loc["LoRA", "mini/land"] == pytest.approx(13**0.5)
     assert "mean over 3 seeds" in made.notes[0]
-    assert r"\label{tab:x-spread}" in latex.render(made, "x")
-    assert markdown.render(made).rstrip().endswith("| LoRA | 3.6 |")
-    assert list(made.tidy["std"]) == pytest.approx([13**0.5] * 3)
+    assert r"\label{tab:x-spread}" in latex.render(report_of(made), "x")
+    assert markdown.render(report_of(made)).rstrip().endswith("| LoRA | 3.6 | 3.6 | 3.6 |")
 
 
 def test_one_seed_has_no_spread_and_says_so() -> None:
     made = table(records())
     assert "one seed" in made.notes[0]
-    assert "-spread" not in latex.render(made, "x")
-    assert "deviation" not in markdown.render(made)
+    assert "-spread" not in latex.render(report_of(made), "x")
+    assert "deviation" not in markdown.render(report_of(made))
 
 
 def test_cells_of_unequal_runs_are_said() -> None:
@@ -162,7 +177,7 @@ def test_a_table_of_failures_only_is_still_a_table() -> None:
     made = table(lost)
     assert {made.text(row, column(made, "mini/land")) for row in made.rows} == {"fail"}
     assert "no finished run" in made.notes[0]
-    assert "fail" in latex.render(made, "x")
+    assert "fail" in latex.render(report_of(made), "x")
 
 
 @pytest.mark.parametrize(
@@ -183,8 +198,8 @@ def test_a_row_of_another_origin_has_a_footnote(change: dict[str, Any], note: st
     assert [footnote.text for footnote in made.footnotes] == [note]
     assert made.letters("LoRA") == "a"
     assert made.letters("DTL+") == ""
-    assert r"LoRA\textsuperscript{a} &" in latex.render(made, "x")
-    assert "| LoRA<sup>a</sup> |" in markdown.render(made)
+    assert r"LoRA\textsuperscript{a} &" in latex.render(report_of(made), "x")
+    assert "| LoRA<sup>a</sup> |" in markdown.render(report_of(made))
     assert table(records()).footnotes == []
 
 
@@ -195,14 +210,18 @@ def test_other_epochs_have_a_footnote() -> None:
     assert [f.text for f in table(found).footnotes] == ["DTL+: epochs 5, elsewhere 10."]
 
 
-def test_weights_are_compared_within_a_backbone() -> None:
+def test_backbones_are_never_mixed() -> None:
     found = records()
     for other in found[:3]:
         other["factors"]["backbone"] = "swin_b"
-        other["provenance"]["checkpoint"] = {"tag": "swin", "sha256": "f" * 64}
-    made = table(found)
-    assert made.rows == ["Linear (vit_mini)", "LoRA (vit_mini)", "DTL+ (swin_b)"]
-    assert made.footnotes == []
+    with pytest.raises(UserError, match=r"2 backbones \(swin_b, vit_mini\).*--backbone swin_b"):
+        table(found)
+    view = replace(find("table"), backbone="vit_mini")
+    made = module("table").build(found, view).tables[0]
+    assert made.rows == ["Linear", "LoRA"]
+    assert "Left out: 3 records of other backbones (swin_b)." in made.notes
+    with pytest.raises(UserError, match=r"backbone among the records 'vit_b16'.*swin_b, vit_mini"):
+        module("table").build(found, replace(view, backbone="vit_b16"))
 
 
 def test_a_column_of_mixed_data_has_a_footnote() -> None:
@@ -251,6 +270,21 @@ def test_protocols_are_never_mixed() -> None:
         table(found, protocol="audit")
 
 
+def test_the_choice_of_an_epoch_on_the_test_set_is_a_column_of_its_own() -> None:
+    gains = {"land": 1.5, "digits": 0.5}
+    found = []
+    for task, gain in gains.items():
+        scores = {"test": {"top1": 70.0}, "test@best": {"top1": 70.0 + gain}}
+        found.append(record("lora", task, 70.0, protocol="audit", scores=scores))
+    found.append(record("linear", "land", 60.0, protocol="audit"))
+    made = table(found, protocol="audit")
+    assert made.values.loc["LoRA", "inflation"] == 1.0
+    assert pd.isna(made.values.loc["Linear", "inflation"])
+    assert made.values.loc["LoRA", TASK_MEAN] == 70.0
+    assert any(note.startswith("Best epoch on test: what choosing") for note in made.notes)
+    assert "inflation" not in table(records()).values
+
+
 def test_memory_is_the_peak_only_where_all_runs_have_it() -> None:
     keys = [column.key for column in table(records()).columns]
     assert "saved_mb" in keys
@@ -277,7 +311,7 @@ def rows_of(source: str) -> list[str]:
 def test_latex_is_well_formed_whatever_the_titles_and_reasons_hold() -> None:
     lost = record("dtl", "land", None, title=f"*{NASTY}", reason=f"{NASTY} → \u2603")
     found = [*records(), lost, record("lora", "land", 80.0, seed=1)]
-    source = latex.render(table(found), "x", "a\ncommand")
+    source = latex.render(report(found), "x", "a\ncommand")
     assert source.startswith("% made by a command\n")
     for part in source.split(r"\begin{table*}")[1:]:
         spec = re.search(r"\\begin\{tabular\}\{l(c+)\}", part)
@@ -302,22 +336,22 @@ def test_latex_is_well_formed_whatever_the_titles_and_reasons_hold() -> None:
 
 def test_rows_stand_under_the_head_of_their_family() -> None:
     made = table(records())
-    assert [family for family, _ in made.sections()] == ["traditional", "PETL"]
-    assert [row for _, rows in made.sections() for row in rows] == made.rows
-    source = latex.render(made, "x")
+    assert [section for section, _ in made.parts()] == ["traditional methods", "PETL methods"]
+    assert [row for _, rows in made.parts() for row in rows] == made.rows
+    source = latex.render(report_of(made), "x")
     assert source.index("Traditional methods") < source.index("PETL methods")
     assert "PETL" in shown(made, 100)
     alone = table([record("lora", "land", 80.0)])
-    assert alone.sections() == [("", alone.rows)]
+    assert alone.parts() == [("", alone.rows)]
 
 
 def test_latex_marks_best_and_second() -> None:
-    line = next(line for line in rows_of(latex.render(table(records()), "x")) if "DTL+" in line)
+    line = next(line for line in rows_of(latex.render(report(records()), "x")) if "DTL+" in line)
     assert line.startswith(r"DTL+ & \textbf{90.0} & \underline{70.0} & \textbf{80.0} & ")
 
 
 def test_markdown_marks_best_and_second() -> None:
-    lines = markdown.render(table(records())).splitlines()
+    lines = markdown.render(report(records())).splitlines()[2:]
     assert lines[0].startswith("|  | Natural |  | Specialized | Mean |  | Cost |")
     assert lines[2].startswith(
         "| **method** | **Digits** | **Glyphs** | **Land** | **group mean**"
@@ -329,7 +363,7 @@ def test_markdown_marks_best_and_second() -> None:
 
 
 def test_markdown_escapes_what_titles_and_reasons_hold() -> None:
-    lines = markdown.render(table([record("lora", "land", None, title="a|b*", reason="<c>_d_")]))
+    lines = markdown.render(report([record("lora", "land", None, title="a|b*", reason="<c>_d_")]))
     assert r"| a\|b\* | fail |" in lines
     assert r"a\|b\* on Land (seed 0): \<c\>\_d\_" in lines
 
@@ -346,11 +380,11 @@ def shown(made: Table, width: int) -> str:
 
 @pytest.mark.parametrize("width", [60, 100, 120])
 def test_the_terminal_shows_every_column_of_a_wide_suite(width: int) -> None:
-    made = build(vtab(), suite="vtab", protocol="final")
+    made = table(vtab(), suite="vtab")
     told = re.sub(r"\x1b\[[0-9;]*m", "", shown(made, width))
     assert max(map(len, told.splitlines())) <= width
     assert "…" not in told
-    for task in made.tasks:
+    for task in made.columns[:19]:
         assert task.title in told
 
 
@@ -360,14 +394,17 @@ def test_the_terminal_marks_best_and_second() -> None:
     assert "\x1b[4m78.0\x1b[0m" in told
 
 
+FILES = {"t.csv", "t_tidy.csv", "t.tex", "t.md", "t.html"}
+
+
 def command(folder: Path, out: Path, *more: str) -> int:
-    return main(["--records", str(folder), "--name", "t", "--out", str(out), *more])
+    return main(["table", "--records", str(folder), "--name", "t", "--out", str(out), *more])
 
 
 def test_the_command_writes_all_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert command(keep(records(), tmp_path / "runs"), out) == 0
-    assert {path.name for path in out.iterdir()} == {"t.csv", "t_tidy.csv", "t.tex", "t.md"}
+    assert {path.name for path in out.iterdir()} == FILES
     wide = pd.read_csv(out / "t.csv", index_col="method")
     made = table(records())
     keys = [column.key for column in made.columns]
@@ -386,7 +423,15 @@ def test_a_run_in_two_folders_counts_once_and_as_finished(tmp_path: Path) -> Non
     lost = record("lora", "land", None)
     folders = [keep(records(), tmp_path / "a"), keep([lost], tmp_path / "b")]
     for order in (folders, folders[::-1]):
-        given = ["--records", *map(str, order), "--name", "t", "--out", str(tmp_path / "out")]
+        given = [
+            "table",
+            "--records",
+            *map(str, order),
+            "--name",
+            "t",
+            "--out",
+            str(tmp_path / "out"),
+        ]
         assert main(given) == 0
         tidy = pd.read_csv(tmp_path / "out" / "t_tidy.csv")
         assert list(tidy.loc[tidy["id"] == "loraland0", "top1"]) == [78]
@@ -400,6 +445,10 @@ def test_a_run_in_two_folders_counts_once_and_as_finished(tmp_path: Path) -> Non
         (["--suite", "vtap"], "unknown suite among the records 'vtap'; Known: mini"),
         (["--protocol", "finale"], "did you mean 'final'? Known: final"),
         (["--name", "a/b"], "--name 'a/b' is no name for files"),
+        (["--backbone", "vit"], "unknown backbone among the records 'vit'"),
+        (["--records", "broken"], "record 'broken/0.json' is broken: cost, factors.seed missing"),
+        (["--records", "cut"], "record 'cut/0.json' cannot be read"),
+        (["--records", "later"], "record 'later/0.json' has schema 2, this petlbench reads 1"),
         (["--out", "runs/0.json/x"], "--out 'runs/0.json/x' cannot be written (Not a directory)"),
     ],
 )
@@ -413,7 +462,13 @@ def test_mistakes_are_one_line(
     monkeypatch.chdir(tmp_path)
     os.mkdir("empty")
     keep(records(), tmp_path / "runs")
-    assert main(["--records", "runs", "--name", "t", "--out", "out", *arguments]) == 1
+    broken = record("lora", "land", 1.0, cost=None)
+    del broken["factors"]["seed"]
+    keep([broken], tmp_path / "broken")
+    keep([record("lora", "land", 1.0, schema=2)], tmp_path / "later")
+    keep([], tmp_path / "cut").joinpath("0.json").write_text('{"schema": 1, "id')
+    given = ["table", "--records", "runs", "--name", "t", "--out", "out", *arguments]
+    assert main(given) == 1
     told = capsys.readouterr()
     assert message in told.err
     assert told.err.count("\n") == 1

@@ -71,6 +71,7 @@ def config(
         },
         "method": values["method"],
         "protocol": OmegaConf.to_container(OmegaConf.load(CONF / "protocol" / f"{protocol}.yaml")),
+        "recipe": {"name": "default", "source": "petlbench"},
         "results": {"root": str(root)},
         "wandb": {"mode": "disabled", "project": "p", "entity": None, "group": None, "tags": []},
     }

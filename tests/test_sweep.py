@@ -31,7 +31,7 @@ def test_suites_expand_in_order_and_once() -> None:
 def config(method: str, seed: int) -> dict[str, Any]:
     factors = {"method": method, "backbone": "vit_mini", "task": "mini/digits", "draw": 0}
     nodes: dict[str, Any] = {
-        key: {} for key in ("backbone", "dataset", "input", "train", "protocol")
+        key: {} for key in ("backbone", "dataset", "input", "train", "protocol", "recipe")
     }
     return {"factors": factors | {"seed": seed}, "seed": seed, "method": {"name": method}} | nodes
 
@@ -180,6 +180,10 @@ def test_a_value_that_one_of_the_methods_lacks_or_that_is_null_can_be_swept(
         (["hydra.sweeper.dry_run=true"], "prints the plan of a sweep; add -m"),
         (["-m", "dataset=glob(vtab/*)"], "matches no option; name a suite"),
         (["-m", "--cfg", "job"], "leave out -m"),
+        (
+            ["recipe=paper"],
+            "linear on vit_mini and mini/digits; it has some for linear on vit_b16",
+        ),
         (["-m", "dataset=vtab/cifar"], "vtab/cifar has no folder 'data/vtab/cifar'"),
         (["-m", "dataset=vtab/dtd,vtab/kitti"], "(refused too: vtab/kitti)"),
     ],

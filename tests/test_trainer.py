@@ -1,5 +1,6 @@
 """The training loop: exact repeats, what it may see, which epoch it keeps, how it ends."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,17 @@ SETTINGS: dict[str, Any] = {
     "batch_size": 8,
     "drop_last": True,
     "precision": "fp32",
+    "optimizer": "adamw",
+    "momentum": 0.9,
+    "label_smoothing": 0.0,
+    "mixup": 0.0,
+    "cutmix": 0.0,
     "schedule": {
         "warmup_epochs": 0,
         "warmup_lr": 0.0,
         "min_lr": 0.0,
         "cosine_epochs": 5,
+        "cosine_from": 0,
         "lag_epochs": 0,
         "update": "step",
     },
@@ -85,6 +92,7 @@ def trainer(seed: int = 0, **changes: Any) -> Trainer:
         "feed": feed(),
         "fit": bright(36, seed=1),
         "select": {},
+        "classes": 2,
         "keep_best": False,
         "every_epochs": None,
         "seed": seed,
@@ -211,6 +219,15 @@ def test_bytes_saved_follow_what_is_trained() -> None:
     assert saved["linear"] <= 8 * 96 * 4 / 1e6 * 1.01
     assert saved["linear"] < saved["dtl"] < saved["lora"] < saved["full"]
     assert saved["dtl"] <= saved["dtl_plus"] < saved["dtl_plus_star"]
+
+
+def test_measuring_leaves_nothing_in_memory() -> None:
+    made = method("fact_tk")
+    cost_of(made)
+    alive = sum(isinstance(thing, Tensor) for thing in gc.get_objects())
+    cost_of(made)
+    gc.collect()
+    assert sum(isinstance(thing, Tensor) for thing in gc.get_objects()) == alive
 
 
 def test_parameters_exclude_the_head() -> None:

@@ -1,7 +1,10 @@
-"""Tables from records: accuracy of each method on each task, both means, costs.
+"""Tables, charts and a page from records.
 
-Writes NAME.csv (the table), NAME_tidy.csv (a row per record and test set), NAME.tex and NAME.md,
-and prints the table. Averages run over draws and seeds, never over settings.
+A report is named after its view: an experiment (conf/experiment/*.yaml) with a `report` node, or
+a kind as it is (table, leaderboard, ...). It writes NAME.csv (each further table NAME_TABLE.csv),
+NAME_tidy.csv (a row per record and test set), NAME.tex, NAME.md, NAME.html, and each chart as
+NAME_CHART.png and .pdf, and prints the tables. Averages run over draws and seeds, never over
+settings.
 """
 
 import argparse
@@ -9,36 +12,22 @@ import re
 import shlex
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from petlbench.errors import UserError
-from petlbench.record import Record, Store, write_atomically
-from petlbench.report import latex, markdown, terminal
-from petlbench.report.table import Table, build
+from petlbench.record import write_atomically
+from petlbench.report import html, latex, markdown, plot, terminal
+from petlbench.report.document import Report
+from petlbench.report.latex import named
+from petlbench.report.read import read
+from petlbench.report.view import View, find, module, names
 
 WIDTH = 110  # characters where the output is no terminal
-EXAMPLE = "example: python -m petlbench.report --records results/runs --out results --name first"
-
-
-def read(folders: Sequence[Path]) -> list[Record]:
-    """The records of several folders, each run once; a finished one wins over a failed one."""
-    found: dict[str, Record] = {}
-    for folder in folders:
-        if not folder.is_dir():
-            raise UserError(f"no folder '{folder}'; --records takes the results.root of a sweep")
-        for record in Store(folder).records():
-            if found.get(record["id"], {}).get("status") != "finished":
-                found[record["id"]] = record
-    if not found:
-        raise UserError(
-            f"no records in {', '.join(map(str, folders))}; "
-            "python -m petlbench -m method=linear,lora dataset=mini makes some in results/runs"
-        )
-    return list(found.values())
+EXAMPLE = "example: python -m petlbench.report leaderboard --records results/runs --out results"
 
 
 def check(name: str, out: Path) -> None:
@@ -57,28 +46,35 @@ def check(name: str, out: Path) -> None:
         ) from error
 
 
-def write(table: Table, name: str, out: Path, made_by: str) -> list[Path]:
-    """All files of a table; the paths that were written."""
-    wide = table.values[[column.key for column in table.columns]]
-    wide.insert(0, "backbone", [table.backbones[row] for row in table.rows])
+def write(report: Report, name: str, out: Path, made_by: str) -> list[Path]:
+    """All files of a report; the paths that were written."""
     contents = {
-        f"{name}.csv": wide.to_csv(index_label="method"),
-        f"{name}_tidy.csv": table.tidy.to_csv(index=False),
-        f"{name}.tex": latex.render(table, name, made_by),
-        f"{name}.md": markdown.render(table),
+        f"{named(name, table.name)}.csv": table.wide().to_csv(index_label=table.head).encode()
+        for table in report.tables
     }
+    contents |= {
+        f"{name}_tidy.csv": report.tidy.to_csv(index=False).encode(),
+        f"{name}.tex": latex.render(report, name, made_by).encode(),
+        f"{name}.md": markdown.render(report).encode(),
+        f"{name}.html": html.render(report, made_by).encode(),
+    }
+    for chart in report.charts:
+        for suffix, content in plot.render(chart).items():
+            contents[f"{named(name, chart.name)}.{suffix}"] = content
     for file, content in contents.items():
-        write_atomically(out / file, content.encode())
+        write_atomically(out / file, content)
     return [out / file for file in contents]
 
 
-def show(table: Table) -> None:
-    """Print the table and what stands below it."""
+def show(report: Report) -> None:
+    """Print the tables and what stands below them."""
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
-    for shown in terminal.render(table, console.width):
-        console.print(shown, "")
-    for line in table.lines():
-        console.print(line, style="dim", highlight=False, markup=False)
+    for table in report.tables:
+        for shown in terminal.render(table, console.width):
+            console.print(shown, "")
+        for line in table.lines():
+            console.print(line, style="dim", highlight=False, markup=False)
+        console.print()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -86,41 +82,60 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m petlbench.report",
         description=__doc__,
-        epilog=EXAMPLE,
+        epilog="\n".join(
+            ["names:", *(f"  {name:12} {title}" for name, title in names().items()), "", EXAMPLE]
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    made.add_argument("report", metavar="NAME", help="which report; the names are listed below")
     made.add_argument(
         "--records",
         type=Path,
         nargs="+",
-        required=True,
+        default=[],
         metavar="DIR",
         help="folders of records: the results.root of runs and sweeps",
     )
     made.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
-    made.add_argument("--name", required=True, help="of the files, and of the LaTeX label")
-    made.add_argument("--suite", help="for example mini; default: the one with most records")
+    made.add_argument("--name", help="of the files, and of the LaTeX labels (default: NAME)")
+    made.add_argument("--suite", help="for example mini; default: the view's, or the commonest")
+    made.add_argument("--protocol", help="records of others are left out (default: the view's)")
+    made.add_argument("--backbone", help="which, where there are records of several")
     made.add_argument(
-        "--protocol", default="final", help="records of others are left out (default: final)"
+        "--vary",
+        nargs="+",
+        metavar="KEY",
+        help="values of the configuration, e.g. method.rank, that make rows of their own",
     )
     return made
 
 
+def chosen_view(given: argparse.Namespace) -> View:
+    """The view of the name, with what the command line says otherwise."""
+    view = find(given.report)
+    told = {key: getattr(given, key) for key in ("suite", "protocol", "backbone")}
+    changes = {key: value for key, value in told.items() if value is not None}
+    if given.vary:
+        changes["vary"] = {key: key.rpartition(".")[2] for key in given.vary}
+    return replace(view, **changes)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print and write one table; a mistake of the user is one line on stderr and status 1."""
+    """Print and write one report; a mistake of the user is one line on stderr and status 1."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    chosen = parser().parse_args(given)
     try:
-        records = read(chosen.records)
-        suite = chosen.suite or Counter(r["suite"] for r in records).most_common(1)[0][0]
-        table = build(records, suite=suite, protocol=chosen.protocol)
-        check(chosen.name, chosen.out)
+        options = parser().parse_args(given)
+        view = chosen_view(options)
+        name = options.name or options.report
+        records = read(options.records)
+        report = module(view.kind).build(records, view, **view.options)
+        check(name, options.out)
         made_by = shlex.join(["python", "-m", "petlbench.report", *given])
-        paths = write(table, chosen.name, chosen.out, made_by)
+        paths = write(report, name, options.out, made_by)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    show(table)
+    show(report)
     print("\n".join(f"wrote {path}" for path in paths))
     return 0
 

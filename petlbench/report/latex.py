@@ -1,8 +1,9 @@
-"""A table as LaTeX: booktabs, rotated task names, group heads; best bold, second underlined."""
+"""A report as LaTeX: booktabs, rotated task names, group heads; best bold, second underlined."""
 
 import itertools
 from collections.abc import Callable, Sequence
 
+from petlbench.report.document import Report
 from petlbench.report.table import Column, Table
 
 SPECIAL = {
@@ -21,10 +22,17 @@ SPECIAL = {
     "|": r"\textbar{}",
     '"': "''",  # \textquotedbl needs another font encoding than the default
     "–": "--",
+    "−": r"\ensuremath{-}",
+    "≠": r"\ensuremath{\neq}",
+    "↓": r"\ensuremath{\downarrow}",
+    "†": r"\textdagger{}",
+    "·": r"\textperiodcentered{}",
+    "±": r"\ensuremath{\pm}",
     "’": "'",
     "‘": "`",
 }
 LAST = 0xFF  # LaTeX knows the letters of Latin-1; reasons of failures may hold anything
+FITTING = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}"
 FORMS = {1: r"\textbf{%s}", 2: r"\underline{%s}", None: "%s"}
 
 
@@ -33,43 +41,73 @@ def escaped(text: str) -> str:
     return "".join(SPECIAL.get(c, c if ord(c) <= LAST else "?") for c in text)
 
 
-def render(table: Table, name: str, made_by: str = "petlbench.report") -> str:
-    """A `table*`, and one of the spread if there is any; needs booktabs and graphicx."""
-    said = [rf"\noindent {escaped(line)}\par" for line in table.lines()]
+def render(report: Report, name: str, made_by: str = "petlbench.report") -> str:
+    """Each table as a `table*`, spreads as an appendix, charts as figures of their PDF files."""
     return "\n".join(
         [
             f"% made by {' '.join(made_by.split())}",
             r"% needs \usepackage{booktabs,graphicx}; do not edit: run the command again",
-            *_float(
-                table,
-                table.columns,
-                lambda row, column: _cell(table, row, column),
-                caption="Top-1 accuracy and cost. Best in bold, second underlined.",
-                label=name,
-                below=said,
+            *(line for table in report.tables for line in _table(table, named(name, table.name))),
+            *(
+                line
+                for chart in report.charts
+                for line in _figure(chart.caption, named(name, chart.name))
             ),
-            *(_appendix(table, name) if table.has_spread else []),
             "",
         ]
     )
 
 
-def _appendix(table: Table, name: str) -> list[str]:
+def named(report: str, part: str) -> str:
+    """The name of a report's table or chart, for files and labels."""
+    return f"{report}_{part}" if part else report
+
+
+def _table(table: Table, label: str) -> list[str]:
+    def cell(row: str, column: Column) -> str:
+        return FORMS[table.rank(row, column)] % escaped(table.text(row, column)) + _flag(
+            table.flags.get((row, column.key), "")
+        )
+
+    said = [rf"\noindent {escaped(line)}\par" for line in table.lines()]
+    rows = table.rows
+    made = _float(table, rows, table.columns, cell, caption=table.caption, label=label, below=said)
+    if not table.spread_columns:
+        return made
     return [
+        *made,
         "",
         *_float(
             table,
-            table.tasks,
+            table.spread_rows,
+            table.spread_columns,
             lambda row, column: escaped(table.deviation(row, column)),
-            caption="Sample standard deviation over runs, in percentage points.",
-            label=f"{name}-spread",
+            caption=table.spread_is,
+            label=f"{label}-spread",
             below=[],
         ),
     ]
 
 
+def _figure(caption: str, file: str) -> list[str]:
+    return [
+        "",
+        r"\begin{figure*}[t]",
+        r"\centering",
+        rf"{FITTING}{{\includegraphics{{{file}.pdf}}}}",
+        rf"\caption{{{escaped(caption)}}}",
+        rf"\label{{fig:{file}}}",
+        r"\end{figure*}",
+    ]
+
+
+def _flag(flag: str) -> str:
+    return rf"\textsuperscript{{{escaped(flag)}}}" if flag else ""
+
+
 def _float(
     table: Table,
+    rows: list[str],
     columns: Sequence[Column],
     cell: Callable[[str, Column], str],
     *,
@@ -77,29 +115,19 @@ def _float(
     label: str,
     below: Sequence[str],
 ) -> list[str]:
-    body: list[str] = []
-    for family, rows in table.sections():
-        if family:
-            body += [r"\midrule"] if body else []
-            shown = rf"\emph{{{escaped(family[0].upper() + family[1:])} methods}}"
-            body.append(rf"\multicolumn{{{len(columns) + 1}}}{{l}}{{{shown}}} \\")
-        body += [
-            " & ".join([_first(table, row), *(cell(row, c) for c in columns)]) + r" \\"
-            for row in rows
-        ]
     return [
         r"\begin{table*}[t]",
         r"\centering",
-        rf"\caption{{{caption}}}",
+        rf"\caption{{{escaped(caption)}}}",
         rf"\label{{tab:{label}}}",
         r"\smallskip",
         r"\setlength{\tabcolsep}{3pt}",
-        r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
+        FITTING + "{%",
         rf"\begin{{tabular}}{{l{'c' * len(columns)}}}",
         r"\toprule",
         *_heads(table, columns),
         r"\midrule",
-        *body,
+        *_body(table, rows, columns, cell),
         r"\bottomrule",
         r"\end{tabular}}",
         *([r"\par\smallskip\begin{minipage}{\textwidth}\footnotesize"] if below else []),
@@ -109,6 +137,22 @@ def _float(
     ]
 
 
+def _body(
+    table: Table, rows: list[str], columns: Sequence[Column], cell: Callable[[str, Column], str]
+) -> list[str]:
+    body: list[str] = []
+    for section, members in table.parts(rows):
+        if section:
+            body += [r"\midrule"] if body else []
+            shown = rf"\emph{{{escaped(section[0].upper() + section[1:])}}}"
+            body.append(rf"\multicolumn{{{len(columns) + 1}}}{{l}}{{{shown}}} \\")
+        body += [
+            " & ".join([_first(table, row), *(cell(row, c) for c in columns)]) + r" \\"
+            for row in members
+        ]
+    return body
+
+
 def _heads(table: Table, columns: Sequence[Column]) -> list[str]:
     heads, rules, first = [""], [], 2
     for group, members in itertools.groupby(columns, key=lambda column: column.group):
@@ -116,8 +160,14 @@ def _heads(table: Table, columns: Sequence[Column]) -> list[str]:
         heads.append(rf"\multicolumn{{{count}}}{{c}}{{{escaped(group.capitalize())}}}")
         rules.append(rf"\cmidrule(lr){{{first}-{first + count - 1}}}")
         first += count
-    names = [rf"\rotatebox{{90}}{{{_marked(table, c.title, c.key)}}}" for c in columns]
+    names = [_name(table, column) for column in columns]
     return [" & ".join(heads) + r" \\", "".join(rules), " & ".join(["", *names]) + r" \\"]
+
+
+def _name(table: Table, column: Column) -> str:
+    """The head of a column, rotated unless it is a number."""
+    shown = _marked(table, column.title, column.key)
+    return shown if column.title.isdigit() else rf"\rotatebox{{90}}{{{shown}}}"
 
 
 def _marked(table: Table, title: str, of: str) -> str:
@@ -127,8 +177,5 @@ def _marked(table: Table, title: str, of: str) -> str:
 
 def _first(table: Table, row: str) -> str:
     # After the line before it, \\ would take a bracket or a star as its argument.
-    return ("{}" if row[:1] in "[*" else "") + _marked(table, row, row)
-
-
-def _cell(table: Table, row: str, column: Column) -> str:
-    return FORMS[table.rank(row, column)] % escaped(table.text(row, column))
+    shown = table.named(row)
+    return ("{}" if shown[:1] in "[*" else "") + _marked(table, shown, row)

@@ -1,9 +1,10 @@
-"""A table as Markdown; best bold, second underlined."""
+"""A report as Markdown; best bold, second underlined."""
 
 import itertools
 import re
 from collections.abc import Sequence
 
+from petlbench.report.document import Report
 from petlbench.report.table import Column, Table
 
 FORMS = {1: "**%s**", 2: "<u>%s</u>", None: "%s"}
@@ -14,25 +15,31 @@ def escaped(text: str) -> str:
     return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", text)
 
 
-def render(table: Table) -> str:
-    """A table under a row of group heads, its notes as a list, and the spread if there is any."""
-    lines = [*_head(table, table.columns)]
-    for family, rows in table.sections():
-        if family:
-            lines.append(_line([f"*{escaped(family)} methods*", *[""] * len(table.columns)]))
+def render(report: Report) -> str:
+    """Each table under a row of group heads, its notes as a list, and the spread if any."""
+    return "\n".join(line for table in report.tables for line in _table(table))
+
+
+def _table(table: Table) -> list[str]:
+    lines = [f"{escaped(table.caption)}", "", *_head(table, table.columns)]
+    for section, rows in table.parts():
+        if section:
+            lines.append(_line([f"*{escaped(section)}*", *[""] * len(table.columns)]))
         for row in rows:
-            cells = (
-                FORMS[table.rank(row, c)] % escaped(table.text(row, c)) for c in table.columns
-            )
-            lines.append(_line([_marked(table, row, row), *cells]))
+            cells = (_cell(table, row, column) for column in table.columns)
+            lines.append(_line([_marked(table, table.named(row), row), *cells]))
     lines += ["", *(f"- {escaped(note)}" for note in table.lines())]
-    if table.has_spread:
-        lines += ["", "Sample standard deviation over runs, in percentage points:", ""]
-        lines += _head(table, table.tasks)
-        for row in table.rows:
-            deviations = (table.deviation(row, task) for task in table.tasks)
-            lines.append(_line([_marked(table, row, row), *deviations]))
-    return "\n".join(lines) + "\n"
+    if table.spread_columns:
+        lines += ["", escaped(table.spread_is), "", *_head(table, table.spread_columns)]
+        for row in table.spread_rows:
+            deviations = (table.deviation(row, column) for column in table.spread_columns)
+            lines.append(_line([_marked(table, table.named(row), row), *deviations]))
+    return [*lines, ""]
+
+
+def _cell(table: Table, row: str, column: Column) -> str:
+    flag = table.flags.get((row, column.key), "")
+    return FORMS[table.rank(row, column)] % escaped(table.text(row, column)) + escaped(flag)
 
 
 def _head(table: Table, columns: Sequence[Column]) -> list[str]:
@@ -43,7 +50,12 @@ def _head(table: Table, columns: Sequence[Column]) -> list[str]:
     return [
         _line(groups),
         _line(["---", *("--:" for _ in columns)]),
-        _line(["**method**", *(f"**{_marked(table, c.title, c.key)}**" for c in columns)]),
+        _line(
+            [
+                f"**{escaped(table.head)}**",
+                *(f"**{_marked(table, c.title, c.key)}**" for c in columns),
+            ]
+        ),
     ]
 
 

@@ -2,14 +2,12 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from string import ascii_lowercase
 from typing import Any
 
-import pandas as pd
-
 from petlbench.record import Record
+from petlbench.report.origin import listed, weights
 from petlbench.report.select import differing
+from petlbench.report.table import Footnote, letter
 
 MARKS = {
     "failed": "fail",
@@ -18,15 +16,6 @@ MARKS = {
     "unsupported": "n/a",
 }
 Labelled = tuple[str, Record]  # the label of its row, and the record
-
-
-@dataclass(frozen=True)
-class Footnote:
-    """A remark on rows (labels) or columns (keys)."""
-
-    letter: str
-    text: str
-    of: tuple[str, ...]
 
 
 def main_test(record: Record) -> str | None:
@@ -39,25 +28,25 @@ def epochs_of(record: Record) -> int | None:
     return epochs
 
 
-def general(labelled: Sequence[Labelled], left_out: Sequence[Record]) -> list[str]:
-    """Seeds, protocol, epochs, device and versions in a few lines."""
-    records = [record for _, record in labelled]
-    finished = [record for record in records if record["status"] == "finished"]
+def scored(labelled: Sequence[Labelled], tests: Sequence[str]) -> str:
+    """What the scores are of: test sets (by default each run's first), seeds, protocol, epochs."""
+    finished = [record for _, record in labelled if record["status"] == "finished"]
+    on = listed(tests or map(main_test, finished)) or "no test set"
+    return (
+        f"Top-1 accuracy in percent on {on}; "
+        f"{_runs(labelled)}; protocol {labelled[0][1]['protocol']}; "
+        f"{listed(map(epochs_of, finished)) or 'no'} epochs."
+    )
+
+
+def made_with(labelled: Sequence[Labelled], left_out: Sequence[Record]) -> list[str]:
+    """Device and versions, settings that change, and what was left out, in a few lines."""
+    finished = [record for _, record in labelled if record["status"] == "finished"]
     return [
-        f"Top-1 accuracy in percent on {_listed(map(main_test, finished)) or 'no test set'}; "
-        f"{_runs(labelled)}; protocol {records[0]['protocol']}; "
-        f"{_listed(map(epochs_of, finished)) or 'no'} epochs.",
         *_hardware(finished),
         *_changing_settings(labelled),
-        *_left_out(records[0], left_out),
+        *_left_out(labelled[0][1], left_out),
     ]
-
-
-def memory(finished: pd.DataFrame) -> str:
-    """What the column of memory means."""
-    if len(finished) and finished["peak_mib"].notna().all():
-        return "Memory: peak of the allocated memory in training, MiB."
-    return "Memory: bytes kept for backward by one training step, MB (1e6 bytes)."
 
 
 def reasons(labelled: Iterable[Labelled]) -> list[str]:
@@ -83,20 +72,18 @@ def footnotes(labelled: Sequence[Labelled]) -> list[Footnote]:
     found = [
         *_deviating("device", finished, lambda r: r["provenance"]["device"], _all),
         *_deviating("torch", finished, lambda r: r["provenance"]["versions"]["torch"], _all),
-        *_deviating("weights", finished, _weights, lambda r: r["factors"]["backbone"]),
+        *_deviating("precision", finished, lambda r: r["provenance"].get("precision"), _all),
+        *_deviating("attention", finished, lambda r: r["provenance"].get("attention"), _all),
+        *_deviating("weights", finished, weights, lambda r: r["factors"]["backbone"]),
         *_deviating("epochs", finished, epochs_of, lambda r: r["factors"]["task"]),
         *_mixed_tests(finished),
         *_dishonest(finished),
     ]
-    return [Footnote(_letter(n), text, of) for n, (text, of) in enumerate(found)]
+    return [Footnote(letter(n), text, of) for n, (text, of) in enumerate(found)]
 
 
 def _all(_: Record) -> str:
     return "all"
-
-
-def _letter(place: int) -> str:
-    return ascii_lowercase[place % 26] * (place // 26 + 1)
 
 
 Remark = tuple[str, tuple[str, ...]]
@@ -129,7 +116,7 @@ def _mixed_tests(labelled: Iterable[Labelled]) -> list[Remark]:
     titles = {}
     for row, record in labelled:
         factors, test = record["factors"], main_test(record)
-        split = record["provenance"]["splits"].get(test)
+        split = (record["provenance"].get("splits") or {}).get(test)
         if split is not None:
             titles[factors["task"]] = record["task_title"]
             key = (factors["task"], str(test), factors["draw"])
@@ -150,11 +137,6 @@ def _dishonest(labelled: Iterable[Labelled]) -> list[Remark]:
         dict.fromkeys(row for row, r in labelled if not r["selection"].get("honest", True))
     )
     return [("dishonest: the epoch was chosen on the test set.", rows)] if rows else []
-
-
-def _weights(record: Record) -> str:
-    checkpoint = record["provenance"]["checkpoint"]
-    return f"{checkpoint['tag']} {(checkpoint.get('sha256') or 'random')[:12]}"
 
 
 def _runs(labelled: Iterable[Labelled]) -> str:
@@ -182,13 +164,13 @@ def _hardware(finished: Sequence[Record]) -> list[str]:
     versions = [
         f"{package} {told}"
         for package in packages
-        if (told := _listed(origin["versions"].get(package) for origin in origins))
+        if (told := listed(origin["versions"].get(package) for origin in origins))
     ]
-    precision = _listed(origin.get("precision") for origin in origins)
+    precision = listed(origin.get("precision") for origin in origins)
     return [
-        f"Device {_listed((origin['device'] for origin in origins), ' and ')}; "
+        f"Device {listed((origin['device'] for origin in origins), ' and ')}; "
         f"{precision + '; ' if precision else ''}{', '.join(versions)}; "
-        f"weights {_listed(map(_weights, finished))}."
+        f"weights {listed(map(weights, finished))}."
     ]
 
 
@@ -207,15 +189,18 @@ def _changing_settings(labelled: Iterable[Labelled]) -> list[str]:
 
 
 def _left_out(kept: Record, left_out: Sequence[Record]) -> list[str]:
-    suites = [r["suite"] for r in left_out if r["suite"] != kept["suite"]]
-    protocols = [r["protocol"] for r in left_out if r["suite"] == kept["suite"]]
+    """How many records of the first thing each differs in: suite, protocol or backbone."""
+    others: dict[str, list[str]] = {"suites": [], "protocols": [], "backbones": []}
+    for record in left_out:
+        if record["suite"] != kept["suite"]:
+            others["suites"].append(record["suite"])
+        elif record["protocol"] != kept["protocol"]:
+            others["protocols"].append(record["protocol"])
+        else:
+            others["backbones"].append(record["factors"]["backbone"])
     return [
-        f"Left out: {len(others)} record{'s' * (len(others) > 1)} of other {what} "
-        f"({_listed(others)})."
-        for what, others in (("protocols", protocols), ("suites", suites))
-        if others
+        f"Left out: {len(values)} record{'s' * (len(values) > 1)} of other {what} "
+        f"({listed(values)})."
+        for what, values in others.items()
+        if values
     ]
-
-
-def _listed(values: Iterable[Any], comma: str = ", ") -> str:
-    return comma.join(str(value) for value in dict.fromkeys(values) if value is not None)

@@ -1,42 +1,91 @@
 """Which records make a table, and the refusal to average over different settings."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from petlbench.errors import UserError, unknown
 from petlbench.record import IDENTITY, Record
+from petlbench.report.view import View
 
 CELL = ("method", "backbone", "task")
 MAX_KEYS = 4  # of differing settings in one line
 
 
-def chosen_from(records: Sequence[Record], suite: str, protocol: str) -> list[Record]:
-    """The records of one suite and protocol, in the given order.
+def settled(records: Sequence[Record], view: View) -> View:
+    """The view with the suite and the backbone that it leaves open.
 
-    Raises UserError where there is none, or where finished runs of one cell differ in more than
-    draw and seed.
+    Raises UserError where there are no records, none of the suite or protocol, or two backbones.
     """
-    ours = [record for record in records if record["suite"] == suite]
-    if not ours:
-        raise unknown("suite among the records", suite, {record["suite"] for record in records})
-    found = [record for record in ours if record["protocol"] == protocol]
-    if not found:
-        present = {record["protocol"] for record in ours}
-        raise unknown("protocol among the records", protocol, present)
-    _refuse_mixtures([record for record in found if record["status"] == "finished"])
+    if not records:
+        raise UserError("this report needs records; add --records DIR, the results.root of runs")
+    if view.suite is None:
+        suites = Counter(r["suite"] for r in records if r["protocol"] == view.protocol)
+        suites = suites or Counter(r["suite"] for r in records)
+        view = replace(view, suite=suites.most_common(1)[0][0])
+    found = _of_protocol(_of_suite(records, view), view)
+    backbones = sorted({record["factors"]["backbone"] for record in found})
+    if view.backbone is None and len(backbones) > 1:
+        raise UserError(
+            f"records of {len(backbones)} backbones ({', '.join(backbones)}) make no common "
+            f"table; add --backbone {backbones[0]}"
+        )
+    if view.backbone is not None and view.backbone not in backbones:
+        raise unknown("backbone among the records", view.backbone, backbones)
+    return replace(view, backbone=backbones[0]) if view.backbone is None else view
+
+
+def chosen_from(records: Sequence[Record], view: View) -> list[Record]:
+    """The records of a settled view, in the given order.
+
+    Raises UserError where finished runs of one cell differ in more than draw, seed and what the
+    view varies.
+    """
+    found = [
+        record
+        for record in _of_protocol(_of_suite(records, view), view)
+        if record["factors"]["backbone"] == view.backbone
+    ]
+    _refuse_mixtures([r for r in found if r["status"] == "finished"], list(view.vary))
     return found
 
 
-def _refuse_mixtures(finished: Sequence[Record]) -> None:
+def _of_suite(records: Sequence[Record], view: View) -> list[Record]:
+    ours = [record for record in records if record["suite"] == view.suite]
+    if not ours:
+        present = {record["suite"] for record in records}
+        raise unknown("suite among the records", str(view.suite), present)
+    return ours
+
+
+def _of_protocol(records: Sequence[Record], view: View) -> list[Record]:
+    found = [record for record in records if record["protocol"] == view.protocol]
+    if not found:
+        present = {record["protocol"] for record in records}
+        raise unknown("protocol among the records", view.protocol, present)
+    return found
+
+
+def value_of(record: Record, dotted: str) -> Any:
+    """A value of the configuration by its dotted key, for example method.rank; None if absent."""
+    node: Any = record["config"]
+    for key in dotted.split("."):
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node
+
+
+def _refuse_mixtures(finished: Sequence[Record], vary: Sequence[str]) -> None:
     runs: dict[tuple[Any, ...], Record] = {}
     cells: dict[tuple[Any, ...], Record] = {}
     for record in finished:
         factors = record["factors"]
-        other = runs.setdefault(tuple(factors.values()), record)
+        varied = tuple(str(value_of(record, key)) for key in vary)
+        other = runs.setdefault((*factors.values(), *varied), record)
         if other["id"] != record["id"]:
             raise _mixture(factors, differing(other, record, IDENTITY))
         # A draw may be another file, so the data may differ within a cell; nothing else may.
-        other = cells.setdefault(tuple(factors[key] for key in CELL), record)
+        other = cells.setdefault((*(factors[key] for key in CELL), *varied), record)
         settings = [key for key in IDENTITY if key not in ("seed", "dataset")]
         if found := differing(other, record, settings):
             raise _mixture({key: factors[key] for key in CELL}, found)
@@ -47,9 +96,10 @@ def _mixture(factors: Mapping[str, Any], found: Mapping[str, Any]) -> UserError:
     pairs = [f"{key} ({first}, {second})" for key, (first, second) in found.items()]
     more = f" and {len(pairs) - MAX_KEYS} more" if len(pairs) > MAX_KEYS else ""
     told = ", ".join(pairs[:MAX_KEYS]) + more or "nothing that their configurations show"
+    key = next(iter(found), "method.rank")
     return UserError(
         f"two finished runs of {cell} differ in {told}; a table never averages over settings: "
-        "keep records of different settings in different folders"
+        f"make rows of them (--vary {key}), or keep them in folders of their own"
     )
 
 

@@ -8,7 +8,8 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from petlbench.report.table import COST, Column, Table
+from petlbench.report.costs import GROUP as COST
+from petlbench.report.table import Column, Table
 
 STYLES = {1: "bold", 2: "underline", None: ""}
 PADDING = 2  # blanks beside a cell
@@ -25,7 +26,10 @@ def render(table: Table, width: int) -> list[RichTable]:
 
 def _fitting(table: Table, columns: Sequence[Column], width: int) -> list[list[Column]]:
     """Groups of columns side by side as far as there is room; a group is split if it must be."""
-    labels = [*(_marked(table, row, row) for row in table.rows), *table.families.values()]
+    labels = [
+        *(_marked(table, table.named(row), row) for row in table.rows),
+        *table.sections.values(),
+    ]
     room = width - max(map(len, labels)) - PADDING
     groups = [list(m) for _, m in itertools.groupby(columns, key=lambda column: column.group)]
     lines: list[list[Column]] = [[]]
@@ -40,9 +44,13 @@ def _fitting(table: Table, columns: Sequence[Column], width: int) -> list[list[C
 
 def _width(table: Table, columns: Sequence[Column]) -> int:
     return sum(
-        PADDING + max(map(len, [*head.split("\n"), *(table.text(row, c) for row in table.rows)]))
+        PADDING + max(map(len, [*head.split("\n"), *(_text(table, row, c) for row in table.rows)]))
         for head, c in zip(_heads(table, columns), columns, strict=True)
     )
+
+
+def _text(table: Table, row: str, column: Column) -> str:
+    return table.text(row, column) + table.flags.get((row, column.key), "")
 
 
 def _heads(table: Table, columns: Sequence[Column]) -> list[str]:
@@ -66,14 +74,18 @@ def _table(table: Table, columns: Sequence[Column]) -> RichTable:
     shown.add_column("", no_wrap=True)
     for head in _heads(table, columns):
         shown.add_column(Text(head), justify="right", no_wrap=True)
-    for family, rows in table.sections():
-        if family:
-            shown.add_row(Text(family, "italic"))
+    for section, rows in table.parts():
+        if section:
+            shown.add_row(Text(section, "italic"))
         for row in rows:
             cells = [
-                Text.assemble((table.text(row, c), STYLES[table.rank(row, c)])) for c in columns
+                Text.assemble(
+                    (table.text(row, c), STYLES[table.rank(row, c)]),
+                    table.flags.get((row, c.key), ""),
+                )
+                for c in columns
             ]
-            shown.add_row(Text(_marked(table, row, row)), *cells)
+            shown.add_row(Text(_marked(table, table.named(row), row)), *cells)
     return shown
 
 

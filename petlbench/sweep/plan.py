@@ -13,7 +13,7 @@ Config = dict[str, Any]
 Combination = tuple[Config, tuple[str, ...]]  # and what the sweep varies in it, as overrides
 SuiteOf = Callable[[str], Sequence[str] | None]
 TO_RUN, FINISHED, UNSUPPORTED = "to run", "finished", "unsupported"
-CHECKED = ("method", "backbone", "input", "train")
+CHECKED = ("method", "backbone", "input", "train", "recipe")
 
 
 @dataclass(frozen=True)

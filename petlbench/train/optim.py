@@ -1,9 +1,10 @@
-"""The optimiser's parameter groups and the learning-rate schedule, as pure functions."""
+"""The optimiser, its parameter groups and the learning-rate schedule, as pure functions."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from petlbench.errors import UserError, unknown
@@ -19,6 +20,7 @@ NO_DECAY: Mapping[str, Callable[[str, nn.Parameter], bool]] = {
     "none": lambda name, tensor: False,  # PETL-ViT, RepAdapter: all tensors decay
 }
 UPDATES = ("epoch", "step")
+OPTIMIZERS = ("adamw", "sgd")
 
 
 def groups(
@@ -47,6 +49,23 @@ def groups(
     return parts
 
 
+def create(
+    parts: Iterable[Mapping[str, Any]],
+    *,
+    optimizer: str,
+    lr: float,
+    betas: Sequence[float],
+    momentum: float,
+) -> torch.optim.Optimizer:
+    """AdamW with `betas`, or SGD with `momentum`, over parameter groups."""
+    groups = [dict(part) for part in parts]
+    if optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), fused=True)
+    if optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum)
+    raise unknown("train.optimizer", optimizer, OPTIMIZERS)
+
+
 def cosine(
     time: float,
     *,
@@ -55,16 +74,19 @@ def cosine(
     warmup_lr: float,
     min_lr: float,
     cosine_epochs: float,
+    cosine_from: float,
 ) -> float:
     """Learning rate at `time` (epochs, from 0): timm's CosineLRScheduler with warmup_prefix=False.
 
-    The cosine is not shifted by the warm-up: with 10 of 100 epochs it sets in at 0.9755 of the
-    peak. After `cosine_epochs` the rate stays at `min_lr`.
+    With `cosine_from` 0 the cosine is not shifted by the warm-up: after 10 of 100 epochs it sets
+    in at 0.9755 of the peak. Otherwise it begins at that epoch, and the rate is at its peak
+    between warm-up and cosine. After `cosine_epochs` the rate stays at `min_lr`.
     """
     if time < warmup_epochs:
         return warmup_lr + time * (peak_lr - warmup_lr) / warmup_epochs
     if time < cosine_epochs:
-        return min_lr + (peak_lr - min_lr) * (1 + math.cos(math.pi * time / cosine_epochs)) / 2
+        angle = math.pi * max(time - cosine_from, 0) / (cosine_epochs - cosine_from)
+        return min_lr + (peak_lr - min_lr) * (1 + math.cos(angle)) / 2
     return min_lr
 
 

@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from petlbench.checks import whole
+from petlbench.checks import fraction, whole
 from petlbench.data.feed import Feed
 from petlbench.data.task import Score, Split
 from petlbench.delta import trained
-from petlbench.errors import UserError
+from petlbench.errors import UserError, unknown
 from petlbench.interface import Method
 from petlbench.leaves import draw_keep_masks
-from petlbench.train.optim import cosine, groups, schedule_time
+from petlbench.train.objective import PLAIN, Objective, check_objective
+from petlbench.train.optim import OPTIMIZERS, cosine, create, groups, schedule_time
 from petlbench.train.precision import Precision
 from petlbench.train.progress import Progress
 
@@ -32,6 +32,11 @@ NEEDED = (
     "batch_size",
     "drop_last",
     "precision",
+    "optimizer",
+    "momentum",
+    "label_smoothing",
+    "mixup",
+    "cutmix",
     "schedule",
 )
 
@@ -53,11 +58,12 @@ class Epoch:
 class Trainer:
     """Trains on one split and, if the protocol says so, watches others; it holds no further data.
 
-    feed: brings images to the device. fit, select: the only splits it can see. halves: the two
-    parts of `fit` that a search inside a method trains and scores on. seed: of the order of
-    images. keep_best: return to the best epoch of the (only) select split at the end. on_epoch:
-    called with every finished epoch. scratch: a folder for the unfinished work of a long search,
-    kept if the run is killed. A method leaves what is to be read in the record in `notes`.
+    feed: brings images to the device. fit, select: the only splits it can see. classes: of the
+    task. halves: the two parts of `fit` that a search inside a method trains and scores on. seed:
+    of the order of images. keep_best: return to the best epoch of the (only) select split at the
+    end. on_epoch: called with every finished epoch. scratch: a folder for the unfinished work of a
+    long search, kept if the run is killed. A method leaves what is to be read in the record in
+    `notes`.
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class Trainer:
         feed: Feed,
         fit: Split,
         select: Mapping[str, Split],
+        classes: int,
         halves: Callable[[], tuple[Split, Split]],
         keep_best: bool,
         every_epochs: int | None,
@@ -81,6 +88,7 @@ class Trainer:
         self.precision = Precision(settings["precision"], feed.device)
         self.fit = fit
         self.select = select
+        self.classes = classes
         self.halves = halves
         self.scratch = scratch
         self.keep_best = keep_best
@@ -137,6 +145,7 @@ class Trainer:
         """Train epoch by epoch; what is done with a result happens between two of them."""
         method.to(self.device)
         optimiser = build_optimiser(method, settings)
+        objective = Objective.of(settings, classes=self.classes, seed=self.seed)
         size, drop_last = settings["batch_size"], settings["drop_last"]
         steps = len(split) // size if drop_last else -(-len(split) // size)
         batches = self._order(len(split), size, steps, settings["epochs"])
@@ -152,7 +161,13 @@ class Trainer:
                     images, labels = next(stream)
                     losses.append(
                         training_step(
-                            method, optimiser, self.precision, images, labels, self.masks
+                            method,
+                            optimiser,
+                            self.precision,
+                            images,
+                            labels,
+                            self.masks,
+                            objective,
                         )
                     )
                     self.images_seen += len(labels)
@@ -216,21 +231,23 @@ def training_step(
     images: Tensor,
     labels: Tensor,
     masks: torch.Generator | None = None,
+    objective: Objective = PLAIN,
 ) -> Tensor:
-    """One update with the mean cross-entropy of a batch, which is returned (detached).
+    """One update with the loss of a batch, which is returned (detached).
 
     masks: the random state of drop path, torch's own if none is given.
     """
+    images, targets = objective.mixed(images, labels)
     draw_keep_masks(method, len(images), masks)
     with precision.autocast():
-        loss = F.cross_entropy(method(images).float(), labels)
+        loss = objective.loss(method(images).float(), targets)
     optimiser.zero_grad(set_to_none=True)
     precision.step(loss, optimiser)
     return loss.detach()
 
 
-def build_optimiser(method: Method, settings: Mapping[str, Any]) -> torch.optim.AdamW:
-    """AdamW over the trainable tensors, grouped by head and by weight decay."""
+def build_optimiser(method: Method, settings: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """The optimiser of the trainable tensors, grouped by head and by weight decay."""
     head_tensors = {id(tensor) for tensor in method.backbone.head.parameters()}
     named = trained(method).items()
     parts = groups(
@@ -241,7 +258,9 @@ def build_optimiser(method: Method, settings: Mapping[str, Any]) -> torch.optim.
         weight_decay=settings["weight_decay"],
         no_decay=settings["no_decay"],
     )
-    return torch.optim.AdamW(parts, lr=settings["lr"], betas=settings["betas"], fused=True)
+    return create(
+        parts, **{key: settings[key] for key in ("optimizer", "lr", "betas", "momentum")}
+    )
 
 
 def set_rates(optimiser: torch.optim.Optimizer, time: float, schedule: Mapping[str, Any]) -> None:
@@ -254,6 +273,7 @@ def set_rates(optimiser: torch.optim.Optimizer, time: float, schedule: Mapping[s
             warmup_lr=schedule["warmup_lr"],
             min_lr=schedule["min_lr"],
             cosine_epochs=schedule["cosine_epochs"],
+            cosine_from=schedule["cosine_from"],
         )
 
 
@@ -266,6 +286,21 @@ def check(settings: Mapping[str, Any]) -> None:
         whole(f"train.{key}", settings[key], low=1)
     keys = ("lr", "head_lr", "weight_decay", "no_decay")
     groups([], [], **{key: settings[key] for key in keys})
+    if settings["optimizer"] not in OPTIMIZERS:
+        raise unknown("train.optimizer", settings["optimizer"], OPTIMIZERS)
+    fraction("train.momentum", settings["momentum"])
+    check_objective(settings)
+    check_schedule(settings["schedule"])
+
+
+def check_schedule(schedule: Mapping[str, Any]) -> None:
+    """Refuse a cosine without an extent."""
+    start, end = schedule["cosine_from"], schedule["cosine_epochs"]
+    if not 0 <= start < end:
+        raise UserError(
+            f"train.schedule.cosine_from is {start}; it must be at least 0 and below "
+            f"train.schedule.cosine_epochs, {end}"
+        )
 
 
 def _check_batch(settings: Mapping[str, Any], images: int) -> None:

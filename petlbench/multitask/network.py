@@ -1,0 +1,220 @@
+"""Multi-task inference: one network, T deltas, one pass over what they have in common.
+
+As in the section on advantages of DTL, https://arxiv.org/abs/2312.07856: the blocks whose input no
+task has touched yet run once; from there on the tasks run as one batch. Nothing is declared for
+it. `torch.vmap` over the learned tensors computes once what depends on none of them, and frozen
+blocks take the tasks' inputs as one batch.
+"""
+
+import copy
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from petlbench import delta, registry
+from petlbench.backbone import Backbone
+from petlbench.delta import trained
+from petlbench.errors import Unsupported, UserError
+from petlbench.interface import Method, frozen_prefix
+from petlbench.multitask.once import Once, answer_once
+from petlbench.multitask.sharing import Pool, Shell, twin
+
+
+class MultiTask(nn.Module):
+    """The methods of several tasks as one network, exact against each of them alone.
+
+    Frozen tensors are kept once, whether the methods share them or bring equal ones; the methods
+    themselves stay as they are, and what they learn later does not come in here. They may be of
+    different makes (another method, rank or kernel): those of one make run as one batch, makes
+    after each other, and frozen blocks with a common input run once for all. It is for inference:
+    it stays in eval mode and keeps nothing for backward.
+    """
+
+    def __init__(self, methods: Mapping[str, Method]) -> None:
+        """Take the methods by task. Raises UserError where they stand on different backbones."""
+        super().__init__()
+        _check_backbones(methods)
+        self.tasks = tuple(methods)
+        pool, answers = Pool(), dict[bytes, Once]()
+        shells = {task: Shell(method, pool) for task, method in methods.items()}
+        makes: dict[object, list[str]] = {}
+        for task, shell in shells.items():
+            makes.setdefault(shell.make(), []).append(task)
+        self.branches = nn.ModuleList()
+        for tasks in makes.values():
+            first = methods[tasks[0]]
+            _check_readout(tasks[0], first)
+            answer_once(shells[tasks[0]], answers)
+            places = [self.tasks.index(task) for task in tasks]
+            self.branches.append(
+                Branches([shells[task] for task in tasks], places, frozen_prefix(first))
+            )
+        self.heads = nn.ModuleList(_head(method) for method in methods.values())
+        self._answers = list(answers.values())
+        self.eval()
+
+    @classmethod
+    def load(cls, backbone: Backbone, deltas: Mapping[str, str | Path]) -> Self:
+        """The network of some deltas (paths by task) on their backbone, with its weights loaded.
+
+        Raises UserError where a delta cannot be read or belongs to another backbone.
+        """
+        return cls({task: restored(backbone, Path(path)) for task, path in deltas.items()})
+
+    @property
+    def shared_blocks(self) -> int:
+        """Leading blocks that run once for all tasks."""
+        columns = zip(*(branches.blocks for branches in self._makes()), strict=True)
+        same = len(list(takewhile(lambda blocks: len(set(map(id, blocks))) == 1, columns)))
+        return min(same, *(branches.prefix for branches in self._makes()))
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the backbone."""
+        return len(self._makes()[0].blocks)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W) -> logits of each task (B, its classes)"""
+        return self._logits(images, None)
+
+    def apart(self, images: Tensor) -> dict[str, Tensor]:
+        """Images of its own for each task, (T, B, 3, H, W) -> logits of each task.
+
+        One batch of T B through all blocks: nothing is in common. The order is that of `tasks`.
+        """
+        return self._logits(images, 0)
+
+    @torch.no_grad()
+    def _logits(self, images: Tensor, lanes: int | None) -> dict[str, Tensor]:
+        features: dict[int, Tensor] = {}
+        try:
+            for branches in self._makes():
+                own = images if lanes is None else images[branches.places]
+                features |= zip(branches.places, branches(own, lanes), strict=True)
+        finally:
+            for once in self._answers:
+                once.forget()
+        heads = zip(self.tasks, self.heads, strict=True)
+        return {task: head(features[place]) for place, (task, head) in enumerate(heads)}
+
+    def _makes(self) -> list["Branches"]:
+        return list(self.branches)  # type: ignore[arg-type]
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in eval mode."""
+        return super().train(False)
+
+
+class Branches(nn.Module):
+    """Methods of one make: one shell, and their learned tensors stacked.
+
+    places: of their tasks among all.
+    """
+
+    def __init__(self, shells: Sequence[Shell], places: list[int], prefix: int) -> None:
+        super().__init__()
+        first = shells[0]
+        self.places = places
+        self.prefix = prefix
+        self.shell = first.method
+        self.names = first.places
+        self.stacked = nn.ParameterList(
+            nn.Parameter(
+                torch.stack([shell.learned[name].detach() for shell in shells]),
+                requires_grad=False,
+            )
+            for name in dict.fromkeys(self.names.values())
+        )
+        # vmap needs an input with lanes, also where all that was learned is a head
+        self.lane: Tensor
+        self.register_buffer("lane", torch.arange(len(shells)), persistent=False)
+
+    @property
+    def blocks(self) -> list[Any]:
+        """What stands for the blocks of the backbone."""
+        return [block for stage in self.shell.backbone.stages for block in stage.blocks]
+
+    def forward(self, images: Tensor, lanes: int | None) -> Tensor:
+        """(B, 3, H, W), or (T, B, 3, H, W) with `lanes` 0 -> inputs of the heads (T, B, C)"""
+        names = list(dict.fromkeys(self.names.values()))
+
+        def branch(_: Tensor, own: list[Tensor], images: Tensor) -> Tensor:
+            tensors = dict(zip(names, own, strict=True))
+            filled = {place: tensors[name] for place, name in self.names.items()}
+            # tie_weights would put the tensors back in a wrong order where modules are shared
+            return functional_call(self.shell, filled, (images,), tie_weights=False)  # type: ignore[no-any-return]
+
+        with warnings.catch_warnings():
+            # some attention on CPU, inside a block with learned tensors: task by task, and exact
+            warnings.filterwarnings("ignore", "There is a performance drop")
+            return torch.vmap(branch, in_dims=(0, 0, lanes))(self.lane, list(self.stacked), images)
+
+
+def restored(backbone: Backbone, path: Path) -> Method:
+    """The method of a delta, on the frozen tensors of `backbone`.
+
+    Raises UserError where the delta cannot be read or belongs to another backbone.
+    """
+    made = delta.made(path, backbone)
+    method = on_shared(backbone, made.method, made.values, classes=made.classes)
+    delta.load(path, method)
+    return method
+
+
+def on_shared(backbone: Backbone, name: str, values: Mapping[str, Any], *, classes: int) -> Method:
+    """A method by name that shares the frozen tensors of `backbone`, which stays as it is."""
+    method = registry.create(name, twin(backbone, classes), **values)
+    method.to(next(backbone.parameters()))
+    for tensor in trained(method).values():
+        tensor.data = tensor.data.clone()  # what it unfreezes is no longer the backbone's
+    return method.eval()
+
+
+def _check_backbones(methods: Mapping[str, Method]) -> None:
+    if not methods:
+        raise UserError("multi-task inference needs at least one task and its delta")
+    seen = {task: _origin(method.backbone) for task, method in methods.items()}
+    first, *others = seen
+    for task in others:
+        if seen[task] != seen[first]:
+            raise UserError(
+                f"task '{task}' stands on {seen[task]} and task '{first}' on {seen[first]}; "
+                "multi-task inference needs one backbone"
+            )
+
+
+def _origin(backbone: Backbone) -> str:
+    """Which weights there are, and what images go in."""
+    weights = backbone.checkpoint["sha256"]
+    return (
+        f"{backbone.tag} (weights {weights[:12] if weights else 'random'}, {backbone.image_size} "
+        f"px, mean {backbone.mean}, std {backbone.std})"
+    )
+
+
+@torch.no_grad()
+def _check_readout(task: str, method: Method) -> None:
+    """Refuse a method whose logits are not what its head returns: heads are apart here."""
+    returned: list[Tensor] = []
+    hook = method.backbone.head.register_forward_hook(lambda *call: returned.append(call[-1]))
+    training = method.training
+    try:
+        logits = method.eval()(method.backbone.example())
+    finally:
+        hook.remove()
+        method.train(training)
+    if not returned or logits is not returned[-1]:
+        raise Unsupported(
+            f"task '{task}' cannot join multi-task inference: {type(method).__name__} goes on "
+            "after its head, and heads may differ in size; run its method alone"
+        )
+
+
+def _head(method: Method) -> nn.Module:
+    return copy.deepcopy(method.backbone.head).requires_grad_(False)

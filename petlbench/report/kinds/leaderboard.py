@@ -1,0 +1,91 @@
+"""Methods in the order of their average rank over tasks, with tests, charts and every cell."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pandas as pd
+
+from petlbench.record import Record
+from petlbench.report import accuracy, statistics, tradeoff
+from petlbench.report.chart import Ranks
+from petlbench.report.document import Report
+from petlbench.report.scores import TASK_MEAN, Scores, gather
+from petlbench.report.table import Column, Table
+from petlbench.report.view import View
+
+VIEW = {"title": "Leaderboard"}
+RANK = Column("average_rank", "average rank", "Over tasks", 2, best="low")
+GAP = Column("gap", "behind the highest", "Over tasks", 1)
+INTERVAL = Column("interval", "95 % interval of it", "Over tasks", None)
+
+
+def build(records: Sequence[Record], view: View) -> Report:
+    """Rows without a score on every task stand last, without a rank."""
+    scores = gather(records, view)
+    means = ["group mean", TASK_MEAN]
+    table = accuracy.table_of(scores, [], means, ("parameters_m", "memory"))
+    ranks = statistics.average_ranks(scores.means[scores.keys])
+    table.values = table.values.join(ranks.rename(RANK.key)).join(_gaps(scores))
+    costs = [column for column in table.columns if column.group == "Cost"]
+    averages = [replace(c, group=RANK.group) for c in table.columns if c.group == "Mean"]
+    table.columns = [RANK, *averages, GAP, INTERVAL, *costs, *scores.tasks]
+    table.rows = _in_order(table, ranks)
+    table.sections = {}
+    table.caption = "Methods by their average rank over tasks. " + accuracy.CAPTION
+    table.notes = [*table.notes, *_said(scores, ranks)]
+    charts = [tradeoff.chart_of(scores, table, TASK_MEAN, "tradeoff")]
+    return Report(
+        view.title,
+        [table],
+        scores.tidy,
+        [*charts, *_diagram(ranks, scores)],
+        charts_first=False,
+    )
+
+
+def _in_order(table: Table, ranks: pd.Series) -> list[str]:
+    measured = [row for row in table.rows if row not in table.aside]
+    ranked = sorted(measured, key=lambda row: ranks.get(row, float("inf")))
+    return [*ranked, *(row for row in table.rows if row in table.aside)]
+
+
+def _gaps(scores: Scores) -> pd.DataFrame:
+    """Difference to the best mean over tasks, and its bootstrap interval."""
+    means = scores.means[scores.keys]
+    if len(statistics.complete(means)) < 2:
+        return pd.DataFrame(columns=[GAP.key, INTERVAL.key], dtype=object)
+    against = statistics.against_best(means)
+    spans = [
+        f"[{low:.1f}, {high:.1f}]".replace("-", "−")
+        for low, high in zip(against["low"], against["high"], strict=True)
+    ]
+    return pd.DataFrame({GAP.key: against["difference"], INTERVAL.key: spans})
+
+
+def _said(scores: Scores, ranks: pd.Series) -> list[str]:
+    tasks = len(scores.keys)
+    said = [
+        f"Average rank: mean over {tasks} tasks of the rank of the mean over runs, equal scores "
+        "share theirs. Behind the highest: difference of task means; its interval is the middle "
+        f"95 % of a paired bootstrap over tasks ({statistics.SAMPLES} samples)."
+    ]
+    if missing := [row for row in scores.rows if row not in ranks]:
+        said.append(f"Without a score on every task, so without a rank: {', '.join(missing)}.")
+    return said
+
+
+def _diagram(ranks: pd.Series, scores: Scores) -> list[Ranks]:
+    if len(ranks) < 2:
+        return []
+    tasks = len(scores.keys)
+    critical = statistics.critical_difference(len(ranks), tasks) if tasks > 1 else None
+    test = f"critical difference {critical or 0:.2f} (Nemenyi's test, {len(ranks)} methods, "
+    return [
+        Ranks(
+            "ranks",
+            "Average rank over tasks; 1 is best.",
+            {str(row): float(value) for row, value in ranks.items()},
+            critical,
+            test + f"{tasks} tasks, level {statistics.LEVEL})",
+        )
+    ]

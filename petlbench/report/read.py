@@ -1,0 +1,63 @@
+"""The records of several folders; whatever cannot be one is refused by name."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from petlbench import record as records_of
+from petlbench.errors import UserError
+from petlbench.record import SCHEMA, STATUSES, Record, Store
+
+NEEDED = {
+    "id": str,
+    "status": str,
+    "factors": dict,
+    "protocol": str,
+    "title": str,
+    "task_title": str,
+    "suite": str,
+    "group": str,
+    "config": dict,
+    "scores": dict,
+    "selection": dict,
+    "cost": dict,
+    "provenance": dict,
+}
+FACTORS = ("method", "backbone", "task", "draw", "seed")
+
+
+def read(folders: Sequence[Path]) -> list[Record]:
+    """Each run once; a finished one wins over a failed one."""
+    found: dict[tuple[str, str], Record] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"no folder '{folder}'; --records takes the results.root of a sweep")
+        for path in Store(folder).files():
+            content = records_of.read(path)
+            if "schema" in content:  # other tools keep files of their own below such folders
+                _check(path, content)
+                key = (content["protocol"], content["id"])
+                if found.get(key, {}).get("status") != "finished":
+                    found[key] = content
+    if folders and not found:
+        raise UserError(
+            f"no records in {', '.join(map(str, folders))}; "
+            "python -m petlbench -m method=linear,lora dataset=mini makes some in results/runs"
+        )
+    return list(found.values())
+
+
+def _check(path: Path, record: Record) -> None:
+    if record["schema"] != SCHEMA:
+        raise UserError(
+            f"record '{path}' has schema {record['schema']}, this petlbench reads {SCHEMA}; "
+            "use the version that wrote it, or move it elsewhere"
+        )
+    broken = [key for key, kind in NEEDED.items() if not isinstance(record.get(key), kind)]
+    broken += [f"factors.{key}" for key in FACTORS if key not in (record.get("factors") or {})]
+    if not broken and record["status"] not in STATUSES:
+        broken = ["status"]
+    if broken:
+        raise UserError(
+            f"record '{path}' is broken: {', '.join(broken)} missing or wrong; "
+            "delete it and run again, or restore it"
+        )

@@ -1,0 +1,131 @@
+"""From a folder of images to a table of methods' classes: run, delta, prediction."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from petlbench import compose, predict
+from petlbench.record import Record, Store
+from petlbench.run import run
+
+COLOURS = {"blue sky": (10, 20, 230), "grass": (20, 220, 30), "rose": (230, 10, 40)}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of plain colours."""
+    root = tmp_path_factory.mktemp("own") / "colours"
+    for name, colour in COLOURS.items():
+        for number in range(10):
+            (root / name).mkdir(parents=True, exist_ok=True)
+            shade = tuple(max(0, c - number) for c in colour)
+            Image.new("RGB", (20, 16), shade).save(root / name / f"{number}.png")
+    return root
+
+
+def trained(images: Path, folder: Path, *more: str) -> tuple[Record, Path]:
+    config = compose.single(
+        [
+            "dataset=folder",
+            f"dataset.root={images}",
+            f"dataset.cache={folder / 'cache'}",
+            f"results.root={folder / 'runs'}",
+            "method=bitfit",
+            "train.epochs=8",
+            "train.batch_size=6",
+            "train.head_lr=0.03",
+            "train.schedule.warmup_epochs=0",
+            "device=cpu",
+            *more,
+        ]
+    )
+    record = run(config)
+    return record, Store(folder / "runs").path(record, ".safetensors")
+
+
+@pytest.fixture(scope="module")
+def delta(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    record, path = trained(images, tmp_path_factory.mktemp("run"))
+    assert record["status"] == "finished", record["reason"]
+    assert record["factors"]["task"] == "folder/colours"
+    assert record["scores"]["test"] == {"top1": 100.0, "correct": 6, "total": 6}
+    return path
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str, str]:
+    status = predict.main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def test_a_folder_is_predicted_with_the_names_of_its_classes(
+    images: Path, delta: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, _ = told(capsys, "--delta", delta, "--top", 2, images)
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert status == 0
+    assert len(rows) == 60
+    first = [row for row in rows if row["rank"] == "1"]
+    assert [row["class"] for row in first] == [Path(row["path"]).parent.name for row in first]
+    assert all(0.3 < float(row["probability"]) <= 1 for row in first)
+
+
+def test_probabilities_are_the_methods(images: Path, delta: Path) -> None:
+    found = predict.load(delta, checkpoint=None, device="cpu")
+    paths = predict.images([images])
+    whole = found.probabilities(paths[:5])
+    assert torch.allclose(whole.sum(1), torch.ones(5))
+    ranked = dict(next(found.best(paths, 3))[1])
+    expected = dict(zip(found.names, whole[0].tolist(), strict=True))
+    assert ranked == pytest.approx(expected, abs=1e-5)  # of another batch
+
+
+def test_json_is_an_object_a_line(
+    images: Path, delta: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = images / "rose" / "3.png"
+    status, out, _ = told(capsys, "--delta", delta, "--json", "--top", 9, one, one)
+    found = json.loads(out)
+    assert status == 0
+    assert found["path"] == str(one)
+    assert found["classes"][0]["class"] == "rose"
+    assert sum(entry["probability"] for entry in found["classes"]) == pytest.approx(1)
+
+
+def test_mistakes_are_told_in_one_line(
+    images: Path, delta: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "cut.png").write_bytes(b"\x89PNG cut")
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    for arguments, message in [
+        (("--delta", delta, tmp_path / "nowhere"), "no image or folder"),
+        (("--delta", delta, tmp_path / "empty"), "holds no image (.bmp"),
+        (("--delta", delta, tmp_path / "cut.png"), "cut.png' cannot be decoded"),
+        (("--delta", tmp_path / "x.safetensors", images), "x.safetensors' cannot be read"),
+        (("--delta", tmp_path / "other.safetensors", images), "is no delta of a run"),
+        (("--delta", delta, "--top", 0, images), "--top is 0"),
+        (("--delta", delta, "--checkpoint", "none.pth", images), "'none.pth' does not exist"),
+    ]:
+        status, _, err = told(capsys, *arguments)
+        assert status == 1
+        assert err.startswith("error: ")
+        assert message in err
+        assert err.count("\n") == 1
+
+
+def test_random_weights_cannot_be_made_again(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record, path = trained(images, tmp_path, "backbone.pretrained=false", "train.epochs=1")
+    assert record["status"] == "finished", record["reason"]
+    status, _, err = told(capsys, "--delta", path, images)
+    assert status == 1
+    assert "belongs to random weights" in err

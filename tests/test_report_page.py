@@ -1,0 +1,160 @@
+"""The page and the charts: nothing from outside, everything escaped, positions that are right."""
+
+import json
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from petlbench.report import html, plot
+from petlbench.report.chart import (
+    Axis,
+    Chart,
+    Panel,
+    Point,
+    Ranks,
+    Series,
+    front,
+    joined,
+    scale,
+    scales,
+)
+from petlbench.report.document import Report
+from petlbench.report.view import find, module
+from tests.records import record
+from tests.sweeps import SWEEPS
+
+NASTY = "</script><script>alert(1)</script>\"'&<b>"
+
+
+class Page(HTMLParser):
+    """Start tags with their attributes, and the text of script elements."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if self.tags and self.tags[-1][0] == "script":
+            self.scripts.append(data)
+
+    def handle_endtag(self, tag: str) -> None:
+        self.tags.append((f"/{tag}", {}))
+
+
+def report(name: str = "leaderboard") -> Report:
+    view = find(name)
+    made = module(view.kind).build(SWEEPS[name](), view, **view.options)
+    assert isinstance(made, Report)
+    return made
+
+
+def data(page: Page) -> Any:
+    return json.loads(page.scripts[0])
+
+
+@pytest.mark.parametrize("name", ["leaderboard", "fig3", "audit"])
+def test_a_page_needs_nothing_from_outside(name: str) -> None:
+    text = html.render(report(name), "a command")
+    for tag, attributes in Page(text).tags:
+        for key in ("src", "href", "action", "srcset"):
+            assert (attributes.get(key) or "data:").startswith("data:"), (tag, attributes)
+    outside = r"url\(|@import|fetch\(|XMLHttpRequest|import\(|https?://(?!www\.w3\.org/2000/svg)"
+    assert not re.search(outside, text)
+
+
+def test_a_page_escapes_what_records_hold() -> None:
+    found = [record("lora", task, 70.0, title=NASTY) for task in ("land", "digits")]
+    found += [record("linear", task, None, reason=NASTY) for task in ("land", "digits")]
+    view = find("leaderboard")
+    page = Page(html.render(module("leaderboard").build(found, view), NASTY))
+    assert "b" not in [tag for tag, _ in page.tags]
+    assert len(page.scripts) == 2
+    labels = [a["data-label"] for tag, a in page.tags if tag == "tr" and "data-label" in a]
+    assert labels == [NASTY, "Linear"]
+    assert data(page)[0]["styles"][0]["label"] == NASTY
+
+
+def test_a_page_tells_the_origin_of_every_figure() -> None:
+    page = Page(html.render(report(), "a command"))
+    origins = [a["data-origin"] for tag, a in page.tags if tag == "td" and "data-origin" in a]
+    assert len(origins) == 7 * 8
+    runs = re.compile(r"seed \d: [\d.]+  \(run [0-9a-f]{16}\)")
+    assert all(len(runs.findall(str(origin))) == 3 for origin in origins)
+    point = data(page)[0]["panels"][0]["series"][0]["points"][0]
+    for part in ("seeds: 0, 1, 2", "weights: vit_mini", "device: ", "commit: ", "runs: 24"):
+        assert part in point["origin"]
+
+
+def test_every_head_can_be_sorted_by_keyboard_and_says_how_it_is_sorted() -> None:
+    page = Page(html.render(report(), "a command"))
+    places = [n for n, (tag, a) in enumerate(page.tags) if tag == "th" and a.get("scope") == "col"]
+    assert len(places) == 16
+    for place in places:
+        assert page.tags[place][1]["aria-sort"] == "none"
+        assert page.tags[place + 1][0] == "button"
+
+
+def point(x: float, y: float) -> Point:
+    return Point(x, y)
+
+
+def test_the_front_has_what_nothing_beats() -> None:
+    points = [point(1, 5), point(2, 5), point(2, 7), point(3, 6), point(4, 8), point(1, 4)]
+    assert [(p.x, p.y) for p in front(points)] == [(1, 5), (2, 7), (4, 8)]
+
+
+def test_a_logarithmic_axis_has_room_for_zero() -> None:
+    made = scale(Axis("x", logarithmic=True), [0.0, 0.01, 1.0])
+    places = [made.position(value) for value in (0.0, 0.01, 0.1, 1.0)]
+    assert places == sorted(places)
+    assert places[2] - places[1] == pytest.approx(places[3] - places[2])
+    assert [text for _, text in made.ticks] == ["0", "0.01", "0.1", "1"]
+
+
+def test_ticks_are_round_and_alike() -> None:
+    made = scale(Axis("x"), [76.6, 78.6])
+    assert [text for _, text in made.ticks] == ["76.5", "77.0", "77.5", "78.0", "78.5"]
+    assert all(0 <= at <= 1 for at, _ in made.ticks)
+    assert scale(Axis("x"), [5.0]).position(5.0) == pytest.approx(0.5)
+
+
+def panel(*heights: float) -> Panel:
+    series = [Series(str(y), [point(n, y)]) for n, y in enumerate(heights)]
+    return Panel("p", Axis("x"), Axis("y"), series, front=True)
+
+
+def test_one_point_far_below_does_not_press_the_others_together() -> None:
+    _, y = scales(panel(20.0, 80.0, 81.0, 82.0))
+    assert y.cuts(20.0)
+    assert y.position(20.0) == 0
+    assert y.low > 79
+    _, y = scales(panel(79.0, 80.0, 81.0, 82.0))
+    assert not y.cuts(79.0)
+    _, y = scales(panel(20.0, 80.0))
+    assert not y.cuts(20.0)
+
+
+def test_methods_closer_than_the_critical_difference_are_joined() -> None:
+    ranks = Ranks("r", "t", {"a": 1.0, "b": 2.0, "c": 3.5, "d": 4.0}, 1.8)
+    assert joined(ranks) == [(1.0, 2.0), (2.0, 3.5), (3.5, 4.0)]
+    assert joined(Ranks("r", "t", {"a": 1.0, "b": 2.0}, None)) == []
+
+
+def test_no_two_of_many_methods_look_alike() -> None:
+    labels = [str(n) for n in range(63)]
+    assert len(set(plot.style(labels).values())) == 63
+
+
+def test_a_chart_is_drawn_the_same_twice() -> None:
+    chart = Chart("c", "t", [panel(1.0, 2.0, 3.0)])
+    first, again = plot.render(chart), plot.render(chart)
+    assert first == again
+    assert first["png"].startswith(b"\x89PNG")
+    assert first["pdf"].startswith(b"%PDF")

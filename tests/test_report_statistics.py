@@ -1,0 +1,67 @@
+"""Statistics against values worked out otherwise."""
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from petlbench.report import statistics
+
+
+def frame(**rows: list[float]) -> pd.DataFrame:
+    return pd.DataFrame(rows).T
+
+
+def test_the_deviation_of_a_mean_of_independent_cells() -> None:
+    draws = np.random.default_rng(0).normal(scale=[1.0, 2.0, 3.0], size=(200_000, 3))
+    spread = frame(a=[1.0, 2.0, 3.0])
+    assert statistics.propagated(spread)["a"] == pytest.approx(draws.mean(axis=1).std(), rel=0.01)
+    assert math.isnan(statistics.propagated(frame(a=[1.0, math.nan]))["a"])
+
+
+def test_average_ranks_share_ties_and_leave_out_incomplete_rows() -> None:
+    means = frame(a=[3.0, 1.0], b=[2.0, 1.0], c=[1.0, 0.0], d=[9.0, math.nan])
+    assert dict(statistics.average_ranks(means)) == {"a": 1.25, "b": 1.75, "c": 3.0}
+
+
+def test_the_critical_difference_is_that_of_demsars_table() -> None:
+    # q_0.05 = 2.343 for two to four classifiers 1.960, 2.343, 2.569 (Demsar 2006, table 5a)
+    for methods, quantile in ((2, 1.960), (3, 2.343), (4, 2.569), (10, 3.164)):
+        expected = quantile * math.sqrt(methods * (methods + 1) / (6 * 14))
+        assert statistics.critical_difference(methods, 14) == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_signed_rank_test_counts_all_signs() -> None:
+    differences = np.array([-1.0, -2.0, -3.5, 0.5, -4.0, -5.0, -6.0])
+    ranks = np.argsort(np.argsort(abs(differences))) + 1
+    observed = ranks[differences > 0].sum()
+    sums = [
+        sum(rank for rank, sign in zip(ranks, signs, strict=True) if sign)
+        for signs in itertools.product((0, 1), repeat=len(ranks))
+    ]
+    expected = min(1.0, 2 * float(np.mean([total <= observed for total in sums])))
+    means = frame(best=list(100 + 0 * differences), other=list(100 + differences))
+    assert statistics.against_best(means).loc["other", "p"] == pytest.approx(expected)
+
+
+def test_holms_correction_by_hand() -> None:
+    assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert statistics.holm([0.9, 0.8]) == [1.0, 1.0]
+    assert statistics.holm([]) == []
+
+
+def test_an_interval_holds_the_difference_and_is_the_same_each_time() -> None:
+    means = frame(a=[5.0, 6, 7, 8, 9, 9], b=[4.0, 6, 6, 8, 7, 9], same=[5.0, 6, 7, 8, 9, 9])
+    first, again = statistics.against_best(means), statistics.against_best(means)
+    pd.testing.assert_frame_equal(first, again)
+    assert first.loc["b", "low"] <= first.loc["b", "difference"] <= first.loc["b", "high"] <= 0
+    assert first.loc["same", "p"] == 1.0
+
+
+def test_with_too_few_tasks_nothing_is_claimed() -> None:
+    means = frame(a=[5.0] * 5, b=[1.0] * 5)
+    assert math.isnan(statistics.against_best(means).loc["b", "p"])
+    # The smallest p of a two-sided signed-rank test of n differences is 2 / 2**n.
+    assert 2 / 2 ** (statistics.LEAST_TASKS - 1) > statistics.LEVEL > 2 / 2**statistics.LEAST_TASKS

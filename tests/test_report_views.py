@@ -1,0 +1,259 @@
+"""Every named report, made from records as its sweep would leave them."""
+
+from html import escape
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from petlbench import configs
+from petlbench.errors import UserError
+from petlbench.report import published, statistics
+from petlbench.report.__main__ import main
+from petlbench.report.document import Report
+from petlbench.report.rows import listed
+from petlbench.report.scores import GROUP_MEAN
+from petlbench.report.view import find, module, names
+from tests.records import keep, record
+from tests.sweeps import SETS, SWEEPS, TESTS, few_shot, vtab
+
+
+def made(name: str) -> Report:
+    view = find(name)
+    report = module(view.kind).build(SWEEPS[name](), view, **view.options)
+    assert isinstance(report, Report)
+    return report
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_named_report_is_written(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = keep(SWEEPS[name](), tmp_path / "runs")
+    more = ["--vary", "method.inject_from"] if name == "values" else []
+    assert main([name, "--records", str(folder), "--out", str(tmp_path), *more]) == 0
+    told = capsys.readouterr().out
+    written = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert {f"{name}{end}" for end in (".csv", "_tidy.csv", ".tex", ".md", ".html")} <= written
+    for file in written:
+        assert str(tmp_path / file) in told
+    shown = pd.read_csv(tmp_path / f"{name}.csv")
+    page = (tmp_path / f"{name}.html").read_text()
+    for row in shown.iloc[:, 0]:
+        assert f'data-label="{escape(row)}"' in page
+
+
+def paper_views() -> list[str]:
+    return [name for name in names() if configs.content("experiment", name)]
+
+
+@pytest.mark.parametrize("name", paper_views())
+def test_an_experiment_says_command_expectation_duration_and_device(name: str) -> None:
+    head = [line for line in configs.text("experiment", name).splitlines() if line[:1] == "#"]
+    told = " ".join(head).lower()
+    assert f"experiment={name}" in told
+    assert "hydra" in configs.content("experiment", name) or "defaults" in told or name == "fig1"
+    if name not in ("demo", "mini"):
+        assert "expected" in told
+        assert f"petlbench.report {name} " in told
+        assert "gpu" in told or "any device" in told
+
+
+def test_table_2_has_published_rows_that_no_rank_counts() -> None:
+    table = made("table2").tables[0]
+    paper = "SSF (DTL paper, Table 2)"
+    cifar = next(column for column in table.columns if column.title == "Cifar100")
+    assert table.text(paper, cifar) == "69.0"
+    assert table.rank(paper, cifar) is None
+    assert table.rank("LoRA", cifar) is not None
+    assert table.sections[paper] == "published: DTL paper, Table 2"
+    assert "last epoch" in next(n.text for n in table.footnotes if paper in n.of)
+    assert table.values.loc[paper, "memory_gb"] == 4.9
+    assert table.values.loc["LoRA (DTL paper, Table 2)", GROUP_MEAN] == 74.5  # as printed
+
+
+def test_table_3_has_a_column_a_group() -> None:
+    table = made("table3").tables[0]
+    assert [column.title for column in table.columns[:4]] == [
+        "Natural",
+        "Specialized",
+        "Structured",
+        GROUP_MEAN,
+    ]
+    assert table.values.loc["DTL+* (DTL paper, Table 3)", "natural mean"] == 83.2
+
+
+def test_table_4_has_a_column_a_test_set_and_the_mean_of_the_targets() -> None:
+    table = made("table4").tables[0]
+    assert [column.key for column in table.columns[:6]] == [*TESTS, "target mean"]
+    assert table.values.loc["LoRA", "sketch"] == pytest.approx(60.5)
+    assert table.values.loc["LoRA", "target mean"] == pytest.approx((65 + 60 + 55 + 50) / 4 + 0.5)
+    assert table.values.loc["DTL (DTL paper, Table 4)", "imagenet"] == 78.3
+
+
+def test_table_5_has_a_row_a_setting() -> None:
+    rows = made("table5").tables[0].rows[:4]
+    assert rows == [
+        "DTL (rank 2, beta none)",
+        "DTL (rank 2, beta 100)",
+        "DTL+ (rank 1, beta 100)",
+        "DTL+ (rank 2, beta 100)",
+    ]
+
+
+def test_table_6_has_a_row_a_variant_and_a_column_a_batch_size() -> None:
+    table = made("table6").tables[0]
+    assert table.rows[:4] == ["VPT-Deep", "LoRA", "LoRA, merged", "NOAH"]
+    assert [column.key for column in table.columns] == ["1", "4", "16"]
+    assert table.values.loc["LoRA, merged", "16"] == 86 * 16 * 2
+    assert table.values.loc["Full (DTL paper, Table 6)", "4"] == 636
+
+
+def test_table_1_has_the_published_units() -> None:
+    table = made("table1").tables[0]
+    assert table.values.loc["LoRA", "units"] == 12
+    assert table.values.loc["SSF (DTL paper, Table 1)", "units"] == 148
+
+
+def test_figure_3_has_a_panel_a_set_and_their_mean() -> None:
+    [chart] = made("fig3").charts
+    assert [panel.title for panel in chart.panels] == [*SETS, "Mean"]  # type: ignore[union-attr]
+    points = chart.panels[-1].series[0].points  # type: ignore[union-attr]
+    assert [point.x for point in points] == [1, 2, 4, 8, 16]
+    assert points[4].y == pytest.approx(30 + 1 + 4 + 40 + 1)  # VPT-Deep
+    assert points[4].spread == pytest.approx(2**0.5 / 5**0.5)
+
+
+def test_a_mean_over_sets_needs_all_of_them() -> None:
+    found = [r for r in few_shot() if r["factors"]["task"] != "fewshot/cars_4"]
+    report = module("shots").build(found, find("fig3"))
+    assert [point.x for point in report.charts[0].panels[-1].series[0].points] == [1, 2, 8, 16]
+
+
+def test_figure_4_has_accuracy_and_memory_against_the_value() -> None:
+    report = made("fig4")
+    accuracy, memory = report.charts[0].panels  # type: ignore[union-attr]
+    assert [point.x for point in accuracy.series[0].points] == [*range(1, 13)]
+    assert [series.label for series in memory.series] == ["DTL+"]
+    labels = [row for row in report.tables[0].rows if "DTL+ (Table 2), M 7" in row]
+    assert report.tables[0].values.loc[labels[0], GROUP_MEAN] == 77.7
+
+
+def test_the_audit_finds_the_average_that_its_cells_contradict() -> None:
+    table = module("audit").build([], find("audit")).tables[0]
+    wrong = table.values[table.values["verdict"] == "differs"]
+    assert list(wrong.index) == ["LoRA (DTL paper, Table 2)"]
+    assert wrong["printed"].item() == 74.5
+    assert wrong["recomputed"].item() == pytest.approx(74.60, abs=0.005)
+    assert len(table.rows) == 21
+
+
+def test_the_audit_sets_measured_rows_beside_published_ones() -> None:
+    report = made("audit")
+    beside = report.tables[0]
+    paper, apart = "LoRA: DTL paper, Table 2", "LoRA: measured − DTL paper, Table 2"
+    assert beside.rows[beside.rows.index(paper) + 1] == apart
+    assert beside.values.loc[apart, "vtab/cifar"] == pytest.approx(60.0 - 67.1)
+    assert beside.flags[apart, "vtab/cifar"] == "*"
+    assert (apart, "vtab/caltech101") in beside.flags
+    line = report.tidy[(report.tidy["row"] == "LoRA") & (report.tidy["cell"] == "vtab/cifar")]
+    sources = {"DTL paper, Table 2", "OSU-MLB stored runs", "V-PETL Bench README"}
+    assert set(line["source"]) == sources
+    assert line[["selection", "provenance"]].notna().all(axis=None)
+    assert not [row for row in beside.rows if "Table 3" in row]  # another backbone
+
+
+def test_published_names_mean_methods_and_tasks_of_this_project() -> None:
+    known = set(configs.names("method"))
+    titles = {configs.content("dataset", task)["title"] for task in listed("dataset", "vtab")}
+    for file in ("dtl_aaai2024/table2_vtab_vit_b16", "vtab_vit_b16_literature"):
+        for row in published.rows(file):
+            assert row.method in known | {""}
+            assert titles <= set(row.cells)
+            assert row.source
+            assert row.selection
+            assert row.backbone in configs.names("backbone")
+    with pytest.raises(UserError, match="unknown file of published numbers 'table9'"):
+        published.rows("table9")
+
+
+def test_a_leaderboard_is_in_the_order_of_average_ranks() -> None:
+    report = made("leaderboard")
+    table = report.tables[0]
+    ranks = table.values.loc[table.rows, "average_rank"]
+    assert list(ranks) == sorted(ranks)
+    assert ranks.mean() == pytest.approx((len(ranks) + 1) / 2)
+    assert table.flags == {("Linear", "task mean"): "†"}
+    assert table.values.loc["Linear", "gap"] == pytest.approx(
+        table.values.loc["Linear", "task mean"] - table.values["task mean"].max()
+    )
+    assert [chart.name for chart in report.charts] == ["tradeoff", "ranks"]
+
+
+def test_a_leaderboard_ranks_complete_rows_only() -> None:
+    lacking = ("Full", "Land")
+    found = [r for r in SWEEPS["mini"]() if (r["title"], r["task_title"]) != lacking]
+    table = module("leaderboard").build(found, find("leaderboard")).tables[0]
+    assert table.rows[-1] == "Full"
+    assert pd.isna(table.values.loc["Full", "average_rank"])
+    assert any("without a rank: Full" in note for note in table.notes)
+
+
+MINI = ["--records", "mini", "--suite", "mini"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tabel2"], "unknown report 'tabel2'; did you mean 'table"),
+        (["leaderboard"], "this report needs records; add --records DIR"),
+        (["table2", "--records", "mini"], "unknown suite among the records 'vtab'; Known: mini"),
+        (["table6", "--records", "mini"], "unknown suite among the records 'probe'"),
+        (["fig3", *MINI], "backbone among the records 'vit_b16'"),
+        (["shots", *MINI], "names no shots"),
+        (["values", "--records", "mini"], "add --vary KEY"),
+        (
+            ["table4", *["--records", "mini", "--suite", "mini", "--backbone", "vit_mini"]],
+            "is of one task",
+        ),
+        (
+            ["multitask", *["--records", "mini", "--suite", "mini", "--protocol", "final"]],
+            "has tasks",
+        ),
+        (["audit", "--records", "alien"], "no published row on vit_b16 is of noah_subnet"),
+    ],
+)
+def test_mistakes_are_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    keep([record("lora", "land", 80.0), record("lora", "digits", 80.0)], tmp_path / "mini")
+    keep(vtab("noah_subnet", 50.0), tmp_path / "alien")
+    assert main([*arguments, "--out", "out"]) == 1
+    told = capsys.readouterr()
+    assert message in told.err
+    assert told.err.count("\n") == 1
+
+
+def test_a_view_with_an_option_that_its_kind_lacks_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    node = {"report": {"kind": "table", "title": "x", "colums": "groups"}}
+    monkeypatch.setattr(configs, "content", lambda group, name: node)
+    with pytest.raises(
+        UserError, match=r"option of report 'demo' \(table\) 'colums'; did you mean"
+    ):
+        find("demo")
+    node["report"]["kind"] = "pie"
+    with pytest.raises(UserError, match="kind of report 'demo' 'pie'"):
+        find("demo")
+
+
+def test_too_few_tasks_are_not_tested() -> None:
+    notes = made("demo").tables[0].notes
+    assert any("No test of means over tasks is made (3 tasks" in note for note in notes)
+    assert statistics.LEAST_TASKS == 6
