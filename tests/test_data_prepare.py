@@ -149,7 +149,7 @@ def flip(archive: Path) -> Path:
 
 
 DAMAGES: list[tuple[str, Callable[[Path], Path], str]] = [
-    ("a.zip", cut, "is no whole zip or tar archive; if the download was cut off"),
+    ("a.zip", cut, "is damaged or cut off (File is not a zip file)"),
     ("a.tar", cut, "is damaged or cut off ("),
     ("a.tar", cut_between_members, "is damaged or cut off (it has no end)"),
     ("a.tar.gz", cut, "is damaged or cut off"),
@@ -342,6 +342,8 @@ def test_links_become_copies_where_the_disk_has_none(
 
 def test_domains_are_laid_out_from_the_official_folders(tmp_path: Path, capsys: Capture) -> None:
     trees.domains(tmp_path / "lists", tmp_path / "images")
+    for split in ("train", "val"):  # as ImageNet is unpacked
+        shutil.move(tmp_path / "images/imagenet/images" / split, tmp_path / "images/imagenet")
     given = ["--lists", tmp_path / "lists", "--images", tmp_path / "images"]
     status, report, err = data(capsys, "prepare", "dg", *given, "--root", tmp_path)
     assert status == 0, err
@@ -358,6 +360,15 @@ def test_a_list_must_not_leave_its_folder(tmp_path: Path, capsys: Capture) -> No
     status, _, err = data(capsys, "prepare", "vtab/kitti", *given, "--root", tmp_path)
     assert status == 1
     assert "lists '../../secret.png', which leaves its folder" in err
+
+
+def test_a_part_of_a_suite_is_not_taken_for_all_of_it(tmp_path: Path, capsys: Capture) -> None:
+    trees.few_shot(tmp_path / "a", "oxford-pets/annotations", "oxford-pets")
+    given = ["--lists", tmp_path / "a", "--images", tmp_path / "a", "--root", tmp_path]
+    assert data(capsys, "prepare", "fewshot/pets_2", *given)[0] == 0
+    status, _, err = data(capsys, "prepare", "fewshot/pets", *given)
+    assert status == 1
+    assert "it has no 'annotations/train_meta.list.num_shot_1.seed_0'; delete" in err
 
 
 # --- what is there, and the store
