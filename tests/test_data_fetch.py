@@ -1,4 +1,4 @@
-"""`python -m petlbench.data fetch` from servers of the test: resumed, cut, wrong, or silent."""
+"""`python -m petlbench.data fetch` from servers that the test runs: cut off, wrong, or silent."""
 
 import hashlib
 import random
@@ -83,7 +83,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
 
 
-def fetched(capsys: Capture, url: str, to: Path, sha256: str = SHA256) -> tuple[int, Any, str]:
+def fetched(capsys: Capture, url: str, to: object, sha256: str = SHA256) -> tuple[int, Any, str]:
     return data(capsys, "fetch", url, "--sha256", sha256, "--to", to)
 
 
@@ -154,12 +154,15 @@ def test_another_file_is_never_overwritten(
     assert (tmp_path / "a.zip").read_bytes() == b"mine"
     assert fetched(capsys, f"{server.url}/a.zip", tmp_path / "new" / "b.zip")[0] == 0
     assert (tmp_path / "new" / "b.zip").read_bytes() == CONTENT
+    assert fetched(capsys, f"{server.url}/a.zip", f"{tmp_path}/folder/")[0] == 0
+    assert (tmp_path / "folder" / "a.zip").read_bytes() == CONTENT
 
 
 MISTAKES = [
     ("{server}/missing.zip", SHA256, "cannot be fetched: HTTP 404 Not Found"),
     ("http://127.0.0.1:1/a.zip", SHA256, "Connection refused (is this machine online?)"),
     ("{server}/a.zip", "abc", "--sha256 'abc' is no sha256; it has 64 hexadecimal digits"),
+    ("{server}/..%2Fa.zip", SHA256, "ends with no file name; give one with --to FILE"),
     ("{server}/", SHA256, "ends with no file name; give one with --to FILE"),
     ("ftp://host/a.zip", SHA256, "is no address to fetch from; use http(s)://HOST/FILE or hf://"),
     ("hf://datasets/owner", SHA256, "is no address to fetch from"),
@@ -190,14 +193,14 @@ def test_a_repository_of_the_hub_is_an_address(
     other = f"http://localhost:{server.url.rpartition(':')[2]}"
     server.moved_to = other
     with pytest.raises(UserError):  # it moves for ever
-        fetch.fetch("hf://", SHA256, tmp_path)
+        fetch.fetch("hf://", SHA256, str(tmp_path))
     tokens = [headers.get("Authorization") for headers in server.asked]
     assert tokens[0] == "Bearer hf_secret"
     assert set(tokens[1:]) == {None}  # another host never sees it
     monkeypatch.undo()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
-        fetch.fetch("hf://datasets/some/data/a.zip", SHA256, tmp_path)
+        fetch.fetch("hf://datasets/some/data/a.zip", SHA256, str(tmp_path))
 
 
 def test_two_at_once_do_not_mix(server: Server, tmp_path: Path, capsys: Capture) -> None:

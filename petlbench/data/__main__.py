@@ -6,6 +6,7 @@ docs/data.md tells it suite by suite; the project itself hosts no data.
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     fetch.add_argument("url", help="http(s)://... or hf://datasets/OWNER/REPOSITORY/FILE")
     fetch.add_argument("--sha256", required=True, metavar="HEX", help="of the file")
     fetch.add_argument(
-        "--to", type=Path, default=Path(), metavar="PATH", help="folder or file (default: here)"
+        "--to", default=".", metavar="PATH", help="FOLDER/ or file (default: this folder)"
     )
     return made
 
@@ -87,7 +88,7 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
     if chosen.command == "fetch":
         from petlbench.data.fetch import fetch
 
-        return fetch(chosen.url, chosen.sha256, chosen.to.expanduser())
+        return fetch(chosen.url, chosen.sha256, chosen.to)
     root = chosen.root.expanduser() if chosen.root else None
     if chosen.command == "prepare":
         from petlbench.data import prepare
@@ -128,13 +129,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("interrupted; what was finished is kept, the same command does the rest")
         return INTERRUPTED
-    if chosen.json:
-        print(json.dumps(report, indent=1))
+    try:
+        _print(report, as_json=chosen.json)
+    except BrokenPipeError:  # the reader, for example `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0 if report["ok"] else WRONG
+
+
+def _print(report: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(report, indent=1), flush=True)
     else:
         from petlbench.data.show import SHOWS
 
-        SHOWS[chosen.command](report, Console(width=None if sys.stdout.isatty() else WIDTH))
-    return 0 if report["ok"] else WRONG
+        SHOWS[report["command"]](report, Console(width=None if sys.stdout.isatty() else WIDTH))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def members(archive: Path) -> list[Member]:
     if not archive.is_file():
         raise UserError(f"no archive '{archive}'")
     with damage_told(archive):
-        if zipfile.is_zipfile(archive):
+        if _is_zip(archive):
             found = list(_zip_members(archive))
         elif tarfile.is_tarfile(archive):
             found = list(_tar_members(archive))
@@ -52,7 +52,7 @@ def contents(archive: Path, names: Container[str]) -> Iterator[tuple[str, IO[byt
 
     To be read inside `damage_told`.
     """
-    if zipfile.is_zipfile(archive):
+    if _is_zip(archive):
         with zipfile.ZipFile(archive) as packed:
             for entry in packed.infolist():
                 if entry.filename in names and not entry.is_dir():
@@ -76,6 +76,12 @@ def damage_told(archive: Path) -> Iterator[None]:
         raise UserError(
             f"'{archive}' is damaged or cut off ({' '.join(str(error).split())}); fetch it again"
         ) from error
+
+
+def _is_zip(archive: Path) -> bool:
+    """By its first bytes: a tar may end with a zip, whose end zipfile would find."""
+    with archive.open("rb") as file:
+        return file.read(2) == b"PK"
 
 
 def _zip_members(archive: Path) -> Iterator[Member]:

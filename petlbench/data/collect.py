@@ -74,7 +74,8 @@ def _images(file: Path, folder: Folder, wanted: Wanted, images: Path) -> dict[st
 
 def _below(folder: Folder, wanted: Wanted) -> Iterator[tuple[str, str]]:
     """Places where the images of a list may lie: nearest first."""
-    return product(("", *folder.names), dict.fromkeys((wanted.below, "images", "")))
+    last = PurePosixPath(wanted.below).name  # ImageNet's train and val stand alone elsewhere
+    return product(("", *folder.names), dict.fromkeys((wanted.below, last, "images", "")))
 
 
 def _without(path: str, folders: int) -> PurePosixPath:

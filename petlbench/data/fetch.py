@@ -30,8 +30,8 @@ HUB = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)")
 Headers = dict[str, str]
 
 
-def fetch(url: str, sha256: str, to: Path) -> dict[str, Any]:
-    """Download a file into a folder, or as a file of a given name.
+def fetch(url: str, sha256: str, to: str) -> dict[str, Any]:
+    """Download a file into a folder (one that is there, or a name that ends with /), or as a file.
 
     Raises UserError for a wrong hash (then nothing is kept), for a connection that brings nothing
     (then FILE.part is kept, and the next call goes on from there), and where another file is.
@@ -39,10 +39,12 @@ def fetch(url: str, sha256: str, to: Path) -> dict[str, Any]:
     if not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise UserError(f"--sha256 '{sha256}' is no sha256; it has 64 hexadecimal digits")
     address, headers = _address(url)
-    name = unquote(urlsplit(address).path.rpartition("/")[2])
-    target = to / name if to.is_dir() else to
-    if not name and to.is_dir():
-        raise UserError(f"'{url}' ends with no file name; give one with --to FILE")
+    target = Path(to).expanduser()
+    if to.endswith("/") or target.is_dir():
+        name = unquote(urlsplit(address).path.rpartition("/")[2])
+        if name in ("", ".", "..") or "/" in name:
+            raise UserError(f"'{url}' ends with no file name; give one with --to FILE")
+        target /= name
     report = {"command": "fetch", "ok": True, "url": url, "file": str(target), "sha256": sha256}
     if target.exists():
         if not target.is_file() or sums.of(target) != sha256.lower():

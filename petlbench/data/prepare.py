@@ -68,10 +68,7 @@ def _report(
         store.room(sum(job.bytes for job in todo), target, suite, "give another --root")
         for job in todo:
             _make(job, target, made)
-    found = {job.folder.name for job in jobs}
-    absent = [folder.name for folder in needed if folder.name not in found]
-    if absent:
-        say(f"not in {sources}: {', '.join(absent)}")
+    absent = [folder.name for folder in needed if _place(target, folder) is None]
     ok = all(row["state"] != "broken" for row in made.rows)
     return {
         "command": "prepare",
@@ -83,17 +80,26 @@ def _report(
     }
 
 
+def _place(target: Path, folder: Folder) -> Path | None:
+    """Where a folder is, under whatever of its names."""
+    return next((target / name for name in folder.names if (target / name).exists()), None)
+
+
 def _is_there(target: Path, folder: Folder, made: Made) -> bool:
     """Whether a folder is there already; one that was made here is checked by its SHA256SUMS."""
-    there = next((target / name for name in folder.names if (target / name).exists()), None)
+    there = _place(target, folder)
     if there is None:
         return False
     digests = sums.read(there)
+    lacking = [name for name in folder.lists if name not in digests]
     if not digests:
         reason = f"'{there}' was there before; verify tells whether it is right"
         made.add(folder, "kept", reason=reason)
     elif wrong := sums.differing(there, digests):
         reason = f"{wrong[0]} ({len(wrong)} files); delete '{there}' and prepare it again"
+        made.add(folder, "broken", reason=reason)
+    elif lacking:
+        reason = f"it has no '{lacking[0]}'; delete '{there}' and prepare the whole suite"
         made.add(folder, "broken", reason=reason)
     else:
         made.add(folder, "finished before", files=len(digests))

@@ -122,7 +122,12 @@ def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
         numbers = name == "images" or name.endswith(("MB", "GB"))
-        table.add_column(name, justify="right" if numbers else "left", overflow="fold")
+        table.add_column(
+            name,
+            justify="right" if numbers else "left",
+            overflow="fold",
+            no_wrap=name in ("task", "split", "folder", "state", "images"),
+        )
     return table
 
 

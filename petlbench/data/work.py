@@ -3,6 +3,7 @@
 import fcntl
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from rich.progress import track
 from petlbench.errors import UserError
 
 MOST_THREADS = 32
+LOG_EVERY_S = 30.0
 T = TypeVar("T")
 
 
@@ -44,11 +46,17 @@ def alone(lock: Path, purpose: str, advice: str) -> Iterator[None]:
 
 
 def told(items: Iterable[T], what: str, total: int) -> Iterator[T]:
-    """The items, with a bar on a terminal."""
+    """The items, with a bar on a terminal, or a line every half minute in a log file."""
     console, hidden = Console(stderr=True), not sys.stderr.isatty()
-    yield from track(
+    shown = track(
         items, description=what, total=total, transient=True, console=console, disable=hidden
     )
+    logged = time.monotonic()
+    for number, item in enumerate(shown):
+        yield item
+        if hidden and time.monotonic() - logged > LOG_EVERY_S:
+            logged = time.monotonic()
+            say(f"{what}: {number + 1} of {total}")
 
 
 def say(line: str) -> None:
