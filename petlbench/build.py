@@ -18,8 +18,8 @@ from petlbench.data.images import Preparation, View
 from petlbench.data.task import Split, Task, held_out
 from petlbench.errors import Unsupported, UserError, unknown
 from petlbench.interface import Method
+from petlbench.train.settings import check as check_training
 from petlbench.train.trainer import Epoch, Trainer
-from petlbench.train.trainer import check as check_training
 from petlbench.weights import Origin
 
 Config = Mapping[str, Any]

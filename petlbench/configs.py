@@ -8,7 +8,7 @@ A package adds methods, backbones, tasks or experiments by an entry point of the
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from importlib import resources
 from importlib.abc import Traversable
@@ -27,6 +27,7 @@ from petlbench.data import tree
 from petlbench.errors import UserError
 
 OWN = "petlbench.conf"
+SuiteOf = Callable[[str], Sequence[str] | None]
 
 
 @cache
@@ -51,6 +52,31 @@ def content(group: str, name: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"'{file}' holds a {type(found).__name__}; it must map keys to values")
     return found
+
+
+def listed(group: str, name: str) -> list[str] | None:
+    """What a suite lists, or None where the option is none; a task's yaml may name its suite."""
+    suite = content(group, name).get("suite")
+    return suite if isinstance(suite, list) else None
+
+
+def expand(names: Iterable[str], suite_of: SuiteOf) -> list[str]:
+    """Names with every suite replaced by what it lists, each name once, in order.
+
+    suite_of: what a name lists, or None if it is no suite. Suites may list suites.
+    """
+    return list(dict.fromkeys(_expanded(names, suite_of, ())))
+
+
+def _expanded(names: Iterable[str], suite_of: SuiteOf, above: tuple[str, ...]) -> Iterator[str]:
+    for name in names:
+        if name in above:
+            raise UserError(f"suite '{name}' contains itself: {' > '.join((*above, name))}")
+        listed = suite_of(name)
+        if listed is None:
+            yield name
+        else:
+            yield from _expanded(listed, suite_of, (*above, name))
 
 
 def text(group: str, name: str) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from petlbench.interface import Method
 from petlbench.train.precision import Precision
-from petlbench.train.trainer import build_optimiser, training_step
+from petlbench.train.step import build_optimiser, training_step
 
 MIB = 2**20
 

@@ -47,9 +47,9 @@ def learned(method: nn.Module) -> dict[str, Tensor]:
 def save(path: Path, method: Method, metadata: Mapping[str, Any]) -> int:
     """Write the trained tensors as safetensors and return the file's bytes.
 
-    The file also says which backbone they belong to, and `metadata` (its values as JSON, for
-    example method and values). What is frozen is not in it: a backbone with random weights has to
-    be made again from its seed.
+    The file also says which backbone they belong to, and `metadata` (its values as JSON: `method`
+    and `network`, see `network`). What is frozen is not in it: a backbone with random weights has
+    to be made again from its seed.
     """
     tensors = {
         name: tensor.detach().cpu().contiguous() for name, tensor in learned(method).items()

@@ -14,7 +14,7 @@ the one that is wanted.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from importlib.abc import Traversable
@@ -26,6 +26,7 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 
 from petlbench.errors import Unsupported
+from petlbench.record import flat
 
 NAME = "paper"
 GROUP = f"published/{NAME}/"
@@ -93,7 +94,7 @@ def _told(method: str) -> str:
 def changed(config: Config, published: Node) -> list[str]:
     """Dotted names of published values that a configuration has otherwise, sorted."""
     return sorted(
-        key for key, value in _flat(published) if _look_up(config, key) != _meant(config, value)
+        key for key, value in flat(published) if _look_up(config, key) != _meant(config, value)
     )
 
 
@@ -107,14 +108,6 @@ def _look_up(config: Any, dotted: str) -> Any:
     for key in dotted.split("."):
         config = config.get(key) if isinstance(config, Mapping) else None
     return config
-
-
-def _flat(node: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _folder() -> Traversable:

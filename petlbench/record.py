@@ -65,7 +65,7 @@ PLACES = ("dataset.cache", "dataset.root", "data.root", "results.root")  # they 
 def identity(config: Config) -> str:
     """16 hex digits that name a run: equal for equal results, whatever machine or folder."""
     chosen: dict[str, Any] = {}
-    for key, value in _flat({key: config[key] for key in IDENTITY}):
+    for key, value in flat({key: config[key] for key in IDENTITY}):
         if key not in PLACES and not (key in NEUTRAL and NEUTRAL[key] == value):
             chosen[key] = value
     text = json.dumps(chosen, sort_keys=True, separators=(",", ":"))
@@ -84,10 +84,11 @@ def placeless(config: Config) -> dict[str, Any]:
     return kept
 
 
-def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names of all values of a nested mapping, each with its value."""
     if isinstance(node, Mapping) and node:
         for key, value in node.items():
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
     else:
         yield prefix[:-1], node
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from petlbench.data import store, unpack
+from petlbench.data import store
 from petlbench.data.__main__ import main
-from petlbench.data.listing import every_suite
+from petlbench.data.commands import unpack
+from petlbench.data.commands.listing import every_suite
 from tests import trees
 from tests.trees import data
 

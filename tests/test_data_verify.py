@@ -287,6 +287,6 @@ def test_an_interrupt_is_no_traceback(
         raise KeyboardInterrupt
 
     trees.vtab_task(tmp_path / "vtab")
-    monkeypatch.setattr("petlbench.data.verify._split", interrupted)
+    monkeypatch.setattr("petlbench.data.commands.verify._split", interrupted)
     assert main(["verify", "vtab/kitti", "--root", str(tmp_path)]) == 130
     assert capsys.readouterr().err.startswith("interrupted; what was finished is kept")

@@ -1,6 +1,5 @@
 """Few-shot, domain generalisation and a user's own images, from trees that the tests make."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,9 @@ from petlbench.data.images import View, original
 from petlbench.data.lists import Listed
 from petlbench.data.task import Task
 from petlbench.errors import UserError
+from tests.trees import paint, write
 
 VIEW = View(size=4, interpolation="bicubic", resize=None, aspect="squash")
-
-
-def paint(path: Path, value: int, size: tuple[int, int] = (6, 5)) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, (value % 256, value // 256, 7)).save(path)
-
-
-def write(path: Path, lines: Mapping[str, int]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{name} {label}\n" for name, label in lines.items()))
 
 
 # --- how a file becomes pixels

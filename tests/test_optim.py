@@ -13,7 +13,8 @@ from petlbench import recipes
 from petlbench.delta import trained
 from petlbench.errors import UserError
 from petlbench.train.optim import cosine, create, groups, schedule_time
-from petlbench.train.trainer import build_optimiser, check
+from petlbench.train.settings import check
+from petlbench.train.step import build_optimiser
 from tests.test_methods import made
 from tests.test_trainer import SETTINGS
 

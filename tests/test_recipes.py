@@ -11,11 +11,11 @@ from omegaconf import OmegaConf
 from petlbench import build, compose, configs, recipes, registry
 from petlbench.errors import Unsupported
 from petlbench.recipes_page import page
-from petlbench.record import Store, identity
+from petlbench.record import Store, flat, identity
 from petlbench.run import blank, ended
 from petlbench.sweep import plan
 from petlbench.sweep.conduct import perform
-from petlbench.train.trainer import check
+from petlbench.train.settings import check
 
 FILES = recipes.covered()
 Values = dict[str, Any]
@@ -29,7 +29,7 @@ def composed(method: str, backbone: str, task: str, *more: str) -> Values:
 @cache
 def dotted(method: str, backbone: str, task: str) -> Values:
     """All keys of the run's configuration with the published values."""
-    return dict(recipes._flat(composed(method, backbone, task, "recipe=paper")))
+    return dict(flat(composed(method, backbone, task, "recipe=paper")))
 
 
 @pytest.mark.parametrize(("method", "backbone", "suite"), FILES)

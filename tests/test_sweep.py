@@ -23,9 +23,9 @@ QUICK = ["train.epochs=1", "train.drop_last=true", "dataset.images=1300", "datas
 
 
 def test_suites_expand_in_order_and_once() -> None:
-    assert plan.expand(["four", "all"], SUITES.get) == ["four", "one", "two", "three"]
+    assert configs.expand(["four", "all"], SUITES.get) == ["four", "one", "two", "three"]
     with pytest.raises(UserError, match="'loop' contains itself: loop > loop"):
-        plan.expand(["loop"], SUITES.get)
+        configs.expand(["loop"], SUITES.get)
 
 
 def config(method: str, seed: int) -> dict[str, Any]:

@@ -86,12 +86,12 @@ def _add(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
 def run(chosen: argparse.Namespace) -> dict[str, Any]:
     """What a subcommand reports; imports what it needs, for torch takes seconds."""
     if chosen.command == "fetch":
-        from petlbench.data.fetch import fetch
+        from petlbench.data.commands.fetch import fetch
 
         return fetch(chosen.url, chosen.sha256, chosen.to)
     root = chosen.root.expanduser() if chosen.root else None
     if chosen.command == "prepare":
-        from petlbench.data import prepare
+        from petlbench.data.commands import prepare
 
         if chosen.archive and not (chosen.lists or chosen.images):
             return prepare.from_archives(chosen.suite, chosen.archive, root)
@@ -99,14 +99,14 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
             return prepare.from_lists(chosen.suite, chosen.lists, chosen.images, root)
         raise UserError("prepare takes archives, or --lists DIR and --images DIR")
     if chosen.command == "verify":
-        from petlbench.data.verify import verify
+        from petlbench.data.commands.verify import verify
 
         return verify(chosen.suite, root, chosen.allow_duplicates)
     if chosen.command == "cache":
-        from petlbench.data.caching import cache
+        from petlbench.data.commands.caching import cache
 
         return cache(chosen.suite, root, chosen.size)
-    from petlbench.data.listing import listing
+    from petlbench.data.commands.listing import listing
 
     return listing(chosen.suite, root, chosen.size)
 
@@ -140,7 +140,7 @@ def _print(report: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(report, indent=1), flush=True)
     else:
-        from petlbench.data.show import SHOWS
+        from petlbench.data.commands.show import SHOWS
 
         SHOWS[report["command"]](report, Console(width=None if sys.stdout.isatty() else WIDTH))
 

@@ -3,23 +3,20 @@
 import hashlib
 import logging
 import os
-import sys
 from collections.abc import Callable
 from functools import cache as once
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
 from petlbench.data.images import View
 from petlbench.data.task import Split, Task, fingerprint
+from petlbench.data.work import told
 from petlbench.errors import UserError
 from petlbench.mini.render import SIZE, Draw
 
@@ -72,7 +69,7 @@ def render(name: str, images: int, seed: int) -> Images:
     """The first `images` images of a task and their labels."""
     image: Callable[[Draw, int], tuple[NDArray[np.uint8], int]]
     image = import_module(f"petlbench.mini.tasks.{name}").image
-    numbers = _told(range(images), f"rendering {name}")
+    numbers = told(range(images), f"rendering {name}", images)
     made = [image(Draw(name, seed, number), number) for number in numbers]
     pixels = np.stack([pixels for pixels, _ in made]).transpose(0, 3, 1, 2)
     return np.ascontiguousarray(pixels), np.array([label for _, label in made], dtype=np.int64)
@@ -128,9 +125,3 @@ def _keep(path: Path, found: Images) -> None:
             temporary.unlink(missing_ok=True)  # left where a full disk or Ctrl-C came between
     except OSError as error:
         log.warning("the rendered images are not cached: '%s' (%s)", path.parent, error.strerror)
-
-
-def _told(numbers: Any, what: str) -> Any:
-    """The numbers, with a bar on a terminal."""
-    console, hidden = Console(stderr=True), not sys.stderr.isatty()
-    return track(numbers, description=what, transient=True, console=console, disable=hidden)

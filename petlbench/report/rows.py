@@ -1,6 +1,7 @@
 """The rows of a table: their labels, their order, and the suites that decide it."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from petlbench import configs
@@ -61,10 +62,7 @@ def family_of(method: str) -> str:
 
 def listed(group: str, name: str) -> list[str]:
     """What a suite lists, suites in it expanded; the name itself where it is no suite."""
-    suite = configs.content(group, name).get("suite")
-    if not isinstance(suite, list):
-        return [name]
-    return [task for part in suite for task in listed(group, part)]
+    return configs.expand([name], partial(configs.listed, group))
 
 
 def grouped(suite: str) -> dict[str, list[str]]:

@@ -16,7 +16,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from petlbench import compose
+from petlbench import compose, configs
 from petlbench.errors import UserError, unknown
 from petlbench.sweep import plan
 
@@ -111,7 +111,7 @@ class PetlSweeper(Sweeper):
         for name in names if len(names) > 1 else ():
             if self._content(group, name).get("hydra", {}).get("sweeper", {}).get("params"):
                 raise UserError(f"{group}={name} is a sweep of its own; run it without others")
-        return plan.expand(names, lambda name: self._listed(group, name))
+        return configs.expand(names, lambda name: self._listed(group, name))
 
     def _listed(self, group: str, name: str) -> list[str] | None:
         """What a suite lists; a task's yaml may name its suite instead."""

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,6 @@ from petlbench.record import Record, identity
 
 Config = dict[str, Any]
 Combination = tuple[Config, tuple[str, ...]]  # and what the sweep varies in it, as overrides
-SuiteOf = Callable[[str], Sequence[str] | None]
 TO_RUN, FINISHED, UNSUPPORTED = "to run", "finished", "unsupported"
 CHECKED = ("method", "backbone", "input", "train", "recipe")
 
@@ -32,25 +31,6 @@ class Planned:
         factors = self.config["factors"]
         cell = f"{factors['method']} {factors['task']} seed {factors['seed']}"
         return " ".join((cell, *self.varied))
-
-
-def expand(names: Iterable[str], suite_of: SuiteOf) -> list[str]:
-    """Names with every suite replaced by what it lists, each name once, in order.
-
-    suite_of: what a name lists, or None if it is no suite. Suites may list suites.
-    """
-    return list(dict.fromkeys(_walk(names, suite_of, ())))
-
-
-def _walk(names: Iterable[str], suite_of: SuiteOf, above: tuple[str, ...]) -> Iterator[str]:
-    for name in names:
-        if name in above:
-            raise UserError(f"suite '{name}' contains itself: {' > '.join((*above, name))}")
-        listed = suite_of(name)
-        if listed is None:
-            yield name
-        else:
-            yield from _walk(listed, suite_of, (*above, name))
 
 
 def build(

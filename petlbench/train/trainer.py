@@ -9,36 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from petlbench.checks import fraction, whole
 from petlbench.data.feed import Feed
 from petlbench.data.task import Score, Split
 from petlbench.delta import trained
-from petlbench.errors import UserError, unknown
+from petlbench.errors import UserError
 from petlbench.interface import Method
-from petlbench.leaves import draw_keep_masks
-from petlbench.train.objective import PLAIN, Objective, check_objective
-from petlbench.train.optim import OPTIMIZERS, cosine, create, groups, schedule_time
+from petlbench.train.objective import Objective
+from petlbench.train.optim import schedule_time
 from petlbench.train.precision import Precision
 from petlbench.train.progress import Progress
+from petlbench.train.settings import check
+from petlbench.train.step import build_optimiser, set_rates, training_step
 
 EVALUATION_BATCH = 250
-NEEDED = (
-    "lr",
-    "head_lr",
-    "weight_decay",
-    "no_decay",
-    "betas",
-    "epochs",
-    "batch_size",
-    "drop_last",
-    "precision",
-    "optimizer",
-    "momentum",
-    "label_smoothing",
-    "mixup",
-    "cutmix",
-    "schedule",
-)
 
 
 class Diverged(ArithmeticError):
@@ -222,85 +205,6 @@ def _updating(schedule: Mapping[str, Any]) -> dict[str, Any]:
 
 def _nothing(epoch: int, step: int) -> None:
     """Before a step of the run's own training."""
-
-
-def training_step(
-    method: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    precision: Precision,
-    images: Tensor,
-    labels: Tensor,
-    masks: torch.Generator | None = None,
-    objective: Objective = PLAIN,
-) -> Tensor:
-    """One update with the loss of a batch, which is returned (detached).
-
-    masks: the random state of drop path, torch's own if none is given.
-    """
-    images, targets = objective.mixed(images, labels)
-    draw_keep_masks(method, len(images), masks)
-    with precision.autocast():
-        loss = objective.loss(method(images).float(), targets)
-    optimiser.zero_grad(set_to_none=True)
-    precision.step(loss, optimiser)
-    return loss.detach()
-
-
-def build_optimiser(method: Method, settings: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """The optimiser of the trainable tensors, grouped by head and by weight decay."""
-    head_tensors = {id(tensor) for tensor in method.backbone.head.parameters()}
-    named = trained(method).items()
-    parts = groups(
-        [(name, tensor) for name, tensor in named if id(tensor) not in head_tensors],
-        [(name, tensor) for name, tensor in named if id(tensor) in head_tensors],
-        lr=settings["lr"],
-        head_lr=settings["head_lr"],
-        weight_decay=settings["weight_decay"],
-        no_decay=settings["no_decay"],
-    )
-    return create(
-        parts, **{key: settings[key] for key in ("optimizer", "lr", "betas", "momentum")}
-    )
-
-
-def set_rates(optimiser: torch.optim.Optimizer, time: float, schedule: Mapping[str, Any]) -> None:
-    """Set every group's learning rate to the schedule's value at `time` (epochs)."""
-    for group in optimiser.param_groups:
-        group["lr"] = cosine(
-            time,
-            peak_lr=group["peak_lr"],
-            warmup_epochs=schedule["warmup_epochs"],
-            warmup_lr=schedule["warmup_lr"],
-            min_lr=schedule["min_lr"],
-            cosine_epochs=schedule["cosine_epochs"],
-            cosine_from=schedule["cosine_from"],
-        )
-
-
-def check(settings: Mapping[str, Any]) -> None:
-    """Refuse values with which no data could be trained on."""
-    for key in NEEDED:
-        if key not in settings:
-            raise UserError(f"train.{key} is missing; set train.{key}=VALUE")
-    for key in ("epochs", "batch_size"):
-        whole(f"train.{key}", settings[key], low=1)
-    keys = ("lr", "head_lr", "weight_decay", "no_decay")
-    groups([], [], **{key: settings[key] for key in keys})
-    if settings["optimizer"] not in OPTIMIZERS:
-        raise unknown("train.optimizer", settings["optimizer"], OPTIMIZERS)
-    fraction("train.momentum", settings["momentum"])
-    check_objective(settings)
-    check_schedule(settings["schedule"])
-
-
-def check_schedule(schedule: Mapping[str, Any]) -> None:
-    """Refuse a cosine without an extent."""
-    start, end = schedule["cosine_from"], schedule["cosine_epochs"]
-    if not 0 <= start < end:
-        raise UserError(
-            f"train.schedule.cosine_from is {start}; it must be at least 0 and below "
-            f"train.schedule.cosine_epochs, {end}"
-        )
 
 
 def _check_batch(settings: Mapping[str, Any], images: int) -> None:

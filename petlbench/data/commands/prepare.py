@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from petlbench.data import collect, lists, store, sums, unpack
+from petlbench.data import lists, store
+from petlbench.data.commands import collect, sums, unpack
+from petlbench.data.commands.suites import folders
 from petlbench.data.layout import Folder
-from petlbench.data.suites import folders
 from petlbench.data.work import alone, say
 from petlbench.errors import UserError
 

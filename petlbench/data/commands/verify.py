@@ -15,10 +15,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from petlbench.data import sums
-from petlbench.data.examine import Seen, examine
+from petlbench.data.commands import sums
+from petlbench.data.commands.examine import Seen, examine
+from petlbench.data.commands.suites import Cell, cells
 from petlbench.data.lists import Flawed, Listed
-from petlbench.data.suites import Cell, cells
 from petlbench.data.task import Task
 from petlbench.data.work import threads, told
 from petlbench.errors import UserError

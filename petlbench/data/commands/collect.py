@@ -7,7 +7,8 @@ from functools import partial
 from itertools import product
 from pathlib import Path, PurePosixPath
 
-from petlbench.data import lists, sums
+from petlbench.data import lists
+from petlbench.data.commands import sums
 from petlbench.data.layout import Folder, Wanted
 from petlbench.data.lists import Flawed
 from petlbench.data.work import threads, told

@@ -7,7 +7,7 @@ from typing import Any
 
 from petlbench import build
 from petlbench.data import files, store
-from petlbench.data.suites import Cell, cells
+from petlbench.data.commands.suites import Cell, cells
 from petlbench.data.task import Task
 from petlbench.data.work import say
 from petlbench.errors import UserError

@@ -7,9 +7,9 @@ from typing import Any
 
 from petlbench import build, configs
 from petlbench.data import files, store
+from petlbench.data.commands.suites import Cell, cells, of_user
 from petlbench.data.layout import Folder, merged
 from petlbench.data.lists import Listed
-from petlbench.data.suites import Cell, cells, of_user
 from petlbench.errors import UserError
 
 Report = dict[str, Any]

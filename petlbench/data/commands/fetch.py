@@ -17,7 +17,8 @@ from urllib.parse import unquote, urlsplit
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from petlbench.data import store, sums
+from petlbench.data import store
+from petlbench.data.commands import sums
 from petlbench.data.work import say
 from petlbench.errors import UserError
 

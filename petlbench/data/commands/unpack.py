@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from petlbench.data import archive
-from petlbench.data.archive import Member
+from petlbench.data.commands import archive
+from petlbench.data.commands.archive import Member
 from petlbench.data.layout import Folder
 from petlbench.data.work import told
 from petlbench.errors import UserError

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from petlbench import compose, configs
 from petlbench.data.layout import DRAWS, Folder, merged
 from petlbench.data.task import Task
 from petlbench.errors import UserError, unknown
-from petlbench.sweep import plan
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def names(suite: str) -> list[str]:
     known = configs.names("dataset")
     if suite not in known:
         raise unknown("task or suite", suite, known)
-    return plan.expand([suite], _listed)
+    return configs.expand([suite], partial(configs.listed, "dataset"))
 
 
 def of_user(name: str) -> bool:
@@ -81,12 +81,6 @@ def folders(suite: str, root: Path | None) -> tuple[Path, list[Folder]]:
     if not needed:
         raise UserError(f"{suite} needs no lists and folders of its own; nothing to prepare")
     return Path(found[0].values["root"]).expanduser(), needed
-
-
-def _listed(name: str) -> list[str] | None:
-    """What a suite lists; a task's yaml may name its suite instead."""
-    listed = configs.content("dataset", name).get("suite")
-    return listed if isinstance(listed, list) else None
 
 
 def _quoted(text: str) -> str:
