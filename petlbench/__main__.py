@@ -85,7 +85,7 @@ def check_groups(arguments: Sequence[str]) -> None:
             continue
         known = options(group, arguments)
         for value in values.split(","):
-            if value != "null" and value not in known:
+            if value not in known:
                 raise unknown("task or suite" if group == "dataset" else group, value, known)
 
 

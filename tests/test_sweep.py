@@ -60,6 +60,7 @@ def test_a_sweep_without_runs_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
+        ("experiment=null", "unknown experiment 'null'; Known: demo"),
         ("method=lorra", "unknown method 'lorra'; did you mean 'lora'?"),
         ("method=dtl,dtl+", r"unknown method 'dtl\+'; did you mean 'dtl_plus'?"),
         ("dataset=mini/digitz", "did you mean 'mini/digits'?"),

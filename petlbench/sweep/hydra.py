@@ -120,8 +120,6 @@ class PetlSweeper(Sweeper):
 
     def _content(self, group: str, name: str) -> dict[str, Any]:
         """What an option's yaml says."""
-        if name == "null":
-            return {}
         found = self.loader.repository.load_config(f"{group}/{name}")
         if found is None:
             raise unknown(group, name, self.loader.get_group_options(group))
