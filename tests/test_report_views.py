@@ -51,12 +51,15 @@ def paper_views() -> list[str]:
 def test_an_experiment_says_command_expectation_duration_and_device(name: str) -> None:
     head = [line for line in configs.text("experiment", name).splitlines() if line[:1] == "#"]
     told = " ".join(head).lower()
-    assert f"experiment={name}" in told
-    assert "hydra" in configs.content("experiment", name) or "defaults" in told or name == "fig1"
+    if name not in ("demo", "mini"):
+        assert f"petlbench.report {name} " in told
+    if "records come from the probe, which is not written yet" in told:
+        assert "hydra" not in configs.content("experiment", name)  # nothing that would train
+        return
+    assert f"experiment={name}" in told or f"petlbench.{name} " in told
     if name not in ("demo", "mini"):
         assert "expected" in told
-        assert f"petlbench.report {name} " in told
-        assert "gpu" in told or "any device" in told
+        assert "gpu" in told or "any device" in told or "cores" in told
 
 
 def test_table_2_has_published_rows_that_no_rank_counts() -> None:

@@ -72,11 +72,22 @@ class Feed:
 
     def in_order(self, split: Split, size: int) -> Iterator[Batch]:
         """The whole split from its start, read one batch ahead of its use."""
-        starts = range(0, len(split), size)
-        parts = (slice(start, start + size) for start in starts)
-        sent = ((part, self._sent(split.images[part])) for part in parts)
-        for part, images in ahead(sent):
+        for part, images in ahead(self.pixels(split, size)):
             yield self.prepare(images), split.labels[part].to(self.device)
+
+    def pixels(self, split: Split, size: int) -> Iterator[tuple[slice, Tensor]]:
+        """Parts of a split and their uint8 images on the device.
+
+        Memory-mapped pages are read here. Two buffers take turns, so on the CPU a batch is good
+        until the next but one is asked for.
+        """
+        shape = (min(size, len(split)), *split.images.shape[1:])
+        pinned = self.device.type == "cuda"
+        buffers = [torch.empty(shape, dtype=torch.uint8, pin_memory=pinned) for _ in range(2)]
+        for number, start in enumerate(range(0, len(split), size)):
+            part = slice(start, start + size)
+            images = split.images[part]
+            yield part, buffers[number % 2][: len(images)].copy_(images).to(self.device)
 
     def _fits(self, images: Tensor) -> bool:
         if self.device.type != "cuda":

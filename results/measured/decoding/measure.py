@@ -2,9 +2,10 @@
 
     python results/measured/decoding/measure.py > results/measured/decoding/decoding.json
 
-Makes 500 images of noise over a gradient of each kind, and times the input at 224 px up to uint8
-batches of 250: PIL (open, RGB, bicubic resize, one process) against `Feed.in_order` without its
-normalisation, which both need alike. The store's file lies in the page cache, as in a sweep.
+Makes 2000 images of noise over a gradient of each kind, and times the input at 224 px up to uint8
+batches of 250: PIL (open, RGB, bicubic resize, one process) against `Feed.pixels`, read one batch
+ahead as in evaluation; normalisation comes on top of both. The store's file lies in the page
+cache, as in a sweep.
 """
 
 import json
@@ -17,12 +18,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from petlbench import provenance
 from petlbench.data import store
-from petlbench.data.feed import ahead
-from petlbench.data.images import View
+from petlbench.data.feed import Feed, ahead
+from petlbench.data.images import Preparation, View
 from petlbench.data.lists import Listed
 from petlbench.data.task import Split
 
@@ -31,8 +31,15 @@ KINDS = {
     "256 px JPEG": (256, 256, "jpg"),
     "500 x 375 JPEG": (500, 375, "jpg"),
 }
-IMAGES, BATCH, REPEATS = 500, 250, 5
+IMAGES, BATCH, REPEATS = 2000, 250, 5
 VIEW = View(size=224, interpolation="bicubic", resize=None, aspect="squash")
+FEED = Feed(
+    device=torch.device("cpu"),
+    prepare=Preparation(VIEW, mean=[0.5] * 3, std=[0.5] * 3),
+    augmentation=None,
+    workers=0,
+    seed=0,
+)
 
 
 def made(folder: Path, width: int, height: int, suffix: str) -> Listed:
@@ -53,11 +60,8 @@ def by_pil(listed: Listed) -> None:
         torch.from_numpy(np.stack(seen)).permute(0, 3, 1, 2).contiguous()
 
 
-def by_store(split: Split) -> None:
-    def parts() -> list[Tensor]:
-        return [split.images[start : start + BATCH] for start in range(0, IMAGES, BATCH)]
-
-    for _ in ahead(part.clone() for part in parts()):
+def by_store(split: Split, feed: Feed) -> None:
+    for _ in ahead(feed.pixels(split, BATCH)):
         pass
 
 
@@ -79,7 +83,7 @@ def measure(kind: str, cache: Path) -> dict[str, object]:
         begun = time.perf_counter()
         split = store.opened(listed, view=VIEW, cache=cache)
         build_s = time.perf_counter() - begun
-        pil, stored = rate(lambda: by_pil(listed)), rate(lambda: by_store(split))
+        pil, stored = rate(lambda: by_pil(listed)), rate(lambda: by_store(split, FEED))
     times = stored["images_per_s"] / pil["images_per_s"]
     return {
         "pil": pil,
