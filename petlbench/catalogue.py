@@ -14,7 +14,8 @@ from pathlib import Path
 
 from hydra.utils import get_class
 
-from petlbench import build, compose, configs, cost, registry
+from petlbench import build, compose, configs, registry
+from petlbench.cost import section
 from petlbench.errors import Unsupported
 from petlbench.interface import Method
 
@@ -80,9 +81,9 @@ def _row(name: str) -> list[str]:
         except Unsupported:
             counts.append("–")
             continue
-        counts.append(f"{cost.parameters(method)['method']:,}")
+        counts.append(f"{section.parameters(method)['method']:,}")
         if backbone == COUNTED[0]:
-            units = str(cost.units(method))
+            units = str(section.units(method))
             start = "yes" if method.starts_as_pretrained else "no"
             merge = "no" if method.unmergeable else "yes"
     return [_prose(str(configs.content("method", name)["title"])), *counts, units, start, merge]

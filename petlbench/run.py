@@ -5,7 +5,7 @@ import random
 import shutil
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from petlbench import build, cost, delta, provenance, tracking
+from petlbench import build, delta, provenance, tracking
+from petlbench.cost.section import section
 from petlbench.data.task import Score, Task
 from petlbench.errors import Unsupported, UserError
 from petlbench.interface import Method
@@ -36,14 +37,28 @@ def run(config: Config) -> Record:
     store.check_writable()
     record = blank(config)
     tracker = tracking.start(config)
+    try:
+        record = attempted(record, partial(_fill, record, config, store, tracker))
+    except UserError:
+        tracker.finish(record)
+        raise
+    store.write(record)
+    tracker.finish(record)
+    return record
+
+
+def attempted(record: Record, fill: Callable[[], None]) -> Record:
+    """The record after `fill`, with its status, a reason of one line and the seconds it took.
+
+    Raises UserError for a mistake of the user's that is no refusal of a pair.
+    """
     started = time.perf_counter()
     try:
-        _fill(record, config, store, tracker)
+        fill()
         record = ended(record, "finished", None)
     except Unsupported as error:
         record = ended(record, "unsupported", str(error))
     except UserError:
-        tracker.finish(record)
         raise
     except Diverged as error:
         record = ended(record, "diverged", str(error))
@@ -55,8 +70,6 @@ def run(config: Config) -> Record:
         log.error("%s", traceback.format_exc())
         record = ended(record, "failed", f"{type(error).__name__}: {error}")
     record["provenance"]["seconds"] = round(time.perf_counter() - started, 3)
-    store.write(record)
-    tracker.finish(record)
     return record
 
 
@@ -76,6 +89,7 @@ def _fill(record: Record, config: Config, store: Store, tracker: tracking.Tracke
     _note_training(record, config, trainer, time.perf_counter() - begun)
     made_by = fitted.made_by or (record["factors"]["method"], config["method"])
     if fitted is not method:
+        method.to("cpu")  # its memory is not part of the fitted network's peak
         record["cost"] |= {"search": before} | _measured(fitted, config, device)
     splits = build.tests(config, task)
     begun = time.perf_counter()
@@ -108,16 +122,17 @@ def _network(config: Config, task: Task, made_by: Mapping[str, Any]) -> dict[str
 
 
 def _measured(method: Method, config: Config, device: torch.device) -> dict[str, Any]:
-    """Parameters and memory of a method's training step."""
-    memory = cost.memory_of_step(
+    """The cost section of a method, before or after training."""
+    return section(
         method,
         device=device,
         precision=Precision(config["train"]["precision"], device),
         settings=config["train"],
         size=config["input"]["size"],
         classes=config["dataset"]["classes"],
+        warmup=1,
+        steps=1,
     )
-    return {"parameters": cost.parameters(method), "units": cost.units(method)} | memory
 
 
 def _interrupted(error: BaseException | None) -> bool:

@@ -9,7 +9,7 @@ import yaml
 
 from petlbench import registry
 from petlbench.backbone import Backbone, create
-from petlbench.cost import parameters, units
+from petlbench.cost.section import parameters, units
 from petlbench.errors import Unsupported
 from petlbench.interface import Method
 from tests.test_methods import CONF

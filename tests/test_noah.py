@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from petlbench import build, cost, registry
+from petlbench import build, registry
+from petlbench.cost.section import parameters
 from petlbench.delta import load, trained
 from petlbench.errors import UserError
 from petlbench.methods.noah import NOAH
@@ -94,7 +95,7 @@ def test_parameters_of_genes_are_those_of_the_subnet() -> None:
     genes = SPACE.sample(random.Random(4))
     values = {name: list(getattr(genes, name)) for name in MODULES}
     method = registry.create("noah_subnet", tiny("vit"), **values)
-    assert cost.parameters(method)["method"] == genes.parameters(32)
+    assert parameters(method)["method"] == genes.parameters(32)
 
 
 def test_the_supernet_at_some_sizes_is_that_subnet() -> None:

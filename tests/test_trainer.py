@@ -10,7 +10,7 @@ from torch import Tensor
 
 from petlbench import registry
 from petlbench.backbone import create
-from petlbench.cost import memory_of_step, parameters
+from petlbench.cost.section import parameters, section
 from petlbench.data.augment import Augmentation
 from petlbench.data.feed import Feed
 from petlbench.data.images import Preparation, View
@@ -195,13 +195,15 @@ def test_settings_that_cannot_train_are_refused(change: dict[str, Any], message:
 
 
 def cost_of(made: Method) -> dict[str, Any]:
-    return memory_of_step(
+    return section(
         made,
         device=CPU,
         precision=Precision("fp32", CPU),
         settings=SETTINGS,
         size=48,
         classes=2,
+        warmup=1,
+        steps=1,
     )
 
 

@@ -18,10 +18,10 @@ import torch
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from timm.layers import use_fused_attn
-from torch.utils.flop_counter import FlopCounterMode
 
 from petlbench import build, compose, provenance
 from petlbench.checks import whole
+from petlbench.cost.shapes import flops
 from petlbench.errors import UserError
 from petlbench.multitask.network import MultiTask, on_shared
 from petlbench.record import Record, write
@@ -49,8 +49,8 @@ def counted(config: Config, *, tasks: int) -> dict[str, Any]:
         method = build.on_meta(config)
         network = MultiTask({str(task): copy.deepcopy(method) for task in range(tasks)})
         image = method.backbone.example()
-        shared = _gflops(lambda: network(image))
-        batch = _gflops(lambda: network.apart(image.expand(tasks, *image.shape)))
+        shared = flops(lambda: network(image)) / 1e9
+        batch = flops(lambda: network.apart(image.expand(tasks, *image.shape))) / 1e9
     return {
         "tasks": tasks,
         "shared_blocks": network.shared_blocks,
@@ -58,13 +58,6 @@ def counted(config: Config, *, tasks: int) -> dict[str, Any]:
         "gflops": {"shared": shared, "batch": batch},
         "saved_percent": 100 * (1 - shared / batch),
     }
-
-
-def _gflops(work: Callable[[], object]) -> float:
-    """1e9 floating-point operations of matrix products and convolutions, 2 a multiply-add."""
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return float(counter.get_total_flops()) / 1e9
 
 
 @torch.no_grad()

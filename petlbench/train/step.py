@@ -27,11 +27,11 @@ def training_step(
 
     masks: the random state of drop path, torch's own if none is given.
     """
+    optimiser.zero_grad(set_to_none=True)  # ahead of forward, whose end is the peak of memory
     images, targets = objective.mixed(images, labels)
     draw_keep_masks(method, len(images), masks)
     with precision.autocast():
         loss = objective.loss(method(images).float(), targets)
-    optimiser.zero_grad(set_to_none=True)
     precision.step(loss, optimiser)
     return loss.detach()
 

@@ -1,0 +1,60 @@
+"""The cost section of a record: what a method trains, and what a training step of it takes.
+
+One function serves the run and the probe.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from petlbench.cost import memory, shapes
+from petlbench.interface import Method
+from petlbench.train.precision import Precision
+
+
+def section(
+    method: Method,
+    *,
+    device: torch.device,
+    precision: Precision,
+    settings: Mapping[str, Any],
+    size: int,
+    classes: int,
+    warmup: int,
+    steps: int,
+) -> dict[str, Any]:
+    """Parameters, units, FLOPs and memory of a training step at the settings' batch size.
+
+    `gflops` and, on CPU, `saved_mb` are counted on shapes, so the method may be on the meta
+    device there; `peak_mib` is null. On CUDA the peak of `steps` training steps on noise after
+    `warmup` others is measured, with everything freed that earlier work in the process left.
+    Weights, random state and training mode are as before afterwards.
+    """
+    batch = settings["batch_size"]
+    found = {
+        "parameters": parameters(method),
+        "units": units(method),
+        "gflops": shapes.gflops(method, batch=batch, size=size),
+    }
+    if device.type != "cuda":
+        saved = shapes.saved_bytes_on_cpu(method, precision, batch=batch, size=size)
+        return found | {"saved_mb": saved / 1e6, "peak_mib": None}
+    memory.free_what_is_left()
+    method.to(device)
+    with memory.unchanged(method, device):
+        step = memory.TrainingStep(method, device, precision, settings, size, classes)
+        return found | memory.measured(step, warmup=warmup, steps=steps)
+
+
+def parameters(method: Method) -> dict[str, int]:
+    """Trainable parameters: the method's (head excluded, as papers count) and the head's."""
+    head = sum(tensor.numel() for tensor in method.backbone.head.parameters())
+    trained = sum(tensor.numel() for tensor in method.parameters() if tensor.requires_grad)
+    return {"method": trained - head, "head": head}
+
+
+def units(method: nn.Module) -> int:
+    """Structural units (leaves.py), each once; what methods without new modules have is 0."""
+    return sum(getattr(module, "units", 0) for module in method.modules())

@@ -1,0 +1,110 @@
+"""Bytes and FLOPs of a training step, counted on shapes alone: no weights, no data, no GPU."""
+
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
+
+from petlbench.interface import Method
+from petlbench.leaves import draw_keep_masks
+from petlbench.train.precision import Precision
+
+CPU, META = torch.device("cpu"), torch.device("meta")
+Shape = tuple[int, ...]
+
+
+def saved_bytes(method: nn.Module, precision: Precision, images: Tensor) -> int:
+    """Bytes that autograd keeps for backward, without parameters and buffers.
+
+    Each storage counts once, and whole.
+    """
+    own = {_storage(tensor) for tensor in [*method.parameters(), *method.buffers()]}
+    seen: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        if _storage(tensor) not in own:
+            seen[_storage(tensor)] = tensor.untyped_storage().nbytes()
+        return tensor.detach()  # an output that its own node keeps would never be freed
+
+    # The graph must live until the count is read, or a freed address would stand for two storages.
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        with precision.autocast():
+            logits = method(images)
+        return sum(seen.values()) if logits.requires_grad else 0
+
+
+def saved_bytes_on_cpu(method: Method, precision: Precision, *, batch: int, size: int) -> int:
+    """`saved_bytes` of a training step on the CPU, without doing it.
+
+    Equal to the real count in fp32. Under autocast it may be up to 1 % less: torch's shape
+    function of LayerNorm takes its statistics for 16 bits where the CPU keeps fp32.
+    """
+    fake = FakeTensorMode()
+    shapes = restated(method, CPU, fake).train()
+    with fake:
+        draw(shapes, batch)
+        return saved_bytes(shapes, precision, torch.empty(batch, 3, size, size))
+
+
+def gflops(method: Method, *, batch: int, size: int) -> dict[str, float]:
+    """1e9 floating-point operations per image: inference forward, and a whole training step."""
+    with META:
+        images = torch.empty(batch, 3, size, size)
+        plain = restated(method, META, nullcontext()).eval().requires_grad_(False)
+        forward = flops(lambda: plain(images))
+        shapes = restated(method, META, nullcontext()).train()
+        draw(shapes, batch)
+        step = flops(lambda: shapes(images).sum().backward())
+    return {"forward": forward / batch / 1e9, "step": step / batch / 1e9}
+
+
+def flops(work: Callable[[], object]) -> int:
+    """Floating-point operations of matrix products and convolutions, 2 for each multiply-add.
+
+    Attention counts as two products; what a fused kernel computes again in backward does not.
+    """
+    formulas = {torch.ops.aten.convolution_backward: convolution_backward}
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+        work()
+    return int(counter.get_total_flops())
+
+
+def convolution_backward(
+    gradient: Shape, inputs: Shape, weight: Shape, *others: Any, **named: Any
+) -> int:
+    """FLOPs of a convolution's backward pass: as many as forward for each gradient of the two.
+
+    torch's own formula takes the weight gradient of a grouped convolution for a dense one, for a
+    depthwise one `width` times too much.
+    """
+    needed = others[-1][:2]  # gradients of input and weight
+    return sum(needed) * int(conv_flop_count(list(inputs), list(weight), list(gradient)))
+
+
+def restated(method: Method, device: torch.device, mode: AbstractContextManager[object]) -> Method:
+    """A copy of a method with empty tensors in the place of its own, made on a device in a mode.
+
+    Nothing is copied but the structure; the method may itself be on the meta device.
+    """
+    memo: dict[int, Any] = {}
+    with mode:
+        for tensor in [*method.parameters(), *method.buffers()]:
+            empty = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+            trained = isinstance(tensor, nn.Parameter)
+            memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if trained else empty
+    return copy.deepcopy(method, memo)
+
+
+def draw(method: Method, batch: int) -> None:
+    """Keep-masks from a generator of their own: counting leaves torch's random state alone."""
+    draw_keep_masks(method, batch, torch.Generator())
+
+
+def _storage(tensor: Tensor) -> int:
+    # Not data_ptr: a tensor without data has none.
+    return tensor.untyped_storage()._cdata
