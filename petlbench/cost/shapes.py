@@ -83,7 +83,7 @@ def convolution_backward(
     depthwise one `width` times too much.
     """
     needed = others[-1][:2]  # gradients of input and weight
-    return sum(needed) * int(conv_flop_count(list(inputs), list(weight), list(gradient)))
+    return int(sum(needed) * conv_flop_count(list(inputs), list(weight), list(gradient)))
 
 
 def restated(method: Method, device: torch.device, mode: AbstractContextManager[object]) -> Method:
@@ -107,4 +107,4 @@ def draw(method: Method, batch: int) -> None:
 
 def _storage(tensor: Tensor) -> int:
     # Not data_ptr: a tensor without data has none.
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
