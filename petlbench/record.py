@@ -14,9 +14,9 @@ A record is a plain dictionary, `schema: 1`:
     selection   {fit_on, select_on, epoch, scores: {epoch: percent}, honest: bool}
     curve       {epoch: [...], loss: [...], lr: [...]}: mean training loss and lr of each epoch
     cost        {parameters: {method, head}, delta_bytes, saved_mb (bytes kept for backward by one
-                step, 1e6 bytes), peak_mib (null on CPU, else {weights, gradients, optimiser,
-                activations, allocated, reserved}), train_s, train_images_per_s, test_s,
-                test_images_per_s}
+                step, 1e6 bytes), gflops: {forward, step} (1e9 operations an image), peak_mib (null
+                on CPU, else {weights, gradients, optimiser, activations, workspace, allocated,
+                reserved}), train_s, train_images_per_s, test_s, test_images_per_s}
     provenance  {splits: {name: fingerprint}, checkpoint: {tag, file, sha256}, versions, device,
                 precision, deterministic, started (UTC), seconds}
 """

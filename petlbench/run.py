@@ -129,7 +129,6 @@ def _measured(method: Method, config: Config, device: torch.device) -> dict[str,
         precision=Precision(config["train"]["precision"], device),
         settings=config["train"],
         size=config["input"]["size"],
-        classes=config["dataset"]["classes"],
         warmup=1,
         steps=1,
     )

@@ -57,7 +57,7 @@ def record(method: str, task: str, top1: float | None, seed: int = 0, **changes:
 
 
 def probe(method: str, images_per_s: float, **changes: Any) -> Record:
-    """What `python -m petlbench.probe` leaves: costs without scores."""
+    """A record of protocol `probe`: costs without scores."""
     made = record(method, "probe", 0.0, protocol="probe", suite="probe", group="probe", scores={})
     made["factors"] |= {"task": "probe", "backbone": "vit_b16"}
     made["provenance"] |= {"precision": "fp16", "attention": "fused"}

@@ -201,7 +201,6 @@ def cost_of(made: Method) -> dict[str, Any]:
         precision=Precision("fp32", CPU),
         settings=SETTINGS,
         size=48,
-        classes=2,
         warmup=1,
         steps=1,
     )

@@ -1,16 +1,12 @@
-"""Memory of a training step: measured on a GPU, or predicted on shapes."""
+"""Peak memory of a training step on a GPU, and its parts."""
 
 import gc
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from petlbench.cost import shapes
 from petlbench.interface import Method
@@ -18,26 +14,20 @@ from petlbench.train.precision import Precision
 from petlbench.train.step import build_optimiser, training_step
 
 MIB = 2**20
-GRAIN = 512  # bytes: CUDA's allocator gives out multiples of it
 
 
 class TrainingStep:
     """One training step on a batch of noise, to be called again and again."""
 
     def __init__(
-        self,
-        method: Method,
-        device: torch.device,
-        precision: Precision,
-        settings: Mapping[str, Any],
-        size: int,
-        classes: int,
+        self, method: Method, precision: Precision, settings: Mapping[str, Any], images: Tensor
     ) -> None:
         self.method = method.train()
         self.precision = precision
         self.optimiser = build_optimiser(method, settings)
-        self.labels = torch.arange(settings["batch_size"], device=device) % classes
-        self.images = torch.randn(len(self.labels), 3, size, size, device=device)
+        self.images = images
+        # one class will do: which one it is changes no cost
+        self.labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
 
     def __call__(self) -> None:
         training_step(self.method, self.optimiser, self.precision, self.images, self.labels)
@@ -66,70 +56,8 @@ def measured(step: TrainingStep, *, warmup: int, steps: int) -> dict[str, Any]:
     torch.cuda.synchronize()
     allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
     parts = split(step.state_bytes(), saved=saved, allocated=allocated) | {"reserved": reserved}
-    return {"saved_mb": saved / 1e6, "peak_mib": _mib(parts)}
-
-
-def predicted(
-    method: Method, *, precision: str, settings: Mapping[str, Any], size: int, classes: int
-) -> dict[str, float]:
-    """What `peak_mib` of a training step is to be expected on a GPU (MiB), counted on shapes.
-
-    The largest sum of the tensors that live at once during a step. The libraries' own workspaces
-    are not in it, and autocast follows the CPU's rules (16 bits: bf16).
-    """
-    formats = Precision("fp32" if precision == "fp32" else "bf16", shapes.CPU)
-    fake = FakeTensorMode()
-    copied = shapes.restated(method, shapes.CPU, fake)
-    with fake:
-        step = TrainingStep(copied, shapes.CPU, formats, settings, size, classes)
-        shapes.draw(copied, len(step.images))
-        saved = shapes.saved_bytes(copied, formats, step.images)
-        step()
-        gc.collect()
-        with LiveBytes([*copied.parameters(), *copied.buffers(), step.images]) as live:
-            for state in step.optimiser.state.values():
-                live.note(value for value in state.values() if isinstance(value, Tensor))
-            live.note(tensor.grad for tensor in copied.parameters() if tensor.grad is not None)
-            step()
-    return _mib(split(step.state_bytes(), saved=saved, allocated=live.peak))
-
-
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors that live at once; `peak` is the most there were."""
-
-    def __init__(self, tensors: Iterable[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.live = self.peak = 0
-        self._known: set[int] = set()
-        self.note(tensors)
-
-    def note(self, tensors: Iterable[Tensor]) -> None:
-        """Count the storages of tensors, each once, until they are freed."""
-        for tensor in tensors:
-            storage = tensor.untyped_storage()
-            key = storage._cdata
-            if key not in self._known:
-                size = -(-storage.nbytes() // GRAIN) * GRAIN
-                self._known.add(key)
-                self.live += size
-                weakref.finalize(storage, self._freed, key, size)
-        self.peak = max(self.peak, self.live)
-
-    def _freed(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.live -= size
-
-    def __torch_dispatch__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Torch's hook: called for every operation."""
-        out = func(*args, **(kwargs or {}))
-        self.note(value for value in tree_leaves(out) if isinstance(value, Tensor))
-        return out
+    peak = {key: size / MIB for key, size in parts.items()}
+    return {"saved_mb": saved / 1e6, "peak_mib": peak}
 
 
 def split(state: Mapping[str, int], *, saved: int, allocated: int) -> dict[str, int]:
@@ -172,7 +100,3 @@ def unchanged(method: nn.Module, device: torch.device) -> Iterator[None]:
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _mib(parts: Mapping[str, int]) -> dict[str, float]:
-    return {key: size / MIB for key, size in parts.items()}

@@ -1,7 +1,4 @@
-"""The cost section of a record: what a method trains, and what a training step of it takes.
-
-One function serves the run and the probe.
-"""
+"""The cost section of a record: what a method trains, and what a training step of it takes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +18,6 @@ def section(
     precision: Precision,
     settings: Mapping[str, Any],
     size: int,
-    classes: int,
     warmup: int,
     steps: int,
 ) -> dict[str, Any]:
@@ -44,7 +40,8 @@ def section(
     memory.free_what_is_left()
     method.to(device)
     with memory.unchanged(method, device):
-        step = memory.TrainingStep(method, device, precision, settings, size, classes)
+        images = torch.randn(batch, 3, size, size, device=device)
+        step = memory.TrainingStep(method, precision, settings, images)
         return found | memory.measured(step, warmup=warmup, steps=steps)
 
 

@@ -1,0 +1,94 @@
+"""What a training step is said to cost: counted on shapes as in a real step, at full size too."""
+
+import pytest
+import torch
+
+from petlbench import build, compose, registry
+from petlbench.cost import memory, shapes
+from petlbench.interface import Method
+from petlbench.leaves import draw_keep_masks
+from petlbench.train.precision import Precision
+
+CPU = torch.device("cpu")
+FP32 = Precision("fp32", CPU)
+# MB at batch 32 on ViT-B/16 in fp32 with fused attention; none may come to need more.
+BARS = {
+    "full": 3820,
+    "bitfit": 2400,
+    "lora": 2600,
+    "adaptformer": 2200,
+    "ssf": 5000,
+    "dtl": 1366,
+    "dtl_plus": 1484,
+    "linear": 1,
+}
+
+
+def made(name: str, *overrides: str) -> Method:
+    return build.method(
+        compose.single([f"method={name}", "backbone.pretrained=false", *overrides])
+    )
+
+
+def shown(name: str) -> Method:
+    return build.on_meta(
+        compose.single([f"method={name}", "backbone=vit_b16", "dataset=vtab/cifar"])
+    )
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_saved_bytes_on_shapes_are_those_of_a_real_step(name: str) -> None:
+    method = made(name, "backbone.drop_path=0.1").train()
+    draw_keep_masks(method, 4)
+    real = shapes.saved_bytes(method, FP32, torch.randn(4, 3, 48, 48))
+    assert shapes.saved_bytes_on_cpu(method, FP32, batch=4, size=48) == real
+
+
+@pytest.mark.parametrize("name", BARS)
+def test_bytes_saved_at_full_size(name: str) -> None:
+    saved = shapes.saved_bytes_on_cpu(shown(name), FP32, batch=32, size=224)
+    assert saved <= BARS[name] * 1e6
+
+
+def test_flops_of_vit_b16() -> None:
+    """Forward by the formula of a ViT; a full step is three forwards but for the first layer."""
+    width, tokens, depth = 768, 197, 12
+    block = 12 * width**2 * tokens + 2 * tokens**2 * width
+    embedding, head = 196 * width * 3 * 16 * 16, 100 * width
+    forward = 2 * (depth * block + embedding + head)
+    found = shapes.gflops(shown("full"), batch=1, size=224)
+    assert found["forward"] == pytest.approx(forward / 1e9, rel=1e-6)
+    assert found["step"] == pytest.approx((3 * forward - 2 * embedding) / 1e9, rel=1e-6)
+    linear = shapes.gflops(shown("linear"), batch=1, size=224)
+    assert linear["step"] == pytest.approx((forward + 2 * head) / 1e9, rel=1e-6)
+
+
+@pytest.mark.parametrize("groups", [1, 4, 16])
+def test_flops_of_a_grouped_convolution(groups: int) -> None:
+    """Backward is twice forward, the input's gradient and the weight's, however it is grouped."""
+    convolution = torch.nn.Conv2d(16, 16, 3, padding=1, groups=groups, bias=False)
+    images = torch.randn(2, 16, 8, 8, requires_grad=True)
+    forward = shapes.flops(lambda: convolution(images))
+    assert forward == 2 * 2 * 16 * 8 * 8 * (16 // groups) * 9
+    assert shapes.flops(lambda: convolution(images).sum().backward()) == 3 * forward
+
+
+@pytest.mark.parametrize("saved", [0, 500, 5000])
+def test_the_parts_of_a_peak_add_up(saved: int) -> None:
+    state = {"weights": 300, "gradients": 10, "optimiser": 20}
+    parts = memory.split(state, saved=saved, allocated=1000)
+    assert parts["activations"] == min(saved, 670)
+    assert sum(size for key, size in parts.items() if key != "allocated") == 1000
+
+
+def test_what_belongs_to_a_network_after_a_step() -> None:
+    method = made("lora")
+    settings = compose.single(["method=lora"])["train"]
+    step = memory.TrainingStep(method, FP32, settings, torch.randn(2, 3, 48, 48))
+    step()
+    trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
+    tensors = len([p for p in method.parameters() if p.requires_grad])
+    found = step.state_bytes()
+    assert found["gradients"] == 4 * trained
+    assert found["optimiser"] == 4 * (2 * trained + tensors)  # AdamW: two means, and a count
+    assert found["weights"] == 4 * sum(p.numel() for p in method.parameters())
