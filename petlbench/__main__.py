@@ -51,21 +51,22 @@ def one(composed: DictConfig) -> None:
     refuse_a_sweep(HydraConfig.get().sweeper)
     config = compose.finish(composed, HydraConfig.get().runtime.choices)
     recipes.check(config)
-    from petlbench import build
+    from petlbench import build, job
     from petlbench.record import Store, identity
-    from petlbench.run import run
     from petlbench.sweep.plan import result_line
 
-    store = Store(config["results"]["root"])
-    if (found := store.find(identity(config))) is not None:
+    store, name, asked = Store(config["results"]["root"]), identity(config), job.of(config)
+    if (found := store.find(name)) is not None:
         log.info("finished already: %s (delete it to run again)", found)
-        return
-    build.check(config)
-    record = run(config)
-    log.info("%s", result_line(record))
-    log.info("record: %s", store.path(record))
-    if record["status"] != "finished":
-        raise SystemExit(FAILED)
+    else:
+        build.check(config)
+        record = asked.execute(config)
+        log.info("%s", result_line(record))
+        log.info("record: %s", store.path(record))
+        if record["status"] != "finished":
+            raise SystemExit(FAILED)
+    for line in asked.closing(config, store, [name]):
+        log.info("%s", line)
 
 
 def refuse_a_sweep(sweeper: DictConfig) -> None:
@@ -102,10 +103,19 @@ def options(group: str, arguments: Sequence[str]) -> list[str]:
     ]
 
 
+def ordered(preset: Sequence[str], given: Sequence[str]) -> list[str]:
+    """Preset overrides beside the given ones, -m ahead: Hydra wants all overrides in one place."""
+    flags = [text for text in given if text in ("-m", "--multirun")]
+    others = [text for text in given if text not in flags]
+    places = (n for n, text in enumerate(others) if "=" in text and not text.startswith("-"))
+    first = next(places, len(others))
+    return [*flags, *others[:first], *preset, *others[first:]]
+
+
 @told_in_one_line()
-def main() -> None:
-    """Run the command line; leaves by SystemExit if anything went wrong."""
-    arguments = sys.argv[1:]
+def main(*preset: str) -> None:
+    """Run the command line with preset overrides; leaves by SystemExit if anything went wrong."""
+    arguments = ordered(preset, sys.argv[1:])
     if "--version" in arguments:
         print(f"petlbench {metadata.version('petlbench')}")
         return

@@ -68,6 +68,17 @@ class Backbone(nn.Module):
         return self.origin.name
 
     @property
+    def attention(self) -> str | None:
+        """Fused (torch's scaled_dot_product_attention), unfused, or None without attention."""
+        found = {bool(module.fused_attn) for module in self._attentions()}
+        return None if not found else "fused" if found == {True} else "unfused"
+
+    def unfuse_attention(self) -> None:
+        """Compute attention weights as tensors, as networks did before fused kernels."""
+        for module in self._attentions():
+            module.fused_attn = False
+
+    @property
     def head(self) -> nn.Module:
         """The classification head; it stays inside `net`, under timm's name."""
         return cast(nn.Module, self.net.get_classifier())
@@ -126,6 +137,9 @@ class Backbone(nn.Module):
         if self.pool == "patch_mean_then_norm":
             return normalised(self.tokens.split(z)[1].mean(1))
         return self.tokens.split(normalised(z))[1].mean(1)
+
+    def _attentions(self) -> list[Any]:
+        return [module for module in self.net.modules() if hasattr(module, "fused_attn")]
 
     def _checked(self, pool: str) -> str:
         if pool not in POOLS:
@@ -190,6 +204,7 @@ def create(
     mean: Iterable[float],
     std: Iterable[float],
     drop_path: float,
+    fused_attention: bool,
     checkpoint: str | None,
     pretrained: bool,
     classes: int,
@@ -199,7 +214,7 @@ def create(
 
     The two steps are apart so that a network can be built on the meta device. The head starts as
     `start_head` says, the other weights as timm initialises them. Drop path grows linearly from 0
-    to `drop_path`.
+    to `drop_path`. fused_attention: as timm has it, or else unfused everywhere.
     """
     fraction("backbone.drop_path", drop_path)
     _check_name(name)
@@ -212,6 +227,8 @@ def create(
     origin = Origin(name=name, checkpoint=checkpoint, pretrained=pretrained)
     backbone = Backbone(net, pool=pool, mean=mean, std=std, image_size=image_size, origin=origin)
     start_head(cast(nn.Linear, backbone.head))
+    if not fused_attention:
+        backbone.unfuse_attention()
     return backbone
 
 

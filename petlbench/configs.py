@@ -127,7 +127,8 @@ def register() -> None:
     """Make the trees and resolvers known to Hydra, without installing a plugin."""
     Plugins.instance().register(recipes.Published)
     Plugins.instance().register(Others)
-    for name, read in (("name", _name), ("classes", _classes), ("content", _content)):
+    resolvers = {"name": _name, "classes": _classes, "content": _content, "device": _device}
+    for name, read in resolvers.items():
         OmegaConf.register_new_resolver(f"petlbench.{name}", read, replace=True)
 
 
@@ -139,6 +140,13 @@ def _name(root: str) -> str:
 def _classes(root: str) -> int:
     """${petlbench.classes:ROOT}: the number of its classes."""
     return len(tree.scan(root).names)
+
+
+def _device(name: str) -> str:
+    """${petlbench.device:${device}}: the name of the device that is meant."""
+    from petlbench import build, provenance  # torch, which plain configurations do not need
+
+    return provenance.device_name(build.device({"device": name}))
 
 
 def _content(root: str) -> str:

@@ -2,13 +2,30 @@
 
 import platform
 import subprocess
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from petlbench.backbone import Backbone
+from petlbench.train.precision import Precision
+
 PACKAGES = ("petlbench", "torch", "torchvision", "timm", "numpy", "hydra-core")
+
+
+def origin(config: Mapping[str, Any], device: torch.device, backbone: Backbone) -> dict[str, Any]:
+    """The part of a record's provenance that is known before anything is measured."""
+    return {
+        "checkpoint": dict(backbone.checkpoint),
+        "versions": versions(),
+        "device": device_name(device),
+        "precision": Precision(config["train"]["precision"], device).name,
+        "attention": backbone.attention,
+        "deterministic": device.type == "cpu",
+    }
 
 
 @cache

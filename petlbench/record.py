@@ -47,11 +47,12 @@ Config = Mapping[str, Any]
 
 # What decides a result. A key added later joins only where it differs from its neutral value,
 # so that the records of earlier versions keep their identity.
-IDENTITY = ("method", "backbone", "dataset", "input", "train", "protocol", "seed")
+IDENTITY = ("method", "backbone", "dataset", "input", "train", "protocol", "seed", "probe")
 NEUTRAL: Mapping[str, Any] = {
     "input.resize": None,
     "input.aspect": "squash",
     "input.augment": None,
+    "backbone.fused_attention": True,
     "train.optimizer": "adamw",
     "train.momentum": 0.9,
     "train.label_smoothing": 0.0,
@@ -59,13 +60,14 @@ NEUTRAL: Mapping[str, Any] = {
     "train.cutmix": 0.0,
     "train.schedule.cosine_from": 0,
 }
-PLACES = ("dataset.cache", "dataset.root", "data.root", "results.root")  # they change no result
+# They change no result; the device of a probe stands in the provenance by the same name.
+PLACES = ("dataset.cache", "dataset.root", "data.root", "results.root", "probe.budget_gib")
 
 
 def identity(config: Config) -> str:
     """16 hex digits that name a run: equal for equal results, whatever machine or folder."""
     chosen: dict[str, Any] = {}
-    for key, value in flat({key: config[key] for key in IDENTITY}):
+    for key, value in flat({key: config[key] for key in IDENTITY if key in config}):
         if key not in PLACES and not (key in NEUTRAL and NEUTRAL[key] == value):
             chosen[key] = value
     text = json.dumps(chosen, sort_keys=True, separators=(",", ":"))

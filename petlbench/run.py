@@ -19,12 +19,14 @@ from petlbench.cost.section import section
 from petlbench.data.task import Score, Task
 from petlbench.errors import Unsupported, UserError
 from petlbench.interface import Method
+from petlbench.job import Job
 from petlbench.record import SCHEMA, Record, Store, identity, placeless
 from petlbench.train.precision import Precision
 from petlbench.train.trainer import Diverged, Epoch, Trainer
 
 log = logging.getLogger("petlbench")
 Config = Mapping[str, Any]
+Fill = Callable[[Record, Config, Store, tracking.Tracker], None]
 
 
 def run(config: Config) -> Record:
@@ -33,12 +35,17 @@ def run(config: Config) -> Record:
     What goes wrong on the way is recorded with its status and reason. Raises UserError for a
     mistake in the configuration or the data, before anything is recorded.
     """
+    return recorded(config, _fill)
+
+
+def recorded(config: Config, fill: Fill) -> Record:
+    """A record, filled, tracked and stored."""
     store = Store(config["results"]["root"])
     store.check_writable()
     record = blank(config)
     tracker = tracking.start(config)
     try:
-        record = attempted(record, partial(_fill, record, config, store, tracker))
+        record = attempted(record, partial(fill, record, config, store, tracker))
     except UserError:
         tracker.finish(record)
         raise
@@ -79,8 +86,8 @@ def _fill(record: Record, config: Config, store: Store, tracker: tracking.Tracke
     device = build.device(config)
     task = build.task(config)
     method = build.method(config)
-    record["provenance"] |= _origin(config, device, method.backbone.checkpoint)
-    before = _measured(method, config, device)
+    record["provenance"] |= provenance.origin(config, device, method.backbone)
+    before = measured(method, config, device, warmup=1, steps=1)
     record["cost"] |= before
     scratch = store.path(record, ".unfinished")
     trainer = build.trainer(config, task, partial(_note_epoch, record, tracker), scratch)
@@ -90,7 +97,8 @@ def _fill(record: Record, config: Config, store: Store, tracker: tracking.Tracke
     made_by = fitted.made_by or (record["factors"]["method"], config["method"])
     if fitted is not method:
         method.to("cpu")  # its memory is not part of the fitted network's peak
-        record["cost"] |= {"search": before} | _measured(fitted, config, device)
+        record["cost"] |= {"search": before}
+        record["cost"] |= measured(fitted, config, device, warmup=1, steps=1)
     splits = build.tests(config, task)
     begun = time.perf_counter()
     scores = {name: trainer.evaluate(fitted, split) for name, split in splits.items()}
@@ -121,7 +129,9 @@ def _network(config: Config, task: Task, made_by: Mapping[str, Any]) -> dict[str
     }
 
 
-def _measured(method: Method, config: Config, device: torch.device) -> dict[str, Any]:
+def measured(
+    method: Method, config: Config, device: torch.device, *, warmup: int, steps: int
+) -> dict[str, Any]:
     """The cost section of a method, before or after training."""
     return section(
         method,
@@ -129,8 +139,8 @@ def _measured(method: Method, config: Config, device: torch.device) -> dict[str,
         precision=Precision(config["train"]["precision"], device),
         settings=config["train"],
         size=config["input"]["size"],
-        warmup=1,
-        steps=1,
+        warmup=warmup,
+        steps=steps,
     )
 
 
@@ -172,16 +182,6 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 -- third-party code may use the legacy state
     torch.manual_seed(seed)
-
-
-def _origin(config: Config, device: torch.device, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "checkpoint": dict(checkpoint),
-        "versions": provenance.versions(),
-        "device": provenance.device_name(device),
-        "precision": Precision(config["train"]["precision"], device).name,
-        "deterministic": device.type == "cpu",
-    }
 
 
 def _note_epoch(record: Record, tracker: tracking.Tracker, epoch: Epoch) -> None:
@@ -237,3 +237,6 @@ def _top1(score: Score) -> float:
 def ended(record: Record, status: str, reason: str | None) -> Record:
     """The record with its status and a reason of one line."""
     return record | {"status": status, "reason": " ".join(reason.split()) if reason else None}
+
+
+JOB = Job(execute=run, closing=lambda config, store, asked: [])

@@ -125,6 +125,7 @@ def network_of(path: Path) -> Backbone:
             **{"pool": "norm_then_mean"} | options,
             drop_path=0.1,
             checkpoint=None,
+            fused_attention=True,
             pretrained=True,
             classes=CLASSES,
             image_size=content.get("input", {}).get("size", 224),

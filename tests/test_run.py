@@ -59,6 +59,7 @@ def config(
             "pool": "norm_then_mean",
             "drop_path": 0.0,
             "checkpoint": None,
+            "fused_attention": True,
             "pretrained": True,
         },
         "dataset": {

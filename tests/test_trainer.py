@@ -68,6 +68,7 @@ def method(name: str = "lora", drop_path: float = 0.0) -> Method:
         pool="norm_then_mean",
         mean=[0.5] * 3,
         std=[0.25] * 3,
+        fused_attention=True,
         drop_path=drop_path,
         checkpoint=None,
         pretrained=False,

@@ -104,6 +104,7 @@ def tiny(family: str, **changed: Any) -> Backbone:
         "std": [0.5] * 3,
         "drop_path": 0.0,
         "checkpoint": None,
+        "fused_attention": True,
         "pretrained": False,
         "classes": CLASSES,
         "image_size": SIZE,

@@ -56,8 +56,7 @@ def measured(step: TrainingStep, *, warmup: int, steps: int) -> dict[str, Any]:
     torch.cuda.synchronize()
     allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
     parts = split(step.state_bytes(), saved=saved, allocated=allocated) | {"reserved": reserved}
-    peak = {key: size / MIB for key, size in parts.items()}
-    return {"saved_mb": saved / 1e6, "peak_mib": peak}
+    return {"saved_mb": saved / 1e6, "peak_mib": in_mib(parts)}
 
 
 def split(state: Mapping[str, int], *, saved: int, allocated: int) -> dict[str, int]:
@@ -72,6 +71,11 @@ def split(state: Mapping[str, int], *, saved: int, allocated: int) -> dict[str, 
     activations = min(saved, left)
     rest = {"activations": activations, "workspace": left - activations}
     return {**state, **rest, "allocated": allocated}
+
+
+def in_mib(parts: Mapping[str, int]) -> dict[str, float]:
+    """Bytes as MiB."""
+    return {key: size / MIB for key, size in parts.items()}
 
 
 def free_what_is_left() -> None:

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
-from timm.layers import use_fused_attn
 
 from petlbench import build, compose, provenance
 from petlbench.checks import whole
@@ -111,13 +110,8 @@ def probed(arguments: argparse.Namespace) -> Record:
     seed_everything(config["seed"])
     record = blank(config)
     record["cost"] = {"multitask": measured(config, **asked)}
-    device = build.device(config)
-    record["provenance"] |= {
-        "versions": provenance.versions(),
-        "device": provenance.device_name(device),
-        "precision": Precision(config["train"]["precision"], device).name,
-        "attention": "fused" if use_fused_attn() else "unfused",
-    }
+    backbone = build.on_meta(config).backbone
+    record["provenance"] |= provenance.origin(config, build.device(config), backbone)
     return ended(record, "finished", None)
 
 

@@ -31,6 +31,8 @@ COSTS = {
     "delta_kb": Cost("delta (kB)", "delta_bytes", 0, "low", 1e-3),
     "peak_mib": Cost("peak memory (MiB)", "peak_mib.allocated", 0, "low"),
     "reserved_mib": Cost("reserved memory (MiB)", "peak_mib.reserved", 0, "low"),
+    "predicted_mib": Cost("predicted peak (MiB)", "predicted_mib.allocated", 0, "low"),
+    "image_mib": Cost("memory an image (MiB)", "image_mib", 1, "low"),
     "activations_mib": Cost("activations (MiB)", "peak_mib.activations", 0, "low"),
     "saved_mb": Cost("saved for backward (MB)", "saved_mb", 1, "low"),
     "gflops_forward": Cost("forward (GFLOP/image)", "gflops.forward", 2, "low"),
@@ -80,6 +82,7 @@ def meaning(keys: Sequence[str]) -> list[str]:
     said = {
         "parameters_m": "Parameters: trainable ones of the method in millions, head excluded.",
         "peak_mib": "Memory: peak of the allocated memory in training, MiB (2^20 bytes).",
+        "predicted_mib": "Predicted: the peak expected on a GPU in 16 bits, counted on shapes.",
         "saved_mb": "Memory: bytes kept for backward by one training step, MB (1e6 bytes).",
         "gflops_forward": "GFLOP: 1e9 floating-point operations, two for a multiply-add.",
     }

@@ -18,7 +18,7 @@ def costs_of(scores: Scores, keys: Sequence[str]) -> Table:
     if not scores.costs[chosen].notna().any(axis=None):
         raise UserError(
             f"none of {len(scores.labelled)} records has {', '.join(chosen)}; "
-            "name others with --records"
+            "name others with --records, or make some: python -m petlbench.probe"
         )
     table = Table(
         rows=list(scores.rows),
@@ -45,7 +45,7 @@ def throughput_of(scores: Scores, batches: Sequence[int] | None, name: str = "")
     if timed.empty:
         raise UserError(
             f"none of {len(scores.labelled)} records has inference speeds; "
-            "this version has no command that measures them"
+            "python -m petlbench.probe measures them on a GPU, with probe.speed=true anywhere"
         )
     shown = list(batches or sorted(timed["batch"].unique()))
     order = list(dict.fromkeys(timed.sort_values("variant", kind="stable")["label"]))

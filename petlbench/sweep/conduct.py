@@ -5,12 +5,13 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from petlbench import build
+from petlbench import build, job
 from petlbench.errors import UserError
 from petlbench.record import Record, Store, StoreError
-from petlbench.run import blank, ended, run
+from petlbench.run import blank, ended
 from petlbench.sweep import plan
 from petlbench.sweep.launch import basic
+from petlbench.train.precision import Precision
 
 log = logging.getLogger("petlbench")
 
@@ -48,16 +49,20 @@ def perform(runs: Sequence[plan.Planned], store: Store) -> int:
     ]
     for line in told:
         log.error(line)
+    for name, config in {run.config["job"]: run.config for run in runs}.items():
+        asked = [run.id for run in runs if run.config["job"] == name]
+        for line in job.of(config).closing(config, store, asked):
+            log.info(line)
     return 1 if told else 0
 
 
 def check_place(runs: Sequence[plan.Planned]) -> None:
-    """Refuse what is not to be had here before the first run: device, weights, data.
+    """Refuse what is not to be had here before the first run: device, precision, weights, data.
 
     The first backbone or task that is refused is told whole, the others by their names.
     """
-    for config in _differing(runs, "device"):
-        build.device(config)
+    for config in (*_differing(runs, "device"), *_differing(runs, "train")):
+        Precision(config["train"]["precision"], build.device(config))
     for node, factor, ask in (
         ("backbone", "backbone", build.weights),
         ("dataset", "task", build.task),
@@ -82,7 +87,7 @@ def _differing(runs: Sequence[plan.Planned], node: str) -> Iterable[dict[str, An
 def execute(config: dict[str, Any]) -> Record:
     """One run of a sweep: a mistake that would end a single run fails this one only."""
     try:
-        return run(config)
+        return job.of(config).execute(config)
     except StoreError:
         raise
     except UserError as error:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,8 +90,20 @@ def refusals(runs: Sequence[Planned]) -> list[str]:
 
 
 def result_line(record: Record) -> str:
-    """What one finished run is told as: its scores, or what went wrong."""
+    """What one run is told as: its scores, else its costs; or what went wrong."""
     if record["status"] != "finished":
         return f"{record['status']}: {record['reason']}"
-    scores = (f"{name} {score['top1']:.1f} %" for name, score in record["scores"].items())
-    return f"{', '.join(scores)} ({record['provenance']['seconds']:.0f} s)"
+    scores = [f"{name} {score['top1']:.1f} %" for name, score in record["scores"].items()]
+    told = scores or list(_costs(record["cost"]))
+    return f"{', '.join(told)} ({record['provenance']['seconds']:.0f} s)"
+
+
+def _costs(cost: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{cost['parameters']['method'] / 1e6:.3f} M trained"
+    yield f"{cost['saved_mb']:.0f} MB kept for backward"
+    yield f"{cost['gflops']['step']:.1f} GFLOP a training image"
+    for key, told in (("peak_mib", "peak"), ("predicted_mib", "predicted peak")):
+        if cost.get(key):
+            yield f"{told} {cost[key]['allocated']:.0f} MiB"
+    if cost.get("train_images_per_s"):
+        yield f"{cost['train_images_per_s']:.0f} training images/s"

@@ -15,6 +15,8 @@ COSTS = (
     "delta_kb",
     "saved_mb",
     "peak_mib",
+    "predicted_mib",
+    "image_mib",
     "activations_mib",
     "gflops_forward",
     "gflops_step",

@@ -1,0 +1,1 @@
+"""What a method costs, without data or pre-trained weights."""

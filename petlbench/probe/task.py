@@ -1,0 +1,25 @@
+"""The task of a probe: a number of classes, and no images."""
+
+from petlbench.data.images import View
+from petlbench.data.task import Split, Task
+from petlbench.errors import UserError
+
+
+def nothing(*, suite: str, title: str, group: str, classes: int, view: View) -> Task:
+    """A task whose splits are refused: a probe measures on noise."""
+    return Task(
+        name=suite,
+        title=title,
+        suite=suite,
+        group=group,
+        classes=classes,
+        tests=(),
+        open=_refused,
+    )
+
+
+def _refused(name: str) -> Split:
+    raise UserError(
+        f"dataset=probe has no images (asked for {name}); python -m petlbench.probe measures on "
+        "noise, or name a task such as dataset=mini/digits"
+    )

@@ -1,0 +1,263 @@
+"""Probes: a record of costs without data, the peak that is predicted, and what fits in a GPU."""
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from petlbench import build, compose, configs, job, registry
+from petlbench.__main__ import ordered
+from petlbench.cost import forecast, memory, speed
+from petlbench.cost.section import section
+from petlbench.data.task import Task
+from petlbench.errors import UserError
+from petlbench.interface import Method
+from petlbench.probe import budget
+from petlbench.record import Record, Store, identity
+from petlbench.train.precision import Precision
+
+CPU = torch.device("cpu")
+FP32 = Precision("fp32", CPU)
+# GiB on ViT-B/16 at batch 32, 16 bits, fused attention; none may come to need more.
+BARS = {"dtl": 1.38, "dtl_plus": 1.43, "lora": 2.5, "full": 3.5}
+
+
+def asked(root: Path, *overrides: str) -> dict[str, Any]:
+    return compose.single(["protocol=probe", f"results.root={root}", *overrides])
+
+
+def probed(root: Path, *overrides: str) -> Record:
+    config = asked(root, *overrides)
+    return job.of(config).execute(config)
+
+
+def made(name: str, *overrides: str) -> Method:
+    return build.on_meta(compose.single([f"method={name}", "protocol=probe", *overrides]))
+
+
+def predicted(method: Method, batch: int, precision: str = "bf16") -> dict[str, float]:
+    settings = compose.single(["method=lora"])["train"]
+    size = method.backbone.image_size
+    return forecast.peak_mib(
+        method, precision=precision, settings=settings, batch=batch, size=size
+    )
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_every_method_can_be_probed(name: str, tmp_path: Path) -> None:
+    record = probed(tmp_path, f"method={name}")
+    assert record["status"] == "finished", record["reason"]
+    cost = record["cost"]
+    method = made(name)
+    size = method.backbone.image_size
+    settings = record["config"]["train"]
+    alone = section(
+        method, device=CPU, precision=FP32, settings=settings, size=size, warmup=1, steps=1
+    )
+    assert {key: cost[key] for key in alone} == alone  # a run and a probe count alike
+    parts = cost["predicted_mib"]
+    assert parts["allocated"] == pytest.approx(
+        sum(value for key, value in parts.items() if key != "allocated")
+    )
+    learned = cost["parameters"]["method"] + cost["parameters"]["head"]
+    assert parts["gradients"] <= 4 * learned / 2**20 + 1e-6
+    assert cost["image_mib"] > 0
+    assert cost["delta_bytes"] > 4 * learned
+    assert record["scores"] == {}
+    assert "inference" not in cost  # auto: on a GPU only
+
+
+def test_a_probe_is_recorded_once_and_told_apart_by_what_changes_it(tmp_path: Path) -> None:
+    record = probed(tmp_path, "method=lora")
+    assert Store(tmp_path).find(record["id"]) is not None
+    assert record["suite"] == record["protocol"] == record["factors"]["task"] == "probe"
+    same = identity(asked(tmp_path / "elsewhere", "method=lora", "probe.budget_gib=8"))
+    assert same == record["id"]
+    for other in ("backbone.fused_attention=false", "probe.steps=3", "train.batch_size=8"):
+        assert identity(asked(tmp_path, "method=lora", other)) != record["id"]
+
+
+def test_fused_attention_is_what_runs_had_before_it_could_be_said(tmp_path: Path) -> None:
+    config = compose.single(["method=lora", f"results.root={tmp_path}"])
+    before = copy.deepcopy(config)
+    del before["backbone"]["fused_attention"]
+    assert identity(config) == identity(before)
+
+
+@pytest.mark.parametrize("backbone", ["vit_mini", "swin_b", "eva02_b14"])
+def test_unfused_attention_computes_the_same_and_keeps_more(backbone: str) -> None:
+    fused = made("bitfit", f"backbone={backbone}")
+    unfused = made("bitfit", f"backbone={backbone}", "backbone.fused_attention=false")
+    assert fused.backbone.attention == "fused"
+    assert unfused.backbone.attention == "unfused"
+    kept = predicted(fused, 2)["activations"]
+    assert predicted(unfused, 2)["activations"] > kept
+
+
+def test_unfused_attention_gives_the_same_outputs() -> None:
+    fused = build.method(compose.single(["method=bitfit"])).eval()
+    unfused = copy.deepcopy(fused)
+    unfused.backbone.unfuse_attention()
+    images = torch.randn(2, 3, 48, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(unfused(images), fused(images), rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_without_attention_says_so() -> None:
+    assert made("linear", "backbone=convnext_b").backbone.attention is None
+
+
+@pytest.mark.parametrize("name", BARS)
+def test_predicted_peaks_at_full_size(name: str) -> None:
+    found = predicted(made(name, "backbone=vit_b16"), 32)
+    assert found["allocated"] <= BARS[name] * 1024
+
+
+def test_live_bytes_are_those_of_tensors_that_live() -> None:
+    with forecast.LiveBytes() as live:
+        first = torch.zeros(1024)  # 4096 bytes
+        second = first + 1
+        view = second[:10]
+        assert live.live == 8192
+        del first
+        assert live.live == 4096
+        del second
+        assert live.live == 4096  # the view holds it
+        del view
+        assert live.live == 0
+        torch.zeros(1)  # a grain, at once freed
+    assert live.peak == 8192
+
+
+def test_the_predicted_peak_of_a_linear_head_by_hand() -> None:
+    """Frozen weights, head with gradient and two means, a batch: the rest passes through."""
+    found = predicted(made("linear"), 4, "fp32")
+    method = made("linear")
+    weights = sum(tensor.numel() for tensor in [*method.parameters(), *method.buffers()])
+    head = sum(tensor.numel() for tensor in method.backbone.head.parameters())
+    assert found["weights"] == pytest.approx(4 * weights / 2**20, rel=1e-9)
+    assert found["gradients"] == pytest.approx(4 * head / 2**20, rel=1e-9)
+    assert found["optimiser"] == pytest.approx((4 * 2 * head + 8) / 2**20, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["lora", "full", "dtl"])
+def test_the_largest_batch_fits_and_not_much_more_does(name: str, tmp_path: Path) -> None:
+    record = probed(tmp_path, f"method={name}")
+    gib = 4 * record["cost"]["predicted_mib"]["allocated"] / 1024
+    largest = budget.largest_batch(record, gib)
+    assert largest > 32
+    method = made(name)
+    assert predicted(method, largest)["allocated"] <= 1.02 * 1024 * gib
+    assert predicted(method, int(1.1 * largest))["allocated"] > 1024 * gib
+
+
+def test_a_small_budget_takes_a_smaller_batch_or_none(tmp_path: Path) -> None:
+    record = probed(tmp_path, "method=lora")
+    parts = record["cost"]["predicted_mib"]
+    gib = 0.7 * parts["allocated"] / 1024
+    largest = budget.largest_batch(record, gib)
+    assert 0 < largest < 32
+    assert predicted(made("lora"), largest)["allocated"] <= 1024 * gib
+    assert budget.largest_batch(record, parts["weights"] / 1024) == 0
+
+
+def test_a_measured_peak_goes_before_a_predicted_one(tmp_path: Path) -> None:
+    record = probed(tmp_path, "method=lora")
+    before = budget.largest_batch(record, 1.0)
+    peak = {key: 2 * value for key, value in record["cost"]["predicted_mib"].items()}
+    record["cost"]["peak_mib"] = peak | {"reserved": 4000.0}
+    assert budget.largest_batch(record, 1.0) < before
+    (line,) = budget.table([record], 1.0)[2:]
+    assert "(fp32, measured)" in line
+
+
+def test_spread_is_the_distance_of_the_quartiles() -> None:
+    assert speed.spread([1.0, 2.0, 3.0, 4.0, 5.0]) == 2.0
+    assert speed.spread([3.0]) == 0.0
+
+
+def test_speeds_are_measured_where_they_are_asked_for(tmp_path: Path) -> None:
+    timed = ["probe.speed=true", "probe.batches=[1,2]", "probe.repeats=2", "probe.repeat_s=0.01"]
+    short = [*timed, "probe.warmup=0", "probe.steps=1", "probe.compile=false"]
+    record = probed(tmp_path, "method=lora", *short)
+    assert record["status"] == "finished", record["reason"]
+    found = record["cost"]["inference"]
+    variants = [(timing["merged"], timing["compiled"], timing["batch"]) for timing in found]
+    assert variants == [(False, False, 1), (False, False, 2), (True, False, 1), (True, False, 2)]
+    assert all(timing["images_per_s"] > 0 and timing["repeats"] == 2 for timing in found)
+    assert record["cost"]["train_images_per_s"] > 0
+    unmergeable = probed(tmp_path, "method=dtl", *short)
+    assert {timing["merged"] for timing in unmergeable["cost"]["inference"]} == {False}
+    assert "cannot be merged" in unmergeable["notes"]["merged"]
+
+
+def test_a_network_that_fails_has_a_reason_and_no_speed() -> None:
+    class Broken(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            raise torch.OutOfMemoryError("no room\nfor it")
+
+    found = speed.inference(Broken(), precision=FP32, size=8, batch=2, repeats=1, repeat_s=0.01)
+    assert found == {"batch": 2, "images_per_s": None, "reason": "OutOfMemoryError: no room"}
+
+
+def test_timing_training_leaves_the_method_as_it_was() -> None:
+    method = build.method(compose.single(["method=lora"]))
+    before = copy.deepcopy(method.state_dict())
+    with memory.unchanged(method, CPU):
+        step = memory.TrainingStep(
+            method, FP32, compose.single(["method=lora"])["train"], torch.randn(2, 3, 48, 48)
+        )
+        assert speed.training(step, warmup=1, steps=2) > 0
+    after = method.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("probe.steps=0", "probe.steps is 0; it must be a whole number from 1 on"),
+        ("probe.batches=[0]", "a number of probe.batches is 0"),
+        ("probe.repeat_s=0", "probe.repeat_s is 0; it must be a number above 0"),
+        ("probe.speed=maybe", "probe.speed is maybe; it must be auto, true or false"),
+        ("train.precision=fp16", "fp16 needs a GPU"),
+    ],
+)
+def test_a_mistake_is_refused(override: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        probed(tmp_path, override)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_its_task_has_no_images() -> None:
+    opened: Task = build.task(compose.single(["protocol=probe"]))
+    assert opened.tests == ()
+    with pytest.raises(UserError, match="dataset=probe has no images"):
+        opened.open("train")
+
+
+def test_overrides_stand_in_one_place_whatever_the_order() -> None:
+    assert ordered(["p=1"], ["a=2", "-m", "b=3"]) == ["-m", "p=1", "a=2", "b=3"]
+    assert ordered(["p=1"], ["--cfg", "job"]) == ["--cfg", "job", "p=1"]
+    assert ordered([], ["-m", "--config-dir=x", "a=2"]) == ["-m", "--config-dir=x", "a=2"]
+
+
+def test_the_command_answers_what_fits(tmp_path: Path) -> None:
+    arguments = ["-m", "method=dtl,full", "probe.budget_gib=0.1", f"results.root={tmp_path}"]
+    command = [sys.executable, "-m", "petlbench.probe", *arguments]
+    for expected in ("2 to run", "2 finished (skipped), 0 to run"):
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert expected in done.stderr
+        *_, first, second = done.stderr.splitlines()
+        assert first.split()[:2] == ["DTL", "vit_mini"]
+        assert int(first.split()[2]) > int(second.split()[2]) > 0
+        assert "0.1 GiB" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["table1", "table6", "efficiency"])
+def test_the_sweeps_of_reports_on_cost_are_probes(name: str) -> None:
+    content = configs.content("experiment", name)
+    assert content["hydra"]["sweeper"]["params"]["protocol"] == "probe"
