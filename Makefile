@@ -2,6 +2,7 @@
 # make test     all tests, in an environment made for them
 # make check    what a change must pass: format, lint, types, tests
 # make look     what the reports look like: papers and pages as pictures (needs TeX and Chromium)
+# make results  the reports of results/measured and the tables of README.md, from the records there
 # make docs     docs/methods, docs/support.md and docs/recipes.md, from the code
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 JOBS ?= 2
 
-.PHONY: demo test check look docs format install install-dev clean
+.PHONY: demo test check look results docs format install install-dev clean
 
 demo: install
 	$(BIN)/python -m petlbench -m experiment=demo results.root=results/demo/runs
@@ -28,6 +29,16 @@ check: install-dev
 # Debian: apt install texlive-latex-extra poppler-utils chromium
 look: install
 	$(BIN)/python -m tests.look results/look
+
+REPORT := $(BIN)/python -m petlbench.report
+MEASURED := results/measured
+results: install
+	$(REPORT) demo --records $(MEASURED)/demo/runs --out $(MEASURED)/demo
+	$(REPORT) mini --records $(MEASURED)/mini/runs --out $(MEASURED)/mini
+	$(REPORT) efficiency --records $(MEASURED)/probe/runs --backbone vit_b16 --out $(MEASURED)/probe
+	$(REPORT) efficiency --records $(MEASURED)/probe/runs --backbone swin_b --out $(MEASURED)/probe/swin_b
+	$(REPORT) table1 --records $(MEASURED)/probe/runs --out $(MEASURED)/probe
+	$(BIN)/python -m petlbench.readme README.md
 
 # support: one backbone of each kind; DeiT, MAE, CLIP and DINOv2 are plain ViTs
 docs: install

@@ -7,7 +7,7 @@ A record is a plain dictionary, `schema: 1`:
     status      finished | failed | out_of_memory | diverged | unsupported
     reason      one line, or null
     factors     {method, backbone, task, draw, seed}: the cell of the table; task is "mini/digits"
-    protocol    final | trial | best_on_val | audit
+    protocol    final | trial | best_on_val | audit | probe (costs alone, no scores)
     title       the method's name in tables; task_title, suite and group: the column
     config      the full resolved configuration, but for folders of the machine
     scores      {test set: {top1 (percent), correct, total}}
@@ -16,9 +16,12 @@ A record is a plain dictionary, `schema: 1`:
     cost        {parameters: {method, head}, delta_bytes, saved_mb (bytes kept for backward by one
                 step, 1e6 bytes), gflops: {forward, step} (1e9 operations an image), peak_mib (null
                 on CPU, else {weights, gradients, optimiser, activations, workspace, allocated,
-                reserved}), train_s, train_images_per_s, test_s, test_images_per_s}
+                reserved}), train_s, train_images_per_s, test_s, test_images_per_s}; a probe also
+                predicted_mib (as peak_mib, from shapes), predicted_precision, image_mib (what one
+                more image of the batch adds to it), inference: [{batch, merged, compiled,
+                images_per_s (median), spread, repeats, passes}]
     provenance  {splits: {name: fingerprint}, checkpoint: {tag, file, sha256}, versions, device,
-                precision, deterministic, started (UTC), seconds}
+                precision, attention (fused | unfused | null), deterministic, started (UTC), seconds}
 """
 
 import hashlib

@@ -1,0 +1,50 @@
+"""Tables of the README come from the committed results."""
+
+from pathlib import Path
+
+import pytest
+
+from petlbench.readme import filled, main
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_readme_shows_the_committed_results() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert text.count("<!-- results ") == text.count("<!-- end -->") == 3
+    assert filled(text, ROOT) == text
+
+
+def test_columns_of_a_table_and_a_whole_report(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("method,group mean,saved_mb\nDTL+*,80.04,1.25\nLoRA,81,2\n")
+    (tmp_path / "a.md").write_text("A caption.\n\n| a |\n| --- |\n\n- A note.\n")
+    readme = tmp_path / "README.md"
+    readme.write_text(
+        "before\n<!-- results a.csv group_mean saved_mb -->\nold\n<!-- end -->\nbetween\n"
+        "<!-- results a.md -->\n<!-- end -->\nafter\n"
+    )
+    assert main([str(readme)]) == 0
+    made = readme.read_text()
+    assert "| method | group mean | saved for backward (MB) |" in made
+    assert "| DTL+\\* | 80.0 | 1.2 |" in made
+    assert "old" not in made
+    assert "| a |\n| --- |\n\n- A note.\n" in made
+    assert "A caption" not in made
+    assert [line for line in made.splitlines() if line.isalpha()] == ["before", "between", "after"]
+    assert main([str(readme)]) == 0
+    assert readme.read_text() == made  # again is the same
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [("b.csv top1", "'b.csv' is not in"), ("a.csv top", "unknown column 'top'")],
+)
+def test_a_mistake_is_told_and_changes_nothing(
+    block: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.csv").write_text("method,top1\nLoRA,1\n")
+    readme = tmp_path / "README.md"
+    readme.write_text(text := f"<!-- results {block} -->\n<!-- end -->\n")
+    assert main([str(readme)]) == 1
+    assert message in capsys.readouterr().err
+    assert readme.read_text() == text
