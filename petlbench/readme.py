@@ -1,8 +1,8 @@
 """Tables of a README from committed results: python -m petlbench.readme README.md.
 
-What stands between `<!-- results FILE [COLUMN ...] -->` and `<!-- end -->` is made again: a report's
-Markdown (FILE.md) as it is, or some columns of its table (FILE.csv). Files are named from the
-README's folder, columns as the table has them, with _ for a blank.
+What stands between `<!-- results FILE [COLUMN ...] -->` and `<!-- end -->` is made again: the
+Markdown of a report (FILE.md) as it is, or some columns of its table (FILE.csv). Files are named
+from the README's folder, columns as the table has them, with _ for a blank.
 """
 
 import argparse

@@ -21,7 +21,8 @@ A record is a plain dictionary, `schema: 1`:
                 more image of the batch adds to it), inference: [{batch, merged, compiled,
                 images_per_s (median), spread, repeats, passes}]
     provenance  {splits: {name: fingerprint}, checkpoint: {tag, file, sha256}, versions, device,
-                precision, attention (fused | unfused | null), deterministic, started (UTC), seconds}
+                precision, attention (fused | unfused | null), deterministic, started (UTC),
+                seconds}
 """
 
 import hashlib
