@@ -9,7 +9,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from petlbench.backbone import Backbone, start_head
+from petlbench.backbone import Backbone
 from petlbench.blocks import OpenBlock
 from petlbench.checks import fraction, whole
 from petlbench.errors import Unsupported
@@ -67,7 +67,7 @@ class VQT(Method):
         self.dropout = nn.Dropout(fraction("dropout", dropout))
         head = cast(nn.Linear, backbone.head)
         backbone.net.head = nn.Linear((1 + depth * queries) * width, head.out_features)
-        start_head(backbone.net.head)
+        backbone.start_head()
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> class logits (B, K)"""

@@ -22,6 +22,18 @@ from petlbench.weights import Origin
 POOLS = ("cls", "patch_mean_then_norm", "norm_then_mean", "attention")
 
 
+def _small_normal(head: nn.Linear) -> None:
+    """Weights from N(0, 0.02^2), truncated, and zero bias: the heads of DTL's and NOAH's code."""
+    nn.init.trunc_normal_(head.weight, std=0.02)
+    nn.init.zeros_(head.bias)
+
+
+HEAD_STARTS: dict[str, Callable[[nn.Linear], None]] = {
+    "small_normal": _small_normal,
+    "torch": nn.Linear.reset_parameters,
+}
+
+
 class Backbone(nn.Module):
     """A timm network taken apart, frozen but for its head.
 
@@ -42,12 +54,16 @@ class Backbone(nn.Module):
         std: Iterable[float],
         image_size: int,
         origin: Origin,
+        head_start: str,
     ) -> None:
         """Take over `net`, a timm network. Raises Unsupported where its family is not known."""
         super().__init__()
         self.net: Any = net
         self.image_size = image_size
         self.origin = origin
+        if head_start not in HEAD_STARTS:
+            raise unknown("backbone.head_start", head_start, HEAD_STARTS)
+        self.head_start = head_start
         self.checkpoint = origin.unloaded()
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         try:
@@ -72,6 +88,10 @@ class Backbone(nn.Module):
         """Fused (torch's scaled_dot_product_attention), unfused, or None without attention."""
         found = {bool(module.fused_attn) for module in self._attentions()}
         return None if not found else "fused" if found == {True} else "unfused"
+
+    def start_head(self) -> None:
+        """Draw the head's weights anew."""
+        HEAD_STARTS[self.head_start](cast(nn.Linear, self.head))
 
     def unfuse_attention(self) -> None:
         """Compute attention weights as tensors, as networks did before fused kernels."""
@@ -205,6 +225,7 @@ def create(
     std: Iterable[float],
     drop_path: float,
     fused_attention: bool,
+    head_start: str,
     checkpoint: str | None,
     pretrained: bool,
     classes: int,
@@ -213,8 +234,9 @@ def create(
     """A timm network by its tagged name, with random weights: `load_weights` comes next.
 
     The two steps are apart so that a network can be built on the meta device. The head starts as
-    `start_head` says, the other weights as timm initialises them. Drop path grows linearly from 0
-    to `drop_path`. fused_attention: as timm has it, or else unfused everywhere.
+    `head_start` says (a name of HEAD_STARTS), the other weights as timm initialises them. Drop
+    path grows linearly from 0 to `drop_path`. fused_attention: as timm has it, or else
+    unfused everywhere.
     """
     fraction("backbone.drop_path", drop_path)
     _check_name(name)
@@ -225,8 +247,16 @@ def create(
         raise Unsupported(f"{name} cannot be built for {image_size} px images: {error}") from error
     swap_type(net, TimmDropPath, lambda old: DropPath(old.drop_prob))
     origin = Origin(name=name, checkpoint=checkpoint, pretrained=pretrained)
-    backbone = Backbone(net, pool=pool, mean=mean, std=std, image_size=image_size, origin=origin)
-    start_head(cast(nn.Linear, backbone.head))
+    backbone = Backbone(
+        net,
+        pool=pool,
+        mean=mean,
+        std=std,
+        image_size=image_size,
+        origin=origin,
+        head_start=head_start,
+    )
+    backbone.start_head()
     if not fused_attention:
         backbone.unfuse_attention()
     return backbone
@@ -240,12 +270,6 @@ def _network(name: str, image_size: int, **options: Any) -> nn.Module:
         if "'img_size'" not in str(error):
             raise
         return timm.create_model(name, pretrained=False, **options)
-
-
-def start_head(head: nn.Linear) -> None:
-    """Weights from N(0, 0.02^2), truncated, and zero bias: the heads of DTL's and NOAH's code."""
-    nn.init.trunc_normal_(head.weight, std=0.02)
-    nn.init.zeros_(head.bias)
 
 
 def _check_name(name: str) -> None:

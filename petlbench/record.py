@@ -57,6 +57,7 @@ NEUTRAL: Mapping[str, Any] = {
     "input.aspect": "squash",
     "input.augment": None,
     "backbone.fused_attention": True,
+    "backbone.head_start": "small_normal",
     "train.optimizer": "adamw",
     "train.momentum": 0.9,
     "train.label_smoothing": 0.0,

@@ -180,7 +180,21 @@ def test_training_without_masks_is_refused_and_evaluation_needs_none() -> None:
     method.eval()(images())
 
 
+def test_the_head_starts_as_it_is_told() -> None:
+    bound = tiny("vit").widths[0] ** -0.5
+    torch.manual_seed(0)
+    small, uniform = (
+        [tensor.detach() for tensor in tiny("vit", head_start=how).head.parameters()]
+        for how in ("small_normal", "torch")
+    )
+    assert 0.5 < float(small[0].std()) / 0.02 < 1.5
+    assert not small[1].any()
+    assert 0.8 * bound < float(uniform[0].abs().max()) <= bound  # as nn.Linear draws them
+    assert 0 < float(uniform[1].abs().max()) <= bound
+
+
 REFUSED = [
+    ({"head_start": "zero"}, "unknown backbone.head_start 'zero'"),
     ({"pool": "max"}, "unknown backbone.pool 'max'"),
     ({"name": "petlbench_swin", "pool": "cls"}, "backbone.pool=cls needs a class token"),
     ({"drop_path": 1.0}, "backbone.drop_path is 1.0"),
@@ -241,4 +255,5 @@ def test_a_network_that_does_more_than_its_blocks_is_refused() -> None:
             std=[0.5],
             image_size=SIZE,
             origin=backbone.origin,
+            head_start="small_normal",
         )

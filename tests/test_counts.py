@@ -126,6 +126,7 @@ def network_of(path: Path) -> Backbone:
             drop_path=0.1,
             checkpoint=None,
             fused_attention=True,
+            head_start="small_normal",
             pretrained=True,
             classes=CLASSES,
             image_size=content.get("input", {}).get("size", 224),

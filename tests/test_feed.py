@@ -20,6 +20,7 @@ MEAN, STD = [0.5, 0.4, 0.3], [0.5, 0.25, 0.2]
 VALUES = {
     "scale": [0.08, 1.0],
     "ratio": [0.75, 4 / 3],
+    "interpolation": "bicubic",
     "hflip": 0.5,
     "color_jitter": 0.0,
     "auto_augment": "rand-m9-mstd0.5-inc1",
@@ -132,12 +133,26 @@ def test_parts_of_a_split_keep_their_originals() -> None:
     assert first.original(4).getpixel((0, 0)) == (5, 0, 0)
 
 
+def test_without_a_crop_the_whole_image_is_resized() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8))
+    still = {"scale": None, "ratio": None, "hflip": 0.0, "auto_augment": None, "erase": 0.0}
+    for interpolation in ("bicubic", "bilinear"):
+        values = VALUES | still | {"interpolation": interpolation}
+        found = torch.as_tensor(Augmentation(values, VIEW, mean=MEAN).transform(image))
+        view = View(size=16, interpolation=interpolation, resize=None, aspect="squash")
+        assert torch.equal(found, torch.from_numpy(view.of(image).copy()).permute(2, 0, 1))
+    flipped = Augmentation(VALUES | still | {"hflip": 1.0}, VIEW, mean=MEAN).transform(image)
+    whole = torch.from_numpy(VIEW.of(image).copy()).permute(2, 0, 1)
+    assert torch.equal(torch.as_tensor(flipped), whole.flip(2))
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"auto_augment": "random"}, "input.augment=.*random"),
         ({"mixup": 1}, "unknown key of input.augment 'mixup'"),
         ({"scale": 3}, "input.augment="),
+        ({"interpolation": "cubic"}, "unknown input.interpolation 'cubic'"),
     ],
 )
 def test_an_augmentation_that_cannot_be_is_refused(

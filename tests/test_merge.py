@@ -42,7 +42,13 @@ def test_merged_equals_unmerged_or_says_why_not(name: str, family: str) -> None:
     net.load_state_dict(merged(method).state_dict(), strict=True)
     origin = Origin(name="merged", checkpoint=None, pretrained=False)
     backbone = Backbone(
-        net, pool=POOLS[family], mean=[0.5], std=[0.5], image_size=SIZE, origin=origin
+        net,
+        pool=POOLS[family],
+        mean=[0.5],
+        std=[0.5],
+        image_size=SIZE,
+        origin=origin,
+        head_start="small_normal",
     )
     with torch.no_grad():
         expected, found = method(images()), Method(backbone).eval()(images())

@@ -110,9 +110,9 @@ def test_a_folder_under_a_file_is_refused_before_training(tmp_path: Path) -> Non
 
 
 @cache
-def defaults(method: str) -> dict[str, Any]:
+def defaults(method: str, protocol: str) -> dict[str, Any]:
     """What a run has today where a record says nothing."""
-    return compose.single([f"method={method}"])
+    return compose.single([f"method={method}", f"protocol={protocol}"])
 
 
 def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def test_committed_records_keep_their_identity() -> None:
         if "multitask" in made["cost"]:
             continue  # it has no task, and no identity of its own
         own = [key for key in IDENTITY if key in made["config"]]
-        known = defaults(made["factors"]["method"])
+        known = defaults(made["factors"]["method"], made["protocol"])
         today = {key: known[key] for key in own if key in known}
         said = {key: made["config"][key] for key in own}
         assert identity(merged(today, said)) == made["id"]

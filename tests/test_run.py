@@ -60,6 +60,7 @@ def config(
             "drop_path": 0.0,
             "checkpoint": None,
             "fused_attention": True,
+            "head_start": "small_normal",
             "pretrained": True,
         },
         "dataset": {

@@ -69,6 +69,7 @@ def method(name: str = "lora", drop_path: float = 0.0) -> Method:
         mean=[0.5] * 3,
         std=[0.25] * 3,
         fused_attention=True,
+        head_start="small_normal",
         drop_path=drop_path,
         checkpoint=None,
         pretrained=False,

@@ -105,6 +105,7 @@ def tiny(family: str, **changed: Any) -> Backbone:
         "drop_path": 0.0,
         "checkpoint": None,
         "fused_attention": True,
+        "head_start": "small_normal",
         "pretrained": False,
         "classes": CLASSES,
         "image_size": SIZE,

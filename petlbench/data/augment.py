@@ -3,10 +3,12 @@
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from timm.data.random_erasing import RandomErasing
 from timm.data.transforms_factory import transforms_imagenet_train
 from torch import Tensor
@@ -16,17 +18,17 @@ from petlbench.data.images import View
 from petlbench.data.task import Split
 from petlbench.errors import UserError, unknown
 
-KEYS = ("scale", "ratio", "hflip", "color_jitter", "auto_augment", "erase")
+KEYS = ("scale", "ratio", "interpolation", "hflip", "color_jitter", "auto_augment", "erase")
 Draw = tuple[int, int]  # the how-manieth image of the training, and its place in the split
 
 
 class Augmentation:
     """An image of any size becomes (3, size, size) uint8; `erased` works on prepared batches.
 
-    values: those of `input.augment`: `scale` and `ratio` of the random crop, `hflip` (a
-    probability), `color_jitter` (strength; without effect beside auto_augment, as in timm),
-    `auto_augment` (a policy in timm's notation, or null), `erase` (probability of random erasing
-    with noise).
+    values: those of `input.augment`: `scale` and `ratio` of the random crop (null: none, the whole
+    image is resized), `interpolation` of all that moves pixels, `hflip` (a probability),
+    `color_jitter` (strength; without effect beside auto_augment, as in timm), `auto_augment` (a
+    policy in timm's notation, or null), `erase` (probability of random erasing with noise).
     """
 
     def __init__(self, values: Mapping[str, Any], view: View, *, mean: Sequence[float]) -> None:
@@ -37,21 +39,25 @@ class Augmentation:
             raise UserError(
                 f"input.augment.{missing[0]} is missing; set it, or input.augment=null"
             )
+        scale, ratio = values["scale"], values["ratio"]
+        whole = View(view.size, values["interpolation"], None, "squash")
         try:
             self.transform = transforms_imagenet_train(
                 view.size,
-                scale=tuple(values["scale"]),
-                ratio=tuple(values["ratio"]),
+                scale=scale and tuple(scale),
+                ratio=ratio and tuple(ratio),
                 hflip=values["hflip"],
                 color_jitter=values["color_jitter"],
                 auto_augment=values["auto_augment"],
-                interpolation=view.interpolation,
+                interpolation=values["interpolation"],
                 mean=tuple(mean),  # the grey that moved images leave behind
                 use_prefetcher=True,  # ends with uint8: batches are normalised on the device
             )
         except (AssertionError, TypeError, ValueError) as error:
             why = str(error) or "no such policy"
             raise UserError(f"input.augment={dict(values)}: {why}") from error
+        if scale is None:
+            self.transform.transforms[0] = partial(_resized, whole)
         self.erase = values["erase"]
 
     def erased(self, images: Tensor) -> Tensor:
@@ -61,6 +67,10 @@ class Augmentation:
         erase = RandomErasing(self.erase, mode="pixel", device=images.device)
         changed: Tensor = erase(images)
         return changed
+
+
+def _resized(view: View, image: Image.Image) -> Image.Image:
+    return Image.fromarray(view.of(image))
 
 
 class Drawn(Dataset[tuple[Tensor, int]]):

@@ -6,12 +6,12 @@ import pickle
 from collections.abc import Container
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from petlbench.backbone import Backbone, start_head
+from petlbench.backbone import Backbone
 from petlbench.delta import learned
 from petlbench.interface import Method
 from petlbench.leaves import DropPath
@@ -28,7 +28,7 @@ def twin(backbone: Backbone, classes: int) -> Backbone:
         memo[id(tensor)] = nn.Parameter(tensor.detach(), requires_grad=False)
     made = copy.deepcopy(backbone, memo)
     made.net.reset_classifier(classes)
-    start_head(cast(nn.Linear, made.head))
+    made.start_head()
     made.head.to(next(backbone.parameters())).requires_grad_(True)
     return made
 

@@ -67,7 +67,13 @@ class Comparison:
         origin = Origin(name=case.path.stem, checkpoint=None, pretrained=False)
         size = cast(Any, net.patch_embed).img_size[0]
         backbone = Backbone(
-            net, pool=plan.pool, mean=[0.5], std=[0.5], image_size=size, origin=origin
+            net,
+            pool=plan.pool,
+            mean=[0.5],
+            std=[0.5],
+            image_size=size,
+            origin=origin,
+            head_start="small_normal",
         )
         self.method = registry.create(plan.method, backbone, **plan.values).double().train()
         self.parameters = dict(self.method.named_parameters())
