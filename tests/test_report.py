@@ -231,6 +231,22 @@ def test_a_column_of_mixed_data_has_a_footnote() -> None:
     assert "sha256 data of land (DTL+, Linear); sha256 other (LoRA)" in made.lines()[-1]
 
 
+def test_rows_of_another_normalisation_or_pooling_have_a_footnote() -> None:
+    usual = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "pool": "cls"}
+    other = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "pool": "norm_then_mean"}
+    made = table(
+        [
+            changed(found, "config", backbone=other if found["title"] == "LoRA" else usual)
+            for found in records()
+        ]
+    )
+    assert [note.text for note in made.footnotes] == [
+        "LoRA: normalisation 0.485 0.456 0.406 / 0.229 0.224 0.225, "
+        "elsewhere 0.5 0.5 0.5 / 0.5 0.5 0.5.",
+        "LoRA: pooling norm_then_mean, elsewhere cls.",
+    ]
+
+
 def test_dishonest_selection_is_said() -> None:
     scores = {name: {"top1": top1, "total": 9} for name, top1 in (("test", 78), ("test@best", 99))}
     found = [*without("loraland0"), record("lora", "land", 78.0, scores=scores)]

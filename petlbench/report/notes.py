@@ -28,6 +28,19 @@ def epochs_of(record: Record) -> int | None:
     return epochs
 
 
+def normalisation(record: Record) -> str | None:
+    """Mean and standard deviation that images are normalised with, in RGB."""
+    backbone = record["config"].get("backbone", {})
+    if "mean" not in backbone:
+        return None
+    return " / ".join(" ".join(f"{x:g}" for x in backbone[key]) for key in ("mean", "std"))
+
+
+def pooling(record: Record) -> str | None:
+    pool: str | None = record["config"].get("backbone", {}).get("pool")
+    return pool
+
+
 def scored(labelled: Sequence[Labelled], tests: Sequence[str]) -> str:
     """What the scores are of: test sets (by default each run's first), seeds, protocol, epochs."""
     finished = [record for _, record in labelled if record["status"] == "finished"]
@@ -75,6 +88,8 @@ def footnotes(labelled: Sequence[Labelled]) -> list[Footnote]:
         *_deviating("precision", finished, lambda r: r["provenance"].get("precision"), _all),
         *_deviating("attention", finished, lambda r: r["provenance"].get("attention"), _all),
         *_deviating("weights", finished, weights, lambda r: r["factors"]["backbone"]),
+        *_deviating("normalisation", finished, normalisation, lambda r: r["factors"]["backbone"]),
+        *_deviating("pooling", finished, pooling, lambda r: r["factors"]["backbone"]),
         *_deviating("epochs", finished, epochs_of, lambda r: r["factors"]["task"]),
         *_mixed_tests(finished),
         *_dishonest(finished),
