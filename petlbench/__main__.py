@@ -51,15 +51,15 @@ def one(composed: DictConfig) -> None:
     refuse_a_sweep(HydraConfig.get().sweeper)
     config = compose.finish(composed, HydraConfig.get().runtime.choices)
     recipes.check(config)
-    from petlbench import build, job
+    from petlbench import job
     from petlbench.record import Store, identity
     from petlbench.sweep.plan import result_line
 
     store, name, asked = Store(config["results"]["root"]), identity(config), job.of(config)
+    asked.check(config)
     if (found := store.find(name)) is not None:
         log.info("finished already: %s (delete it to run again)", found)
     else:
-        build.check(config)
         record = asked.execute(config)
         log.info("%s", result_line(record))
         log.info("record: %s", store.path(record))

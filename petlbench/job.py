@@ -13,12 +13,16 @@ Config = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Job:
-    """execute: does it, records it and returns the record. Raises UserError for a mistake.
+    """check: refuses what cannot be, before anything is done: Unsupported for a pair of method and
+    backbone, any other UserError for a mistake.
+
+    execute: does it, records it and returns the record. Raises UserError for a mistake.
 
     closing: lines to end with, from the configuration, the store and the identities of all
     records that were asked for, those made earlier included.
     """
 
+    check: Callable[[Config], None]
     execute: Callable[[Config], Record]
     closing: Callable[[Config, Store, Collection[str]], list[str]]
 

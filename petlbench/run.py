@@ -239,4 +239,4 @@ def ended(record: Record, status: str, reason: str | None) -> Record:
     return record | {"status": status, "reason": " ".join(reason.split()) if reason else None}
 
 
-JOB = Job(execute=run, closing=lambda config, store, asked: [])
+JOB = Job(check=build.check, execute=run, closing=lambda config, store, asked: [])

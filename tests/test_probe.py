@@ -32,7 +32,9 @@ def asked(root: Path, *overrides: str) -> dict[str, Any]:
 
 def probed(root: Path, *overrides: str) -> Record:
     config = asked(root, *overrides)
-    return job.of(config).execute(config)
+    asked_for = job.of(config)
+    asked_for.check(config)
+    return asked_for.execute(config)
 
 
 def made(name: str, *overrides: str) -> Method:
@@ -223,6 +225,8 @@ def test_timing_training_leaves_the_method_as_it_was() -> None:
     ("override", "message"),
     [
         ("probe.steps=0", "probe.steps is 0; it must be a whole number from 1 on"),
+        ("probe.batches=4", r"probe.batches is 4; it must be a list such as \[1,16\]"),
+        ("probe.budget_gib=abc", "probe.budget_gib is abc; it must be a number above 0"),
         ("probe.batches=[0]", "a number of probe.batches is 0"),
         ("probe.repeat_s=0", "probe.repeat_s is 0; it must be a number above 0"),
         ("probe.speed=maybe", "probe.speed is maybe; it must be auto, true or false"),

@@ -3,7 +3,6 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from petlbench.checks import positive
 from petlbench.record import Record, Store
 
 Config = Mapping[str, Any]
@@ -38,7 +37,6 @@ def closing(config: Config, store: Store, asked: Collection[str]) -> list[str]:
     gib = config["probe"]["budget_gib"]
     if gib is None:
         return []
-    positive("probe.budget_gib", gib)
     found = [
         record
         for record in store.records()

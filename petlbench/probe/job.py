@@ -28,22 +28,27 @@ def probe(config: Config) -> Record:
 
     Raises UserError for a mistake in the configuration, before anything is recorded.
     """
-    check(config["probe"])
     return recorded(config, _fill)
 
 
-JOB = Job(execute=probe, closing=closing)
-
-
-def check(values: Mapping[str, Any]) -> None:
-    """Refuse values outside their range, by their names."""
+def check(config: Config) -> None:
+    """Refuse values outside their range, by their names, and pairs that cannot be."""
+    values = config["probe"]
     for name, low in (("warmup", 0), ("steps", 1), ("repeats", 1)):
         whole(f"probe.{name}", values[name], low=low)
     positive("probe.repeat_s", values["repeat_s"])
     if values["speed"] not in ("auto", True, False):
         raise UserError(f"probe.speed is {values['speed']}; it must be auto, true or false")
+    if not isinstance(values["batches"], list) or not values["batches"]:
+        raise UserError(f"probe.batches is {values['batches']}; it must be a list such as [1,16]")
     for batch in values["batches"]:
         whole("a number of probe.batches", batch, low=1)
+    if values["budget_gib"] is not None:
+        positive("probe.budget_gib", values["budget_gib"])
+    build.check(config)
+
+
+JOB = Job(check=check, execute=probe, closing=closing)
 
 
 def _fill(record: Record, config: Config, store: Store, tracker: tracking.Tracker) -> None:

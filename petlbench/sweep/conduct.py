@@ -23,11 +23,16 @@ def sweep(combinations: Sequence[plan.Combination], *, dry_run: bool) -> int:
     """
     roots = [config["results"]["root"] for config, _ in combinations[:1]]
     store = Store(*roots or ["results/runs"])
-    runs = plan.build(combinations, store.finished(), build.check)
+    runs = plan.build(combinations, store.finished(), check)
     log.info(plan.headline(runs))
     for line in [*plan.refusals(runs), *(plan.listing(runs) if dry_run else ())]:
         log.info(line)
     return 0 if dry_run else perform(runs, store)
+
+
+def check(config: dict[str, Any]) -> None:
+    """Refuse a run that cannot be."""
+    job.of(config).check(config)
 
 
 def perform(runs: Sequence[plan.Planned], store: Store) -> int:

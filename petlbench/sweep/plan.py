@@ -12,7 +12,7 @@ from petlbench.record import Record, identity
 Config = dict[str, Any]
 Combination = tuple[Config, tuple[str, ...]]  # and what the sweep varies in it, as overrides
 TO_RUN, FINISHED, UNSUPPORTED = "to run", "finished", "unsupported"
-CHECKED = ("method", "backbone", "input", "train", "recipe")
+CHECKED = ("method", "backbone", "input", "train", "recipe", "job", "probe")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def build(
     runs: dict[str, Planned] = {}
     reasons: dict[str, str | None] = {}
     for config, varied in combinations:
-        pair = json.dumps([config[key] for key in CHECKED], sort_keys=True)
+        pair = json.dumps([config.get(key) for key in CHECKED], sort_keys=True)
         if pair not in reasons:
             reasons[pair] = _reason(config, check)
         name = identity(config)
