@@ -50,11 +50,13 @@ def measured(step: TrainingStep, *, warmup: int, steps: int) -> dict[str, Any]:
     step.optimiser.zero_grad(set_to_none=True)
     saved = shapes.saved_bytes(step.method, step.precision, step.images)
     free_what_is_left()
-    torch.cuda.reset_peak_memory_stats()
+    device = step.images.device
+    torch.cuda.reset_peak_memory_stats(device)
     for _ in range(steps):
         step()
-    torch.cuda.synchronize()
-    allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+    torch.cuda.synchronize(device)
+    allocated = torch.cuda.max_memory_allocated(device)
+    reserved = torch.cuda.max_memory_reserved(device)
     parts = split(step.state_bytes(), saved=saved, allocated=allocated) | {"reserved": reserved}
     return {"saved_mb": saved / 1e6, "peak_mib": in_mib(parts)}
 
