@@ -44,7 +44,7 @@ def _columns(table: pd.DataFrame, chosen: list[str]) -> list[str]:
         if column not in names:
             raise unknown("column", column, names)
     keys = [names[column] for column in chosen]
-    titles = [COSTS[key].title if key in COSTS else key for key in keys]
+    titles = [COSTS[key].title if key in COSTS else key.replace("_", " ") for key in keys]
     digits = [COSTS[key].digits if key in COSTS else 1 for key in keys]
     first = str(table.columns[0])
     rows = [
