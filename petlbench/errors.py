@@ -16,7 +16,8 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> UserError:
     """Unknown method 'lorra'; did you mean 'lora'? Known: adapter, bitfit, ..."""
     known = sorted(choices)
     key = name.replace("+", "_plus").replace("*", "_star").replace("-", "_").lower()
-    near = get_close_matches(key, known, n=1, cutoff=0.6)
+    near = [choice for choice in known if f"{choice}_".startswith(f"{key}_")][:1]
+    near = near or get_close_matches(key, known, n=1, cutoff=0.6)
     near = near or [choice for choice in known if choice.startswith(key)][:1]
     hint = f"did you mean '{near[0]}'? " if near else ""
     return UserError(f"unknown {kind} '{name}'; {hint}Known: {', '.join(known) or 'none'}")
