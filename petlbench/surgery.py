@@ -20,8 +20,9 @@ def swap(network: nn.Module, glob: str, make: Make) -> None:
     """Put make(module) in the place of each module whose dotted name matches `glob`.
 
     What is swapped may hold the old module; only modules that were there at the call are
-    replaced. Raises Unsupported where nothing matches.
+    replaced. Raises Unsupported where nothing matches, and for a projection that is never called.
     """
+    _refuse_uncalled(network, glob)
     if not _replace(network, lambda name, module: fnmatchcase(f".{name}", glob), make):
         raise Unsupported(_nothing_matches(network, glob))
 
@@ -46,6 +47,16 @@ def _replace(network: nn.Module, wanted: Callable[[str, nn.Module], bool], make:
     for parent, name, module in found:
         setattr(parent, name, make(module))
     return len(found)
+
+
+def _refuse_uncalled(network: nn.Module, glob: str) -> None:
+    """Timm's EVA and Swin V2 multiply by the weight of `qkv` and add biases of their own."""
+    for name, module in network.named_modules():
+        if fnmatchcase(f".{name}.qkv", glob) and getattr(module, "q_bias", None) is not None:
+            raise Unsupported(
+                f"{type(module).__name__} takes the weight of its qkv projection and never calls "
+                "it, so that nothing can stand in its place; choose another backbone"
+            )
 
 
 def _nothing_matches(network: nn.Module, glob: str) -> str:

@@ -94,6 +94,7 @@ def summary(record: Config) -> dict[str, Any]:
         **{name: cost.get(name) for name in COSTS},
         "parameters_method": cost.get("parameters", {}).get("method"),
         "peak_mib": (cost.get("peak_mib") or {}).get("allocated"),
+        "predicted_peak_mib": (cost.get("predicted_mib") or {}).get("allocated"),
         "status": record["status"],
         "reason": record["reason"],
         "checkpoint_sha256": record["provenance"].get("checkpoint", {}).get("sha256"),

@@ -11,11 +11,14 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from timm.models.convnext import ConvNeXt
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from petlbench import registry
 from petlbench.backbone import Backbone
+from petlbench.cost import shapes
 from petlbench.errors import Unsupported, UserError
 from petlbench.interface import Method, frozen_prefix
 from petlbench.leaves import DepthwiseConv, DropPath, draw_keep_masks
@@ -393,6 +396,15 @@ def test_swap_says_what_there_is() -> None:
     assert "qkv" in str(caught.value)
 
 
+def test_a_projection_that_timm_never_calls_is_not_swapped() -> None:
+    """An EVA with a fused projection reads its weight alone and adds biases of its own."""
+    eva = Eva(img_size=16, patch_size=4, embed_dim=32, depth=2, num_heads=4)
+    with pytest.raises(Unsupported, match="EvaAttention takes the weight of its qkv projection"):
+        swap(eva, "*.attn.qkv", nn.Sequential)
+    with pytest.raises(Unsupported, match="never calls it"):
+        swap(eva.blocks[0], "*.attn.qkv", nn.Sequential)
+
+
 def test_suites_name_methods() -> None:
     for members in registry.suites().values():
         assert set(members) <= set(registry.names()) | set(registry.suites())
@@ -420,3 +432,16 @@ def test_the_order_of_sites_changes_no_draw(name: str) -> None:
     assert all(
         torch.equal(p, q) for p, q in zip(first.parameters(), second.parameters(), strict=True)
     )
+
+
+@on_all
+def test_nothing_stays_on_the_cpu_when_the_network_is_on_a_gpu(name: str, family: str) -> None:
+    """On shapes: torch refuses an operation between two devices, even where there is no GPU."""
+    gpu, fake = torch.device("cuda", 0), FakeTensorMode()
+    method = shapes.restated(made(name, family), gpu, fake)
+    with fake:
+        batch = torch.empty(images().shape, device=gpu)
+        for training in (True, False):
+            method.train(training)
+            shapes.draw(method, len(batch))
+            assert method(batch).device == gpu

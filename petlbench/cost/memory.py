@@ -49,8 +49,8 @@ def measured(step: TrainingStep, *, warmup: int, steps: int) -> dict[str, Any]:
         step()
     step.optimiser.zero_grad(set_to_none=True)
     saved = shapes.saved_bytes(step.method, step.precision, step.images)
-    free_what_is_left()
     device = step.images.device
+    free_what_is_left(device)
     torch.cuda.reset_peak_memory_stats(device)
     for _ in range(steps):
         step()
@@ -80,11 +80,11 @@ def in_mib(parts: Mapping[str, int]) -> dict[str, float]:
     return {key: size / MIB for key, size in parts.items()}
 
 
-def free_what_is_left() -> None:
+def free_what_is_left(device: torch.device) -> None:
     """Free what earlier work in this process left behind, in cycles and in torch's cache."""
     gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
         torch.cuda.empty_cache()
 
 

@@ -37,7 +37,7 @@ def section(
     if device.type != "cuda":
         saved = shapes.saved_bytes_on_cpu(method, precision, batch=batch, size=size)
         return found | {"saved_mb": saved / 1e6, "peak_mib": None}
-    memory.free_what_is_left()
+    memory.free_what_is_left(device)
     method.to(device)
     with memory.unchanged(method, device):
         images = torch.randn(batch, 3, size, size, device=device)

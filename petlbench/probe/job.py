@@ -109,7 +109,7 @@ def inference(
 ) -> Iterator[dict[str, Any]]:
     """A speed for each batch size, as it is and merged, eager and compiled."""
     values = config["probe"]
-    memory.free_what_is_left()
+    memory.free_what_is_left(device)
     method.to(device).eval()
     networks: dict[bool, nn.Module] = {False: method}
     try:
