@@ -111,6 +111,7 @@ SWEEPS: dict[str, Callable[[], list[Record]]] = {
     "audit": lambda: [*vtab("lora", 60.0), *vtab("linear", 61.0)],
     "leaderboard": measured("mini"),
     "mini": measured("mini"),
+    "mini_untuned": measured("mini"),
     "demo": measured("demo"),
     "table": measured("demo"),
     "scatter": measured("mini"),

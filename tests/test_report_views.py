@@ -10,6 +10,7 @@ from petlbench import configs
 from petlbench.errors import UserError
 from petlbench.report import published, statistics
 from petlbench.report.__main__ import main
+from petlbench.report.chart import Chart
 from petlbench.report.document import Report
 from petlbench.report.rows import listed
 from petlbench.report.scores import GROUP_MEAN
@@ -188,6 +189,28 @@ def test_a_leaderboard_is_in_the_order_of_average_ranks() -> None:
         table.values.loc["Linear", "task mean"] - table.values["task mean"].max()
     )
     assert [chart.name for chart in report.charts] == ["tradeoff", "ranks"]
+
+
+def test_figure_1_has_panels_of_what_was_published() -> None:
+    chart = tradeoff("fig1")
+    assert [panel.title for panel in chart.panels] == [
+        *("Parameters", "Memory", "Parameters, as published", "Memory, as published")
+    ]
+    measured, _, _, printed = [{s.label: s.points[0] for s in p.series} for p in chart.panels]
+    assert len(measured) == len(printed) == 13
+    dtl = printed["DTL"]
+    assert (dtl.x, dtl.y) == (1.6, 76.7)  # GB and group mean of Table 2
+    assert "DTL paper, Table 2" in dtl.origin
+    assert measured["DTL"] != dtl
+    assert "As published" in chart.caption
+    assert all("published" not in panel.title for panel in tradeoff("leaderboard").panels)
+
+
+def tradeoff(name: str) -> Chart:
+    """The first chart of a report."""
+    chart = made(name).charts[0]
+    assert isinstance(chart, Chart)
+    return chart
 
 
 def test_a_leaderboard_ranks_complete_rows_only() -> None:

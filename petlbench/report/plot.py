@@ -64,7 +64,7 @@ def _saved(figure: Figure, suffix: str) -> bytes:
 
 
 def _panels(chart: Chart) -> Figure:
-    columns = len(chart.panels) if len(chart.panels) < 3 else 3
+    columns = 2 if len(chart.panels) == 4 else min(len(chart.panels), 3)
     lines = math.ceil(len(chart.panels) / columns)
     crowd = max((len(panel.series) for panel in chart.panels if not panel.joined), default=0)
     size = (COLUMN if columns == 1 else WIDTH, (2.3 + 0.06 * max(0, crowd - 10)) * lines)

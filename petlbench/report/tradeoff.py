@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from petlbench.report import costs
+from petlbench.report import costs, published
 from petlbench.report.chart import Axis, Chart, Panel, Point, Series, scales
 from petlbench.report.scores import Scores
 from petlbench.report.table import Table
@@ -13,40 +13,50 @@ TITLES = {
     "parameters_m": "parameters without head (M)",
     "peak_mib": "peak memory (MiB)",
     "saved_mb": "saved for backward (MB)",
+    published.MEMORY: published.MEMORY_COLUMN.title,
 }
 
 
 def chart_of(scores: Scores, table: Table, mean: str, name: str) -> Chart:
-    """Two panels: the mean against parameters (logarithmic) and against memory."""
-    memory = costs.memory_key(scores.finished)
+    """Two panels: the mean against parameters (logarithmic) and against memory.
+
+    Published rows have panels of their own: their memory is of another measure.
+    """
+    own = [row for row in table.rows if row not in table.aside]
+    others = [row for row in table.rows if row in table.aside]
     panels = [
-        _panel(table, mean, "parameters_m", "Parameters", logarithmic=True),
-        _panel(table, mean, memory, "Memory", logarithmic=False),
+        _panel(table, own, mean, "parameters_m", "Parameters"),
+        _panel(table, own, mean, costs.memory_key(scores.finished), "Memory"),
     ]
+    printed = [
+        _panel(table, others, mean, "parameters_m", "Parameters, as published"),
+        _panel(table, others, mean, published.MEMORY, "Memory, as published"),
+    ]
+    panels += [panel for panel in printed if panel.series]
     return Chart(name, _caption(panels, mean), panels)
 
 
 def _caption(panels: Sequence[Panel], mean: str) -> str:
-    points = [point for panel in panels for series in panel.series for point in series.points]
+    points = [(panel, point) for panel in panels for one in panel.series for point in one.points]
     said = [
         f"Top-1 accuracy ({mean}, %) against trained parameters and against memory.",
         "The dashed line is the Pareto front: no other method is as cheap and more accurate.",
     ]
-    if any(point.spread > 0 for point in points):
+    if len(panels) > 2:
+        said.append("As published: what others printed, of their own runs and measures.")
+    if any(point.spread > 0 for _, point in points):
         said.append("Bars: one sample deviation of the mean over runs.")
-    if points and any(scales(panels[0])[1].cuts(point.y) for point in points):
+    if any(scales(panel)[1].cuts(point.y) for panel, point in points):
         said.append("↓: too far below the others for the axis; its value stands beside it.")
     return " ".join(said)
 
 
-def _panel(table: Table, mean: str, cost: str, title: str, *, logarithmic: bool) -> Panel:
-    shown = [
-        row
-        for row in table.rows
-        if row not in table.aside and not table.values.loc[row, [mean, cost]].isna().any()
-    ]
-    series = [Series(row, [_point(table, row, mean, cost)]) for row in shown]
-    x = Axis(TITLES[cost], logarithmic)
+def _panel(table: Table, rows: Sequence[str], mean: str, cost: str, title: str) -> Panel:
+    """A point for each of the rows that has both figures."""
+    there = table.values.reindex(columns=[mean, cost])
+    shown = [row for row in rows if not there.loc[row].isna().any()]
+    series = [Series(table.named(row), [_point(table, row, mean, cost)]) for row in shown]
+    x = Axis(TITLES[cost], logarithmic=cost == "parameters_m")
     return Panel(title, x, Axis(f"top-1 accuracy, {mean} (%)"), series, front=True)
 
 
