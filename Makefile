@@ -35,7 +35,6 @@ MEASURED := results/measured
 results: install
 	$(REPORT) demo --records $(MEASURED)/demo/runs --out $(MEASURED)/demo
 	$(REPORT) mini --records $(MEASURED)/mini/runs --out $(MEASURED)/mini
-	$(REPORT) mini --records $(MEASURED)/mini/one_seed/runs --out $(MEASURED)/mini/one_seed
 	$(REPORT) efficiency --records $(MEASURED)/probe/runs --backbone vit_b16 --out $(MEASURED)/probe
 	$(REPORT) efficiency --records $(MEASURED)/probe/runs --backbone swin_b --out $(MEASURED)/probe/swin_b
 	$(REPORT) table1 --records $(MEASURED)/probe/runs --out $(MEASURED)/probe

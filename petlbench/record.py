@@ -25,6 +25,7 @@ A record is a plain dictionary, `schema: 1`:
                 seconds}
 """
 
+import copy
 import hashlib
 import json
 import os
@@ -89,6 +90,19 @@ def placeless(config: Config) -> dict[str, Any]:
         if node in kept:
             kept[node].pop(key, None)
     return kept
+
+
+def completed(config: Config) -> dict[str, Any]:
+    """A record's configuration with the keys that came later, at their neutral values."""
+    found: dict[str, Any] = copy.deepcopy(dict(config))
+    for place, value in NEUTRAL.items():
+        *above, key = place.split(".")
+        node: Any = found
+        for part in above:
+            node = node.get(part, {}) if isinstance(node, dict) else {}
+        if node and isinstance(node, dict):
+            node.setdefault(key, value)
+    return found
 
 
 def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -17,6 +17,7 @@ from petlbench.record import Record
 from petlbench.report import latex, markdown, terminal
 from petlbench.report.__main__ import main
 from petlbench.report.document import Report
+from petlbench.report.read import read
 from petlbench.report.rows import listed
 from petlbench.report.scores import GROUP_MEAN, TASK_MEAN
 from petlbench.report.table import Column, Table
@@ -264,6 +265,21 @@ def test_runs_of_different_settings_are_never_averaged(seed: int) -> None:
     with pytest.raises(UserError, match=rf"runs of {cell}.* train\.lr \(0\.01, 0\.1\)") as error:
         table([*records(), other])
     assert "\n" not in str(error.value)
+
+
+def test_a_record_from_before_a_key_averages_with_later_ones(tmp_path: Path) -> None:
+    """Keys that came later have neutral values: what their absence meant."""
+    early, late = (record("lora", "land", 78.0 + seed, seed) for seed in (0, 1))
+    for made in (early, late):
+        made["config"]["backbone"] = {"name": "vit_mini"}
+    late["config"]["backbone"] |= {"fused_attention": True, "head_start": "small_normal"}
+    late["provenance"]["attention"] = "fused"
+    found = read([keep([early, late], tmp_path / "a")])
+    assert table(found).values.loc["LoRA", "mini/land"] == 78.5
+    assert not table(found).footnotes  # what a record does not say is no difference
+    late["config"]["backbone"]["fused_attention"] = False
+    with pytest.raises(UserError, match=r"backbone\.fused_attention \(True, False\)"):
+        table(read([keep([early, late], tmp_path / "b")]))
 
 
 def test_settings_that_change_between_tasks_are_said() -> None:

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import wilcoxon
 
 from petlbench.report import statistics
 
@@ -53,7 +54,9 @@ def test_holms_correction_by_hand() -> None:
 
 
 def test_an_interval_holds_the_difference_and_is_the_same_each_time() -> None:
-    means = frame(a=[5.0, 6, 7, 8, 9, 9], b=[4.0, 6, 6, 8, 7, 9], same=[5.0, 6, 7, 8, 9, 9])
+    means = frame(
+        a=[5.0, 6, 7, 8, 9, 9, 9], b=[4.0, 6, 6, 8, 7, 9, 9], same=[5.0, 6, 7, 8, 9, 9, 9]
+    )
     first, again = statistics.against_best(means), statistics.against_best(means)
     pd.testing.assert_frame_equal(first, again)
     assert first.loc["b", "low"] <= first.loc["b", "difference"] <= first.loc["b", "high"] <= 0
@@ -63,5 +66,14 @@ def test_an_interval_holds_the_difference_and_is_the_same_each_time() -> None:
 def test_with_too_few_tasks_nothing_is_claimed() -> None:
     means = frame(a=[5.0] * 5, b=[1.0] * 5)
     assert math.isnan(statistics.against_best(means).loc["b", "p"])
-    # The smallest p of a two-sided signed-rank test of n differences is 2 / 2**n.
-    assert 2 / 2 ** (statistics.LEAST_TASKS - 1) > statistics.LEVEL > 2 / 2**statistics.LEAST_TASKS
+    means = frame(a=[5.0] * 8, **{f"worse{n}": [1.0] * 8 for n in range(7)})  # 7 * 2 / 2**8
+    assert statistics.against_best(means)["p"].isna().all()
+
+
+@pytest.mark.parametrize("tasks", [5, 6, 8])
+def test_the_least_p_is_that_of_a_row_that_always_loses(tasks: int) -> None:
+    losses = -np.arange(1.0, tasks + 1)
+    assert wilcoxon(losses).pvalue == pytest.approx(statistics.least_p(tasks, 1))
+    assert statistics.holm([wilcoxon(losses).pvalue] * 3)[0] == pytest.approx(
+        statistics.least_p(tasks, 3)
+    )

@@ -8,7 +8,7 @@ import pytest
 
 from petlbench import configs
 from petlbench.errors import UserError
-from petlbench.report import published, statistics
+from petlbench.report import published
 from petlbench.report.__main__ import main
 from petlbench.report.chart import Chart
 from petlbench.report.document import Report
@@ -184,11 +184,17 @@ def test_a_leaderboard_is_in_the_order_of_average_ranks() -> None:
     ranks = table.values.loc[table.rows, "average_rank"]
     assert list(ranks) == sorted(ranks)
     assert ranks.mean() == pytest.approx((len(ranks) + 1) / 2)
-    assert table.flags == {("Linear", "task mean"): "†"}
     assert table.values.loc["Linear", "gap"] == pytest.approx(
         table.values.loc["Linear", "task mean"] - table.values["task mean"].max()
     )
     assert [chart.name for chart in report.charts] == ["tradeoff", "ranks"]
+
+
+def test_a_row_that_loses_on_every_task_is_marked() -> None:
+    few = [r for r in SWEEPS["mini"]() if r["title"] in ("Linear", "LoRA", "BitFit")]
+    table = module("leaderboard").build(few, find("leaderboard")).tables[0]
+    assert table.flags == {("Linear", "task mean"): "†"}
+    assert any(note.startswith("†: task mean below that of LoRA") for note in table.notes)
 
 
 def test_figure_1_has_panels_of_what_was_published() -> None:
@@ -277,6 +283,10 @@ def test_a_view_with_an_option_that_its_kind_lacks_is_refused(
 
 
 def test_too_few_tasks_are_not_tested() -> None:
-    notes = made("demo").tables[0].notes
-    assert any("No test of means over tasks is made (3 tasks" in note for note in notes)
-    assert statistics.LEAST_TASKS == 6
+    for name, why in (
+        ("demo", "(3 tasks, 7 complete rows: "),
+        ("mini", "(8 tasks, 12 complete rows: a signed-rank test's p, corrected by Holm, could "),
+    ):
+        table = made(name).tables[0]
+        assert any(f"No test of means over tasks is made {why}" in note for note in table.notes)
+        assert not table.flags

@@ -52,8 +52,11 @@ def significance(scores: Scores) -> tuple[str, dict[tuple[str, str], str]]:
     """What is said of differences between means over tasks, and the marks in that column."""
     means = scores.means[scores.keys]
     full, tasks = statistics.complete(means), len(scores.keys)
-    if len(full) < 2 or tasks < statistics.LEAST_TASKS:
+    least = statistics.least_p(tasks, len(full) - 1)
+    if len(full) < 2 or least >= statistics.LEVEL:
         why = f"{tasks} tasks, {len(full)} complete rows"
+        if len(full) > 1:
+            why += f": a signed-rank test's p, corrected by Holm, could not be below {least:.2g}"
         return f"No test of means over tasks is made ({why}).", {}
     against = statistics.against_best(means)
     worse = list(against.index[(against["p"] < statistics.LEVEL) & (against["difference"] < 0)])

@@ -110,7 +110,11 @@ def _deviating(
     value_of: Callable[[Record], Any],
     peers_of: Callable[[Record], str],
 ) -> list[Remark]:
-    """Rows with a value that is not the most common one among their peers."""
+    """Rows with a value that is not the most common one among their peers.
+
+    A record that does not say (None) is left out.
+    """
+    labelled = [(row, record) for row, record in labelled if value_of(record) is not None]
     counts: dict[str, Counter[Any]] = defaultdict(Counter)
     for _, record in labelled:
         counts[peers_of(record)][value_of(record)] += 1

@@ -35,6 +35,7 @@ def read(folders: Sequence[Path]) -> list[Record]:
             content = records_of.read(path)
             if "schema" in content:  # other tools keep files of their own below such folders
                 _check(path, content)
+                content["config"] = records_of.completed(content["config"])
                 key = (content["protocol"], content["id"])
                 if found.get(key, {}).get("status") != "finished":
                     found[key] = content

@@ -16,7 +16,6 @@ from scipy.stats import rankdata, studentized_range, wilcoxon
 LEVEL = 0.05  # of every test
 SAMPLES = 10_000  # of a bootstrap
 DIGITS = 9  # equal means of seeds may differ by rounding
-LEAST_TASKS = 6  # with fewer, no outcome of a signed-rank test reaches the level
 
 
 def propagated(spread: pd.DataFrame) -> pd.Series:
@@ -43,24 +42,30 @@ def critical_difference(methods: int, tasks: int) -> float:
     return float(quantile * math.sqrt(methods * (methods + 1) / (6 * tasks)))
 
 
+def least_p(tasks: int, rows: int) -> float:
+    """The least p-value a signed-rank test over `tasks` can have, after Holm's correction."""
+    return min(1.0, rows * 2 * 0.5**tasks)
+
+
 def against_best(means: pd.DataFrame) -> pd.DataFrame:
     """Each complete row against the one with the best mean over tasks.
 
     Columns: difference of the means over tasks, low and high (95 % paired bootstrap over tasks),
-    p (Wilcoxon signed-rank, two-sided, Holm's correction over the rows; NaN for too few tasks).
+    p (Wilcoxon signed-rank, two-sided, Holm's correction over the rows; NaN where it cannot reach
+    the level).
     """
     full = complete(means)
     best = full.mean(axis=1).idxmax()
     differences = (full - full.loc[best]).drop(index=best)
     rows = differences.to_numpy(dtype=float)
     intervals = [_interval(row) for row in rows]
-    few = full.shape[1] < LEAST_TASKS
+    hopeless = least_p(full.shape[1], len(rows)) >= LEVEL
     return pd.DataFrame(
         {
             "difference": differences.mean(axis=1),
             "low": [low for low, _ in intervals],
             "high": [high for _, high in intervals],
-            "p": math.nan if few else holm([_signed_rank(row) for row in rows]),
+            "p": math.nan if hopeless else holm([_signed_rank(row) for row in rows]),
         },
         index=differences.index,
     )
