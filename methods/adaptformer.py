@@ -26,7 +26,7 @@ class ParallelBlock(OpenBlock):
 
 
 class AdaptFormer(Method):
-    """s W_u ReLU(W_d y + b_d) + b_u beside every MLP.
+    """s (W_u ReLU(W_d y + b_d) + b_u) beside every MLP.
 
     The authors' code (ShoufaChen/AdaptFormer @ 6967d676) has biases; that of PETL-ViT, which made
     the numbers on VTAB, has none: `bias`.

@@ -57,7 +57,7 @@ class Quantised(nn.Linear):
         normal = (self.weight - mean) / (std + 1e-5)
         with torch.no_grad():
             middles = (self.levels[:-1] + self.levels[1:]) / 2
-            # a tie goes to the upper level, as sign(0) does not occur in trained weights
+            # a tie goes to the lower level; trained weights do not lie on a threshold
             nearest = self.levels.to(normal.dtype)[
                 torch.bucketize(normal, middles.to(normal.dtype))
             ]
@@ -102,7 +102,7 @@ class BinaryBranch(nn.Module):
 
     def __init__(self, width: int, rank: int, bits: int, dropout: float, act: nn.Module) -> None:
         super().__init__()
-        rank = whole("rank", rank, low=1, high=width, of="the width of the network there")
+        rank = whole("rank", rank, low=1)
         self.down = Quantised(width, rank, bits)
         self.act = act
         self.dropout = nn.Dropout(fraction("dropout", dropout))
@@ -136,6 +136,7 @@ class BiLoRA(Method):
         quantise_head(backbone, head_bits)
 
         def branch(width: int) -> nn.Module:
+            whole("rank", rank, low=1, high=width, of="the width of the network there")
             return Scaled(scale, BinaryBranch(width, rank, bits, dropout, nn.Identity()))
 
         swap(

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from petlbench.backbone import Backbone
-from petlbench.checks import positive
+from petlbench.checks import fraction, positive
 from petlbench.export import Update, side_by_side
 from petlbench.interface import Method
 from petlbench.leaves import LowRank
@@ -37,11 +38,15 @@ class Decomposed(nn.Module):
 
 
 class QueryAndValue(nn.Module):
-    """qkv(x) with decomposed query and value rows; the bias stays outside the scaling."""
+    """qkv(x) with decomposed query and value rows; the bias stays outside the scaling.
 
-    def __init__(self, qkv: nn.Linear, rank: int, scale: float) -> None:
+    Both changes are of dropout(x), as in huggingface/peft, also their part that is W's.
+    """
+
+    def __init__(self, qkv: nn.Linear, rank: int, scale: float, dropout: float) -> None:
         super().__init__()
         self.qkv = qkv
+        self.dropout = nn.Dropout(fraction("dropout", dropout))
         query, _, value = qkv.weight.chunk(3)
         self.query = Decomposed(query, rank, scale)
         self.value = Decomposed(value, rank, scale)
@@ -50,9 +55,14 @@ class QueryAndValue(nn.Module):
         """(..., d) -> (..., 3 d)"""
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         query, _, value = self.qkv.weight.chunk(3)
-        query_bias, _, value_bias = _bias(self.qkv).chunk(3)
-        q = q + self.query(x, q - query_bias, query)
-        v = v + self.value(x, v - value_bias, value)
+        if self.training and self.dropout.p:
+            x = self.dropout(x)
+            products = F.linear(x, query), F.linear(x, value)
+        else:
+            query_bias, _, value_bias = _bias(self.qkv).chunk(3)
+            products = q - query_bias, v - value_bias
+        q = q + self.query(x, products[0], query)
+        v = v + self.value(x, products[1], value)
         return torch.cat([q, k, v], dim=-1)
 
     def folded(self) -> nn.Module:
@@ -73,12 +83,12 @@ class QueryAndValue(nn.Module):
 class DoRA(Method):
     """Magnitude and direction of the query and value projections, the direction by low rank.
 
-    As huggingface/peft does it without dropout. Its authors give no recipe for ViTs.
+    As huggingface/peft does it. Its authors give no recipe for ViTs: the values are LoRA's.
     """
 
-    def __init__(self, backbone: Backbone, *, rank: int, scale: float) -> None:
+    def __init__(self, backbone: Backbone, *, rank: int, scale: float, dropout: float) -> None:
         super().__init__(backbone)
-        swap(backbone, "*.attn.qkv", lambda qkv: QueryAndValue(qkv, rank, scale))
+        swap(backbone, "*.attn.qkv", lambda qkv: QueryAndValue(qkv, rank, scale, dropout))
 
 
 def _bias(layer: nn.Linear) -> Tensor:

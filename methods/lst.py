@@ -21,6 +21,7 @@ from petlbench.interface import Method, Trainer
 
 TEMPERATURE = 0.1  # of the gates
 MOST_EXAMPLES = 1024  # for the Fisher importance
+SMALLEST = 1e-30  # importance whose logarithm is taken; below it is none
 Importance = Mapping[str, Tensor]  # a value for each weight, by its name in the block
 
 
@@ -38,9 +39,11 @@ class LST(Method):
     z_{i+1} the output of frozen block i; h_{i+1} = sideblock_i(h_i'). The head reads U(LN(h_L)):
     the network's own output is not used. `prune` copies parts of the pre-trained blocks into the
     side blocks: null (they start at random), `magnitude` (the largest weights) or `fisher` (the
-    most important for the task, found from training data by `fit`). Each layer keeps the columns
-    that the layer before it kept as rows; with `tied` all keep one set of residual channels, that
-    of the patch embedding, where the authors' code lets every layer choose its own.
+    most important for the task by the squared gradients of the loss under the untrained head,
+    found from training data by `fit`). Query, key and value keep the rows whose three importances
+    have the largest products, summed over columns. Each layer keeps the columns that the layer
+    before it kept as rows; with `tied` all keep one set of residual channels, that of the patch
+    embedding, where the authors' code lets every layer choose its own.
     """
 
     starts_as_pretrained = False
@@ -158,9 +161,10 @@ def _copy_pruned(
     side = len(kept)
     attn, mlp = block.attn, block.mlp
     _copy_norm(block.norm1, small.norm1, kept)
-    # query, key and value keep one set of rows: of the product of their importances
-    scores = importance["attn.qkv.weight"][:, kept].sum(1).unflatten(0, (3, -1))
-    inner = _top(scores.clamp_min(1e-30).log().sum(0), side)
+    # query, key and value keep one set of rows: those with the largest sum of the products of
+    # their importances, taken by logarithms since the products are too small for floats
+    parts = importance["attn.qkv.weight"][:, kept].unflatten(0, (3, -1))
+    inner = _top(parts.clamp_min(SMALLEST).log().sum(0).logsumexp(1), side)
     width = attn.qkv.in_features
     rows = torch.cat([inner + part * width for part in range(3)])
     _copy_linear(attn.qkv, small.attn.qkv, rows, kept)

@@ -97,6 +97,7 @@ class NOAH(Composed):
         best = max(seen, key=seen.__getitem__)
         values: dict[str, Any] = {name: list(sizes) for name, sizes in asdict(best).items()}
         values["dropout"] = self.dropout
+        torch.manual_seed(trainer.seed)  # the same start for a search that was killed and went on
         subnet = NOAHSubnet(self.pristine[0], **values)
         subnet.made_by = ("noah_subnet", values)
         trainer.train(subnet)

@@ -4,7 +4,10 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
-TRIES = 250  # for each child, to find one that is new and fits the budget
+# Tries to find a child that is new and fits the budget, for each child that is wanted. Mutants and
+# crossovers as in ZhangYuanhan-AI/NOAH @ e9c55f36, which draws the others until it has enough: of
+# the few-shot space 3 % fit.
+TRIES, TRIES_BY_CHANCE = 10, 250
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,11 @@ class Genes:
     prompts: tuple[int, ...]
 
     def parameters(self, width: int) -> int:
-        """Trained parameters of a subnet without its head."""
+        """Trained parameters of a subnet without its head.
+
+        The authors' count has the prompts ahead of the first block and their positions too, which
+        no output depends on: (p_1 + 100) width more.
+        """
         lora = sum(4 * width * rank for rank in self.lora)
         adapters = sum((2 * width + 1) * size + width for size in self.adapter if size)
         return lora + adapters + sum(width * count for count in self.prompts)
@@ -85,21 +92,19 @@ def next_generation(
 ) -> list[Genes]:
     """New subnets that fit the budget: mutants and crossovers of the best, filled up by chance."""
     best = sorted(seen, key=seen.__getitem__, reverse=True)[: plan.parents]
-    makers: list[tuple[int, Callable[[], Genes]]] = []
-    if best:
-        makers = [
-            (
-                plan.mutants,
-                lambda: space.mutated(
-                    dice.choice(best), dice, plan.module_chance, plan.depth_chance
-                ),
-            ),
-            (plan.crossovers, lambda: space.crossed(dice.choice(best), dice.choice(best), dice)),
-        ]
+
+    def mutant() -> Genes:
+        return space.mutated(dice.choice(best), dice, plan.module_chance, plan.depth_chance)
+
+    def crossover() -> Genes:
+        return space.crossed(dice.choice(best), dice.choice(best), dice)
+
+    bred = [(plan.mutants, TRIES, mutant), (plan.crossovers, TRIES, crossover)] if best else []
+    by_chance = (plan.population, TRIES_BY_CHANCE, lambda: space.sample(dice))
     found: list[Genes] = []
-    for count, make in [*makers, (plan.population, lambda: space.sample(dice))]:
+    for count, most, make in [*bred, by_chance]:
         tries, wanted = 0, min(plan.population, len(found) + count)
-        while len(found) < wanted and tries < TRIES * count:
+        while len(found) < wanted and tries < most * count:
             tries += 1
             child = make()
             if child not in seen and child not in found and fits(child):

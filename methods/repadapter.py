@@ -14,7 +14,7 @@ from petlbench.interface import Method
 from petlbench.leaves import GroupedLinear, Residual, Scaled
 from petlbench.surgery import affine, swap
 
-SITES = {"attn": "*.attn.qkv", "mlp": "*.mlp.fc1"}  # what reads the norm's output
+SITES = {"attn": "*.blocks.*.attn.qkv", "mlp": "*.blocks.*.mlp.fc1"}  # what reads a norm's output
 
 
 class LinearAdapter(nn.Module):

@@ -13,10 +13,8 @@ from petlbench.interface import Method
 from petlbench.leaves import ScaleShift
 from petlbench.surgery import NO_BIAS, swap
 
-TRANSFORMER = (
-    "*.patch_embed.proj",
-    *("*.norm1", "*.attn.qkv", "*.attn.proj", "*.norm2", "*.mlp.fc1", "*.mlp.fc2"),
-)
+IN_BLOCK = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
+TRANSFORMER = ("*.patch_embed.proj", *(f"*.blocks.*.{name}" for name in IN_BLOCK))
 CONVOLUTIONAL = (
     *("*.stem.0", "*.stem.1", "*.downsample.0", "*.downsample.1"),
     *("*.conv_dw", "*[0-9].norm", "*.mlp.fc1", "*.mlp.fc2"),
@@ -41,10 +39,12 @@ class Transformed(nn.Sequential):
 class SSF(Method):
     """y = gamma x + beta, channel by channel, behind every linear map and norm of the network.
 
-    Where the patch embedding has a norm (Swin), it gets a pair too; in a ConvNeXt the first two
-    layers of the stem, blocks and downsampling, but not ConvNeXt-V2's response norm. `merge_norm`
-    adds the norms of a Swin's patch merging, which the paper means and the authors' code never
-    creates (dongzelian/SSF @ e94e0e70 passes a list where a name is compared).
+    That is of patch embedding, blocks and the final norm: CLIP's norm ahead of the blocks and
+    SigLIP's attention pooling, which the authors' networks do not have, stay as they are. Where
+    the patch embedding has a norm (Swin), it gets a pair too; in a ConvNeXt the first two layers
+    of the stem, blocks and downsampling, but not ConvNeXt-V2's response norm. `merge_norm` adds
+    the norms of a Swin's patch merging, which the paper means and the authors' code never creates
+    (dongzelian/SSF @ e94e0e70 passes a list where a name is compared).
     gamma ~ N(1, 0.02^2) and beta ~ N(0, 0.02^2), so training does not start at the pre-trained
     network.
     """

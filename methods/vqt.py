@@ -45,10 +45,10 @@ class QueriedBlock(OpenBlock):
 class VQT(Method):
     """T learned queries a block, whose answers join the class token before a wider head.
 
-    The head reads [class token after the norm; all L T answers], each part normalised to length
-    1: its width is (1 + L T) d, which is most of what is trained. Only the path of a query through
-    its own block needs a gradient. The frozen network stays in eval mode, as in the authors' code
-    (andytu28/VQT).
+    The head reads [class token after the norm; the T answers of each block], each part normalised
+    to length 1: its width is (1 + L T) d, which is most of what is trained. Only the path of a
+    query through its own block needs a gradient. The frozen network stays in eval mode, as in the
+    authors' code (andytu28/VQT).
     """
 
     starts_as_pretrained = False
@@ -77,10 +77,10 @@ class VQT(Method):
             self.queries, self.backbone.net.blocks, self.backbone.stages[0].blocks, strict=True
         )
         for queries, asked, block in steps:
-            parts.append(asked.ask(self.dropout(queries.expand(len(z), -1, -1)), z))
+            parts.append(asked.ask(self.dropout(queries.expand(len(z), -1, -1)), z).flatten(1))
             z = block(z)
-        feature = torch.cat([self.backbone.pooled(z)[:, None], *parts], dim=1)
-        return self.backbone.head(F.normalize(feature, dim=-1).flatten(1))  # type: ignore[no-any-return]
+        parts = [F.normalize(part, dim=-1) for part in (self.backbone.pooled(z), *parts)]
+        return self.backbone.head(torch.cat(parts, dim=-1))  # type: ignore[no-any-return]
 
     def train(self, mode: bool = True) -> Self:
         """The backbone stays in eval mode."""

@@ -127,6 +127,7 @@ class Trainer:
     ) -> Iterator[Epoch]:
         """Train epoch by epoch; what is done with a result happens between two of them."""
         method.to(self.device)
+        self.masks.manual_seed(self.seed)  # alike whether or not a phase came before it
         optimiser = build_optimiser(method, settings)
         objective = Objective.of(settings, classes=self.classes, seed=self.seed)
         size, drop_last = settings["batch_size"], settings["drop_last"]
