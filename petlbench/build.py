@@ -159,8 +159,23 @@ def select_names(config: Config, opened: Task) -> tuple[str, ...]:
 
 def tests(config: Config, opened: Task) -> dict[str, Split]:
     """The splits to score at the end; opened here, after training, and not before."""
+    return {name: opened.open(name) for name in test_names(config, opened)}
+
+
+def test_names(config: Config, opened: Task) -> tuple[str, ...]:
+    """The splits that the protocol scores at the end."""
     names = config["protocol"]["tests"]
-    return {name: opened.open(name) for name in (opened.tests if names == "all" else names)}
+    return opened.tests if names == "all" else tuple(names)
+
+
+def data(config: Config) -> Task:
+    """The task, refused where it lacks what the protocol needs of it; nothing is decoded."""
+    opened, protocol = task(config), config["protocol"]
+    if "fit_on" in protocol:  # a probe opens no data
+        watched = select_names(config, opened)
+        for split in dict.fromkeys((protocol["fit_on"], *watched, *test_names(config, opened))):
+            opened.look(split)
+    return opened
 
 
 def _backbone(config: Config) -> "backbones.Backbone":

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
+from functools import cache
 from typing import Any
 
 from hydra import compose, initialize_config_module
@@ -12,10 +13,13 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from petlbench import checks, configs, recipes
 from petlbench.errors import UserError
+from petlbench.record import PLACES, flat
 
 Config = dict[str, Any]
 Mistake = HydraException | OmegaConfBaseException
 HIGHEST_SEED = 2**32 - 1  # NumPy's
+GROUPS = ("method", "backbone", "dataset", "recipe")  # whose options a published row belongs to
+FREE = (*PLACES, "backbone.checkpoint", "dataset.draw")  # of a run, whatever was published
 REPORT = "report"  # an experiment's node on how its records are shown; no part of a run
 
 
@@ -31,7 +35,7 @@ def single(overrides: Iterable[str]) -> Config:
 def finish(composed: DictConfig, choices: Mapping[str, str]) -> Config:
     """The resolved configuration with `factors`: which cell of a table the run fills.
 
-    With recipe=paper, `recipe.changed` names the published values that the command changed.
+    With recipe=paper, `recipe.changed` names what the command changed of the options' values.
     composed: without its hydra node. choices: the option chosen in each group.
     Raises UserError for a suite, which is no single run, and for a value that was never set.
     """
@@ -54,9 +58,33 @@ def finish(composed: DictConfig, choices: Mapping[str, str]) -> Config:
         "seed": checks.whole("seed", plain["seed"], low=0, high=HIGHEST_SEED),
     }
     if plain["recipe"]["name"] == recipes.NAME:
-        published = recipes.row(choices["method"], choices["backbone"], choices["dataset"])
-        plain["recipe"]["changed"] = recipes.changed(plain, published or {})
+        there = plain["recipe"]["source"] is not None
+        plain["recipe"]["changed"] = _changed(plain, choices) if there else []
     return plain
+
+
+def _changed(config: Config, choices: Mapping[str, str]) -> list[str]:
+    """Dotted names of what decides a result and is otherwise than the options alone have it."""
+    options = tuple(f"{group}={choices[group]}" for group in GROUPS if choices.get(group))
+    meant, own = dict(_decisive(_unchanged(options))), dict(_decisive(config))
+    return sorted(key for key in meant.keys() | own.keys() if meant.get(key) != own.get(key))
+
+
+@cache
+def _unchanged(options: tuple[str, ...]) -> Config:
+    """What options say without any value of the command; what has to be given stays '???'."""
+    composed = _composed(options)
+    with open_dict(composed):
+        del composed["hydra"]
+    plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=False)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _decisive(config: Config) -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of what decides a result; a draw and a protocol are choices."""
+    nodes = {node: config[node] for node in ("method", "backbone", "dataset", "input", "train")}
+    return ((key, value) for key, value in flat(nodes) if key not in FREE)
 
 
 def _refuse_suites(composed: DictConfig, choices: Mapping[str, str]) -> None:
@@ -81,7 +109,10 @@ def explain(error: Mistake, known: Callable[[], Iterable[str]]) -> str:
     if match := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", line):
         return f"'{match[1]}' names several values; add -m to sweep them"
     if isinstance(error, OverrideParseException):
-        return f"'{error.override}' cannot be read: {line}"
+        return (
+            f"'{error.override}' cannot be read ({line}); a value with other signs than letters, "
+            "digits and ./_-:~% needs quotes of its own: 'dataset.root=\"my (new) images\"'"
+        )
     return line
 
 

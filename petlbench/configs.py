@@ -127,19 +127,32 @@ def register() -> None:
     """Make the trees and resolvers known to Hydra, without installing a plugin."""
     Plugins.instance().register(recipes.Published)
     Plugins.instance().register(Others)
-    resolvers = {"name": _name, "classes": _classes, "content": _content, "device": _device}
+    resolvers = {
+        "name": _name,
+        "classes": _classes,
+        "content": _content,
+        "device": _device,
+        "before_crop": _before_crop,
+    }
     for name, read in resolvers.items():
         OmegaConf.register_new_resolver(f"petlbench.{name}", read, replace=True)
 
 
 def _name(root: str) -> str:
     """${petlbench.name:ROOT}: what a folder of images is called."""
-    return re.sub(r"[^\w.-]+", "_", Path(root).expanduser().resolve().stem) or "images"
+    place = Path(root).expanduser().resolve()
+    name = place.stem if place.is_file() else place.name
+    return re.sub(r"[^\w.-]+", "_", name) or "images"
 
 
 def _classes(root: str) -> int:
     """${petlbench.classes:ROOT}: the number of its classes."""
     return len(tree.scan(root).names)
+
+
+def _before_crop(size: int) -> int:
+    """${petlbench.before_crop:SIZE}: what images are resized to before their centre is cut out."""
+    return round(size * 256 / 224)  # the field's 256 for 224 pixels
 
 
 def _device(name: str) -> str:

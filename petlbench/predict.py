@@ -9,17 +9,19 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from petlbench import build, checks, delta
 from petlbench.data.images import Preparation, View, original
-from petlbench.data.tree import SUFFIXES
+from petlbench.data.tree import SUFFIXES, images_below
 from petlbench.errors import UserError
 from petlbench.interface import Method
 
@@ -41,21 +43,32 @@ class Predictor:
     names: Sequence[str]
     device: torch.device
 
-    def probabilities(self, paths: Sequence[Path]) -> Tensor:
-        """(images, classes): softmax of the logits, on the CPU."""
-        seen = (self.view.of(original(path, upright=True)) for path in paths)
-        pixels = torch.stack([torch.from_numpy(image.copy()) for image in seen])
+    def probabilities(self, pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
+        """Images (size, size, 3) -> (images, classes): softmax of the logits, on the CPU."""
+        stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
         with torch.inference_mode():
-            images = self.prepare(pixels.permute(0, 3, 1, 2).to(self.device))
+            images = self.prepare(stacked.to(self.device))
             found: Tensor = self.method(images).float().softmax(1).cpu()
         return found
 
-    def best(self, paths: Sequence[Path], top: int) -> Iterator[tuple[Path, list[Any]]]:
-        """Each image with its `top` classes and their probabilities, the most probable first."""
+    def best(
+        self, paths: Sequence[Path], top: int, refuse: Callable[[UserError], None]
+    ) -> Iterator[tuple[Path, list[Any]]]:
+        """Each image with its `top` classes and their probabilities, the most probable first.
+
+        refuse: is told of each file that cannot be decoded; the others go on.
+        """
         for start in range(0, len(paths), BATCH):
-            part = paths[start : start + BATCH]
-            values, places = self.probabilities(part).topk(min(top, len(self.names)))
-            for path, row, chosen in zip(part, values.tolist(), places.tolist(), strict=True):
+            seen: dict[Path, NDArray[np.uint8]] = {}
+            for path in paths[start : start + BATCH]:
+                try:
+                    seen[path] = self.view.of(original(path, upright=True))
+                except UserError as error:
+                    refuse(error)
+            if not seen:
+                continue
+            found = self.probabilities(list(seen.values())).topk(min(top, len(self.names)))
+            for path, row, chosen in zip(seen, *(part.tolist() for part in found), strict=True):
                 yield path, [(self.names[k], value) for k, value in zip(chosen, row, strict=True)]
 
 
@@ -97,7 +110,7 @@ def images(places: Sequence[Path]) -> list[Path]:
     found: dict[Path, None] = {}
     for place in places:
         if place.is_dir():
-            inside = sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES)
+            inside = list(images_below(place))
             if not inside:
                 raise UserError(f"folder '{place}' holds no image ({', '.join(SUFFIXES)})")
             found |= dict.fromkeys(inside)
@@ -140,13 +153,20 @@ def write(found: Iterator[tuple[Path, list[Any]]], *, as_json: bool) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Predict; a mistake of the user is one line on stderr and status 1."""
+    """Predict; a mistake of the user, and each bad image, is a line on stderr and status 1."""
     chosen = parser().parse_args(arguments)
+    refused: list[UserError] = []
+
+    def refuse(error: UserError) -> None:
+        refused.append(error)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # odd file names
     try:
         top = checks.whole("--top", chosen.top, low=1)
         paths = images(chosen.images)
         predictor = load(chosen.delta, checkpoint=chosen.checkpoint, device=chosen.device)
-        write(predictor.best(paths, top), as_json=chosen.json)
+        write(predictor.best(paths, top, refuse), as_json=chosen.json)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -154,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         return INTERRUPTED
-    return 0
+    return 1 if refused else 0
 
 
 if __name__ == "__main__":

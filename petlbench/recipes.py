@@ -26,7 +26,6 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 
 from petlbench.errors import Unsupported
-from petlbench.record import flat
 
 NAME = "paper"
 GROUP = f"published/{NAME}/"
@@ -89,25 +88,6 @@ def _told(method: str) -> str:
     for name, backbone, suite in own or covered():
         places[f"on {backbone} with {suite}"].append(name)
     return "; ".join(f"{', '.join(names)} {place}" for place, names in places.items())
-
-
-def changed(config: Config, published: Node) -> list[str]:
-    """Dotted names of published values that a configuration has otherwise, sorted."""
-    return sorted(
-        key for key, value in flat(published) if _look_up(config, key) != _meant(config, value)
-    )
-
-
-def _meant(config: Config, value: Any) -> Any:
-    """A published value, or what it refers to: ${train.lr}."""
-    refers = isinstance(value, str) and value.startswith("${")
-    return _look_up(config, value[2:-1]) if refers else value
-
-
-def _look_up(config: Any, dotted: str) -> Any:
-    for key in dotted.split("."):
-        config = config.get(key) if isinstance(config, Mapping) else None
-    return config
 
 
 def _folder() -> Traversable:

@@ -118,7 +118,7 @@ class Store:
     """A folder of records: <root>/<suite>/<task>/<method>-<backbone>-seed<n>-<id>.json."""
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+        self.root = Path(root).expanduser()
 
     def path(self, record: Record, suffix: str = ".json") -> Path:
         factors = record["factors"]

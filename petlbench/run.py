@@ -84,7 +84,7 @@ def _fill(record: Record, config: Config, store: Store, tracker: tracking.Tracke
     """The run itself; every line leaves its part of the record."""
     seed_everything(config["seed"])
     device = build.device(config)
-    task = build.task(config)
+    task = build.data(config)
     method = build.method(config)
     record["provenance"] |= provenance.origin(config, device, method.backbone)
     before = measured(method, config, device, warmup=1, steps=1)
@@ -99,13 +99,6 @@ def _fill(record: Record, config: Config, store: Store, tracker: tracking.Tracke
         method.to("cpu")  # its memory is not part of the fitted network's peak
         record["cost"] |= {"search": before}
         record["cost"] |= measured(fitted, config, device, warmup=1, steps=1)
-    splits = build.tests(config, task)
-    begun = time.perf_counter()
-    scores = {name: trainer.evaluate(fitted, split) for name, split in splits.items()}
-    _note_tests(record, trainer, scores, time.perf_counter() - begun)
-    fingerprints = {name: split.fingerprint for name, split in splits.items()}
-    record["provenance"]["splits"] = {config["protocol"]["fit_on"]: trainer.fit.fingerprint}
-    record["provenance"]["splits"] |= fingerprints
     record["cost"]["delta_bytes"] = delta.save(
         store.path(record, ".safetensors"),
         fitted,
@@ -115,6 +108,12 @@ def _fill(record: Record, config: Config, store: Store, tracker: tracking.Tracke
             "network": _network(config, task, made_by[1]),
         },
     )
+    splits = build.tests(config, task)  # opened here, and not before
+    begun = time.perf_counter()
+    scores = {name: trainer.evaluate(fitted, split) for name, split in splits.items()}
+    _note_tests(record, trainer, scores, time.perf_counter() - begun)
+    seen = {config["protocol"]["fit_on"]: trainer.fit} | dict(trainer.select) | splits
+    record["provenance"]["splits"] = {name: split.fingerprint for name, split in seen.items()}
     shutil.rmtree(scratch, ignore_errors=True)
 
 

@@ -73,7 +73,7 @@ class Origin:
         Raises UserError where there is none and none can be fetched.
         """
         if self.checkpoint is not None:
-            return _existing(Path(self.checkpoint))
+            return _existing(Path(self.checkpoint).expanduser())
         if not self.pretrained:
             return None
         packaged = resources.files("petlbench.mini") / "weights" / f"{self.name}.safetensors"

@@ -137,11 +137,29 @@ def test_a_wrong_hash_keeps_nothing(
 ) -> None:
     if before:
         (tmp_path / "a.zip.part").write_bytes(before)
-    expected = SHA256 if before else "0" * 64
-    status, _, err = fetched(capsys, f"{server.url}/a.zip", tmp_path, expected)
+    status, _, err = fetched(capsys, f"{server.url}/a.zip", tmp_path, "0" * 64)
     assert status == 1
-    assert f"not {expected}; nothing was kept" in err
+    assert f"not {'0' * 64}; nothing was kept" in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_left_of_another_file_is_thrown_away(
+    server: Server, tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "a.zip.part").write_bytes(b"from another file")
+    status, _, err = fetched(capsys, f"{server.url}/a.zip", tmp_path)
+    assert status == 0
+    assert "what was kept of an earlier try does not fit; starting again" in err
+    assert (tmp_path / "a.zip").read_bytes() == CONTENT
+
+
+def test_odd_addresses(server: Server, tmp_path: Path, capsys: Capture) -> None:
+    assert (
+        fetched(capsys, f"{server.url}/\N{LATIN SMALL LETTER E WITH ACUTE}.zip", tmp_path)[0] == 0
+    )
+    status, _, err = fetched(capsys, "http://[::1", tmp_path)
+    assert status == 1
+    assert err.startswith("error: 'http://[::1' is no address to fetch from")
 
 
 def test_another_file_is_never_overwritten(

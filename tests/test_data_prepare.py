@@ -75,6 +75,16 @@ def test_an_archive_becomes_the_standard_layout(
     assert data(capsys, "verify", "vtab/kitti", "--root", tmp_path / "data")[0] == 0
 
 
+def test_another_task_is_not_taken_for_the_one_that_is_wanted(
+    source: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    archive = packed(source, tmp_path / "a.zip")
+    status, _, err = data(capsys, "prepare", "vtab/cifar", archive, "--root", tmp_path / "data")
+    assert status == 1
+    assert "a.zip' has the task 'kitti' and no folder cifar" in err
+    assert not (tmp_path / "data/vtab/cifar").exists()
+
+
 def test_folders_are_found_by_other_names(tmp_path: Path, capsys: Capture) -> None:
     trees.vtab_task(tmp_path / "a", "cifar_100")
     archive = packed(tmp_path / "a", tmp_path / "a.zip", "x/")
@@ -388,6 +398,14 @@ def test_what_is_needed_and_there_is_listed(tmp_path: Path, capsys: Capture) -> 
     assert main(["list", "mini", "--root", str(tmp_path)]) == 0
     assert "mini: 8 of 8 tasks are there" in capsys.readouterr().out
     assert {"dg", "dg_per_target", "fewshot", "mini", "vtab"} <= set(every_suite())
+
+
+def test_all_suites_are_listed_where_none_is_named(tmp_path: Path, capsys: Capture) -> None:
+    status, report, _ = data(capsys, "list", "--root", tmp_path)
+    assert status == 0
+    suites = {suite["suite"] for suite in report["suites"]}
+    assert {"mini", "vtab", "fewshot", "dg"} <= suites
+    assert not {"probe", "folder"} & suites
 
 
 def test_the_store_is_filled_once(tmp_path: Path, capsys: Capture) -> None:

@@ -267,6 +267,8 @@ MISTAKES = [
     (["verify", "folder", "--root", "/nowhere/'x"], "no folder or file '/nowhere/'x'"),
     (["cache", "vtab/kitti", "--root", "/nowhere"], None),
     (["prepare", "vtab"], "prepare takes archives, or --lists DIR and --images DIR"),
+    (["list", "probe"], "probe has no images"),
+    (["list", "vtab", "--size", "-3"], "--size is -3; it must be a whole number from 1 on"),
     (["prepare", "mini", "x.zip"], "mini needs no lists and folders"),
 ]
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
-from petlbench import build, compose
-from petlbench.data import dg, fewshot, folder, tree
+from petlbench import build, compose, configs
+from petlbench.data import dg, fewshot, folder, store, tree
 from petlbench.data.images import View, original
 from petlbench.data.lists import Listed
 from petlbench.data.task import Task
@@ -118,6 +118,18 @@ def test_an_image_listed_twice_counts_once_if_asked(tmp_path: Path) -> None:
     assert once.labels.tolist() == [0, 0, 1, 1, 2, 2]
 
 
+def test_every_draw_has_pixels_of_its_own(tmp_path: Path) -> None:
+    """Names of lists have dots; the store must not take what follows one for a suffix."""
+    few_shot(tmp_path, *LAYOUTS[0])
+    notes = tmp_path / LAYOUTS[0][0]
+    first = (notes / "train_meta.list.num_shot_2.seed_1").read_text().splitlines()
+    (notes / "train_meta.list.num_shot_2.seed_2").write_text("\n".join(reversed(first)))
+    drawn = [few_shot_task(tmp_path, draw=draw).open("train") for draw in (1, 2)]
+    assert drawn[0].images[:, 0, 0, 0].tolist() == list(range(6))
+    assert drawn[1].images[:, 0, 0, 0].tolist() == list(reversed(range(6)))
+    assert drawn[0].fingerprint["sha256"] != drawn[1].fingerprint["sha256"]
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -138,13 +150,16 @@ def test_few_shot_mistakes(changed: dict[str, Any], message: str, tmp_path: Path
 # --- domain generalisation
 
 
-def domains(root: Path) -> None:
-    """A source of 5 classes and a test set that has two of them."""
-    train = {f"n{label}/{label}_{shot}.JPEG": label for label in range(5) for shot in range(2)}
+def domains(root: Path, classes: int = 5) -> None:
+    """A source and a test set that has two classes of five."""
+    train = {
+        f"n{label}/{label}_{shot}.JPEG": label for label in range(classes) for shot in range(2)
+    }
     write(root / "imagenet/annotations/train_meta.list.num_shot_2.seed_0", train)
     val = {f"ILSVRC2012_val_0000000{place}.JPEG": place % 5 for place in range(6)}
     write(root / "imagenet/annotations/val_meta.list", val)
     hard = {"imagenet-a/n1/a b (1).jpg": 1, "imagenet-a/n4/c.jpg": 4}
+    hard |= {f"imagenet-a/n{label}/d.jpg": label for label in range(6, classes, 5)}
     write(root / "imagenet-a/annotations/val_meta.list", hard)
     for place, name in enumerate(train):
         paint(root / "imagenet/images/train" / name, place)
@@ -180,6 +195,14 @@ def test_one_training_has_several_test_sets(tmp_path: Path) -> None:
     assert task.open("a").labels.tolist() == [1, 4]  # the labels of the source
     with pytest.raises(UserError, match=r"dg/imagenet has no val images, but train, .*protocol"):
         task.open("val")
+
+
+def test_a_set_of_few_classes_is_scored_among_all(tmp_path: Path) -> None:
+    domains(tmp_path, classes=1000)
+    task = domain_task(tmp_path, classes=1000, test_images={"a": 201})
+    labels = task.open("a").labels
+    assert (task.classes, len(labels.unique()), int(labels.max())) == (1000, 201, 996)
+    assert len(task.open("train").labels.unique()) == 1000
 
 
 @pytest.mark.parametrize(
@@ -240,6 +263,41 @@ def test_a_folder_is_divided_alike_in_each_class(tmp_path: Path) -> None:
     assert task.listed["train"]().upright
 
 
+def test_a_dot_in_a_folders_name_ends_no_name(tmp_path: Path) -> None:
+    splits = ("train", "val", "test")
+    task = own_task(own(tmp_path / "photos.v2", splits), tmp_path / "cache")
+    opened = {split: task.open(split) for split in splits}
+    assert len({str(split.fingerprint["sha256"]) for split in opened.values()}) == 1  # alike
+    paint(tmp_path / "photos.v2" / "test" / "cat" / "00.png", 99)
+    changed = own_task(tmp_path / "photos.v2", tmp_path / "cache").open("test")
+    assert changed.images[0, 0, 0, 0] == 99
+    wide = replace(VIEW, interpolation="bilinear")
+    assert store.place(task.listed["val"](), view=wide, cache=tmp_path) != store.place(
+        task.listed["val"](), view=VIEW, cache=tmp_path
+    )
+    assert configs._name(str(tmp_path / "photos.v2")) == "photos.v2"
+
+
+def test_what_is_hidden_is_no_image(tmp_path: Path) -> None:
+    root = own(tmp_path / "pets")
+    before = tree.scan(str(root)).images
+    paint(root / "cat" / ".ipynb_checkpoints" / "a.png", 1)
+    (root / "cat" / "folder.png").mkdir()
+    tree.scan.cache_clear()
+    assert tree.scan(str(root)).images == before
+
+
+def test_an_image_that_is_named_twice_counts_once(tmp_path: Path) -> None:
+    own(tmp_path)
+    names = [f"{kind}/{number:02d}.png,{kind}" for number in range(20) for kind in
+             [["cat", "dog 2"][number % 2]]]  # fmt: skip
+    (tmp_path / "x.csv").write_text("path,label\n" + "\n".join(names * 2))
+    task = own_task(tmp_path / "x.csv", tmp_path / "cache")
+    parts = [paths(task, split) for split in ("train", "val", "test")]
+    assert [len(task.listed[split]()) for split in ("train", "val", "test")] == [14, 2, 4]
+    assert len(set.union(*parts)) == 20
+
+
 def test_the_division_hangs_on_path_and_seed_alone(tmp_path: Path) -> None:
     first = own_task(own(tmp_path / "a"), tmp_path / "cache")
     again = own_task(own(tmp_path / "b"), tmp_path / "cache")
@@ -281,7 +339,7 @@ def test_a_table_names_images_classes_and_splits(tmp_path: Path) -> None:
     assert task.names == ("9", "10")  # numbers by their value
     assert paths(task, "train") == {"cat/00.png", "dog 2/01.png"}
     assert task.open("test").labels.tolist() == [0, 1]
-    with pytest.raises(UserError, match="lists no image"):
+    with pytest.raises(UserError, match="has no val images"):
         task.open("val")
 
 
@@ -305,6 +363,16 @@ def flat(root: Path) -> Path:
     return root / "flat"
 
 
+def two_labels(root: Path) -> Path:
+    (root / "x.csv").write_text("path,label\na.png,b\n\na.png,d\n")
+    return root / "x.csv"
+
+
+def split_and_class(root: Path) -> Path:
+    own(root / "own", ("train", "test", "docs"))
+    return root / "own"
+
+
 def lost(root: Path) -> Path:
     (root / "x.csv").write_text("path,label\na.png,b\nc.png,d\n")
     return root / "x.csv"
@@ -318,6 +386,8 @@ def lost(root: Path) -> Path:
         (no_columns, "has the columns file, class; path and label must be there"),
         (odd_split, "line 2 of .* has split 'dev'; use train, val or test"),
         (no_label, "line 3 of .* has no path or no label"),
+        (two_labels, "line 4 of .* gives 'a.png' another label or split"),
+        (split_and_class, "has folders of splits beside 'docs', which is none"),
         (lost, "image '.*a.png' of '.*x.csv' cannot be read: No such file"),
     ],
 )

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from petlbench import compose, predict
+from petlbench.data.images import original
 from petlbench.record import Record, Store
 from petlbench.run import run
 
@@ -80,11 +81,30 @@ def test_a_folder_is_predicted_with_the_names_of_its_classes(
 def test_probabilities_are_the_methods(images: Path, delta: Path) -> None:
     found = predict.load(delta, checkpoint=None, device="cpu")
     paths = predict.images([images])
-    whole = found.probabilities(paths[:5])
+    pixels = [found.view.of(original(path, upright=True)) for path in paths[:5]]
+    whole = found.probabilities(pixels)
     assert torch.allclose(whole.sum(1), torch.ones(5))
-    ranked = dict(next(found.best(paths, 3))[1])
+    ranked = dict(next(found.best(paths, 3, pytest.fail))[1])
     expected = dict(zip(found.names, whole[0].tolist(), strict=True))
     assert ranked == pytest.approx(expected, abs=1e-5)  # of another batch
+
+
+def test_a_bad_image_stops_no_other(
+    images: Path, delta: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        Image.open(images / "rose" / f"{number}.png").save(tmp_path / f"{number}.png")
+    (tmp_path / "1.png").write_bytes(b"no image")
+    (tmp_path / ".hidden.png").write_bytes(b"no image")
+    (tmp_path / "folder.png").mkdir()
+    status, out, err = told(capsys, "--delta", delta, tmp_path)
+    assert status == 1
+    assert [Path(row["path"]).name for row in csv.DictReader(io.StringIO(out))] == [
+        "0.png",
+        "2.png",
+    ]
+    assert err.startswith(f"error: image '{tmp_path / '1.png'}' cannot be decoded")
+    assert err.count("\n") == 1
 
 
 def test_json_is_an_object_a_line(

@@ -60,7 +60,7 @@ def test_hydra_composes_the_row(method: str, backbone: str, suite: str) -> None:
     told: Values = {"name": "paper", "changed": []} | recipes.provenance(method, backbone, suite)
     assert found["recipe"] == told
     assert told["source"].startswith("github.com/")
-    assert recipes.changed(found, published) == []
+    assert OmegaConf.to_container(OmegaConf.merge(found, published), resolve=True) == found
 
 
 CELLS: list[tuple[str, str, str, Values]] = [  # typed from the sources
@@ -127,10 +127,16 @@ def test_the_command_line_wins_and_the_record_says_so() -> None:
     assert found["train"]["lr"] == found["train"]["head_lr"] == 0.5
     assert found["train"]["weight_decay"] == 0.05
     recipe = blank(found)["config"]["recipe"]
-    assert recipe["changed"] == ["backbone.drop_path", "train.lr"]
+    assert recipe["changed"] == ["backbone.drop_path", "train.head_lr", "train.lr"]
     found = composed("dtl", "vit_b16", "vtab/svhn", "recipe=paper", "train.head_lr=0.5")
     assert found["recipe"]["changed"] == ["train.head_lr"]
     assert recipe["name"] == "paper"
+    other = ("backbone.name=vit_base_patch16_224.augreg_in21k", "input.resize=256", "seed=3")
+    found = composed("dtl", "vit_b16", "vtab/svhn", "recipe=paper", *other)
+    assert found["recipe"]["changed"] == ["backbone.name", "input.resize"]
+    free = ("backbone.checkpoint=ViT-B_16.npz", "dataset.draw=2", "data.root=/data")
+    found = composed("dtl", "vit_b16", "fewshot/pets_1", "recipe=paper", *free)
+    assert found["recipe"]["changed"] == []
     assert "heekhero/DTL @ bf6c51e679" in recipe["source"]
 
 

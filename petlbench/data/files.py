@@ -8,7 +8,7 @@ from typing import Any
 from petlbench.data import store
 from petlbench.data.images import View
 from petlbench.data.lists import Listed
-from petlbench.data.task import Split, Task
+from petlbench.data.task import Task
 from petlbench.errors import UserError
 
 Lists = Mapping[str, Callable[[], Listed]]
@@ -18,7 +18,13 @@ def task(lists: Lists, *, view: View, cache: str, **about: Any) -> Task:
     """A task from the lists of its splits. about: what else `Task` holds."""
     where = cache_folder(cache, about["suite"])
     name = f"{about['suite']}/{about['name']}"
-    return Task(**about, listed=lists, open=partial(_open, name, lists, view, where))
+    find = partial(_found, name, lists)
+    return Task(
+        **about,
+        listed=lists,
+        open=lambda split: store.opened(find(split), view=view, cache=where),
+        look=lambda split: _look(find(split), view, where),
+    )
 
 
 def cache_folder(cache: str, suite: str) -> Path:
@@ -26,12 +32,22 @@ def cache_folder(cache: str, suite: str) -> Path:
     return Path(cache).expanduser() / suite
 
 
-def _open(name: str, lists: Lists, view: View, where: Path, which: str) -> Split:
-    if which not in lists:
+def _found(name: str, lists: Lists, split: str) -> Listed:
+    if split not in lists:
         raise UserError(
-            f"{name} has no {which} images, but {', '.join(lists)}; choose another protocol"
+            f"{name} has no {split} images, but {', '.join(lists)}; choose another protocol"
         )
-    return store.opened(lists[which](), view=view, cache=where)
+    listed = lists[split]()
+    if not len(listed):
+        raise UserError(
+            f"{name} has no {split} images: '{listed.file}' lists none; give it some "
+            "(dataset.val_share for your own images) or choose another protocol"
+        )
+    return listed
+
+
+def _look(listed: Listed, view: View, where: Path) -> None:
+    store.place(listed, view=view, cache=where)
 
 
 def folder(root: Path, names: Iterable[str], what: str, advice: str) -> Path:

@@ -65,11 +65,11 @@ def original(path: Path, *, upright: bool) -> Image.Image:
     """
     try:
         with Image.open(path) as file:
-            image: Image.Image = file
-            if file.mode.startswith("I"):  # 16 bits, which PIL would cut off at 255
-                image = Image.fromarray((np.asarray(file) >> 8).astype(np.uint8))
-            elif upright:
-                image = ImageOps.exif_transpose(file)
+            if file.mode == "F" or (file.mode == "I" and file.format == "TIFF"):
+                raise ValueError("32 bits a pixel have no range that is known; convert it")
+            image: Image.Image = ImageOps.exif_transpose(file) if upright else file
+            if image.mode.startswith("I"):  # 16 bits, which PIL would cut off at 255
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             return image.convert("RGB")
     except UNREADABLE as error:
         raise UserError(f"image '{path}' cannot be decoded: {error}") from error

@@ -72,9 +72,9 @@ def read(
         if not line.strip():
             continue
         *path, label = line.strip().rsplit(maxsplit=1)
-        if not path or not (label.isascii() and label.isdecimal()):
+        if not path or not (label.isascii() and label.removeprefix("-").isdecimal()):
             flaws.append(f"line {number} of '{file}' is no path and label: '{line.strip()}'")
-        elif int(label) >= classes:
+        elif not 0 <= int(label) < classes:
             flaws.append(
                 f"line {number} of '{file}' has label {label}; the task has {classes} classes, "
                 f"labels 0 to {classes - 1}"

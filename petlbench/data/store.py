@@ -63,22 +63,21 @@ def opened(listed: Listed, *, view: View, cache: Path) -> Split:
     """
     kept = place(listed, view=view, cache=cache)
     labels = torch.tensor(listed.labels)
-    with alone(kept.pixels.with_suffix(".lock"), "keep images", ELSEWHERE):
-        if not kept.is_there:
-            _decode(listed, view, kept)
-            made = fingerprint(kept.mapped(), labels, _formats(listed))
-            write_atomically(kept.about, json.dumps(made).encode())
+    if not kept.is_there:  # a store that is whole may lie where nothing can be written
+        with alone(kept.pixels.with_suffix(".lock"), "keep images", ELSEWHERE):
+            if not kept.is_there:
+                _decode(listed, view, kept)
+                made = fingerprint(kept.mapped(), labels, _formats(listed))
+                write_atomically(kept.about, json.dumps(made).encode())
     known = json.loads(kept.about.read_text())
     return Split(kept.mapped(), labels, known, listed.original)
 
 
 def place(listed: Listed, *, view: View, cache: Path) -> Kept:
     """Where the images of a list are kept, or will be. Raises UserError where one is missing."""
-    if not len(listed):
-        raise UserError(f"'{listed.file}' lists no image")
-    stem = cache / _key(listed, view)
+    key = _key(listed, view)  # may have dots, so no with_suffix
     shape = (len(listed), 3, view.size, view.size)
-    return Kept(stem.with_suffix(".u8"), stem.with_suffix(".json"), shape)
+    return Kept(cache / f"{key}.u8", cache / f"{key}.json", shape)
 
 
 def room(needed: int, folder: Path, what: str, advice: str) -> None:
@@ -107,7 +106,7 @@ def _key(listed: Listed, view: View) -> str:
                 f"image '{listed.root / path}', which '{listed.file}' lists, is not there; "
                 "is the archive whole?"
             ) from error
-        digest.update(f"{path} {label} {found.st_size} {found.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(f"{path} {label} {found.st_size} {found.st_mtime_ns}\n"))
     return f"{listed.root.name}-{listed.file.stem}-{digest.hexdigest()[:16]}"
 
 

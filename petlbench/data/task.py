@@ -42,7 +42,8 @@ class Task:
     open: takes "train", "val", "trainval" or one of `tests`, as far as the task has them.
     parts: the two splits that one consists of, for a search inside training. names: of the
     classes, where the data tell them. listed: the files behind a split, by its name; empty where
-    there are none.
+    there are none. look: raises UserError where a split cannot be opened, as far as its list and
+    the places of its images tell; it decodes nothing.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Task:
     )
     names: tuple[str, ...] | None = None
     listed: Mapping[str, Callable[[], Listed]] = field(default_factory=dict)
+    look: Callable[[str], None] = lambda split: None
 
 
 @dataclass(frozen=True)

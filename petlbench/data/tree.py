@@ -6,6 +6,7 @@ a CSV file with a head line and the columns path, label and, if you like, split.
 
 import csv
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class Tree:
         return tuple(sorted(found))
 
     def content(self) -> str:
-        """16 hex digits that tell one tree from another: paths, classes, splits, bytes."""
+        """16 hex digits that tell one tree from another: paths, classes, splits, sizes."""
         digest = hashlib.sha256()
         for image in self.images:
             try:
@@ -66,7 +67,8 @@ class Tree:
                     f"image '{self.folder / image.path}' of '{self.root}' cannot be read: "
                     f"{error.strerror}"
                 ) from error
-            digest.update(f"{image.path}\0{image.label}\0{image.split}\0{size}\n".encode())
+            line = f"{image.path}\0{image.label}\0{image.split}\0{size}\n"
+            digest.update(os.fsencode(line))
         return digest.hexdigest()[:16]
 
 
@@ -93,7 +95,8 @@ def divided(tree: Tree, *, val: float, test: float, seed: int) -> dict[str, list
     """Images of train, val and test: as the user divided them; what is missing, from train.
 
     `val` and `test` are shares of each class, rounded; at least one image of a class stays in
-    train. An image's place hangs on its path and the seed alone, not on the other images.
+    train. The seed and the paths of a class order its images, so the same tree divides alike
+    everywhere; new images may move others of their class.
     """
     parts: dict[str, list[Image]] = defaultdict(list)
     for image in tree.images:
@@ -113,14 +116,28 @@ def divided(tree: Tree, *, val: float, test: float, seed: int) -> dict[str, list
     return {name: sorted(parts[name], key=lambda image: image.path) for name in SPLITS.values()}
 
 
+def images_below(folder: Path) -> Iterator[Path]:
+    """All image files in a folder and those in it, sorted; hidden files and folders are not."""
+    for file in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+        if file.suffix.lower() in SUFFIXES and not hidden and file.is_file():
+            yield file
+
+
 def _draw(path: str, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed} {path}".encode()).digest()
+    return hashlib.sha256(os.fsencode(f"{seed} {path}")).digest()
 
 
 def _tree(root: Path) -> Iterator[Image]:
     folders = _folders(root)
     splits = [SPLITS.get(folder.name.lower()) for folder in folders]
-    if folders and all(splits):
+    others = [folder.name for folder, split in zip(folders, splits, strict=True) if not split]
+    if others and len(set(splits) - {None}) > 1:
+        raise UserError(
+            f"'{root}' has folders of splits beside '{others[0]}', which is none; take it out, "
+            "or name the images in a CSV file with path,label,split"
+        )
+    if folders and not others:
         for folder, split in zip(folders, splits, strict=True):
             yield from _classes(root, _folders(folder), split)
     else:
@@ -129,9 +146,8 @@ def _tree(root: Path) -> Iterator[Image]:
 
 def _classes(root: Path, folders: Iterable[Path], split: str | None) -> Iterator[Image]:
     for folder in folders:
-        for file in sorted(folder.rglob("*")):
-            if file.suffix.lower() in SUFFIXES and not file.name.startswith("."):
-                yield Image(file.relative_to(root).as_posix(), folder.name, split)
+        for file in images_below(folder):
+            yield Image(file.relative_to(root).as_posix(), folder.name, split)
 
 
 def _folders(root: Path) -> list[Path]:
@@ -141,15 +157,17 @@ def _folders(root: Path) -> list[Path]:
 def _table(file: Path) -> Iterator[Image]:
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
-            rows = list(csv.DictReader(lines, skipinitialspace=True))
+            reader = csv.DictReader(lines, skipinitialspace=True)
+            rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"'{file}' cannot be read as CSV: {error}") from error
-    if rows and not {"path", "label"} <= rows[0].keys():
+    if rows and not {"path", "label"} <= rows[0][1].keys():
         raise UserError(
-            f"'{file}' has the columns {', '.join(map(str, rows[0]))}; path and label "
+            f"'{file}' has the columns {', '.join(map(str, rows[0][1]))}; path and label "
             "must be there, split may be"
         )
-    for number, row in enumerate(rows, 2):
+    found: dict[str, Image] = {}
+    for number, row in rows:
         path, label = (str(row[key] or "").strip() for key in ("path", "label"))
         split = str(row.get("split") or "").strip().lower()
         if not path or not label:
@@ -158,4 +176,10 @@ def _table(file: Path) -> Iterator[Image]:
             raise UserError(
                 f"line {number} of '{file}' has split '{split}'; use train, val or test"
             )
-        yield Image(path, label, SPLITS[split] if split else None)
+        image = Image(path, label, SPLITS[split] if split else None)
+        if found.setdefault(path, image) != image:
+            raise UserError(
+                f"line {number} of '{file}' gives '{path}' another label or split than a line "
+                "before it; an image has one of each"
+            )
+    yield from found.values()  # an image that is named twice counts once

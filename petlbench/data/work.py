@@ -36,12 +36,12 @@ def alone(lock: Path, purpose: str, advice: str) -> Iterator[None]:
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         file = lock.open("w")
+        fcntl.flock(file, fcntl.LOCK_EX)
     except OSError as error:
         raise UserError(
             f"no place to {purpose}: '{lock.parent}': {error.strerror}; {advice}"
         ) from error
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

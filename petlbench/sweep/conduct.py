@@ -70,7 +70,7 @@ def check_place(runs: Sequence[plan.Planned]) -> None:
         Precision(config["train"]["precision"], build.device(config))
     for node, factor, ask in (
         ("backbone", "backbone", build.weights),
-        ("dataset", "task", build.task),
+        ("dataset", "task", build.data),
     ):
         mistakes: dict[str, str] = {}
         for config in _differing(runs, node):

@@ -9,10 +9,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -28,6 +28,7 @@ PAUSE_S = 2.0  # before a connection that was cut is made again
 PART, PAST_END = 206, 416  # answers of HTTP
 CUT = (http.client.HTTPException, ConnectionError, TimeoutError)
 HUB = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)")
+ASCII = "".join(map(chr, range(33, 127)))  # stays as it is in an address
 Headers = dict[str, str]
 
 
@@ -53,9 +54,13 @@ def fetch(url: str, sha256: str, to: str) -> dict[str, Any]:
         return report | {"state": "there", "bytes": target.stat().st_size}
     part = target.with_name(f"{target.name}.part")
     with _alone(part) as file:
-        _download(address, headers, file, part)
-        file.flush()
-        if (found := sums.of(part)) != sha256.lower():
+        resumed = part.stat().st_size > 0
+        found = _download(address, headers, file, part)
+        if found != sha256.lower() and resumed:
+            say("what was kept of an earlier try does not fit; starting again")
+            file.truncate(0)
+            found = _download(address, headers, file, part)
+        if found != sha256.lower():
             part.unlink()
             raise UserError(
                 f"what '{url}' sent has sha256 {found}, not {sha256.lower()}; nothing was kept"
@@ -77,8 +82,9 @@ def _address(url: str) -> tuple[str, Headers]:
             repository, file, repo_type="dataset", revision=revision
         )
         return address, build_hf_headers()
-    if urlsplit(url).scheme in ("http", "https") and urlsplit(url).hostname:
-        return url, {"User-Agent": "petlbench"}
+    with suppress(ValueError):  # an address that is none, for example of half a bracket
+        if urlsplit(url).scheme in ("http", "https") and urlsplit(url).hostname:
+            return quote(url, safe=ASCII), {"User-Agent": "petlbench"}
     raise UserError(
         f"'{url}' is no address to fetch from; use http(s)://HOST/FILE or "
         "hf://datasets/OWNER/REPOSITORY[@REVISION]/FILE"
@@ -105,13 +111,14 @@ def _alone(part: Path) -> Iterator[IO[bytes]]:
                 part.unlink()
 
 
-def _download(address: str, headers: Headers, file: IO[bytes], part: Path) -> None:
-    """Append to a file until it is whole. A try that brings nothing is the last one."""
+def _download(address: str, headers: Headers, file: IO[bytes], part: Path) -> str:
+    """Append to a file until it is whole; its sha256. A try that brings nothing ends it."""
     while True:
         before = part.stat().st_size
         try:
             if _try(address, headers, file, before):
-                return
+                file.flush()
+                return sums.of(part)
             why = "the connection was cut"
         except (*CUT, urllib.error.URLError) as error:
             why = _why(error)
@@ -148,13 +155,26 @@ def _try(address: str, headers: Headers, file: IO[bytes], start: int) -> bool:
             return True  # nothing is missing; if that is wrong, the sha256 will tell
         raise
     with answer:
-        if start and answer.status != PART:
+        wanted = f"bytes {start}-"
+        sent = answer.headers.get("Content-Range", wanted).startswith(wanted)
+        if start and not (answer.status == PART and sent):
             file.truncate(0)  # a server that starts again
             start = 0
-        length = answer.headers.get("Content-Length")
-        store.room(int(length or 0), Path(file.name).parent, address, "give another --to")
-        got = _copied(answer, file, start, int(length) if length else None)
-    return length is None or got == int(length)
+        told = answer.headers.get("Content-Length", "")
+        length = int(told) if told.isascii() and told.isdecimal() else None
+        store.room(length or 0, Path(file.name).parent, address, "give another --to")
+        got = _copied(answer, file, start, length)
+    return length is None or got == length
+
+
+def _read(answer: IO[bytes]) -> bytes:
+    """The next bytes of an answer; of one that is cut off, what came."""
+    try:
+        return answer.read(CHUNK)
+    except http.client.IncompleteRead as error:
+        if error.partial:
+            return error.partial
+        raise
 
 
 def _copied(answer: IO[bytes], file: IO[bytes], start: int, length: int | None) -> int:
@@ -166,7 +186,7 @@ def _copied(answer: IO[bytes], file: IO[bytes], start: int, length: int | None) 
     with Progress(*columns, TransferSpeedColumn(), console=console, disable=hidden) as bar:
         total = None if length is None else start + length
         shown = bar.add_task(Path(file.name).stem, total=total, completed=start)
-        while chunk := answer.read(CHUNK):
+        while chunk := _read(answer):
             file.write(chunk)
             got += len(chunk)
             bar.advance(shown, len(chunk))

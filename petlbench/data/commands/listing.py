@@ -1,13 +1,14 @@
 """What each suite needs, what of it is there, and the disk it takes."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from petlbench import build, configs
 from petlbench.data import files, store
-from petlbench.data.commands.suites import Cell, cells, of_user
+from petlbench.data.commands.suites import Cell, Imageless, cells, of_user
 from petlbench.data.layout import Folder, merged
 from petlbench.data.lists import Listed
 from petlbench.errors import UserError
@@ -18,8 +19,10 @@ Sizes = dict[Path, int]  # bytes of files
 
 def listing(suite: str | None, root: Path | None, size: int) -> Report:
     """A report on the tasks of one suite, or of all that need no folder of the user's own."""
-    wanted = [suite] if suite else every_suite()
-    suites = [_suite(name, root, size) for name in wanted]
+    suites = [_suite(suite, root, size)] if suite else []
+    for name in [] if suite else every_suite():
+        with suppress(Imageless):
+            suites.append(_suite(name, root, size))
     return {"command": "list", "ok": True, "size": size, "suites": suites}
 
 

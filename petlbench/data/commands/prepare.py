@@ -13,7 +13,7 @@ from typing import Any
 
 from petlbench.data import lists, store
 from petlbench.data.commands import collect, sums, unpack
-from petlbench.data.commands.suites import folders
+from petlbench.data.commands.suites import folders, task_names
 from petlbench.data.layout import Folder
 from petlbench.data.work import alone, say
 from petlbench.errors import UserError
@@ -46,7 +46,7 @@ class Made:
 def from_archives(suite: str, archives: Sequence[Path], root: Path | None) -> Report:
     """Unpack what a suite needs; members of all archives together make a folder."""
     target, needed = folders(suite, root)
-    jobs = [Job(*found) for found in unpack.plan(needed, archives)]
+    jobs = [Job(*found) for found in unpack.plan(needed, archives, task_names())]
     return _report(suite, target, needed, jobs, ", ".join(map(str, archives)))
 
 

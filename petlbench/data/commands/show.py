@@ -1,7 +1,9 @@
 """Reports of `python -m petlbench.data` as tables on a terminal."""
 
 import re
+import shlex
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -63,7 +65,9 @@ def prepare(report: Report, console: Console) -> None:
     console.print(table)
     if report["absent"]:
         _line(console, f"not there yet: {', '.join(report['absent'])}")
-    _line(console, f"next: python -m petlbench.data verify {report['suite']}")
+    if report["ok"]:
+        root = shlex.quote(str(Path(report["root"]).parent))
+        _line(console, f"next: python -m petlbench.data verify {report['suite']} --root {root}")
 
 
 def fetch(report: Report, console: Console) -> None:

@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from petlbench import compose, configs
+from petlbench.checks import whole
 from petlbench.data.layout import DRAWS, Folder, merged
 from petlbench.data.task import Task
 from petlbench.errors import UserError, unknown
+
+
+class Imageless(UserError):
+    """A task that has no images, so that there is nothing to do for it."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,11 @@ def names(suite: str) -> list[str]:
     return configs.expand([suite], partial(configs.listed, "dataset"))
 
 
+def task_names() -> set[str]:
+    """Every task's own name, without its suite's."""
+    return {name.rpartition("/")[2] for name in configs.names("dataset")}
+
+
 def of_user(name: str) -> bool:
     """Whether a task reads a folder that its user must name."""
     return configs.content("dataset", name).get("root") == "???"
@@ -58,7 +68,9 @@ def cells(suite: str, root: Path | None, size: int) -> Iterator[Cell]:
     """The tasks of a suite with all their draws; images become `size` pixels wide.
 
     root: what PETLBENCH_DATA names else; for a task of the user's own images, their folder.
+    Raises Imageless for a task without images.
     """
+    whole("--size", size, low=1)
     for name in names(suite):
         own = of_user(name)
         if own and root is None:
@@ -67,6 +79,8 @@ def cells(suite: str, root: Path | None, size: int) -> Iterator[Cell]:
         config = compose.single(
             [f"dataset={name}", f"input.size={size}", *([where] if root else [])]
         )
+        if "cache" not in config["dataset"]:
+            raise Imageless(f"{name} has no images")
         draws = range(DRAWS) if "draw" in config["dataset"] else [None]
         for draw in draws:
             changed = {} if draw is None else {"draw": draw}

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -18,15 +18,19 @@ Sources = dict[Path, dict[str, str]]  # of each archive: where its members go, b
 
 
 def plan(
-    needed: Sequence[Folder], archives: Sequence[Path]
+    needed: Sequence[Folder], archives: Sequence[Path], tasks: Collection[str]
 ) -> Iterator[tuple[Folder, int, partial[dict[str, str]]]]:
-    """Each folder that the archives have, its bytes, and what unpacks it into a given folder."""
+    """Each folder that the archives have, its bytes, and what unpacks it into a given folder.
+
+    tasks: names of all tasks. One folder of another name is taken for the one that is needed,
+    unless it is named like another task.
+    """
     found: dict[str, Sources] = defaultdict(lambda: defaultdict(dict))
     sizes: dict[str, int] = defaultdict(int)
     taken: dict[tuple[str, str], Path] = {}
     for file in archives:
         members = archive.members(file)
-        for member, folder, path in _placed(needed, members, file):
+        for member, folder, path in _placed(needed, members, file, tasks):
             if (folder.name, path) in taken:
                 raise UserError(
                     f"'{path}' of {folder.name} is twice in {file} and "
@@ -41,7 +45,7 @@ def plan(
 
 
 def _placed(
-    needed: Sequence[Folder], members: Sequence[Member], file: Path
+    needed: Sequence[Folder], members: Sequence[Member], file: Path, tasks: Collection[str]
 ) -> Iterator[tuple[Member, Folder, str]]:
     """Members of the folders, each with its path below its folder."""
     by_name = {name: folder for folder in needed for name in folder.names}
@@ -53,11 +57,11 @@ def _placed(
             found = True
             yield member, by_name[parts[place]], "/".join(parts[place + 1 :])
     if not found and len(needed) == 1:
-        yield from _nameless(needed[0], members, file)
+        yield from _nameless(needed[0], members, file, tasks)
 
 
 def _nameless(
-    folder: Folder, members: Sequence[Member], file: Path
+    folder: Folder, members: Sequence[Member], file: Path, tasks: Collection[str]
 ) -> Iterator[tuple[Member, Folder, str]]:
     """The members of the one folder with the lists, where it has another name or none."""
     ends = tuple(f"/{name}" for name in folder.lists)
@@ -69,6 +73,11 @@ def _nameless(
             f"called {' or '.join(folder.names)}"
         )
     for start in above:
+        if (name := PurePosixPath(start).name) in tasks:
+            raise UserError(
+                f"'{file}' has the task '{name}' and no folder {' or '.join(folder.names)}; "
+                "prepare the task that it has"
+            )
         for member in members:
             if f"/{member.path}".startswith(f"{start}/"):
                 yield member, folder, member.path[len(start) :].lstrip("/")
