@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from hydra.utils import get_class
+from torch import nn
 
 from petlbench import build, compose, configs, registry
 from petlbench.cost import section
@@ -60,8 +61,8 @@ def page_text(names: Iterable[str], rows: dict[str, list[str]]) -> str:
     module = inspect.getmodule(first)
     said = (inspect.getdoc(module) or "").partition("\n")
     lines = [f"# {_prose(said[0].partition(': ')[0])}", "", _prose("".join(said)), ""]
-    classes = dict.fromkeys(part for name in names for part in _lineage(_class(name)))
-    for part in classes:
+    methods = dict.fromkeys(part for name in names for part in _lineage(_class(name)))
+    for part in (*methods, *_modules(first.__module__)):
         lines += [f"## `{part.__qualname__}`", "", _prose(inspect.getdoc(part) or ""), ""]
     lines += [*_heading("`method=`"), *(_line(f"`{name}`", *rows[name]) for name in names), ""]
     for name in names:
@@ -116,6 +117,18 @@ def _class(name: str) -> type[Method]:
 def _lineage(made: type[Method]) -> list[type]:
     """The class and those it is derived from, this side of Method, the most general first."""
     return [part for part in reversed(made.__mro__) if issubclass(part, Method)][1:]
+
+
+def _modules(place: str) -> list[type[nn.Module]]:
+    """What a file's methods are made of, in its order: their docstrings hold equations."""
+    return [
+        part
+        for part in vars(sys.modules[place]).values()
+        if inspect.isclass(part)
+        and issubclass(part, nn.Module)
+        and not issubclass(part, Method)
+        and part.__module__ == place
+    ]
 
 
 def write(folder: Path) -> None:

@@ -16,10 +16,11 @@ YES = "yes"
 
 def reason(method: str, backbone: str) -> str | None:
     """Why the pair cannot be, or None."""
+    config = compose.single([f"method={method}", f"backbone={backbone}"])
     try:
-        build.check(compose.single([f"method={method}", f"backbone={backbone}"]))
+        build.check(config)
     except Unsupported as error:
-        return str(error)
+        return str(error).replace(config["backbone"]["name"], "this network")
     return None
 
 

@@ -100,7 +100,7 @@ def _from_hub(name: str) -> Path:
     """The hub's file of a tagged timm network: from the local cache, else downloaded."""
     known = timm.get_pretrained_cfg(name) if "." in name else None
     if known is None or not known.hf_hub_id:
-        tags = ", ".join(timm.list_models(f"{name.partition('.')[0]}.*", pretrained=True))
+        tags = ", ".join(_tagged(name))
         raise UserError(
             f"backbone.name={name} names no pre-trained weights; use one of: {tags or 'none'}; "
             "or set backbone.checkpoint=FILE or backbone.pretrained=false"
@@ -124,6 +124,17 @@ def _from_hub(name: str) -> Path:
     except (HfHubHTTPError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"weights of {name} could not be fetched ({reason}); {advice}") from error
+
+
+def _tagged(name: str) -> list[str]:
+    """Names with tags that a name without one may mean; old names of timm end in the tag."""
+    plain = name.partition(".")[0]
+    known = timm.list_models(f"{plain}.*", pretrained=True)
+    return known or [
+        found
+        for found in timm.list_models(f"{plain.rpartition('_')[0]}.*", pretrained=True)
+        if found.endswith(plain.rpartition("_")[2])
+    ]
 
 
 def _answers(address: str) -> bool:

@@ -16,6 +16,7 @@ from petlbench.data.images import View, original
 from petlbench.data.lists import Listed
 from petlbench.data.task import Task
 from petlbench.errors import UserError
+from petlbench.run import run
 from tests.trees import paint, write
 
 VIEW = View(size=4, interpolation="bicubic", resize=None, aspect="squash")
@@ -416,6 +417,26 @@ def test_a_folder_brings_its_classes_and_content_to_the_configuration(tmp_path: 
     own(tmp_path / "other", images=21)
     other = compose.single(["dataset=folder", f"dataset.root={tmp_path / 'other'}"])
     assert other["dataset"]["content"] != found["dataset"]["content"]
+
+
+def test_what_a_protocol_needs_is_looked_for_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = own(tmp_path / "pets")
+    options = [
+        "dataset=folder",
+        f"dataset.root={root}",
+        f"dataset.cache={tmp_path / 'cache'}",
+        f"results.root={tmp_path / 'runs'}",
+    ]
+    monkeypatch.setattr(build, "method", lambda config: pytest.fail("too late"))
+    with pytest.raises(UserError, match="folder/pets has no val images"):
+        run(compose.single([*options, "protocol=trial", "dataset.val_share=0"]))
+    config = compose.single(options)
+    (root / "cat" / "00.png").unlink()  # after the listing was read
+    with pytest.raises(UserError, match="which '.*pets' lists, is not there"):
+        run(config)
+    assert not list((tmp_path / "cache").glob("**/*.u8"))
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
