@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from petlbench.interface import Method
-from tests.test_methods import every_pair, loss, made, randomised, trained
+from tests.test_methods import every_pair, loss, made, on, randomised, trained
+from tests.tiny import tiny
 
 
 def compiled_agrees(method: Method, backend: str) -> None:
@@ -30,6 +31,11 @@ def compiled_agrees(method: Method, backend: str) -> None:
 @every_pair
 def test_one_graph(name: str, family: str) -> None:
     compiled_agrees(randomised(made(name, family)), "aot_eager")
+
+
+@pytest.mark.parametrize("name", ["convpass", "dtl_plus"])
+def test_one_graph_with_drop_path(name: str) -> None:
+    compiled_agrees(randomised(on(tiny("vit", drop_path=0.5), name)), "aot_eager")
 
 
 @pytest.mark.parametrize("name", ["lora", "dtl_plus", "ssf"])

@@ -154,9 +154,10 @@ def test_values_for_a_backbone_are_values_of_the_method() -> None:
         content = yaml.safe_load(path.read_text())
         if package == "# @package method":
             assert values_on(name, network).keys() <= registry.values(name).keys()
-        else:  # values of its training there
+        else:  # values of its training there, too
             assert package == "# @package _global_"
-            assert content.keys() == {"train"}
+            assert content.keys() <= {"train", "method"}
+            assert content.get("method", {}).keys() <= registry.values(name).keys()
 
 
 @pytest.mark.parametrize(("name", "network", "changed", "expected"), COUNTS)
@@ -210,3 +211,13 @@ UNITS = {
 @pytest.mark.parametrize("name", UNITS)
 def test_structural_units(name: str) -> None:
     assert units(full_size(name, VIT, {})) == UNITS[name]
+
+
+@pytest.mark.parametrize("network", ["siglip_b16", "clip_b16"])
+@pytest.mark.parametrize(("name", "pieces"), [("repadapter", 24), ("ssf", 74)])
+def test_image_towers_count_as_the_vit_does(name: str, pieces: int, network: str) -> None:
+    """Attention pooling and a norm ahead of the blocks get nothing of their own."""
+    method = full_size(name, network, {})
+    [expected] = {count for known, on, _, count in COUNTS if (known, on) == (name, VIT)}
+    assert parameters(method)["method"] == expected
+    assert units(method) == pieces

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from petlbench import delta, registry
 from petlbench.errors import UserError
 from petlbench.interface import Method
-from tests.test_methods import every_pair, made, randomised
+from tests.test_methods import made, on, randomised, where_supported
 from tests.tiny import images, tiny
 
 
@@ -20,7 +20,7 @@ def changed(path: Path) -> Method:
     return method
 
 
-@every_pair
+@where_supported
 def test_a_delta_reloads_exactly(name: str, family: str, tmp_path: Path) -> None:
     path = tmp_path / "runs" / "delta.safetensors"
     method = randomised(made(name, family)).eval()
@@ -75,6 +75,17 @@ def test_a_delta_of_another_make_is_refused(tmp_path: Path) -> None:
     )
     refused(path, registry.create("dtl", tiny("vit")), "it has no side.1.down.weight")
     other = registry.create("lora", tiny("vit"))
+    other.backbone.checkpoint["sha256"] = "ab12"
+    refused(path, other, "its backbone_sha256 is none, random weights, not ab12")
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_every_method_refuses_a_delta_of_another_network(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "delta.safetensors"
+    method = randomised(made(name, "vit"))
+    delta.save(path, method, {"method": name, "values": registry.values(name)})
+    other = on(tiny("vit", classes=7), name)
+    refused(path, other, r"has shape \(5.*\), not \(7")
     other.backbone.checkpoint["sha256"] = "ab12"
     refused(path, other, "its backbone_sha256 is none, random weights, not ab12")
 

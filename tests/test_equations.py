@@ -15,6 +15,7 @@ from petlbench.errors import Unsupported
 from petlbench.interface import Method
 from petlbench.leaves import Chosen, DropPath
 from petlbench.merge import merged
+from petlbench.methods import lst
 from petlbench.methods.binary import levels, quantise_head
 from tests.test_methods import made, on, randomised
 from tests.tiny import images, tiny
@@ -279,11 +280,10 @@ def test_vqt() -> None:
         weights = (q[:, :, :2] @ k[:, :, 2:].mT / math.sqrt(8)).softmax(-1)
         mixed = b.attn.proj((weights @ v[:, :, 2:]).transpose(1, 2).flatten(2))
         answers = asked + mixed
-        parts.append(answers + b.mlp(b.norm2(answers)))
+        parts.append((answers + b.mlp(b.norm2(answers))).flatten(1))
         z = b(z)
-    feature = torch.cat([net.norm(z)[:, :1], *parts], dim=1)
-    feature = feature / feature.norm(dim=-1, keepdim=True)
-    logits = method.backbone.head(feature.flatten(1))
+    parts = [part / part.norm(dim=1, keepdim=True) for part in (net.norm(z)[:, 0], *parts)]
+    logits = method.backbone.head(torch.cat(parts, dim=1))
     torch.testing.assert_close(method(images().double()), logits)
 
 
@@ -428,7 +428,7 @@ def test_ssf_on_swin(merge_norm: bool) -> None:
     torch.testing.assert_close(method(images().double()), method.backbone.head(head_input))
 
 
-# What outputs do not show: where drop path acts, and how tensors start
+# What outputs do not show: where drop path acts, and what is read from the training data
 
 
 def dropped(name: str, kept: set[str], **values: Any) -> tuple[Method, Tensor, Tensor]:
@@ -481,58 +481,23 @@ def test_adapter_plus_drops_its_adapter_at_one_rate_everywhere() -> None:
     assert rates == [0.1] * 12
 
 
+def test_adapter_plus_draws_for_block_and_adapter_apart() -> None:
+    _, z, out = dropped("adapter_plus", kept=set())
+    assert torch.equal(out, z)
+    method, z, out = dropped("adapter_plus", kept={".5.drop_path"})
+    block = method.backbone.net.blocks[5]
+    torch.testing.assert_close(out, z + block.gamma * block.adapter(z) / (1 - 0.1))
+    method, z, out = dropped("adapter_plus", kept={".block.drop_path"})
+    assert torch.equal(out, method.backbone.net.blocks[5].block(z))
+    assert not torch.equal(out, z)
+
+
 def test_vpt_and_vqt_keep_the_backbone_in_eval_mode() -> None:
     for name in ("vpt_deep", "vqt"):
         method = made(name, "vit").train()
         assert method.training
         assert method.dropout.training  # type: ignore[union-attr]
         assert not any(module.training for module in method.backbone.modules())
-
-
-STARTS: list[tuple[str, str, dict[str, Any], Callable[[Tensor], Any]]] = [
-    ("adapter", "after_mlp.op.down.weight", {}, lambda w: 0.015 < w.std() < 0.025),
-    ("adapter", "after_mlp.op.up.bias", {}, lambda w: not w.any()),
-    ("adapter_houlsby", "after_mlp.op.up.weight", {}, lambda w: 0 < w.abs().max() <= 0.02),
-    ("adaptformer", "branch.op.up.weight", {}, lambda w: not w.any()),
-    ("adaptformer", "branch.op.down.weight", {}, lambda w: 0.1 < w.abs().max() <= 32**-0.5),
-    ("adapter_plus", "adapter.down.weight", {}, lambda w: 0.005 < w.std() < 0.01),
-    ("adapter_plus", "gamma", {}, lambda w: bool((w == 1).all())),
-    ("ssf", "attn.qkv.1.scale", {}, lambda w: 0.01 < (w - 1).std() < 0.03),
-    ("ssf", "attn.qkv.1.shift", {}, lambda w: 0.01 < w.std() < 0.03),
-    ("fact_tt", "branch.op.v.weight", {}, lambda w: not w.any()),
-    ("fact_tt", "mlp.fc2.branch.op.core.weight", {}, lambda w: 0.1 < w.abs().max() <= 1 / 8),
-    ("fact_tk", "core.tucker.c", {}, lambda w: 0.15 < w.abs().max() <= (6 / 128) ** 0.5),
-    ("convpass", "beside.attn.0.op.up.weight", {}, lambda w: not w.any()),
-    (
-        "convpass",
-        "beside.attn.0.op.conv.weight",
-        {},
-        lambda w: torch.equal(w[:, :, 1, 1], torch.eye(8)) and w.sum() == 8,
-    ),
-    (
-        "convpass",
-        "beside.attn.0.op.conv.weight",
-        {"conv_init": "xavier"},
-        lambda w: 0.15 < w.abs().max() <= (6 / 144) ** 0.5,
-    ),
-    ("repadapter", "attn.qkv.0.op.op.up.weight", {}, lambda w: not w.any()),
-    ("bi_lora", "query.op.up.weight", {}, lambda w: 0 < w.abs().max() <= 0.002),
-    ("dora", "query.update.up.weight", {}, lambda w: not w.any()),
-    ("mona", "of_norm", {}, lambda w: torch.allclose(w, torch.tensor(1e-6))),
-    ("sct", "tuning.linear.weight", {}, lambda w: 0.005 < w.std() < 0.04),
-    ("vpt_deep", "prompts.1", {}, lambda w: 0.25 < w.abs().max() <= (6 / 80) ** 0.5),
-    ("vqt", "queries", {}, lambda w: 0.2 < w.abs().max() <= (6 / 80) ** 0.5),
-    ("lst", "gates", {}, lambda w: not w.any()),
-]
-
-
-@pytest.mark.parametrize(("name", "ending", "values", "holds"), STARTS)
-def test_tensors_start_as_specified(
-    name: str, ending: str, values: dict[str, Any], holds: Callable[[Tensor], Any]
-) -> None:
-    found = [p for n, p in made(name, "vit", **values).named_parameters() if n.endswith(ending)]
-    assert found
-    assert all(holds(tensor.detach()) for tensor in found)
 
 
 def test_levels_of_the_quantiser() -> None:
@@ -607,6 +572,47 @@ def test_a_pruned_ladder_keeps_the_rows_that_matter() -> None:
     expected = [net.blocks[0].attn.qkv.weight[part * 32 :][rows][:, columns] for part in range(3)]
     assert torch.equal(small.attn.qkv.weight, torch.cat(expected))
     assert torch.equal(small.attn.proj.weight, net.blocks[0].attn.proj.weight[:4][:, rows])
+
+
+def test_a_pruned_ladder_keeps_rows_by_the_products_of_query_key_and_value() -> None:
+    """Products element by element, summed over the columns that are kept; others are decoys."""
+    method = made("lst", "vit", prune="magnitude")
+    net: Any = method.backbone.net
+    importance = {name: weight.detach().abs() for name, weight in net.named_parameters()}
+    importance["patch_embed.proj.weight"][:4] += 100.0  # columns 0 to 3 are kept
+    q, k, v = torch.full((3, 32, 32), 1e-6)
+    for part in (q, k, v):
+        part[[2, 5, 6, 9], 0] = 1.0  # the product of one column: 1, the largest
+        part[[1, 7, 8, 30], :4] = 0.1  # of four columns: 0.004, but the largest mean of logarithms
+        part[[3, 4, 10, 31], 20] = 100.0  # of a column that is not kept
+    for part, column in ((q, 0), (k, 1), (v, 2)):
+        part[[0, 11, 12, 13], column] = 1e3  # large sums of each, in different columns
+    importance["blocks.0.attn.qkv.weight"] = torch.cat([q, k, v])
+    method.start_pruned(importance)  # type: ignore[operator]
+    rows = [row + 32 * part for part in range(3) for row in (2, 5, 6, 9)]
+    small: Any = method.side[0]  # type: ignore[index]
+    assert torch.equal(small.attn.qkv.weight, net.blocks[0].attn.qkv.weight[rows][:, :4])
+    assert torch.equal(small.attn.qkv.bias, net.blocks[0].attn.qkv.bias[rows])
+
+
+def test_fisher_importance_sums_squared_gradients_image_by_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lst, "MOST_EXAMPLES", 5)
+    found = lst.fisher(tiny("vit").double(), ((x.double(), y) for x, y in Examples().examples(1)))
+    method = Method(tiny("vit").double()).eval()
+    net = method.backbone.net.requires_grad_(True)
+    matrices = {n: p for n, p in net.named_parameters() if n.endswith("weight") and p.ndim > 1}
+    expected = {name: torch.zeros_like(p) for name, p in matrices.items()}
+    for image, label in zip(images(8).double()[:5], torch.arange(5), strict=True):
+        net.zero_grad()
+        (-method(image[None]).log_softmax(1)[0, label]).backward()
+        for name, p in matrices.items():
+            assert p.grad is not None
+            expected[name] += p.grad**2
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=0.0)
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -7,15 +7,18 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from petlbench import build, registry
 from petlbench.cost.section import parameters
 from petlbench.delta import load, trained
 from petlbench.errors import UserError
+from petlbench.interface import Method
 from petlbench.methods.noah import NOAH
 from petlbench.methods.noah_genes import MODULES, Genes, Plan, Space, next_generation
 from petlbench.record import Store
 from petlbench.run import run
+from tests.test_equations import Examples
 from tests.test_methods import made, randomised
 from tests.test_run import config
 from tests.tiny import SMALLER, images, tiny
@@ -87,6 +90,23 @@ def test_a_generation_is_new_within_the_budget_and_from_the_best() -> None:
     assert all(getattr(genes, name) in parts[name] for genes in crossed[:25] for name in MODULES)
 
 
+def test_chance_has_more_tries_than_breeding() -> None:
+    """Ten for each mutant or crossover that is wanted, 250 for each drawn by chance."""
+    asked: list[Genes] = []
+
+    def unfit(genes: Genes) -> bool:
+        asked.append(genes)
+        return False
+
+    plan = Plan(2, 4, 2, 2, 2, module_chance=1.0, depth_chance=1.0)
+    parents = [SPACE.sample(random.Random(seed)) for seed in (1, 2)]
+    next_generation(dict.fromkeys(parents, 1.0), SPACE, plan, unfit, random.Random(0))
+    assert 4 * 250 < len(asked) <= (2 + 2) * 10 + 4 * 250
+    asked.clear()
+    next_generation({}, SPACE, plan, unfit, random.Random(0))
+    assert len(asked) == 4 * 250
+
+
 def test_an_impossible_budget_is_told() -> None:
     assert next_generation({}, SPACE, PLAN, lambda genes: False, random.Random(0)) == []
 
@@ -133,6 +153,47 @@ def test_prompts_follow_the_authors_order() -> None:
     assert z.shape[1] == 20
     logits = method.backbone.head(method.backbone.pooled(z[:, :17]))
     torch.testing.assert_close(method(images()), logits)
+
+
+class Steps(Examples):
+    """A trainer that takes no steps, but writes down the sizes at each."""
+
+    def __init__(self, scratch: Path, epochs: list[int]) -> None:
+        super().__init__()
+        self.scratch = scratch
+        self.epochs = epochs
+        self.sizes: list[Genes] = []
+
+    def train_before(self, method: Method, split: Any, **phase: Any) -> None:
+        for epoch in self.epochs:
+            for step in range(3):
+                phase["before_step"](epoch, step)
+                self.sizes.append(sizes(method))
+
+
+def sizes(supernet: Any) -> Genes:
+    """Those in use."""
+    blocks = list(supernet.backbone.net.blocks)
+    return Genes(
+        tuple(block.block.attn.qkv.size for block in blocks),
+        tuple(block.after_mlp.size for block in blocks),
+        tuple(supernet.prompts_of(number).size for number in range(1, 13)),
+    )
+
+
+def test_the_supernet_draws_sizes_at_each_step_from_dice_seeded_by_the_epoch(
+    tmp_path: Path,
+) -> None:
+    method = made("noah", "vit")
+    assert isinstance(method, NOAH)
+    trainer = Steps(tmp_path, epochs=[2, 1, 2])
+    method._train_supernet(trainer, None)  # type: ignore[arg-type]
+    expected = {}
+    for epoch in (1, 2):
+        dice = random.Random(epoch)
+        expected[epoch] = [method.space.sample(dice) for _ in range(3)]
+    assert trainer.sizes == expected[2] + expected[1] + expected[2]
+    assert len(set(trainer.sizes)) == 6
 
 
 def settings(root: Path) -> dict[str, Any]:
@@ -187,4 +248,10 @@ def test_a_killed_search_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     again = run(settings(tmp_path / "cut"))
     assert again["status"] == "finished"
     assert again["notes"]["search"] == whole["notes"]["search"]
+    deltas = [
+        load_file(Store(tmp_path / root).path(record, ".safetensors"))
+        for root, record in (("whole", whole), ("cut", again))
+    ]
+    assert deltas[0].keys() == deltas[1].keys()
+    assert all(torch.equal(tensor, deltas[1][name]) for name, tensor in deltas[0].items())
     assert not found[0].exists()

@@ -6,6 +6,7 @@ import pytest
 
 from petlbench import registry
 from petlbench.support import YES, reason, table
+from tests.test_methods import SUPPORTED
 
 PAGE = Path(__file__).parent.parent / "docs" / "support.md"
 
@@ -27,6 +28,16 @@ def test_the_page_has_a_row_for_every_method() -> None:
 
 def test_every_method_works_on_vit_b16() -> None:
     assert {stated()[method, "vit_b16"] for method in registry.names()} == {YES}
+
+
+TINY = {"vit_b16": "vit", "swin_b": "swin", "dinov3_b16": "dinov3", "convnext_b": "convnext"}
+
+
+@pytest.mark.parametrize("backbone", TINY)
+def test_what_the_page_promises_is_what_runs(backbone: str) -> None:
+    """The tests of all methods build and run these on a tiny network, and skip none of them."""
+    promised = {name for name in registry.names() if stated()[name, backbone] == YES}
+    assert promised == SUPPORTED[TINY[backbone]]
 
 
 REFUSED = [pair for pair, cell in stated().items() if cell != YES]
