@@ -18,8 +18,10 @@ A record is a plain dictionary, `schema: 1`:
                 on CPU, else {weights, gradients, optimiser, activations, workspace, allocated,
                 reserved}), train_s, train_images_per_s, test_s, test_images_per_s}; a probe also
                 predicted_mib (as peak_mib, from shapes), predicted_precision, image_mib (what one
-                more image of the batch adds to it), inference: [{batch, merged, compiled,
-                images_per_s (median), spread, repeats, passes}]
+                more image of the batch adds to it), train_images_per_s_spread, inference: [{batch,
+                merged, compiled, compile_mode, images_per_s (median), spread, repeats, passes}];
+                one of multi-task inference multitask: {tasks, shared_blocks, blocks, images,
+                gflops: {shared, batch}, saved_percent, seconds, spread_s, saved_time_percent}
     provenance  {splits: {name: fingerprint}, checkpoint: {tag, file, sha256}, versions, device,
                 precision, attention (fused | unfused | null), deterministic, started (UTC),
                 seconds}

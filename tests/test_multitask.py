@@ -1,7 +1,9 @@
 """Multi-task inference is exact against each method alone, and shares what is constant."""
 
-import json
-from collections.abc import Mapping
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from petlbench import compose, delta, registry
+from petlbench import compose, delta, job, registry
 from petlbench.backbone import Backbone
 from petlbench.delta import trained
 from petlbench.errors import Unsupported, UserError
 from petlbench.interface import Method
-from petlbench.multitask.__main__ import counted, main
+from petlbench.multitask import job as multitask
 from petlbench.multitask.network import MultiTask, on_shared
+from petlbench.record import Store
+from petlbench.train.precision import Precision
 from tests.test_methods import randomised
 from tests.tiny import SMALLER, images, tiny
 
@@ -94,7 +98,7 @@ def test_frozen_tensors_are_kept_once() -> None:
 @pytest.mark.parametrize(("name", "saved"), [("dtl", 55), ("dtl_plus", 54), ("linear", 94)])
 def test_what_is_saved_at_full_size(name: str, saved: float) -> None:
     config = compose.single([f"method={name}", "backbone=vit_b16", "dataset=vtab/cifar"])
-    found = counted(config, tasks=19)
+    found = multitask.counted(config, tasks=19)
     assert (found["shared_blocks"], found["blocks"]) == (12 if name == "linear" else 7, 12)
     assert saved <= found["saved_percent"] < 100 * 18 / 19
 
@@ -114,15 +118,71 @@ def test_deltas_are_loaded_on_their_backbone(tmp_path: Path) -> None:
         MultiTask({})
 
 
-def test_the_command_leaves_a_record(tmp_path: Path, capsys: Any) -> None:
-    file = tmp_path / "probe.json"
-    small = ["--backbone", "vit_mini", "--tasks", "3", "--repeats", "1"]
-    assert main(["--method", "dtl", *small, "--out", str(file), "device=cpu"]) == 0
-    assert "7 of 12 blocks run once" in capsys.readouterr().out
-    record = json.loads(file.read_text())
+def asked(root: Path, *overrides: str) -> dict[str, Any]:
+    small = ["probe.tasks=3", "probe.repeats=2", "probe.repeat_s=0.01", "device=cpu"]
+    preset = ["experiment=multitask", "protocol=probe", "method=dtl", f"results.root={root}"]
+    return compose.single([*preset, *small, *overrides])
+
+
+def test_it_is_a_job_that_leaves_a_record(tmp_path: Path) -> None:
+    config = asked(tmp_path)
+    asked_for = job.of(config)
+    asked_for.check(config)
+    record = asked_for.execute(config)
+    assert record["status"] == "finished", record["reason"]
     found = record["cost"]["multitask"]
-    assert record["protocol"] == "probe"
+    assert (record["protocol"], record["suite"]) == ("probe", "probe")
     assert (found["tasks"], found["shared_blocks"]) == (3, 7)
+    assert set(found["seconds"]) == set(found["spread_s"]) == {"shared", "batch", "sequential"}
     assert all(value > 0 for value in found["seconds"].values())
-    assert main(["--method", "dtl", "--tasks", "0", "--out", str(file)]) == 1
-    assert "--tasks is 0" in capsys.readouterr().err
+    for way, saved in found["saved_time_percent"].items():
+        kept = found["seconds"]["shared"] / found["seconds"][way]
+        assert saved == pytest.approx(100 * (1 - kept))
+    lines = asked_for.closing(config, Store(tmp_path), [record["id"]])
+    assert "7 of 12 blocks run once" in lines[0]
+    assert "% saved" in lines[1]
+
+
+def test_each_pass_has_an_autocast_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One around them all would cast learned weights once, which no single answer can."""
+    depths: list[int] = []
+    entered = Precision.autocast
+
+    @contextmanager
+    def counting(precision: Precision) -> Iterator[None]:
+        with entered(precision):
+            depths.append(1)
+            yield
+            depths.append(-1)
+
+    monkeypatch.setattr(Precision, "autocast", counting)
+    calls: list[Any] = [lambda: None] * 3
+    multitask._all(calls, Precision("bf16", torch.device("cpu")))
+    assert depths == [1, -1] * 3
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("probe.tasks=0", "probe.tasks is 0; it must be a whole number from 1 on"),
+        ("probe.images=no", "probe.images is no; it must be a whole number from 1 on"),
+        ("probe.repeats=0", "probe.repeats is 0"),
+        ("protocol=final", "protocol=final must be protocol=probe"),
+    ],
+)
+def test_a_mistake_is_refused(override: str, message: str, tmp_path: Path) -> None:
+    overrides = ["experiment=multitask", "protocol=probe", f"results.root={tmp_path}"]
+    if override.startswith("protocol"):
+        overrides.remove("protocol=probe")
+    config = compose.single([*overrides, override])
+    with pytest.raises(UserError, match=message):
+        job.of(config).check(config)
+
+
+def test_the_command_sweeps_probes() -> None:
+    command = [sys.executable, "-m", "petlbench.multitask", "-m", "hydra.sweeper.dry_run=true"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "dtl probe seed 0" in done.stderr
+    assert "dtl_plus probe seed 0" in done.stderr

@@ -12,11 +12,12 @@ import torch
 from petlbench import build, compose, configs, job, registry
 from petlbench.__main__ import ordered
 from petlbench.cost import forecast, memory, speed
+from petlbench.cost.autocast import CudaRules
 from petlbench.cost.section import section
 from petlbench.data.task import Task
 from petlbench.errors import UserError
 from petlbench.interface import Method
-from petlbench.probe import budget
+from petlbench.probe import budget, command
 from petlbench.record import Record, Store, identity
 from petlbench.train.precision import Precision
 
@@ -24,6 +25,20 @@ CPU = torch.device("cpu")
 FP32 = Precision("fp32", CPU)
 # GiB on ViT-B/16 at batch 32, 16 bits, fused attention; none may come to need more.
 BARS = {"dtl": 1.38, "dtl_plus": 1.43, "lora": 2.5, "full": 3.5}
+# GiB at batch 32 under CUDA's autocast, counted apart from this code with softmax and LayerNorm
+# forced to fp32 (a tracker of its own on ViT-B/16; computed from parts on Swin-B)
+COUNTED = {
+    ("dtl", "vit_b16", False): 1.62,
+    ("lora", "vit_b16", False): 2.97,
+    ("full", "vit_b16", False): 4.16,
+    ("bitfit", "vit_b16", False): 2.78,
+    ("dtl", "vit_b16", True): 1.25,
+    ("full", "swin_b", True): 5.5,
+}
+SHORT = [
+    *["probe.speed=true", "probe.batches=[1,2]", "probe.repeats=2", "probe.repeat_s=0.01"],
+    *["probe.warmup=1", "probe.steps=1", "probe.compile=false"],
+]
 
 
 def asked(root: Path, *overrides: str) -> dict[str, Any]:
@@ -122,6 +137,28 @@ def test_predicted_peaks_at_full_size(name: str) -> None:
     assert found["allocated"] <= BARS[name] * 1024
 
 
+@pytest.mark.parametrize(("name", "backbone", "fused"), COUNTED)
+def test_predicted_peaks_follow_cudas_autocast(name: str, backbone: str, fused: bool) -> None:
+    attention = f"backbone.fused_attention={str(fused).lower()}"
+    found = predicted(made(name, f"backbone={backbone}", attention), 32)
+    expected = 1024 * COUNTED[name, backbone, fused]
+    assert found["allocated"] == pytest.approx(expected, rel=0.03)
+
+
+def test_what_a_gpu_computes_in_fp32_is_fp32() -> None:
+    z = torch.randn(2, 4, 4)
+    norm = torch.nn.LayerNorm(4)
+    with CudaRules(), torch.autocast("cpu", torch.bfloat16):
+        narrow = z @ z
+        assert narrow.dtype == torch.bfloat16
+        for wide in (norm(narrow), narrow.softmax(-1), narrow.sum(0)):
+            assert wide.dtype == torch.float32
+        assert (narrow.softmax(-1) @ z).dtype == torch.bfloat16
+        assert torch.ones(2, dtype=torch.long).sum().dtype == torch.long
+    with CudaRules():
+        assert z.bfloat16().softmax(-1).dtype == torch.bfloat16
+
+
 def test_live_bytes_are_those_of_tensors_that_live() -> None:
     with forecast.LiveBytes() as live:
         first = torch.zeros(1024)  # 4096 bytes
@@ -174,10 +211,52 @@ def test_a_measured_peak_goes_before_a_predicted_one(tmp_path: Path) -> None:
     record = probed(tmp_path, "method=lora")
     before = budget.largest_batch(record, 1.0)
     peak = {key: 2 * value for key, value in record["cost"]["predicted_mib"].items()}
-    record["cost"]["peak_mib"] = peak | {"reserved": 4000.0}
-    assert budget.largest_batch(record, 1.0) < before
+    record["cost"]["peak_mib"] = peak
+    measured = budget.largest_batch(record, 1.0)
+    assert measured < before
+    record["cost"]["peak_mib"] = peak | {"reserved": 1.5 * peak["allocated"]}
+    assert budget.largest_batch(record, 1.0) < measured  # it is what the card has to give
     (line,) = budget.table([record], 1.0)[2:]
-    assert "(fp32, measured)" in line
+    assert f"{1.5 * peak['allocated'] / 1024:.2f} GiB at 32 (fp32, measured)" in line
+
+
+def test_a_method_that_ran_out_of_memory_is_in_the_budget_and_timed_in_inference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*given: Any, **named: Any) -> Any:
+        raise torch.OutOfMemoryError("no room for a step")
+
+    monkeypatch.setattr("petlbench.probe.job.training", fails)
+    record = probed(tmp_path, "method=lora", *SHORT)
+    assert (record["status"], record["reason"]) == ("out_of_memory", "no room for a step")
+    assert len(record["cost"]["inference"]) == 4
+    config = asked(tmp_path, "probe.budget_gib=8")
+    (line,) = budget.closing(config, Store(tmp_path), [record["id"]])[2:]
+    assert line.startswith("  LoRA")
+    assert "(bf16, predicted, ran out of memory)" in line
+    monkeypatch.setattr("petlbench.probe.job.memory_taken", fails)
+    again = probed(tmp_path, "method=lora", *SHORT)
+    assert again["status"] == "out_of_memory"
+    assert again["cost"]["parameters"] == record["cost"]["parameters"]
+
+
+def test_a_step_that_fails_leaves_the_method_as_it_was() -> None:
+    method = build.method(compose.single(["method=lora"])).eval()
+    before = copy.deepcopy(method.state_dict())
+
+    def step() -> None:
+        for tensor in method.train().parameters():
+            if tensor.requires_grad:
+                tensor.data += 1
+        method(torch.randn(2, 3, 48, 48)).sum().backward()
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError), memory.unchanged(method, CPU):
+        step()
+    after = method.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert not method.training
+    assert all(tensor.grad is None for tensor in method.parameters())
 
 
 def test_spread_is_the_distance_of_the_quartiles() -> None:
@@ -186,27 +265,61 @@ def test_spread_is_the_distance_of_the_quartiles() -> None:
 
 
 def test_speeds_are_measured_where_they_are_asked_for(tmp_path: Path) -> None:
-    timed = ["probe.speed=true", "probe.batches=[1,2]", "probe.repeats=2", "probe.repeat_s=0.01"]
-    short = [*timed, "probe.warmup=0", "probe.steps=1", "probe.compile=false"]
-    record = probed(tmp_path, "method=lora", *short)
+    record = probed(tmp_path, "method=lora", *SHORT)
     assert record["status"] == "finished", record["reason"]
     found = record["cost"]["inference"]
     variants = [(timing["merged"], timing["compiled"], timing["batch"]) for timing in found]
     assert variants == [(False, False, 1), (False, False, 2), (True, False, 1), (True, False, 2)]
     assert all(timing["images_per_s"] > 0 and timing["repeats"] == 2 for timing in found)
     assert record["cost"]["train_images_per_s"] > 0
-    unmergeable = probed(tmp_path, "method=dtl", *short)
+    assert record["cost"]["train_images_per_s_spread"] > 0
+    unmergeable = probed(tmp_path, "method=dtl", *SHORT)
     assert {timing["merged"] for timing in unmergeable["cost"]["inference"]} == {False}
     assert "cannot be merged" in unmergeable["notes"]["merged"]
 
 
-def test_a_network_that_fails_has_a_reason_and_no_speed() -> None:
-    class Broken(torch.nn.Module):
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            raise torch.OutOfMemoryError("no room\nfor it")
+class Broken(torch.nn.Module):
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
 
-    found = speed.inference(Broken(), precision=FP32, size=8, batch=2, repeats=1, repeat_s=0.01)
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        raise self.error
+
+
+def timing(error: Exception, failures: type[Exception]) -> dict[str, Any]:
+    network = Broken(error)
+    once = {"size": 8, "batch": 2, "repeats": 1, "repeat_s": 0.01}
+    return speed.inference(network, precision=FP32, failures=failures, **once)  # type: ignore[arg-type]
+
+
+def test_a_network_that_fails_has_a_reason_and_no_speed() -> None:
+    found = timing(torch.OutOfMemoryError("no room\nfor it"), torch.OutOfMemoryError)
     assert found == {"batch": 2, "images_per_s": None, "reason": "OutOfMemoryError: no room"}
+    compiled = timing(TypeError("of a compiler"), Exception)
+    assert compiled["reason"] == "TypeError: of a compiler"
+    with pytest.raises(RuntimeError, match="a bug"):
+        timing(RuntimeError("a bug"), torch.OutOfMemoryError)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "mode"), [("true", "default"), ("reduce-overhead", "reduce-overhead")]
+)
+def test_compilers_may_fail_in_any_way_and_networks_may_not(
+    chosen: str, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(network: torch.nn.Module, **values: Any) -> torch.nn.Module:
+        return Broken(KeyError(values["mode"]))
+
+    monkeypatch.setattr(torch, "compile", broken)
+    record = probed(tmp_path, "method=dtl", *SHORT, f"probe.compile={chosen}")
+    assert record["status"] == "finished", record["reason"]
+    modes = {
+        timing["compile_mode"]: timing["images_per_s"] for timing in record["cost"]["inference"]
+    }
+    assert modes[None] > 0
+    assert modes[mode] is None
+    assert record["cost"]["inference"][-1]["reason"] == f"KeyError: '{mode}'"
 
 
 def test_timing_training_leaves_the_method_as_it_was() -> None:
@@ -216,7 +329,9 @@ def test_timing_training_leaves_the_method_as_it_was() -> None:
         step = memory.TrainingStep(
             method, FP32, compose.single(["method=lora"])["train"], torch.randn(2, 3, 48, 48)
         )
-        assert speed.training(step, warmup=1, steps=2) > 0
+        found = speed.training(step, warmup=1, steps=2, repeats=3)
+    assert found["train_images_per_s"] > 0
+    assert found["train_images_per_s_spread"] > 0
     after = method.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
@@ -229,7 +344,15 @@ def test_timing_training_leaves_the_method_as_it_was() -> None:
         ("probe.budget_gib=abc", "probe.budget_gib is abc; it must be a number above 0"),
         ("probe.batches=[0]", "a number of probe.batches is 0"),
         ("probe.repeat_s=0", "probe.repeat_s is 0; it must be a number above 0"),
-        ("probe.speed=maybe", "probe.speed is maybe; it must be auto, true or false"),
+        ("probe.warmup=0", "probe.warmup is 0; it must be a whole number from 1 on"),
+        ("probe.budget_gib=true", "probe.budget_gib is True; it must be a number above 0"),
+        (
+            "probe.compile=maybe",
+            "probe.compile is maybe; it must be true or reduce-overhead or false",
+        ),
+        ("probe.compile=3", "probe.compile is 3; it must be true or reduce-overhead or false"),
+        ("probe.compile=1", "probe.compile is 1; it must be true or reduce-overhead or false"),
+        ("probe.speed=maybe", "probe.speed is maybe; it must be auto or true or false"),
         ("train.precision=fp16", "fp16 needs a GPU"),
     ],
 )
@@ -264,7 +387,18 @@ def test_the_command_answers_what_fits(tmp_path: Path) -> None:
         assert "0.1 GiB" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["table1", "table6", "efficiency"])
+@pytest.mark.parametrize("text", ["protocol=final", "+protocol=probe"])
+def test_the_command_has_its_protocol(
+    text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["probe", "method=lora", text])
+    with pytest.raises(SystemExit):
+        command.run("protocol=probe")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"error: this command sets protocol=probe; leave out '{text}', or use petlbench"
+
+
+@pytest.mark.parametrize("name", ["table1", "table6", "efficiency", "multitask"])
 def test_the_sweeps_of_reports_on_cost_are_probes(name: str) -> None:
     content = configs.content("experiment", name)
     assert content["hydra"]["sweeper"]["params"]["protocol"] == "probe"

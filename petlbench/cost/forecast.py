@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from petlbench.cost import memory, shapes
+from petlbench.cost.autocast import CudaRules
 from petlbench.interface import Method
 from petlbench.train.precision import Precision
 
@@ -25,12 +26,12 @@ def peak_mib(
 
     precision: fp32, or bf16 (which stands for both formats of 16 bits). It is the largest sum of
     the tensors that live at once during a step, each rounded up to what the allocator gives.
-    The libraries' own workspaces are not in it, and autocast follows the CPU's rules.
+    Autocast follows CUDA's rules. The libraries' own workspaces are not in it.
     """
     formats = Precision(precision, shapes.CPU)
     fake = FakeTensorMode()
     copied = shapes.restated(method, shapes.CPU, fake)
-    with fake:
+    with fake, CudaRules():
         step = memory.TrainingStep(copied, formats, settings, torch.empty(batch, 3, size, size))
         shapes.draw(copied, batch)
         saved = shapes.saved_bytes(copied, formats, step.images)

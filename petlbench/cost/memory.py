@@ -44,7 +44,10 @@ class TrainingStep:
 
 
 def measured(step: TrainingStep, *, warmup: int, steps: int) -> dict[str, Any]:
-    """On CUDA: `saved_mb`, and `peak_mib` of `steps` training steps after `warmup` others."""
+    """On CUDA: `saved_mb`, and `peak_mib` of `steps` training steps after `warmup` others.
+
+    warmup: at least 1, which makes the optimiser's state and the masks of drop path.
+    """
     for _ in range(warmup):
         step()
     step.optimiser.zero_grad(set_to_none=True)
@@ -64,10 +67,10 @@ def measured(step: TrainingStep, *, warmup: int, steps: int) -> dict[str, Any]:
 def split(state: Mapping[str, int], *, saved: int, allocated: int) -> dict[str, int]:
     """The peak of allocated memory in parts that add up to it.
 
-    state: weights, gradients and optimiser state. activations: what autograd keeps; gradients
-    come while it goes, so where these are large it is what the peak leaves for them. workspace:
-    the rest, such as outputs on their way, 16-bit copies of weights, the batch, and the libraries'
-    own.
+    state: weights, gradients and optimiser state. activations: what autograd keeps, the 16-bit
+    copies of weights that gradients pass included; gradients come while it goes, so where these
+    are large it is what the peak leaves for them. workspace: the rest, such as outputs on their
+    way, 16-bit copies of other weights, the batch, and the libraries' own.
     """
     left = allocated - sum(state.values())
     activations = min(saved, left)
@@ -90,18 +93,23 @@ def free_what_is_left(device: torch.device) -> None:
 
 @contextmanager
 def unchanged(method: nn.Module, device: torch.device) -> Iterator[None]:
-    """Give back trainable tensors, training mode and random state as they were, no gradients."""
+    """Give back trainable tensors, training mode and random state as they were, no gradients.
+
+    Also after an error, such as one for want of memory.
+    """
     trained = [tensor for tensor in method.parameters() if tensor.requires_grad]
     kept = [tensor.detach().cpu().clone() for tensor in trained]
     mode = method.training
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        yield
-    with torch.no_grad():
-        for tensor, value in zip(trained, kept, strict=True):
-            tensor.copy_(value)
-    method.zero_grad(set_to_none=True)
-    method.train(mode)
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        method.zero_grad(set_to_none=True)  # first: room for what comes
+        with torch.no_grad():
+            for tensor, value in zip(trained, kept, strict=True):
+                tensor.copy_(value)
+        method.train(mode)
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -23,26 +23,54 @@ def section(
 ) -> dict[str, Any]:
     """Parameters, units, FLOPs and memory of a training step at the settings' batch size.
 
-    `gflops` and, on CPU, `saved_mb` are counted on shapes, so the method may be on the meta
-    device there; `peak_mib` is null. On CUDA the peak of `steps` training steps on noise after
-    `warmup` others is measured, with everything freed that earlier work in the process left.
-    Weights, random state and training mode are as before afterwards.
+    The method may be on the meta device where the device is no GPU.
     """
-    batch = settings["batch_size"]
-    found = {
+    return counts(method, batch=settings["batch_size"], size=size) | memory_taken(
+        method,
+        device=device,
+        precision=precision,
+        settings=settings,
+        size=size,
+        warmup=warmup,
+        steps=steps,
+    )
+
+
+def counts(method: Method, *, batch: int, size: int) -> dict[str, Any]:
+    """`parameters`, `units` and `gflops`, from shapes."""
+    return {
         "parameters": parameters(method),
         "units": units(method),
         "gflops": shapes.gflops(method, batch=batch, size=size),
     }
+
+
+def memory_taken(
+    method: Method,
+    *,
+    device: torch.device,
+    precision: Precision,
+    settings: Mapping[str, Any],
+    size: int,
+    warmup: int,
+    steps: int,
+) -> dict[str, Any]:
+    """`saved_mb` and `peak_mib` of a training step.
+
+    On CPU `saved_mb` is counted on shapes and `peak_mib` is null. On CUDA the peak of `steps`
+    training steps on noise after `warmup` others is measured, with everything freed that earlier
+    work in the process left. Weights, random state and training mode are as before afterwards.
+    """
+    batch = settings["batch_size"]
     if device.type != "cuda":
         saved = shapes.saved_bytes_on_cpu(method, precision, batch=batch, size=size)
-        return found | {"saved_mb": saved / 1e6, "peak_mib": None}
+        return {"saved_mb": saved / 1e6, "peak_mib": None}
     memory.free_what_is_left(device)
     method.to(device)
     with memory.unchanged(method, device):
         images = torch.randn(batch, 3, size, size, device=device)
         step = memory.TrainingStep(method, precision, settings, images)
-        return found | memory.measured(step, warmup=warmup, steps=steps)
+        return memory.measured(step, warmup=warmup, steps=steps)
 
 
 def parameters(method: Method) -> dict[str, int]:

@@ -11,12 +11,21 @@ from torch import nn
 from petlbench.cost.memory import TrainingStep
 from petlbench.train.precision import Precision
 
+WARM_UP = 3  # passes: a CUDA graph is recorded in the second
 
-def training(step: TrainingStep, *, warmup: int, steps: int) -> float:
-    """Images/s of `steps` training steps after `warmup` others."""
-    for _ in range(warmup):
-        step()
-    return len(step.images) * steps / _seconds(step, steps, step.images.device)
+
+def training(step: TrainingStep, *, warmup: int, steps: int, repeats: int) -> dict[str, float]:
+    """Images/s: the median over repeats of `steps` training steps after `warmup` others.
+
+    `train_images_per_s_spread` is the distance of the quartiles.
+    """
+    device, images = step.images.device, steps * len(step.images)
+    seconds(step, warmup, device)
+    found = [images / seconds(step, steps, device) for _ in range(repeats)]
+    return {
+        "train_images_per_s": statistics.median(found),
+        "train_images_per_s_spread": spread(found),
+    }
 
 
 @torch.inference_mode()
@@ -28,12 +37,13 @@ def inference(
     batch: int,
     repeats: int,
     repeat_s: float,
+    failures: type[Exception],
 ) -> dict[str, Any]:
     """Median images/s over repeats of forward passes.
 
     network: in eval mode, on the device. Each repeat takes about `repeat_s` seconds and at least
-    one pass; spread is the distance of the quartiles. A batch that does not fit in memory or a
-    network that does not compile has no speed, and a `reason`.
+    one pass; spread is the distance of the quartiles. What fails by one of `failures` has no
+    speed, and a `reason`.
     """
     device = precision.device
 
@@ -43,10 +53,9 @@ def inference(
 
     try:
         images = torch.rand(batch, 3, size, size, device=device)
-        _seconds(forward, 2, device)  # warms up; a compiled network is compiled here
-        passes = max(1, round(repeat_s / _seconds(forward, 1, device)))
-        found = [batch * passes / _seconds(forward, passes, device) for _ in range(repeats)]
-    except RuntimeError as error:  # that of torch.compile and of memory too
+        passes = warmed_up(forward, repeat_s, device)  # a compiled network is compiled here
+        found = [batch * passes / seconds(forward, passes, device) for _ in range(repeats)]
+    except failures as error:
         line = (str(error).splitlines() or [""])[0]
         return {"batch": batch, "images_per_s": None, "reason": f"{type(error).__name__}: {line}"}
     return {
@@ -66,7 +75,13 @@ def spread(values: Sequence[float]) -> float:
     return high - low
 
 
-def _seconds(work: Callable[[], object], times: int, device: torch.device) -> float:
+def warmed_up(work: Callable[[], object], repeat_s: float, device: torch.device) -> int:
+    """How often to call `work` for about `repeat_s` seconds, at least once, after a warm-up."""
+    seconds(work, WARM_UP, device)
+    return max(1, round(repeat_s / seconds(work, 1, device)))
+
+
+def seconds(work: Callable[[], object], times: int, device: torch.device) -> float:
     """Seconds that calling `work` so often takes, until the device is done with it."""
     _wait(device)
     begun = time.perf_counter()

@@ -1,6 +1,6 @@
 """python -m petlbench.probe: python -m petlbench protocol=probe."""
 
-from petlbench.__main__ import main
+from petlbench.probe.command import run
 
 if __name__ == "__main__":
-    main("protocol=probe")
+    run("protocol=probe")

@@ -8,6 +8,7 @@ from petlbench.record import Record, Store
 Config = Mapping[str, Any]
 GIB = 1024  # MiB
 KEPT = ("weights", "gradients", "optimiser")
+PROBED = ("finished", "out_of_memory")  # the second has a predicted peak
 
 
 def largest_batch(record: Record, gib: float) -> int:
@@ -18,18 +19,24 @@ def largest_batch(record: Record, gib: float) -> int:
     optimiser state where these are more.
     """
     parts, slope = peak(record), record["cost"]["image_mib"]
-    batch, left = record["config"]["train"]["batch_size"], gib * GIB - parts["allocated"]
+    top, batch = occupied(parts), record["config"]["train"]["batch_size"]
+    left = gib * GIB - top
     if left < 0:
-        start = max(sum(parts[key] for key in KEPT), parts["allocated"] - batch * slope)
-        slope = (parts["allocated"] - start) / batch
+        start = max(sum(parts[key] for key in KEPT), top - batch * slope)
+        slope = (top - start) / batch
     return max(0, int(batch + left / slope))
 
 
 def peak(record: Record) -> Mapping[str, float]:
     """The peak of a training step in parts (MiB): measured, or else predicted."""
     cost = record["cost"]
-    found: Mapping[str, float] = cost["peak_mib"] or cost["predicted_mib"]
+    found: Mapping[str, float] = cost.get("peak_mib") or cost["predicted_mib"]
     return found
+
+
+def occupied(parts: Mapping[str, float]) -> float:
+    """What a peak takes of the card (MiB): what was reserved, where that was measured."""
+    return parts.get("reserved", parts["allocated"])
 
 
 def closing(config: Config, store: Store, asked: Collection[str]) -> list[str]:
@@ -40,7 +47,9 @@ def closing(config: Config, store: Store, asked: Collection[str]) -> list[str]:
     found = [
         record
         for record in store.records()
-        if record["id"] in asked and record["status"] == "finished"
+        if record["id"] in asked
+        and record["status"] in PROBED
+        and "predicted_mib" in record["cost"]
     ]
     return table(found, gib) if found else []
 
@@ -61,13 +70,14 @@ def table(records: Sequence[Record], gib: float) -> list[str]:
         probed = record["config"]["train"]["batch_size"]
         lines.append(
             f"  {record['title']:<{width}}{factors['backbone']:<14}{batch or 'none':>13}  "
-            f"{parts['allocated'] / GIB:.2f} GiB at {probed} {_told(record)}"
+            f"{occupied(parts) / GIB:.2f} GiB at {probed} {_told(record)}"
         )
     return lines
 
 
 def _told(record: Record) -> str:
     """How the peak was found."""
-    if record["cost"]["peak_mib"]:
+    if record["cost"].get("peak_mib"):
         return f"({record['provenance']['precision']}, measured)"
-    return f"({record['cost']['predicted_precision']}, predicted)"
+    ended = ", ran out of memory" if record["status"] == "out_of_memory" else ""
+    return f"({record['cost']['predicted_precision']}, predicted{ended})"

@@ -1,0 +1,49 @@
+"""CUDA's autocast on the CPU, whose own keeps in 16 bits what a GPU computes in fp32.
+
+https://docs.pytorch.org/docs/stable/amp.html, "CUDA Ops that can autocast to float32".
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+# Those of the list that backbones and methods call on 16-bit tensors.
+IN_FP32 = {
+    functional.layer_norm,
+    functional.softmax,
+    torch.layer_norm,
+    torch.softmax,
+    torch.sum,
+    Tensor.softmax,
+    Tensor.sum,
+}
+
+
+class CudaRules(TorchFunctionMode):
+    """Under CPU autocast, calls what CUDA's autocast leaves in fp32 with inputs in fp32.
+
+    So the 16-bit input and the fp32 output are both there, as they are on a GPU.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Torch's hook: called for every function of torch."""
+        if func not in IN_FP32 or not torch.is_autocast_enabled("cpu"):
+            return func(*args, **(kwargs or {}))
+        wide_args, wide_kwargs = tree_map_only(Tensor, _wide, (args, dict(kwargs or {})))
+        with torch.autocast("cpu", enabled=False):
+            return func(*wide_args, **wide_kwargs)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
