@@ -1,7 +1,7 @@
 """Methods written out once more, in a few lines, on the pre-trained blocks of a tiny network."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,7 +50,7 @@ def quick_gelu(z: Tensor) -> Tensor:
     return z / (1 + torch.exp(-1.702 * z))
 
 
-def linear(x: Tensor, tensors: dict[str, Tensor], name: str) -> Tensor:
+def linear(x: Tensor, tensors: Mapping[str, Tensor], name: str) -> Tensor:
     return x @ tensors[f"{name}.weight"].T + tensors.get(f"{name}.bias", torch.zeros(1))
 
 

@@ -434,7 +434,7 @@ def test_what_a_protocol_needs_is_looked_for_before_training(
         run(compose.single([*options, "protocol=trial", "dataset.val_share=0"]))
     config = compose.single(options)
     (root / "cat" / "00.png").unlink()  # after the listing was read
-    with pytest.raises(UserError, match="which '.*pets' lists, is not there"):
+    with pytest.raises(UserError, match=r"which .*pets. lists, is not there"):
         run(config)
     assert not list((tmp_path / "cache").glob("**/*.u8"))
 

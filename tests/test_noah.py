@@ -187,7 +187,7 @@ def test_the_supernet_draws_sizes_at_each_step_from_dice_seeded_by_the_epoch(
     method = made("noah", "vit")
     assert isinstance(method, NOAH)
     trainer = Steps(tmp_path, epochs=[2, 1, 2])
-    method._train_supernet(trainer, None)  # type: ignore[arg-type]
+    method._train_supernet(trainer, None)
     expected = {}
     for epoch in (1, 2):
         dice = random.Random(epoch)

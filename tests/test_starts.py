@@ -161,11 +161,11 @@ def starts(tensors: dict[str, Tensor], rows: dict[str, Start]) -> None:
         drawn_from, values = rows[pattern](tensor, weight.shape)
         draws[pattern, drawn_from].append(values.flatten().double())
     assert {pattern for pattern, _ in draws} == set(rows)
-    for (pattern, drawn_from), values in draws.items():
+    for (pattern, drawn_from), drawn in draws.items():
         if isinstance(drawn_from, float):
-            assert (torch.cat(values) == torch.tensor(drawn_from).double()).all(), pattern
+            assert (torch.cat(drawn) == torch.tensor(drawn_from).double()).all(), pattern
         else:
-            assert not badly_drawn(torch.cat(values), drawn_from), pattern
+            assert not badly_drawn(torch.cat(drawn), drawn_from), pattern
 
 
 def badly_drawn(values: Tensor, drawn_from: Any) -> str:
