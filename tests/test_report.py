@@ -14,7 +14,7 @@ from rich.console import Console
 
 from petlbench.errors import UserError
 from petlbench.record import Record
-from petlbench.report import latex, markdown, terminal
+from petlbench.report import costs, latex, markdown, terminal
 from petlbench.report.__main__ import main
 from petlbench.report.document import Report
 from petlbench.report.read import read
@@ -47,14 +47,14 @@ def changed(made: Record, part: str, **changes: Any) -> Record:
     return made
 
 
-def report(found: list[Record], protocol: str = "final", suite: str = "mini") -> Report:
+def report(found: list[Record], protocol: str = "final", suite: str | None = None) -> Report:
     view = replace(find("table"), protocol=protocol, suite=suite)
     made = module("table").build(found, view)
     assert isinstance(made, Report)
     return made
 
 
-def table(found: list[Record], protocol: str = "final", suite: str = "mini") -> Table:
+def table(found: list[Record], protocol: str = "final", suite: str | None = None) -> Table:
     return report(found, protocol, suite).tables[0]
 
 
@@ -426,7 +426,7 @@ def test_the_terminal_marks_best_and_second() -> None:
     assert "\x1b[4m78.0\x1b[0m" in told
 
 
-FILES = {"t.csv", "t_tidy.csv", "t.tex", "t.md", "t.html"}
+FILES = {"t.csv", "t_tidy.csv", "t.tex", "t.md", "t.html", "t_tradeoff.png", "t_tradeoff.pdf"}
 
 
 def command(folder: Path, out: Path, *more: str) -> int:
@@ -506,3 +506,115 @@ def test_mistakes_are_one_line(
     assert told.err.count("\n") == 1
     assert told.out == ""
     assert not Path("out").exists() or not list(Path("out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("scores.test", None),
+        ("scores.test.top1", "abc"),
+        ("scores.test.top1", float("nan")),
+        ("scores", {}),
+        ("provenance.device", None),
+        ("provenance.versions", None),
+        ("provenance.checkpoint", "vit_mini"),
+        ("provenance.splits.test", "0c0e49"),
+        ("cost.parameters.method", "x"),
+        ("cost.saved_mb", float("inf")),
+        ("cost.inference", [3]),
+        ("config.train", None),
+        ("status", "done"),
+    ],
+)
+def test_a_record_that_is_broken_inside_is_named(
+    place: str, value: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = copy.deepcopy(record("lora", "land", 1.0))
+    *above, key = place.split(".")
+    node = made
+    for part in above:
+        node = node[part]
+    node[key] = value
+    folder = keep([made], tmp_path / "runs")
+    assert command(folder, tmp_path / "out") == 1
+    told = capsys.readouterr().err
+    assert f"record '{folder}/0.json' is broken: {place}" in told
+    assert told.count("\n") == 1
+
+
+def test_seeds_of_different_data_are_never_averaged() -> None:
+    found = [record("lora", "digits", 70.0 + seed, seed) for seed in (0, 1)]
+    for made, share in zip(found, (0.1, 0.5), strict=True):
+        made["config"]["dataset"] = {"val_share": share, "root": f"/a{share}", "draw": made["id"]}
+    with pytest.raises(UserError, match=r"dataset\.val_share \(0\.1, 0\.5\)"):
+        table(found)
+    found[1]["config"]["dataset"]["val_share"] = 0.1
+    assert table(found).values.loc["LoRA", "mini/digits"] == 70.5
+
+
+def test_a_named_suite_shows_the_tasks_that_no_record_is_of() -> None:
+    made = table(records(), suite="mini")
+    assert [c.title for c in made.columns[:8]][1:4] == ["Glyphs", "Land", "Cells"]
+    assert made.columns[3].group == "specialized"
+    for key in ("mini/cells", GROUP_MEAN, TASK_MEAN):
+        assert {made.text(row, column(made, key)) for row in made.rows} == {"–"}
+    assert any(note.startswith("No records of mini/cells") for note in made.notes)
+
+
+def test_means_of_fewer_tasks_stand_beside_no_published_ones() -> None:
+    files = ("dtl_aaai2024/table2_vtab_vit_b16",)
+    few = [made for made in vtab() if made["factors"]["task"] in listed("dataset", "vtab")[:4]]
+    view = replace(find("table"), published=files)
+    made = module("table").build(few, view).tables[0]
+    assert not pd.isna(made.values.loc["LoRA", GROUP_MEAN])
+    assert pd.isna(made.values.loc["LoRA (DTL paper, Table 2)", GROUP_MEAN])
+
+
+def test_two_published_files_share_one_column_of_memory() -> None:
+    files = ("dtl_aaai2024/table2_vtab_vit_b16", "dtl_aaai2024/table5_ablation_vit_b16")
+    made = module("table").build(vtab(), replace(find("table"), published=files)).tables[0]
+    assert [c.key for c in made.columns].count("memory_gb") == 1
+    assert made.values.loc["SSF (DTL paper, Table 2)", "memory_gb"] == 4.9
+
+
+def test_what_memory_and_speed_depend_on_is_said_and_what_deviates_is_marked() -> None:
+    found = records()
+    for made in found:
+        made["config"]["train"] |= {"batch_size": 32, "optimizer": "adamw"}
+        made["config"]["input"] = {"size": 48}
+        made["provenance"]["attention"] = "fused"
+    told = table(found).notes[1]
+    assert "; training batch 32, 48 px, fused attention, adamw; " in told
+    for made in found[:3]:
+        made["config"]["train"] |= {"batch_size": 64, "optimizer": "sgd"}
+        made["config"]["input"] = {"size": 96}
+    assert [note.text for note in table(found).footnotes] == [
+        "DTL+: training batch 64, elsewhere 32.",
+        "DTL+: image size 96, elsewhere 48.",
+        "DTL+: optimiser sgd, elsewhere adamw.",
+    ]
+
+
+def test_every_split_is_compared() -> None:
+    splits = {"trainval": {"sha256": "old"}, "test": {"sha256": "data of land"}}
+    found = [changed(r, "provenance", splits=copy.deepcopy(splits)) for r in records()]
+    found = [made for made in found if made["task_title"] == "Land"]
+    assert not table(found).footnotes
+    found[0]["provenance"]["splits"]["trainval"]["sha256"] = "new"
+    [note] = table(found).footnotes
+    assert note.text.startswith("Land: rows were trained on different images (trainval): sha256")
+
+
+def test_records_without_weights_say_nothing_of_them() -> None:
+    found = [changed(made, "provenance", checkpoint=None) for made in records()]
+    assert "weights" not in " ".join(table(found).notes)
+
+
+def test_latex_has_no_control_characters() -> None:
+    assert latex.escaped("a\x1bb\nc\x00") == "ab c"
+
+
+def test_the_two_measures_of_memory_have_two_names() -> None:
+    told = " ".join(costs.meaning(["peak_mib", "saved_mb"]))
+    assert "Peak memory: " in told
+    assert "Saved for backward: " in told

@@ -77,3 +77,8 @@ def test_the_least_p_is_that_of_a_row_that_always_loses(tasks: int) -> None:
     assert statistics.holm([wilcoxon(losses).pvalue] * 3)[0] == pytest.approx(
         statistics.least_p(tasks, 3)
     )
+
+
+def test_noise_of_rounding_is_no_difference() -> None:
+    means = frame(best=[1.0] * 9 + [1.1], other=[1.0 - 1.4e-14 * n for n in range(1, 11)])
+    assert statistics.against_best(means).loc["other", "p"] > statistics.LEVEL

@@ -8,14 +8,15 @@ import pytest
 
 from petlbench import configs
 from petlbench.errors import UserError
-from petlbench.report import published
+from petlbench.record import Record
+from petlbench.report import html, published
 from petlbench.report.__main__ import main
 from petlbench.report.chart import Chart
 from petlbench.report.document import Report
 from petlbench.report.rows import listed
 from petlbench.report.scores import GROUP_MEAN
 from petlbench.report.view import find, module, names
-from tests.records import keep, record
+from tests.records import keep, probe, record
 from tests.sweeps import SETS, SWEEPS, TESTS, few_shot, vtab
 
 
@@ -284,9 +285,94 @@ def test_a_view_with_an_option_that_its_kind_lacks_is_refused(
 
 def test_too_few_tasks_are_not_tested() -> None:
     for name, why in (
-        ("demo", "(3 tasks, 7 complete rows: "),
-        ("mini", "(8 tasks, 12 complete rows: a signed-rank test's p, corrected by Holm, could "),
+        ("demo", "(3 tasks, {} complete rows: "),
+        ("mini", "(8 tasks, {} complete rows: a signed-rank test's p, corrected by Holm, could "),
     ):
         table = made(name).tables[0]
-        assert any(f"No test of means over tasks is made {why}" in note for note in table.notes)
+        told = f"No test of means over tasks is made {why.format(len(table.rows))}"
+        assert any(told in note for note in table.notes)
         assert not table.flags
+
+
+def test_a_method_on_some_tasks_has_no_mean_beside_the_published_one() -> None:
+    few = [r for r in vtab("lora", 60.0) if r["factors"]["task"] in listed("dataset", "vtab")[:4]]
+    for name in ("audit", "table2"):
+        view = find(name)
+        table = module(view.kind).build(few, view, **view.options).tables[0]
+        assert [c.key for c in table.columns[:19]] == listed("dataset", "vtab")
+        means = table.values[GROUP_MEAN]
+        assert pd.isna(means["LoRA"])
+        assert means[[row for row in table.rows if "measured −" in row]].isna().all()
+        assert (means == 74.5).any()  # as printed
+
+
+def build(kind: str, found: list[Record]) -> Report:
+    view = find(kind)
+    report = module(kind).build(found, view, **view.options)
+    assert isinstance(report, Report)
+    return report
+
+
+def test_the_parts_of_the_peak_are_columns() -> None:
+    table = made("efficiency").tables[0]
+    shown = {column.key: table.values.loc["LoRA", column.key] for column in table.columns}
+    assert shown["activations_mib"] == 700
+    assert shown["workspace_mib"] == 50
+    assert shown["reserved_mib"] == 1200
+    assert {"weights_mib", "gradients_mib", "optimiser_mib"} <= set(shown)
+
+
+def test_the_tidy_file_has_a_row_a_timing() -> None:
+    tidy = build("throughput", [probe("lora", 10.0, id="x")]).tidy
+    line = tidy[(tidy["batch"] == 4) & (tidy["merged"] == True)].iloc[0]  # noqa: E712
+    assert line["images_per_s"] == 80
+    told = ["id", "device", "precision", "compiled", "spread", "repeats"]
+    assert list(line[told]) == ["x", "a CPU, 2 threads", "fp16", False, 3.0, 5]
+
+
+def test_costs_that_a_run_failed_to_give_are_marked() -> None:
+    lost = probe("dtl", 1.0, status="unsupported", reason="no", cost={}, provenance={})
+    for kind in ("costs", "throughput"):
+        table = build(kind, [probe("lora", 10.0), lost]).tables[0]
+        assert {table.text("dtl", column) for column in table.columns} == {"n/a"}
+
+
+def test_a_batch_without_a_speed_has_a_mark_and_a_reason() -> None:
+    found = probe("lora", 10.0)
+    found["cost"]["inference"][4] = {
+        "batch": 16,
+        "images_per_s": None,
+        "compiled": False,
+        "merged": False,
+        "reason": "OutOfMemoryError: 9 GiB",
+    }
+    table = build("throughput", [found]).tables[0]
+    assert [table.text("LoRA", column) for column in table.columns] == ["10", "40", "oom"]
+    assert "oom: LoRA at batch size 16: OutOfMemoryError: 9 GiB" in table.notes
+
+
+def test_the_time_that_sharing_saves_is_a_percentage() -> None:
+    values = made("multitask").tables[0].values.loc["LoRA"]
+    assert values["batch_saved_percent"] == pytest.approx(50)
+    assert values["sequential_saved_percent"] == pytest.approx(90)
+
+
+def test_a_table_has_its_chart_of_accuracy_against_cost() -> None:
+    assert [chart.name for chart in made("table2").charts] == ["tradeoff"]
+    assert not build("table", [record("lora", "land", None)]).charts
+
+
+def test_figure_4_has_the_published_points_unjoined_and_accuracy_alone() -> None:
+    accuracy, memory = made("fig4").charts[0].panels  # type: ignore[union-attr]
+    printed = accuracy.series[-1]
+    assert printed.alone
+    assert {(p.x, p.y) for p in printed.points} == {(1, 77.9), (7, 77.7), (11, 76.7), (12, 75.9)}
+    assert not any(series.alone for series in memory.series)
+
+
+def test_the_filter_finds_published_rows_by_their_plain_names() -> None:
+    table = made("table2").tables[0]
+    assert table.methods["SSF (DTL paper, Table 2)"] == "SSF"
+    beside = made("audit").tables[0]
+    assert beside.methods["LoRA: DTL paper, Table 2"] == "LoRA"
+    assert 'data-method="SSF"' in html.render(made("table2"), "a command")

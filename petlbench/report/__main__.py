@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -114,7 +115,9 @@ def chosen_view(given: argparse.Namespace) -> View:
     """The view of the name, with what the command line says otherwise."""
     view = find(given.report)
     told = {key: getattr(given, key) for key in ("suite", "protocol", "backbone")}
-    changes = {key: value for key, value in told.items() if value is not None}
+    changes: dict[str, Any] = {key: value for key, value in told.items() if value is not None}
+    if changes.get("suite", view.suite) != view.suite:
+        changes["published"] = ()  # they are of the view's own suite
     if given.vary:
         changes["vary"] = {key: key.rpartition(".")[2] for key in given.vary}
     return replace(view, **changes)

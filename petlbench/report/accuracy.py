@@ -43,8 +43,9 @@ def table_of(
         ],
         footnotes=notes.footnotes(scores.labelled),
     )
+    comparable = [c for c in columns if not (scores.uncounted() and c in scores.averages)]
     for file in scores.view.published:
-        published.add(table, file)
+        published.add(table, file, comparable)
     return table
 
 
@@ -107,9 +108,8 @@ def _of_columns(scores: Scores, chosen: Sequence[Column]) -> list[str]:
     """What a reader of the scores must know."""
     said = []
     if missing := scores.lacking():
-        said.append(
-            f"Means are over {len(scores.tasks)} tasks; no records of {', '.join(missing)}."
-        )
+        begin = f"Means are over {len(scores.tasks)} tasks; no" if scores.uncounted() else "No"
+        said.append(f"{begin} records of {', '.join(missing)}.")
     if scores.means[scores.keys].isna().any(axis=None):
         said.append("Rows that miss a task have no means; their costs are those of their runs.")
     meaning = {

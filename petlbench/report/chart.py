@@ -25,10 +25,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """The points of one method, under its label."""
+    """The points of one method, under its label. alone: not joined, whatever the panel."""
 
     label: str
     points: Sequence[Point]
+    alone: bool = False
 
 
 @dataclass(frozen=True)

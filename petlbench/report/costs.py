@@ -16,13 +16,17 @@ MEMORY = "memory"  # the peak where all runs have it, else what is saved for bac
 
 @dataclass(frozen=True)
 class Cost:
-    """A figure of record["cost"]: its dotted path, and what to multiply it by."""
+    """A figure of record["cost"]: its dotted path, and what to multiply it by.
+
+    below: the path of another figure; the cost is then the percentage that it is below that.
+    """
 
     title: str
     path: str
     digits: int
     best: Literal["high", "low"] | None
     scale: float = 1.0
+    below: str | None = None
 
 
 COSTS = {
@@ -33,7 +37,10 @@ COSTS = {
     "reserved_mib": Cost("reserved memory (MiB)", "peak_mib.reserved", 0, "low"),
     "predicted_mib": Cost("predicted peak (MiB)", "predicted_mib.allocated", 0, "low"),
     "image_mib": Cost("memory an image (MiB)", "image_mib", 1, "low"),
-    "activations_mib": Cost("activations (MiB)", "peak_mib.activations", 0, "low"),
+    **{
+        f"{part}_mib": Cost(f"{part} (MiB)", f"peak_mib.{part}", 0, "low")
+        for part in ("weights", "gradients", "optimiser", "activations", "workspace")
+    },
     "saved_mb": Cost("saved for backward (MB)", "saved_mb", 1, "low"),
     "gflops_forward": Cost("forward (GFLOP/image)", "gflops.forward", 2, "low"),
     "gflops_step": Cost("training step (GFLOP/image)", "gflops.step", 2, "low"),
@@ -49,6 +56,16 @@ COSTS = {
     "shared_s": Cost("shared (s)", "multitask.seconds.shared", 4, "low"),
     "batch_s": Cost("one batch of full passes (s)", "multitask.seconds.batch", 4, "low"),
     "sequential_s": Cost("full passes in turn (s)", "multitask.seconds.sequential", 4, "low"),
+    **{
+        f"{way}_saved_percent": Cost(
+            f"time saved against {told} (%)",
+            "multitask.seconds.shared",
+            1,
+            "high",
+            below=f"multitask.seconds.{way}",
+        )
+        for way, told in (("batch", "one batch"), ("sequential", "passes in turn"))
+    },
 }
 PLAIN = ("parameters_m", MEMORY, "train_images_per_s", "test_images_per_s", "train_s")
 
@@ -81,16 +98,25 @@ def meaning(keys: Sequence[str]) -> list[str]:
     """What a reader of these columns must know, in a line."""
     said = {
         "parameters_m": "Parameters: trainable ones of the method in millions, head excluded.",
-        "peak_mib": "Memory: peak of the allocated memory in training, MiB (2^20 bytes).",
+        "peak_mib": "Peak memory: of what is allocated in training, MiB (2^20 bytes).",
+        "activations_mib": "Weights to workspace: the parts of that peak.",
         "predicted_mib": "Predicted: the peak expected on a GPU in 16 bits, counted on shapes.",
-        "saved_mb": "Memory: bytes kept for backward by one training step, MB (1e6 bytes).",
+        "saved_mb": "Saved for backward: bytes kept by one training step, MB (1e6 bytes).",
         "gflops_forward": "GFLOP: 1e9 floating-point operations, two for a multiply-add.",
     }
     told = [said[key] for key in keys if key in said]
     return [" ".join([*told, "Costs are means over runs."])] if keys else []
 
 
-def _number(node: Any, cost: Cost) -> float:
-    for key in cost.path.split("."):
+def _number(costs: Mapping[str, Any], cost: Cost) -> float:
+    figure = _at(costs, cost.path) * cost.scale
+    if cost.below is None:
+        return figure
+    other = _at(costs, cost.below)
+    return 100 * (1 - figure / other) if other else float("nan")
+
+
+def _at(node: Any, path: str) -> float:
+    for key in path.split("."):
         node = node.get(key) if isinstance(node, Mapping) else None
-    return float("nan") if node is None else float(node) * cost.scale
+    return float("nan") if node is None else float(node)

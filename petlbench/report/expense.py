@@ -1,14 +1,19 @@
 """Tables of costs and of inference speed, from probes or from the costs of runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from petlbench.errors import UserError
-from petlbench.report import accuracy, costs, notes, published
+from petlbench.report import accuracy, costs, notes, origin, published
+from petlbench.report.notes import MARKS
 from petlbench.report.scores import Scores
 from petlbench.report.table import Column, Table
 
+VARIANTS = ("merged", "compiled")
+FIGURES = ("batch", "images_per_s", "spread", "repeats", "reason")
+ABOUT = ["row", "method", "backbone", "seed", "id", "protocol", "title", "device", "precision"]
 SPREAD = "Distance of the quartiles over repeats, in images/s."
 
 
@@ -27,6 +32,7 @@ def costs_of(scores: Scores, keys: Sequence[str]) -> Table:
         spread=pd.DataFrame(index=scores.rows),
         caption="Cost of each method. Best in bold, second underlined.",
         sections=scores.families,
+        marks={(row, key): mark for row, mark in failures(scores).items() for key in chosen},
         origins=accuracy.origins(scores),
         notes=_said(scores, costs.meaning(chosen)),
         footnotes=notes.footnotes(scores.labelled),
@@ -48,9 +54,13 @@ def throughput_of(scores: Scores, batches: Sequence[int] | None, name: str = "")
             "python -m petlbench.probe measures them on a GPU, with probe.speed=true anywhere"
         )
     shown = list(batches or sorted(timed["batch"].unique()))
-    order = list(dict.fromkeys(timed.sort_values("variant", kind="stable")["label"]))
-    order.sort(key=lambda label: scores.rows.index(_row_of(timed, label)))
+    failed = failures(scores)
+    rows = {row: row for row in failed} | dict(zip(timed["label"], timed["row"], strict=True))
+    plain_first = timed.sort_values(["compiled", "merged"], kind="stable")["label"]
+    order = list(dict.fromkeys([*failed, *plain_first]))
+    order.sort(key=lambda label: scores.rows.index(rows[label]))
     cells = timed.groupby(["label", "batch"])
+    lost = timed[timed["images_per_s"].isna()]
     table = Table(
         rows=order,
         columns=[
@@ -62,8 +72,13 @@ def throughput_of(scores: Scores, batches: Sequence[int] | None, name: str = "")
         caption="Inference throughput. Best in bold, second underlined.",
         name=name,
         spread_is=SPREAD,
-        sections={label: scores.families[_row_of(timed, label)] for label in order},
-        notes=_said(scores, ["Throughput: median over repeats of one batch kept on the device."]),
+        sections={label: scores.families[rows[label]] for label in order},
+        marks={(row, str(batch)): mark for row, mark in failed.items() for batch in shown}
+        | {(line.label, str(line.batch)): _mark(line.reason) for line in lost.itertuples()},
+        notes=[
+            *_said(scores, ["Throughput: median over repeats of one batch kept on the device."]),
+            *_lost(lost),
+        ],
         footnotes=notes.footnotes(scores.labelled),
     )
     for file in scores.view.published:
@@ -76,23 +91,51 @@ def has_throughput(scores: Scores) -> bool:
     return not _timed(scores).empty
 
 
+def with_speeds(scores: Scores) -> pd.DataFrame:
+    """The tidy frame with a further row for each timing of a record."""
+    timed = _timed(scores).drop(columns=["row", "label"])
+    if timed.empty:
+        return scores.tidy
+    about = scores.tidy.drop_duplicates("id")[ABOUT]
+    return pd.concat([scores.tidy, about.merge(timed, on="id")], ignore_index=True)
+
+
+def failures(scores: Scores) -> dict[str, str]:
+    """Rows without a finished run -> the mark that says why."""
+    finished = set(scores.finished["row"])
+    return {row: MARKS[record["status"]] for row, record in scores.labelled if row not in finished}
+
+
 def _timed(scores: Scores) -> pd.DataFrame:
-    """A row a record, batch size and variant."""
+    """A row a record, batch size and variant; images_per_s is missing where there is a reason."""
     rows = [
-        {"row": row, "label": ", ".join([row, *variant]), "variant": len(variant)}
-        | {key: timing.get(key) for key in ("batch", "images_per_s", "spread")}
+        {"id": record["id"], "row": row, "label": ", ".join([row, *_variant(timing)])}
+        | {"merged": bool(timing.get("merged")), "compiled": bool(timing.get("compiled"))}
+        | {key: timing.get(key) for key in ("batch", "images_per_s", "spread", "repeats")}
+        | {"reason": timing.get("reason")}
         for row, record in scores.labelled
         if record["status"] == "finished"
         for timing in record["cost"].get("inference") or []
-        for variant in [[what for what in ("merged", "compiled") if timing.get(what)]]
     ]
-    return pd.DataFrame(
-        rows, columns=["row", "label", "variant", "batch", "images_per_s", "spread"]
-    )
+    return pd.DataFrame(rows, columns=["id", "row", "label", *VARIANTS, *FIGURES])
 
 
-def _row_of(timed: pd.DataFrame, label: str) -> str:
-    return str(timed.loc[timed["label"] == label, "row"].iloc[0])
+def _variant(timing: Mapping[str, Any]) -> list[str]:
+    return [what for what in VARIANTS if timing.get(what)]
+
+
+def _mark(reason: str | None) -> str:
+    """`oom` for a batch that memory could not hold, else `fail`."""
+    return MARKS["out_of_memory" if "OutOfMemory" in (reason or "") else "failed"]
+
+
+def _lost(lost: pd.DataFrame) -> list[str]:
+    """`oom: LoRA at batch size 64, 256: reason`, one line per row and reason."""
+    lost = lost.assign(reason=lost["reason"].fillna("no reason recorded"))
+    return [
+        f"{_mark(reason)}: {label} at batch size {origin.listed(found['batch'])}: {reason}"
+        for (label, reason), found in lost.groupby(["label", "reason"], sort=False)
+    ]
 
 
 def _wide(cells: pd.Series, order: Sequence[str], batches: Sequence[int]) -> pd.DataFrame:

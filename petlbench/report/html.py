@@ -101,6 +101,7 @@ def _row(table: Table, row: str, columns: list[tuple[Column, int]]) -> dict[str,
     return {
         "label": row,
         "name": table.named(row),
+        "method": table.methods.get(row, row),
         "letters": table.letters(row),
         "aside": row in table.aside,
         "origin": table.origins.get((row, ""), ""),
@@ -147,7 +148,8 @@ def _panel(panel: Panel) -> dict[str, Any]:
 
 
 def _series(series: Series, x: Scale, y: Scale) -> dict[str, Any]:
-    return {"label": series.label, "points": [_point(point, x, y) for point in series.points]}
+    points = [_point(point, x, y) for point in series.points]
+    return {"label": series.label, "alone": series.alone, "points": points}
 
 
 def _point(point: Point, x: Scale, y: Scale) -> dict[str, Any]:

@@ -38,7 +38,8 @@ FORMS = {1: r"\textbf{%s}", 2: r"\underline{%s}", None: "%s"}
 
 def escaped(text: str) -> str:
     """Text in which no character means anything to LaTeX."""
-    return "".join(SPECIAL.get(c, c if ord(c) <= LAST else "?") for c in text)
+    shown = (" " if c.isspace() else c for c in text if c.isspace() or c.isprintable())
+    return "".join(SPECIAL.get(c, c if ord(c) <= LAST else "?") for c in shown)
 
 
 def render(report: Report, name: str, made_by: str = "petlbench.report") -> str:

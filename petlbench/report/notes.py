@@ -24,20 +24,48 @@ def main_test(record: Record) -> str | None:
 
 
 def epochs_of(record: Record) -> int | None:
-    epochs: int | None = record["config"].get("train", {}).get("epochs")
+    epochs: int | None = record["config"]["train"].get("epochs")
     return epochs
 
 
 def normalisation(record: Record) -> str | None:
     """Mean and standard deviation that images are normalised with, in RGB."""
-    backbone = record["config"].get("backbone", {})
-    if "mean" not in backbone:
+    backbone = record["config"].get("backbone") or {}
+    if not (backbone.get("mean") and backbone.get("std")):
         return None
     return " / ".join(" ".join(f"{x:g}" for x in backbone[key]) for key in ("mean", "std"))
 
 
+def batch_size(record: Record) -> int | None:
+    """Images in a training step, where the record measured one."""
+    size: int | None = _of_training(record).get("batch_size")
+    return size
+
+
+def optimiser(record: Record) -> str | None:
+    name: str | None = _of_training(record).get("optimizer")
+    return name
+
+
+def _of_training(record: Record) -> dict[str, Any]:
+    """Empty where nothing was trained, not even a step."""
+    measured = record["cost"].get("parameters") is not None
+    return record["config"]["train"] if measured else {}
+
+
+def image_size(record: Record) -> int | None:
+    """Height and width of the images, in pixels."""
+    size: int | None = (record["config"].get("input") or {}).get("size")
+    return size
+
+
+def attention(record: Record) -> str | None:
+    kind: str | None = record["provenance"].get("attention")
+    return kind
+
+
 def pooling(record: Record) -> str | None:
-    pool: str | None = record["config"].get("backbone", {}).get("pool")
+    pool: str | None = (record["config"].get("backbone") or {}).get("pool")
     return pool
 
 
@@ -69,7 +97,7 @@ def reasons(labelled: Iterable[Labelled]) -> list[str]:
     )
     for row, record in labelled:
         if record["status"] in MARKS:
-            key = (MARKS[record["status"]], row, record["reason"] or "no reason recorded")
+            key = (MARKS[record["status"]], row, record.get("reason") or "no reason recorded")
             found[key][record["task_title"]].append(str(record["factors"]["seed"]))
     return [
         f"{mark}: {row} on "
@@ -86,12 +114,15 @@ def footnotes(labelled: Sequence[Labelled]) -> list[Footnote]:
         *_deviating("device", finished, lambda r: r["provenance"]["device"], _all),
         *_deviating("torch", finished, lambda r: r["provenance"]["versions"]["torch"], _all),
         *_deviating("precision", finished, lambda r: r["provenance"].get("precision"), _all),
-        *_deviating("attention", finished, lambda r: r["provenance"].get("attention"), _all),
+        *_deviating("attention", finished, attention, _all),
+        *_deviating("training batch", finished, batch_size, lambda r: r["factors"]["task"]),
+        *_deviating("image size", finished, image_size, lambda r: r["factors"]["task"]),
+        *_deviating("optimiser", finished, optimiser, lambda r: r["factors"]["task"]),
         *_deviating("weights", finished, weights, lambda r: r["factors"]["backbone"]),
         *_deviating("normalisation", finished, normalisation, lambda r: r["factors"]["backbone"]),
         *_deviating("pooling", finished, pooling, lambda r: r["factors"]["backbone"]),
         *_deviating("epochs", finished, epochs_of, lambda r: r["factors"]["task"]),
-        *_mixed_tests(finished),
+        *_mixed_images(finished),
         *_dishonest(finished),
     ]
     return [Footnote(letter(n), text, of) for n, (text, of) in enumerate(found)]
@@ -129,20 +160,20 @@ def _deviating(
     ]
 
 
-def _mixed_tests(labelled: Iterable[Labelled]) -> list[Remark]:
-    """Columns whose test images differ between runs of the same draw."""
+def _mixed_images(labelled: Iterable[Labelled]) -> list[Remark]:
+    """Columns whose images, of any split, differ between runs of the same draw."""
     seen: dict[tuple[str, str, int], dict[str, dict[str, None]]] = {}
-    titles = {}
+    told = {}
     for row, record in labelled:
-        factors, test = record["factors"], main_test(record)
-        split = (record["provenance"].get("splits") or {}).get(test)
-        if split is not None:
-            titles[factors["task"]] = record["task_title"]
-            key = (factors["task"], str(test), factors["draw"])
-            seen.setdefault(key, {}).setdefault(split["sha256"][:12], {})[row] = None
+        factors = record["factors"]
+        for split, made in (record["provenance"].get("splits") or {}).items():
+            key = (factors["task"], split, factors["draw"])
+            used = "tested" if split in record["scores"] else "trained"
+            told[key] = f"{record['task_title']}: rows were {used} on different images ({split})"
+            seen.setdefault(key, {}).setdefault(made["sha256"][:12], {})[row] = None
     return [
-        (f"{titles[task]}: rows were tested on different images: {_by_value(found)}.", (task,))
-        for (task, _, _), found in seen.items()
+        (f"{told[key]}: {_by_value(found)}.", key[:2])
+        for key, found in seen.items()
         if len(found) > 1
     ]
 
@@ -185,12 +216,30 @@ def _hardware(finished: Sequence[Record]) -> list[str]:
         for package in packages
         if (told := listed(origin["versions"].get(package) for origin in origins))
     ]
-    precision = listed(origin.get("precision") for origin in origins)
-    return [
-        f"Device {listed((origin['device'] for origin in origins), ' and ')}; "
-        f"{precision + '; ' if precision else ''}{', '.join(versions)}; "
-        f"weights {listed(map(weights, finished))}."
+    start = listed(map(weights, finished))
+    parts = [
+        f"Device {listed((origin['device'] for origin in origins), ' and ')}",
+        listed(origin.get("precision") for origin in origins),
+        _measured_with(finished),
+        ", ".join(versions),
+        f"weights {start}" if start else "",
     ]
+    return ["; ".join(part for part in parts if part) + "."]
+
+
+def _measured_with(finished: Sequence[Record]) -> str:
+    """What memory and speed depend on: batch size, image size, attention, optimiser."""
+    batch, size, kind = (
+        listed(map(value_of, finished), " and ")
+        for value_of in (batch_size, image_size, attention)
+    )
+    parts = [
+        batch and f"training batch {batch}",
+        size and f"{size} px",
+        kind and f"{kind} attention",
+        listed(map(optimiser, finished), " and "),
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def _changing_settings(labelled: Iterable[Labelled]) -> list[str]:

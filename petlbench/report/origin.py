@@ -11,7 +11,7 @@ def weights(record: Record) -> str | None:
     checkpoint = record["provenance"].get("checkpoint")
     if not checkpoint:
         return None
-    return f"{checkpoint['tag']} {(checkpoint.get('sha256') or 'random')[:12]}"
+    return f"{checkpoint.get('tag')} {(checkpoint.get('sha256') or 'random')[:12]}"
 
 
 def of_row(label: str, records: Sequence[Record]) -> str:
@@ -28,8 +28,8 @@ def of_row(label: str, records: Sequence[Record]) -> str:
         "torch": listed(version.get("torch") for version in versions),
         "timm": listed(version.get("timm") for version in versions),
         "commit": listed(version.get("commit") for version in versions),
-        "epochs": listed((values.get("train") or {}).get("epochs") for values in config),
-        "lr": listed((values.get("train") or {}).get("lr") for values in config),
+        "epochs": listed(values["train"].get("epochs") for values in config),
+        "lr": listed(values["train"].get("lr") for values in config),
         "protocol": listed(record["protocol"] for record in records),
     }
     return "\n".join([label, *(f"{key}: {value}" for key, value in told.items() if value)])

@@ -106,7 +106,7 @@ def _panel(axis: Any, panel: Panel, styles: dict[str, tuple[str, str]], *, title
     if panel.front:
         _front(axis, points, x, y)
     for series in panel.series:
-        _series(axis, series, styles[series.label], x, y, joined=panel.joined)
+        _series(axis, series, styles[series.label], x, y, joined=panel.joined and not series.alone)
     axis.set(title=panel.title, xlabel=panel.x.title, xlim=(0, 1), ylim=(0, 1))
     axis.set_ylabel(panel.y.title if titled else "")
     axis.set_xticks([at for at, _ in x.ticks], [text for _, text in x.ticks])

@@ -19,7 +19,10 @@ MEMORY_COLUMN = Column(MEMORY, "published memory (GB)", "Cost", 1)
 
 @dataclass(frozen=True)
 class Row:
-    """A published row. method: its name in this project, "" where it has none; cells: by title."""
+    """A published row. method: its name in this project, "" where it has none; cells: by title.
+
+    values: of what else tells rows apart, for example {"M": 7}.
+    """
 
     label: str
     method: str
@@ -28,6 +31,7 @@ class Row:
     selection: str
     provenance: str
     cells: Mapping[str, float]
+    values: Mapping[str, Any]
 
     def note(self) -> str:
         """Where it comes from, in a line."""
@@ -56,14 +60,16 @@ def add(table: Table, file: str, cells: Sequence[Column] | None = None) -> None:
     """
     found = [(row, _matched(row, cells or table.columns)) for row in rows(file)]
     shown = [(row, values) for row, values in found if set(values) - {PARAMETERS}]
-    if any(MEMORY in row.cells for row, _ in shown) and _has_costs(table):
+    new = MEMORY not in table.values
+    if new and any(MEMORY in row.cells for row, _ in shown) and _has_costs(table):
         table.columns = [*table.columns, MEMORY_COLUMN]
         table.values = table.values.assign(**{MEMORY: float("nan")})
     for row, values in shown:
         label = named(row)
         kept = values | {key: row.cells[key] for key in (MEMORY,) if key in row.cells}
         section = f"published: {row.source}"
-        table.append(label, row.label, kept, section, f"{label}\n{row.note()}")
+        told = f"{label}\n{row.note()}"
+        table.append(label, row.label, kept, method=row.label, section=section, origin=told)
     say(table, [(named(row), row) for row, _ in shown])
 
 
@@ -104,15 +110,17 @@ def _row(part: pd.DataFrame, about: Mapping[str, Any]) -> Row:
     }
     costs = {PARAMETERS: first.get("params_m"), MEMORY: first.get("gpu_mem_gb")}
     cells |= {key: float(value) for key, value in costs.items() if not pd.isna(value)}
-    note, apart = first.get("note"), about.get("rows", {})
+    note = first.get("note")
+    values = {called: first[key] for key, called in about.get("rows", {}).items()}
     return Row(
-        label=", ".join([method, *(f"{called} {first[key]}" for key, called in apart.items())]),
+        label=", ".join([method, *(f"{called} {value}" for called, value in values.items())]),
         method=about["methods"].get(method, ""),
         backbone=about["backbone"],
         source=str(first["source"]),
         selection=about["selection"] or str(first["selection"]),
         provenance=about["provenance"] + (f"; {note}" if isinstance(note, str) else ""),
         cells=cells,
+        values=values,
     )
 
 

@@ -5,24 +5,10 @@ from pathlib import Path
 
 from petlbench import record as records_of
 from petlbench.errors import UserError
-from petlbench.record import SCHEMA, STATUSES, Record, Store
+from petlbench.record import SCHEMA, Record, Store
+from petlbench.report.check import broken
 
-NEEDED = {
-    "id": str,
-    "status": str,
-    "factors": dict,
-    "protocol": str,
-    "title": str,
-    "task_title": str,
-    "suite": str,
-    "group": str,
-    "config": dict,
-    "scores": dict,
-    "selection": dict,
-    "cost": dict,
-    "provenance": dict,
-}
-FACTORS = ("method", "backbone", "task", "draw", "seed")
+MAX_PLACES = 4  # of one record in one line
 
 
 def read(folders: Sequence[Path]) -> list[Record]:
@@ -53,12 +39,9 @@ def _check(path: Path, record: Record) -> None:
             f"record '{path}' has schema {record['schema']}, this petlbench reads {SCHEMA}; "
             "use the version that wrote it, or move it elsewhere"
         )
-    broken = [key for key, kind in NEEDED.items() if not isinstance(record.get(key), kind)]
-    broken += [f"factors.{key}" for key in FACTORS if key not in (record.get("factors") or {})]
-    if not broken and record["status"] not in STATUSES:
-        broken = ["status"]
-    if broken:
+    if places := broken(record):
+        more = f" and {len(places) - MAX_PLACES} more" if len(places) > MAX_PLACES else ""
         raise UserError(
-            f"record '{path}' is broken: {', '.join(broken)} missing or wrong; "
+            f"record '{path}' is broken: {', '.join(places[:MAX_PLACES])}{more} missing or wrong; "
             "delete it and run again, or restore it"
         )

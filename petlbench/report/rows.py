@@ -1,5 +1,6 @@
 """The rows of a table: their labels, their order, and the suites that decide it."""
 
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from petlbench import configs
 from petlbench.record import Record
 from petlbench.report.select import value_of
+
+SOURCE = "/source/"  # before the name of a source among a task's defaults
 
 
 def labels(records: Sequence[Record], vary: Mapping[str, str]) -> dict[str, str]:
@@ -63,6 +66,16 @@ def family_of(method: str) -> str:
 def listed(group: str, name: str) -> list[str]:
     """What a suite lists, suites in it expanded; the name itself where it is no suite."""
     return configs.expand([name], partial(configs.listed, group))
+
+
+def described(task: str) -> tuple[str, str]:
+    """Title and group of a task, from its yaml and the source that this names."""
+    own = configs.content("dataset", task)
+    names = [name for name in own.get("defaults", []) if name.startswith(SOURCE)]
+    parents = [name.removeprefix(SOURCE).partition("@")[0] for name in names]
+    sources = [configs.content("source", name).get("dataset", {}) for name in parents]
+    found: dict[str, Any] = dict(ChainMap(own, *sources))
+    return found.get("title", task), found.get("group", "")
 
 
 def grouped(suite: str) -> dict[str, list[str]]:

@@ -53,22 +53,34 @@ class Scores:
         found = {record["factors"]["task"] for _, record in self.labelled}
         return [task for task in every if task not in found] if len(every) > 1 else []
 
+    def uncounted(self) -> list[str]:
+        """What the suite lists and no column shows, so that the means are of fewer tasks."""
+        return [task for task in self.lacking() if task not in self.keys]
+
 
 def gather(
     records: Sequence[Record], view: View, tests: Mapping[str, Sequence[str]] | None = None
 ) -> Scores:
     """The scores of a view. Averages run over draws and seeds only.
 
+    A view that names its suite has all of the suite's tasks, also those without a record, which
+    leave every row without a mean; any other view has the tasks that there are.
+
     tests: test set -> (title, group) where the columns are test sets of one task. Raises
     UserError where nothing is left, or one cell has runs of different settings.
     """
+    whole = view.suite is not None
     view = settled(records, view)
     chosen = chosen_from(records, view)
     labels = rows.labels(chosen, view.vary)
     frame = tidy(chosen, list(view.vary), labels)
     if tests is not None:
         frame = _by_test(frame, tests, [record["task_title"] for record in chosen])
-    order, tasks = rows.ordered(chosen, labels, list(view.vary)), _tasks(frame, view, tests)
+    order = rows.ordered(chosen, labels, list(view.vary))
+    if tests is None:
+        tasks = _tasks(frame, rows.listed("dataset", str(view.suite)), whole=whole)
+    else:
+        tasks = _columns({key: (title, group) for key, (title, group) in tests.items()})
     finished = frame[frame["status"] == "finished"]
     by_cell = finished[finished["main"]].groupby(["row", "task"])["top1"]
     keys = [task.key for task in tasks]
@@ -107,12 +119,14 @@ def tidy(
         {"row": labels[record["id"]]}
         | dict(record["factors"])
         | {key: value_of(record, key) for key in vary}
-        | {key: record[key] for key in ("id", "protocol", "status", "reason", "title")}
+        | {key: record[key] for key in ("id", "protocol", "status", "title")}
+        | {"reason": record.get("reason")}
         | {key: record[key] for key in ("task_title", "suite", "group")}
         | {"test": name, "top1": score.get("top1"), "images": score.get("total")}
         | {"main": name == notes.main_test(record), "epochs": notes.epochs_of(record)}
         | costs.of(record)
-        | {"device": record["provenance"].get("device"), "weights": origin.weights(record)}
+        | {key: record["provenance"].get(key) for key in ("device", "precision")}
+        | {"weights": origin.weights(record)}
         | {"commit": (record["provenance"].get("versions") or {}).get("commit")}
         for record in records
         for name, score in (record["scores"] or {"": {}}).items()
@@ -138,16 +152,16 @@ def _by_test(
     return chosen.assign(task=chosen["test"])
 
 
-def _tasks(
-    frame: pd.DataFrame, view: View, tests: Mapping[str, Sequence[str]] | None
-) -> list[Column]:
-    """In the order of the suite's yaml (or of `tests`), else as first seen by group."""
-    if tests is not None:
-        found = {key: (title, group) for key, (title, group) in tests.items()}
-    else:
-        seen = {row.task: (row.task_title, row.group) for row in frame.itertuples()}
-        order = [task for task in rows.listed("dataset", str(view.suite)) if task in seen]
-        found = {task: seen[task] for task in [*order, *seen]}
+def _tasks(frame: pd.DataFrame, listed: Sequence[str], *, whole: bool) -> list[Column]:
+    """In the order of the suite's yaml, then as first seen. whole: also those without a record."""
+    seen = {row.task: (row.task_title, row.group) for row in frame.itertuples()}
+    order = [task for task in listed if task in seen or (whole and len(listed) > 1)]
+    missing = {task: rows.described(task) for task in order if task not in seen}
+    return _columns({task: (seen | missing)[task] for task in [*order, *seen]})
+
+
+def _columns(found: Mapping[str, tuple[str, str]]) -> list[Column]:
+    """Key -> (title, group) as columns, groups together."""
     groups = list(dict.fromkeys(group for _, group in found.values()))
     return [
         Column(key, title, group, best="high")

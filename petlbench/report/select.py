@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from petlbench.errors import UserError, unknown
-from petlbench.record import IDENTITY, Record
+from petlbench.record import IDENTITY, PLACES, Record
 from petlbench.report.view import View
 
 CELL = ("method", "backbone", "task")
+PER_RUN = ("dataset.draw", *PLACES)  # what may differ between the runs of one cell
 MAX_KEYS = 4  # of differing settings in one line
 
 
@@ -84,10 +85,9 @@ def _refuse_mixtures(finished: Sequence[Record], vary: Sequence[str]) -> None:
         other = runs.setdefault((*factors.values(), *varied), record)
         if other["id"] != record["id"]:
             raise _mixture(factors, differing(other, record, IDENTITY))
-        # A draw may be another file, so the data may differ within a cell; nothing else may.
         other = cells.setdefault((*(factors[key] for key in CELL), *varied), record)
-        settings = [key for key in IDENTITY if key not in ("seed", "dataset")]
-        if found := differing(other, record, settings):
+        settings = differing(other, record, [key for key in IDENTITY if key != "seed"])
+        if found := {key: pair for key, pair in settings.items() if key not in PER_RUN}:
             raise _mixture({key: factors[key] for key in CELL}, found)
 
 

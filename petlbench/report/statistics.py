@@ -56,7 +56,7 @@ def against_best(means: pd.DataFrame) -> pd.DataFrame:
     """
     full = complete(means)
     best = full.mean(axis=1).idxmax()
-    differences = (full - full.loc[best]).drop(index=best)
+    differences = (full - full.loc[best]).drop(index=best).round(DIGITS)
     rows = differences.to_numpy(dtype=float)
     intervals = [_interval(row) for row in rows]
     hopeless = least_p(full.shape[1], len(rows)) >= LEVEL

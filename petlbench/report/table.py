@@ -50,6 +50,7 @@ class Table:
     spread_is: str = "Sample standard deviation over runs, in percentage points."
     sections: Mapping[str, str] = field(default_factory=dict)  # row -> what stands above it
     names: dict[str, str] = field(default_factory=dict)  # row -> what is printed for its label
+    methods: dict[str, str] = field(default_factory=dict)  # row -> by what a filter finds it
     aside: frozenset[str] = frozenset()  # rows that no rank counts: published ones
     marks: dict[tuple[str, str], str] = field(default_factory=dict)
     flags: dict[tuple[str, str], str] = field(default_factory=dict)  # after a figure
@@ -107,7 +108,14 @@ class Table:
         return ",".join(note.letter for note in self.footnotes if of in note.of)
 
     def append(
-        self, row: str, name: str, figures: Mapping[str, float], section: str, origin: str
+        self,
+        row: str,
+        name: str,
+        figures: Mapping[str, float],
+        *,
+        method: str,
+        section: str,
+        origin: str,
     ) -> None:
         """Add a row that no rank counts; figures of columns that the table lacks are left out."""
         shown = {key: [value] for key, value in figures.items() if key in self.values}
@@ -116,6 +124,7 @@ class Table:
         self.rows = [*self.rows, row]
         self.sections = {**self.sections, row: section}
         self.names[row] = name
+        self.methods[row] = method
         self.aside |= {row}
         self.origins[row, ""] = origin
 

@@ -17,14 +17,15 @@ TITLES = {
 }
 
 
-def chart_of(scores: Scores, table: Table, mean: str, name: str) -> Chart:
-    """Two panels: the mean against parameters (logarithmic) and against memory.
+def charts(scores: Scores, table: Table, mean: str) -> list[Chart]:
+    """One of two panels: the mean against parameters (logarithmic) and against memory.
 
-    Published rows have panels of their own: their memory is of another measure.
+    Published rows have panels of their own: their memory is of another measure. No chart where no
+    row has both figures.
     """
     own = [row for row in table.rows if row not in table.aside]
     others = [row for row in table.rows if row in table.aside]
-    panels = [
+    measured = [
         _panel(table, own, mean, "parameters_m", "Parameters"),
         _panel(table, own, mean, costs.memory_key(scores.finished), "Memory"),
     ]
@@ -32,17 +33,18 @@ def chart_of(scores: Scores, table: Table, mean: str, name: str) -> Chart:
         _panel(table, others, mean, "parameters_m", "Parameters, as published"),
         _panel(table, others, mean, published.MEMORY, "Memory, as published"),
     ]
-    panels += [panel for panel in printed if panel.series]
-    return Chart(name, _caption(panels, mean), panels)
+    panels = [panel for panel in [*measured, *printed] if panel.series]
+    said = _caption(panels, mean, published=any(panel.series for panel in printed))
+    return [Chart("tradeoff", said, panels)] if panels else []
 
 
-def _caption(panels: Sequence[Panel], mean: str) -> str:
+def _caption(panels: Sequence[Panel], mean: str, *, published: bool) -> str:
     points = [(panel, point) for panel in panels for one in panel.series for point in one.points]
     said = [
         f"Top-1 accuracy ({mean}, %) against trained parameters and against memory.",
         "The dashed line is the Pareto front: no other method is as cheap and more accurate.",
     ]
-    if len(panels) > 2:
+    if published:
         said.append("As published: what others printed, of their own runs and measures.")
     if any(point.spread > 0 for _, point in points):
         said.append("Bars: one sample deviation of the mean over runs.")

@@ -3,7 +3,8 @@
 report:
   kind: table                      # a module of petlbench.report.kinds
   title: Accuracy on VTAB-1K
-  suite: vtab                      # whose records; default: the suite with most of them
+  suite: vtab                      # all its tasks are columns; default: the tasks there are, of
+                                   # the suite with most records
   protocol: final
   backbone: vit_b16                # default: the one that all records have
   vary: {method.rank: rank}        # configuration values that make rows of their own

@@ -139,7 +139,8 @@ def _pair(table: Table, own: str, row: Row, tolerance: float) -> list[str]:
     differences = {key: table.values.loc[own, key] - value for key, value in theirs.items()}
     shown = {label: (row.source, theirs), apart: (f"measured − {row.source}", differences)}
     for name, (told, figures) in shown.items():
-        table.append(name, told, figures, own, f"{name}\n{row.note()}")
+        source = f"{name}\n{row.note()}"
+        table.append(name, told, figures, method=own, section=own, origin=source)
     for key, difference in differences.items():
         if abs(difference) > tolerance:
             table.flags[apart, key] = "*"

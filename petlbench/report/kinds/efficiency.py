@@ -15,9 +15,14 @@ COSTS = (
     "delta_kb",
     "saved_mb",
     "peak_mib",
+    "reserved_mib",
+    "weights_mib",
+    "gradients_mib",
+    "optimiser_mib",
+    "activations_mib",
+    "workspace_mib",
     "predicted_mib",
     "image_mib",
-    "activations_mib",
     "gflops_forward",
     "gflops_step",
     "train_images_per_s",
@@ -32,4 +37,4 @@ def build(records: Sequence[Record], view: View, *, costs: Sequence[str] = COSTS
     tables = [expense.costs_of(scores, measured or keys)]
     if expense.has_throughput(scores):
         tables.append(expense.throughput_of(scores, None, "throughput"))
-    return Report(view.title, tables, scores.tidy)
+    return Report(view.title, tables, expense.with_speeds(scores))

@@ -33,7 +33,7 @@ def build(records: Sequence[Record], view: View) -> Report:
     table.sections = {}
     table.caption = "Methods by their average rank over tasks. " + accuracy.CAPTION
     table.notes = [*table.notes, *_said(scores, ranks)]
-    charts = [tradeoff.chart_of(scores, table, TASK_MEAN, "tradeoff")]
+    charts = tradeoff.charts(scores, table, TASK_MEAN)
     return Report(
         view.title,
         [table],

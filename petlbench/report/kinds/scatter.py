@@ -16,6 +16,4 @@ def build(records: Sequence[Record], view: View, *, mean: str = GROUP_MEAN) -> R
     scores = gather(records, view)
     means = list(dict.fromkeys([mean, GROUP_MEAN, TASK_MEAN]))
     table = accuracy.table_of(scores, [], means, ("parameters_m", "memory"))
-    return Report(
-        view.title, [table], scores.tidy, [tradeoff.chart_of(scores, table, mean, "tradeoff")]
-    )
+    return Report(view.title, [table], scores.tidy, tradeoff.charts(scores, table, mean))

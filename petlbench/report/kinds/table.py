@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from petlbench.errors import unknown
 from petlbench.record import Record
-from petlbench.report import accuracy
+from petlbench.report import accuracy, tradeoff
 from petlbench.report.costs import PLAIN
 from petlbench.report.document import Report
 from petlbench.report.scores import GROUP_MEAN, TASK_MEAN, Scores, gather
@@ -27,7 +27,8 @@ def build(
     """columns: a column a task, a group, or means only. tests: test set -> [title, group]."""
     scores = gather(records, view, tests)
     table = accuracy.table_of(scores, _shown(scores, columns), means, costs)
-    return Report(view.title, [table], scores.tidy)
+    charts = tradeoff.charts(scores, table, means[0]) if means and costs else []
+    return Report(view.title, [table], scores.tidy, charts, charts_first=False)
 
 
 def _shown(scores: Scores, columns: str) -> list[Column]:

@@ -16,4 +16,5 @@ def build(
 ) -> Report:
     """batches: the batch sizes to show; default all that were measured."""
     scores = gather(records, view)
-    return Report(view.title, [expense.throughput_of(scores, batches)], scores.tidy)
+    table = expense.throughput_of(scores, batches)
+    return Report(view.title, [table], expense.with_speeds(scores))

@@ -6,7 +6,7 @@ import pandas as pd
 
 from petlbench.errors import UserError
 from petlbench.record import Record
-from petlbench.report import accuracy, costs
+from petlbench.report import accuracy, costs, published
 from petlbench.report.chart import Axis, Chart, Panel, Point, Series
 from petlbench.report.costs import MEMORY
 from petlbench.report.document import Report
@@ -32,15 +32,28 @@ def _chart(scores: Scores, table: Table, mean: str) -> Chart:
     at = _numbers(scores, key)
     memory = costs.memory_key(scores.finished)
     x = Axis(called, marks=sorted(set(at.values())))
+    printed = _printed(scores, table, called, mean)
     panels = [
-        Panel(title, x, Axis(unit), _series(scores, table, at, column), joined=True)
-        for title, unit, column in (
-            ("Accuracy", f"top-1 accuracy, {mean} (%)", mean),
-            ("Memory", costs.COSTS[memory].title, memory),
+        Panel(title, x, Axis(unit), [*_series(scores, table, at, column), *more], joined=True)
+        for title, unit, column, more in (
+            ("Accuracy", f"top-1 accuracy, {mean} (%)", mean, printed),
+            ("Memory", costs.COSTS[memory].title, memory, []),
         )
     ]
     caption = f"Top-1 accuracy ({mean}, %) and memory against {called} ({key})."
-    return Chart("values", caption, panels)
+    more = " Points that no line joins: as published." if printed else ""
+    return Chart("values", caption + more, panels)
+
+
+def _printed(scores: Scores, table: Table, called: str, mean: str) -> list[Series]:
+    """The published points, a series a source: memory is of another measure, so none of it."""
+    found: dict[str, list[Point]] = {}
+    for row in (row for file in scores.view.published for row in published.rows(file)):
+        label = published.named(row)
+        if called in row.values and label in table.rows and mean in row.cells:
+            point = _point(table, label, float(row.values[called]), mean)
+            found.setdefault(row.source, []).append(point)
+    return [Series(source, points, alone=True) for source, points in found.items()]
 
 
 def _numbers(scores: Scores, key: str) -> dict[str, float]:

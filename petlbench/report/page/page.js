@@ -67,7 +67,7 @@ function wanted(label) {
 function filter() {
   let shown = 0, all = 0;
   for (const row of document.querySelectorAll("tr[data-label]")) {
-    row.hidden = !wanted(row.dataset.label);
+    row.hidden = !wanted(row.dataset.method);
     shown += !row.hidden;
     all += 1;
   }
@@ -132,7 +132,7 @@ function drawPanel(place, panel, styles) {
   svg("text", { x: 0, y: 0, transform: `translate(12 ${(top + bottom) / 2}) rotate(-90)`, "text-anchor": "middle" }, root, panel.y.title);
   const series = panel.series.filter((one) => visible(one.label));
   if (panel.front) drawFront(root, series, x, y, right);
-  for (const one of series) drawSeries(root, one, styles.get(one.label), panel.joined, x, y);
+  for (const one of series) drawSeries(root, one, styles.get(one.label), panel.joined && !one.alone, x, y);
   if (!panel.joined) drawLabels(root, series, x, y, { left, right, top, bottom });
 }
 
