@@ -86,7 +86,7 @@ def check_groups(arguments: Sequence[str]) -> None:
             continue
         known = options(group, arguments)
         for value in values.split(","):
-            if value not in known:
+            if value not in known and (group, value) != ("experiment", "null"):
                 raise unknown("task or suite" if group == "dataset" else group, value, known)
 
 
@@ -119,7 +119,8 @@ def main(*preset: str) -> None:
     if "--version" in arguments:
         print(f"petlbench {metadata.version('petlbench')}")
         return
-    if {"-m", "--multirun"} & set(arguments) and {"-c", "--cfg"} & set(arguments):
+    shown = {text.partition("=")[0] for text in arguments} & {"-c", "--cfg"}
+    if {"-m", "--multirun"} & set(arguments) and shown:
         raise UserError("--cfg shows the configuration of one run; leave out -m")
     check_groups(arguments)
     configs.register()

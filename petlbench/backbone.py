@@ -1,6 +1,6 @@
 """A pre-trained timm network as embed, stages of blocks, pooled and head."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from functools import partial
 from typing import Any, cast
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import petlbench.mini.network  # noqa: F401 -- registers vit_mini with timm
 from petlbench.anatomy import dissect
 from petlbench.blocks import Wrapped
-from petlbench.checks import fraction
+from petlbench.checks import fraction, whole
 from petlbench.errors import Unsupported, UserError, unknown
 from petlbench.leaves import DropPath
 from petlbench.surgery import swap_these, swap_type
@@ -239,7 +239,11 @@ def create(
     unfused everywhere.
     """
     fraction("backbone.drop_path", drop_path)
-    _check_name(name)
+    whole("input.size", image_size, low=1)
+    for key, values in (("mean", mean), ("std", std)):
+        if not isinstance(values, Sequence) or len(values) != 3:
+            raise UserError(f"backbone.{key} is {values}; it must be a list of three numbers")
+    _check_name(str(name))
     # timm's Swin drops paths at 0.1 unless told otherwise.
     try:
         net = _network(name, image_size, num_classes=classes, drop_path_rate=drop_path)

@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 
 from petlbench import backbone as backbones
 from petlbench import recipes
+from petlbench.checks import whole
 from petlbench.data.augment import Augmentation
 from petlbench.data.feed import Feed
 from petlbench.data.images import Preparation, View
@@ -23,6 +24,8 @@ from petlbench.train.trainer import Epoch, Trainer
 from petlbench.weights import Origin
 
 Config = Mapping[str, Any]
+FIT_ON = ("train", "trainval")
+SELECT_ON = (None, "val", "tests")  # records of `tests` say that they are dishonest
 
 
 def device(config: Config) -> torch.device:
@@ -95,6 +98,7 @@ def check(config: Config) -> None:
     """
     recipes.check(config)
     check_training(config["train"])
+    check_protocol(config["protocol"])
     built = on_meta(config)
     with torch.device("meta"):
         try:
@@ -103,6 +107,17 @@ def check(config: Config) -> None:
             line = str(error).splitlines()[0]
             raise Unsupported(f"it cannot run on {built.backbone.tag}: {line}") from error
     feed(dict(config) | {"device": "cpu"})
+
+
+def check_protocol(protocol: Config) -> None:
+    """Refuse a protocol that trains on, or watches, what it must not see."""
+    if "fit_on" not in protocol:  # a probe opens no data
+        return
+    for key, choices in (("fit_on", FIT_ON), ("select_on", SELECT_ON)):
+        if protocol[key] not in choices:
+            raise unknown(f"protocol.{key}", protocol[key], map(str, choices))
+    if protocol["every_epochs"] is not None:
+        whole("protocol.every_epochs", protocol["every_epochs"], low=1)
 
 
 def weights(config: Config) -> None:
@@ -173,6 +188,9 @@ def data(config: Config) -> Task:
     opened, protocol = task(config), config["protocol"]
     if "fit_on" in protocol:  # a probe opens no data
         watched = select_names(config, opened)
+        for name in test_names(config, opened):
+            if name not in (known := (*opened.tests, "val")):
+                raise unknown("split in protocol.tests", name, known)
         for split in dict.fromkeys((protocol["fit_on"], *watched, *test_names(config, opened))):
             opened.look(split)
     return opened

@@ -18,6 +18,7 @@ from petlbench.record import PLACES, flat
 Config = dict[str, Any]
 Mistake = HydraException | OmegaConfBaseException
 HIGHEST_SEED = 2**32 - 1  # NumPy's
+NODES = ("method", "backbone", "dataset", "input", "train", "protocol", "results", "wandb")
 GROUPS = ("method", "backbone", "dataset", "recipe")  # whose options a published row belongs to
 FREE = (*PLACES, "backbone.checkpoint", "dataset.draw")  # of a run, whatever was published
 REPORT = "report"  # an experiment's node on how its records are shown; no part of a run
@@ -50,9 +51,14 @@ def finish(composed: DictConfig, choices: Mapping[str, str]) -> Config:
         raise UserError(first_line(error)) from error
     assert isinstance(config, dict)
     plain: Config = {str(key): value for key, value in config.items() if key != REPORT}
+    for node in NODES:
+        if not isinstance(plain[node], Mapping):
+            raise UserError(f"'{node}' holds several values; set one of them, {node}.KEY=VALUE")
+    if not isinstance(plain["results"]["root"], str):
+        raise UserError(f"results.root is {plain['results']['root']}; set results.root=FOLDER")
     plain["factors"] = {
         "method": choices["method"],
-        "backbone": choices["backbone"],
+        "backbone": _backbone(plain, choices["backbone"]),
         "task": plain["dataset"].get("task", choices["dataset"]),
         "draw": plain["dataset"].get("draw", 0),
         "seed": checks.whole("seed", plain["seed"], low=0, high=HIGHEST_SEED),
@@ -61,6 +67,13 @@ def finish(composed: DictConfig, choices: Mapping[str, str]) -> Config:
         there = plain["recipe"]["source"] is not None
         plain["recipe"]["changed"] = _changed(plain, choices) if there else []
     return plain
+
+
+def _backbone(config: Config, option: str) -> str:
+    """What a backbone is called in records: the option, or the network put in its place."""
+    name: str = config["backbone"]["name"]
+    own = configs.content("backbone", option).get("backbone", {})
+    return option if own.get("name", name) == name else name
 
 
 def _changed(config: Config, choices: Mapping[str, str]) -> list[str]:
@@ -109,6 +122,8 @@ def explain(error: Mistake, known: Callable[[], Iterable[str]]) -> str:
     if match := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", line):
         return f"'{match[1]}' names several values; add -m to sweep them"
     if isinstance(error, OverrideParseException):
+        if error.override and "=~" in error.override:
+            return f"'{error.override}' cannot be read; write the folder out, without ~"
         return (
             f"'{error.override}' cannot be read ({line}); a value with other signs than letters, "
             "digits and ./_-:~% needs quotes of its own: 'dataset.root=\"my (new) images\"'"

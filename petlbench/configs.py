@@ -133,6 +133,7 @@ def register() -> None:
         "content": _content,
         "device": _device,
         "before_crop": _before_crop,
+        "tenth": _tenth,
     }
     for name, read in resolvers.items():
         OmegaConf.register_new_resolver(f"petlbench.{name}", read, replace=True)
@@ -148,6 +149,11 @@ def _name(root: str) -> str:
 def _classes(root: str) -> int:
     """${petlbench.classes:ROOT}: the number of its classes."""
     return len(tree.scan(root).names)
+
+
+def _tenth(epochs: object) -> object:
+    """${petlbench.tenth:EPOCHS}: a tenth of a training, from 1 to 10 epochs."""
+    return max(1, min(10, epochs // 10)) if isinstance(epochs, int) else epochs
 
 
 def _before_crop(size: int) -> int:

@@ -12,9 +12,9 @@ class Unsupported(UserError):
     """A method and a backbone that cannot work together; the record says `unsupported` and why."""
 
 
-def unknown(kind: str, name: str, choices: Iterable[str]) -> UserError:
+def unknown(kind: str, value: object, choices: Iterable[str]) -> UserError:
     """Unknown method 'lorra'; did you mean 'lora'? Known: adapter, bitfit, ..."""
-    known = sorted(choices)
+    known, name = sorted(choices), str(value)
     key = name.replace("+", "_plus").replace("*", "_star").replace("-", "_").lower()
     near = [choice for choice in known if f"{choice}_".startswith(f"{key}_")][:1]
     near = near or get_close_matches(key, known, n=1, cutoff=0.6)

@@ -74,8 +74,11 @@ def attempted(record: Record, fill: Callable[[], None]) -> Record:
     except Exception as error:
         if _interrupted(error):
             raise KeyboardInterrupt from error
-        log.error("%s", traceback.format_exc())
-        record = ended(record, "failed", f"{type(error).__name__}: {error}")
+        if "allocate memory" in str(error):  # torch has no error of its own for the CPU's
+            record = ended(record, "out_of_memory", str(error).splitlines()[0])
+        else:
+            log.error("%s", traceback.format_exc())
+            record = ended(record, "failed", f"{type(error).__name__}: {error}")
     record["provenance"]["seconds"] = round(time.perf_counter() - started, 3)
     return record
 

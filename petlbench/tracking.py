@@ -69,11 +69,16 @@ class WandbTracker(Tracker):
             self.run = None
 
 
+def check(config: Config) -> None:
+    """Refuse an unknown mode."""
+    if config["wandb"]["mode"] not in MODES:
+        raise unknown("wandb.mode", config["wandb"]["mode"], MODES)
+
+
 def start(config: Config) -> Tracker:
     """The tracker of one run. Raises UserError for an unknown mode, and nothing else."""
+    check(config)
     mode = config["wandb"]["mode"]
-    if mode not in MODES:
-        raise unknown("wandb.mode", str(mode), MODES)
     if mode == "disabled":
         return Tracker()
     try:

@@ -73,7 +73,7 @@ class Origin:
         Raises UserError where there is none and none can be fetched.
         """
         if self.checkpoint is not None:
-            return _existing(Path(self.checkpoint).expanduser())
+            return _existing(Path(str(self.checkpoint)).expanduser())
         if not self.pretrained:
             return None
         packaged = resources.files("petlbench.mini") / "weights" / f"{self.name}.safetensors"
@@ -188,7 +188,7 @@ def _read(path: Path) -> dict[str, Any]:
             f"checkpoint '{path}' is damaged or holds Python objects, which could run code, and "
             "is not read; save the state_dict alone, or convert it to .safetensors"
         ) from error
-    except UNREADABLE as error:
+    except Exception as error:  # of a damaged file anything, even KeyError and IndexError
         raise _damaged(path, error) from error
     if not isinstance(content, dict):
         raise _unfit(path, f"it holds a {type(content).__name__} and no named tensors")
@@ -238,7 +238,7 @@ def _check_jax(net: Any, path: Path) -> None:
                 for part in key.split("/")
                 if part[:13] == "encoderblock_"
             }
-    except UNREADABLE as error:
+    except Exception as error:  # of a damaged archive anything, even tokenize.TokenError
         raise _damaged(path, error) from error
     if not kernels:
         raise _unfit(path, "it has no embedding/kernel")

@@ -7,13 +7,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from petlbench import build, registry
+from petlbench import build, compose, registry
 from petlbench.backbone import Backbone
 from petlbench.delta import load
 from petlbench.errors import Unsupported, UserError
 from petlbench.interface import Method
 from petlbench.record import Record, Store
-from petlbench.run import run
+from petlbench.run import attempted, blank, run
 from petlbench.sweep.conduct import check_place
 from petlbench.sweep.plan import TO_RUN, Planned
 from petlbench.train.trainer import Trainer
@@ -208,6 +208,61 @@ def test_a_pair_that_cannot_run_is_refused_by_the_check(tmp_path: Path) -> None:
     settings["input"] = settings["input"] | {"size": 256}
     with pytest.raises(Unsupported, match=r"takes the weight of its qkv projection and never"):
         build.check(settings)
+
+
+MISTAKES = [
+    ("train.precision=16", "unknown train.precision '16'; did you mean 'fp16'"),
+    ("backbone.pool=null", "unknown backbone.pool 'None'"),
+    ("backbone.mean=0.5", "backbone.mean is 0.5; it must be a list of three numbers"),
+    ("backbone.checkpoint=3", "checkpoint '3' is none of"),
+    ("train.betas=0.9", "train.betas is 0.9; it must be a list of two numbers"),
+    ("train.no_decay=3", "unknown train.no_decay '3'"),
+    ("train.schedule.warmup_epochs=abc", "train.schedule.warmup_epochs is abc"),
+    ("train.schedule.cosine_epochs=null", "train.schedule.cosine_epochs is None"),
+    ("train.schedule.min_lr=-1", "train.schedule.min_lr is -1"),
+    ("train=3", "'train' holds several values; set one of them, train.KEY=VALUE"),
+    ("results.root=null", "results.root is None; set results.root=FOLDER"),
+    ("input.size=abc", "input.size is abc; it must be a whole number from 1 on"),
+    ("protocol.fit_on=test", "unknown protocol.fit_on 'test'; Known: train, trainval"),
+    ("protocol.select_on=test", "unknown protocol.select_on 'test'"),
+    ("protocol.every_epochs=0", "protocol.every_epochs is 0"),
+    ("protocol.tests=[train]", "unknown split in protocol.tests 'train'; Known: test, val"),
+    ("dataset.images=abc", "dataset.images is abc"),
+]
+
+
+@pytest.mark.parametrize(("override", "message"), MISTAKES)
+def test_a_mistake_is_one_line_ahead_of_the_run(override: str, message: str) -> None:
+    def look() -> None:
+        found = compose.single(["method=linear", override])
+        build.check(found)
+        build.weights(found)
+        build.data(found)
+
+    with pytest.raises(UserError) as caught:
+        look()
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("epochs", "apart"), [(1, 1), (10, 1), (50, 5), (100, 10), (110, 10)])
+def test_a_protocol_that_chooses_has_epochs_to_choose_from(epochs: int, apart: int) -> None:
+    found = compose.single(["method=linear", "protocol=audit", f"train.epochs={epochs}"])
+    assert found["protocol"]["every_epochs"] == apart
+
+
+def test_another_network_has_its_own_name_in_records() -> None:
+    name = "vit_tiny_patch16_224.augreg_in21k"
+    assert compose.single([f"backbone.name={name}"])["factors"]["backbone"] == name
+    assert compose.single(["backbone=vit_b16"])["factors"]["backbone"] == "vit_b16"
+
+
+def test_a_cpu_without_memory_is_no_failure(tmp_path: Path) -> None:
+    def fill() -> None:
+        torch.empty(10**15)
+
+    record = attempted(blank(config(tmp_path)), fill)
+    assert record["status"] == "out_of_memory"
 
 
 def test_a_setting_that_was_deleted_is_named(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from petlbench.checks import whole
 from petlbench.data.images import View
 from petlbench.data.task import Split, Task, fingerprint
 from petlbench.data.work import told
@@ -51,18 +52,16 @@ def load(
     sha256: of all pixels and labels as the project made them, part of the cache's file name; where
     this machine's differ, a warning says so. cache: folder of the rendered images.
     """
-    if images <= TRAIN + VAL:
-        raise UserError(f"dataset.images={images} leaves no test set; give at least 1001")
-    if seed < 0:
-        raise UserError(f"dataset.seed={seed} is negative; give 0 or more")
+    whole("dataset.images", images, low=TRAIN + VAL + 1)
+    whole("dataset.seed", seed, low=0)
     if not view.is_plain:
         raise UserError(
             f"mini/{name} is rendered square and nothing is cut out of it; leave "
             f"input.resize={view.resize} and input.aspect={view.aspect} away"
         )
     folder = Path(cache).expanduser() / "mini"
-    whole = once(partial(_whole, name, images, seed, sha256, folder))
-    return Task(name, title, suite, group, classes, ("test",), partial(_split, whole))
+    rendered = once(partial(_whole, name, images, seed, sha256, folder))
+    return Task(name, title, suite, group, classes, ("test",), partial(_split, rendered))
 
 
 def render(name: str, images: int, seed: int) -> Images:

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from petlbench import build, job
+from petlbench import build, job, tracking
 from petlbench.errors import UserError
 from petlbench.record import Record, Store, StoreError
 from petlbench.run import blank, ended
@@ -58,7 +58,8 @@ def perform(runs: Sequence[plan.Planned], store: Store) -> int:
         asked = [run.id for run in runs if run.config["job"] == name]
         for line in job.of(config).closing(config, store, asked):
             log.info(line)
-    return 1 if told else 0
+    nothing = all(run.state == plan.UNSUPPORTED for run in runs)
+    return 1 if told or nothing else 0
 
 
 def check_place(runs: Sequence[plan.Planned]) -> None:
@@ -66,6 +67,8 @@ def check_place(runs: Sequence[plan.Planned]) -> None:
 
     The first backbone or task that is refused is told whole, the others by their names.
     """
+    for config in _differing(runs, "wandb"):
+        tracking.check(config)
     for config in (*_differing(runs, "device"), *_differing(runs, "train")):
         Precision(config["train"]["precision"], build.device(config))
     for node, factor, ask in (

@@ -12,7 +12,7 @@ from petlbench.record import Record, identity
 Config = dict[str, Any]
 Combination = tuple[Config, tuple[str, ...]]  # and what the sweep varies in it, as overrides
 TO_RUN, FINISHED, UNSUPPORTED = "to run", "finished", "unsupported"
-CHECKED = ("method", "backbone", "input", "train", "recipe", "job", "probe")
+CHECKED = ("method", "backbone", "input", "train", "protocol", "recipe", "job", "probe")
 
 
 @dataclass(frozen=True)

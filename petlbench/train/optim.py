@@ -33,7 +33,7 @@ def groups(
     no_decay: str,
 ) -> list[dict[str, Any]]:
     """Up to four parameter groups: method or head, decayed or not, each with its `peak_lr`."""
-    if no_decay not in NO_DECAY:
+    if str(no_decay) not in NO_DECAY:
         raise unknown("train.no_decay", no_decay, NO_DECAY)
     for key, value in (("lr", lr), ("head_lr", head_lr), ("weight_decay", weight_decay)):
         if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):

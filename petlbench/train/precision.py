@@ -9,14 +9,16 @@ from petlbench.errors import UserError, unknown
 
 FORMATS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+PRECISIONS = (*FORMATS, "auto")
+
 
 class Precision:
     """Autocast and, for fp16, loss scaling; `auto` takes the best format of the device."""
 
     def __init__(self, name: str, device: torch.device) -> None:
         name = _best(device) if name == "auto" else name
-        if name not in FORMATS:
-            raise unknown("train.precision", name, [*FORMATS, "auto"])
+        if str(name) not in FORMATS:
+            raise unknown("train.precision", name, PRECISIONS)
         if name == "fp16" and device.type != "cuda":
             raise UserError("train.precision fp16 needs a GPU; on CPU choose fp32 or bf16")
         self.name = name

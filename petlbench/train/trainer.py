@@ -66,6 +66,8 @@ class Trainer:
     ) -> None:
         check(settings)
         _check_batch(settings, len(fit))
+        if (highest := int(fit.labels.max())) >= classes:
+            raise UserError(f"dataset.classes is {classes}, and there are labels up to {highest}")
         self.feed = feed
         self.device = feed.device
         self.precision = Precision(settings["precision"], feed.device)
