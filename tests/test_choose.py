@@ -48,6 +48,22 @@ def test_grids_of_different_size_are_said() -> None:
     assert "lora on vit_mini 3" in told
 
 
+def test_points_that_miss_a_task_do_not_count_as_tried() -> None:
+    other = [r | {"factors": r["factors"] | {"method": "dtl"}} for r in GRID]
+    assert unequal(points(trials([*GRID, *other], VALUES), VALUES)) is None
+    told = unequal(points(trials([*GRID, *other[:-1]], VALUES), VALUES))
+    assert told is not None
+    assert "dtl on vit_mini 2, lora on vit_mini 3" in told
+
+
+def test_a_value_may_be_null() -> None:
+    without = [trial("lora", task, 0.1, 95.0) for task in ("digits", "land")]
+    for r in without:
+        r["config"]["train"]["lr"] = None
+    found = points(trials([*GRID, *without], VALUES), VALUES)
+    assert found["val"].tolist()[0] == 95.0
+
+
 def test_only_trials_count() -> None:
     with pytest.raises(UserError, match="no finished trial"):
         trials([record("lora", "land", 78.0)], VALUES)

@@ -247,6 +247,8 @@ def _changing_settings(labelled: Iterable[Labelled]) -> list[str]:
     first: dict[str, Record] = {}
     found: dict[str, dict[str, None]] = defaultdict(dict)
     for row, record in labelled:
+        if record["status"] != "finished":
+            continue
         other = first.setdefault(row, record)
         for key in differing(other, record, ("method", "train")):
             found[row][key] = None

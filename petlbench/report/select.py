@@ -48,6 +48,9 @@ def chosen_from(records: Sequence[Record], view: View) -> list[Record]:
         for record in _of_protocol(_of_suite(records, view), view)
         if record["factors"]["backbone"] == view.backbone
     ]
+    for key in view.vary if found else ():
+        if all(value_of(record, key) is None for record in found):
+            raise UserError(f"no record has a value '{key}'; --cfg job of a run prints its keys")
     _refuse_mixtures([r for r in found if r["status"] == "finished"], list(view.vary))
     return found
 

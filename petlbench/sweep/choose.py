@@ -38,8 +38,10 @@ def points(table: pd.DataFrame, values: list[str]) -> pd.DataFrame:
 
     at_edge names the values of the best point that lie at an end of their grid.
     """
-    by_task = table.groupby([*KEY, *values, "task"], as_index=False, sort=False)["top1"].mean()
-    scores = by_task.groupby([*KEY, *values], sort=False)["top1"]
+    by_task = table.groupby([*KEY, *values, "task"], as_index=False, sort=False, dropna=False)[
+        "top1"
+    ].mean()
+    scores = by_task.groupby([*KEY, *values], sort=False, dropna=False)["top1"]
     found = scores.agg(val="mean", tasks="count").reset_index()
     complete = found[found["tasks"] == table["task"].nunique()]
     best = complete.loc[complete.groupby(KEY, sort=False)["val"].idxmax()].index
@@ -61,12 +63,11 @@ def _at_edge(found: pd.DataFrame, row: pd.Series, value: str) -> bool:
 
 def unequal(found: pd.DataFrame) -> str | None:
     """A warning if the methods were not given equally many complete points."""
-    counts = found.groupby(KEY, sort=False).size()
+    complete = found["tasks"] == found["tasks"].max()
+    counts = complete.groupby([found[key] for key in KEY]).sum()
     if counts.nunique() == 1:
         return None
-    told = ", ".join(
-        f"{method} on {backbone} {len(part)}" for (method, backbone), part in found.groupby(KEY)
-    )
+    told = ", ".join(f"{method} on {backbone} {n}" for (method, backbone), n in counts.items())
     return f"unequal grids, so the choice is not on equal terms: {told}"
 
 
@@ -97,8 +98,12 @@ def main(arguments: list[str] | None = None) -> int:
     if (warning := unequal(found)) is not None:
         print(f"warning: {warning}", file=sys.stderr)
     if chosen.out is not None:
-        chosen.out.parent.mkdir(parents=True, exist_ok=True)
-        found.to_csv(chosen.out, index=False, float_format="%.5g")
+        try:
+            chosen.out.parent.mkdir(parents=True, exist_ok=True)
+            found.to_csv(chosen.out, index=False, float_format="%.5g")
+        except OSError as error:
+            print(f"error: '{chosen.out}' cannot be written: {error.strerror}", file=sys.stderr)
+            return 1
     return 0
 
 
