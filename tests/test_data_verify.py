@@ -250,6 +250,21 @@ def test_own_folders_are_turned_and_searched_for_twins(tmp_path: Path, capsys: C
     assert "test shares 1 images with train" in task["defects"][1]
 
 
+def test_what_a_folder_holds_beside_its_images_is_told(tmp_path: Path, capsys: Capture) -> None:
+    root = tmp_path / "own"
+    for number in range(20):
+        trees.paint(root / ["cat", "dog"][number % 2] / f"{number}.png", number)
+    trees.paint(root / "loose.png", 77)
+    (root / "cat" / "a.heic").write_bytes(b"")
+    (root / "bird").mkdir()
+    status, task = only(capsys, "folder", "--root", root)
+    assert status == 0
+    said = " ".join(task["notes"])
+    assert f"1 images in no class folder are left out, for example '{root / 'loose.png'}'" in said
+    assert f"for example '{root / 'cat' / 'a.heic'}'" in said
+    assert f"1 folders hold no image, for example '{root / 'bird'}'" in said
+
+
 def test_rendered_images_are_held_against_the_projects(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

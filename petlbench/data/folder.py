@@ -1,7 +1,9 @@
 """A user's own images, `dataset=folder dataset.root=...`: class folders or a CSV file."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from petlbench.checks import fraction, whole
 from petlbench.data import files, tree
@@ -11,6 +13,11 @@ from petlbench.data.task import Task
 from petlbench.errors import UserError
 
 TREES = {"train": ["train"], "val": ["val"], "trainval": ["train", "val"], "test": ["test"]}
+
+
+def remarks(values: Mapping[str, Any]) -> list[str]:
+    """What `verify` has to say of a folder beside its images."""
+    return tree.overlooked(Path(values["root"]).expanduser())
 
 
 def load(

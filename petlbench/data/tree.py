@@ -72,6 +72,27 @@ class Tree:
         return digest.hexdigest()[:16]
 
 
+def overlooked(root: Path) -> list[str]:
+    """What lies in a folder and is no part of its tree: a sentence for each kind."""
+    if not root.is_dir():
+        return []
+    taken = {root / image.path for image in scan(str(root)).images}
+    found = [file for file in sorted(root.rglob("*")) if file not in taken and _shown(file, root)]
+    loose = [file for file in found if file.is_file() and file.suffix.lower() in SUFFIXES]
+    others = [file for file in found if file.is_file() and file.suffix.lower() not in SUFFIXES]
+    empty = [folder for folder in found if folder.is_dir() and not any(images_below(folder))]
+    kinds = (
+        (loose, "images in no class folder are left out"),
+        (others, f"files are no images by their suffix ({', '.join(SUFFIXES)})"),
+        (empty, "folders hold no image"),
+    )
+    return [f"{len(some)} {what}, for example '{some[0]}'" for some, what in kinds if some]
+
+
+def _shown(file: Path, root: Path) -> bool:
+    return not any(part.startswith(".") for part in file.relative_to(root).parts)
+
+
 @cache
 def scan(root: str) -> Tree:
     """All images of a folder or CSV file. Raises UserError where there is nothing to learn."""
@@ -119,8 +140,7 @@ def divided(tree: Tree, *, val: float, test: float, seed: int) -> dict[str, list
 def images_below(folder: Path) -> Iterator[Path]:
     """All image files in a folder and those in it, sorted; hidden files and folders are not."""
     for file in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-        if file.suffix.lower() in SUFFIXES and not hidden and file.is_file():
+        if file.suffix.lower() in SUFFIXES and _shown(file, folder) and file.is_file():
             yield file
 
 

@@ -1,7 +1,7 @@
 """Tasks by the name of a suite, through the configuration, with their folders and readers."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -41,8 +41,17 @@ class Cell:
     @property
     def folders(self) -> tuple[Folder, ...]:
         """What it needs on the disk, as far as its reader tells."""
+        return tuple(self._told("layout"))
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is worth knowing of its folder, as far as its reader tells."""
+        return list(self._told("remarks"))
+
+    def _told(self, what: str) -> Iterable[Any]:
+        """The answer of a function beside the reader, if it has one."""
         module = import_module(self.values["_target_"].rpartition(".")[0])
-        tell: Callable[[Any], tuple[Folder, ...]] = getattr(module, "layout", lambda _: ())
+        tell: Callable[[Any], Iterable[Any]] = getattr(module, what, lambda _: ())
         return tell(self.values)
 
 

@@ -62,6 +62,7 @@ def check(cell: Cell, known: Found, pool: ThreadPoolExecutor, allow_duplicates: 
         defects += _changed(listed, found)
         report["notes"] += _notes(split, listed, found, task)
     report["notes"] += _parted(task, lists, found) + (shared if allow_duplicates else [])
+    report["notes"] += cell.remarks
     defects += [] if allow_duplicates else shared
     return report | {"defects": list(dict.fromkeys(defects))}
 
