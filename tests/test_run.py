@@ -72,7 +72,7 @@ def config(
             "classes": 3,
         },
         "method": values["method"],
-        "protocol": OmegaConf.to_container(OmegaConf.load(CONF / "protocol" / f"{protocol}.yaml")),
+        "protocol": compose.single([f"protocol={protocol}", "train.epochs=10"])["protocol"],
         "recipe": {"name": "default", "source": "petlbench"},
         "results": {"root": str(root)},
         "wandb": {"mode": "disabled", "project": "p", "entity": None, "group": None, "tags": []},

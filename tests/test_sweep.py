@@ -60,7 +60,6 @@ def test_a_sweep_without_runs_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("experiment=null", "unknown experiment 'null'; Known: demo"),
         ("method=vpt", "unknown method 'vpt'; did you mean 'vpt_deep'?"),
         ("method=lorra", "unknown method 'lorra'; did you mean 'lora'?"),
         ("method=dtl,dtl+", r"unknown method 'dtl\+'; did you mean 'dtl_plus'?"),
