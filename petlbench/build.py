@@ -174,10 +174,10 @@ def select_names(config: Config, opened: Task) -> tuple[str, ...]:
 
 def tests(config: Config, opened: Task) -> dict[str, Split]:
     """The splits to score at the end; opened here, after training, and not before."""
-    return {name: opened.open(name) for name in test_names(config, opened)}
+    return {name: opened.open(name) for name in tested(config, opened)}
 
 
-def test_names(config: Config, opened: Task) -> tuple[str, ...]:
+def tested(config: Config, opened: Task) -> tuple[str, ...]:
     """The splits that the protocol scores at the end."""
     names = config["protocol"]["tests"]
     return opened.tests if names == "all" else tuple(names)
@@ -188,10 +188,10 @@ def data(config: Config) -> Task:
     opened, protocol = task(config), config["protocol"]
     if "fit_on" in protocol:  # a probe opens no data
         watched = select_names(config, opened)
-        for name in test_names(config, opened):
+        for name in tested(config, opened):
             if name not in (known := (*opened.tests, "val")):
                 raise unknown("split in protocol.tests", name, known)
-        for split in dict.fromkeys((protocol["fit_on"], *watched, *test_names(config, opened))):
+        for split in dict.fromkeys((protocol["fit_on"], *watched, *tested(config, opened))):
             opened.look(split)
     return opened
 
