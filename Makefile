@@ -39,7 +39,7 @@ results: install
 	$(REPORT) efficiency --records $(MEASURED)/probe/runs --backbone vit_b16 --out $(MEASURED)/probe
 	$(REPORT) efficiency --records $(MEASURED)/probe/runs --backbone swin_b --out $(MEASURED)/probe/swin_b
 	$(REPORT) table1 --records $(MEASURED)/probe/runs --out $(MEASURED)/probe
-	$(REPORT) multitask --records $(MEASURED)/multitask --out $(MEASURED)/multitask
+	$(REPORT) multitask --records $(MEASURED)/multitask/runs --out $(MEASURED)/multitask
 	$(BIN)/python -m petlbench.readme README.md
 
 # support: one backbone of each kind; DeiT, MAE, CLIP and DINOv2 are plain ViTs
