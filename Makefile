@@ -11,7 +11,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 JOBS ?= 2
 
-.PHONY: demo test check look results docs format install install-dev clean
+# Type checkers do not see that petlbench extends its path; this folder of links shows them.
+types:
+	@mkdir -p .types/petlbench
+	@ln -sfn $(CURDIR)/petlbench/* $(CURDIR)/methods $(CURDIR)/conf .types/petlbench/
+
+.PHONY: types demo test check look results docs format install install-dev clean
 
 demo: install
 	$(BIN)/python -m petlbench -m experiment=demo results.root=results/demo/runs
@@ -20,7 +25,7 @@ demo: install
 test: install-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
-check: install-dev
+check: install-dev types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -28,7 +33,7 @@ check: install-dev
 
 # Debian: apt install texlive-latex-extra poppler-utils chromium
 look: install
-	$(BIN)/python -m tests.look results/look
+	$(BIN)/python -m tools.look results/look
 
 REPORT := $(BIN)/python -m petlbench.report
 MEASURED := results/measured
@@ -40,14 +45,14 @@ results: install
 	$(REPORT) efficiency --records $(MEASURED)/probe/runs --backbone swin_b --out $(MEASURED)/probe/swin_b
 	$(REPORT) table1 --records $(MEASURED)/probe/runs --out $(MEASURED)/probe
 	$(REPORT) multitask --records $(MEASURED)/multitask/runs --out $(MEASURED)/multitask
-	$(BIN)/python -m petlbench.readme README.md
+	$(BIN)/python -m tools.readme README.md
 
 # support: one backbone of each kind; DeiT, MAE, CLIP and DINOv2 are plain ViTs
 docs: install
-	$(BIN)/python -m petlbench.catalogue docs/methods
+	$(BIN)/python -m tools.catalogue docs/methods
 	$(BIN)/python -m petlbench.support vit_b16 siglip_b16 swin_b convnext_b dinov3_b16 eva02_b14 > docs/support.part
 	mv docs/support.part docs/support.md
-	$(BIN)/python -m petlbench.recipes_page > docs/recipes.part
+	$(BIN)/python -m tools.recipes_page > docs/recipes.part
 	mv docs/recipes.part docs/recipes.md
 
 format: install-dev

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from petlbench.backbone import Backbone
-from petlbench.blocks import OpenBlock
 from petlbench.checks import subset
 from petlbench.errors import unknown
-from petlbench.interface import Method
-from petlbench.leaves import Bottleneck, QuickGELU, Residual
+from petlbench.layers import Bottleneck, QuickGELU, Residual
+from petlbench.method import Method
+from petlbench.model.backbone import Backbone
+from petlbench.model.block import OpenBlock
 
 SITES = ("attn", "mlp")
 

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from petlbench.backbone import Backbone
-from petlbench.interface import Method
-from petlbench.leaves import Bottleneck, DropPath
+from petlbench.layers import Bottleneck, DropPath
+from petlbench.method import Method
+from petlbench.model.backbone import Backbone
 
 
 class PostAdapted(nn.Module):

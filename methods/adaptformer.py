@@ -4,10 +4,10 @@ https://arxiv.org/abs/2205.13535.
 
 from torch import Tensor, nn
 
-from petlbench.backbone import Backbone
-from petlbench.blocks import OpenBlock
-from petlbench.interface import Method
-from petlbench.leaves import Bottleneck, Scaled
+from petlbench.layers import Bottleneck, Scaled
+from petlbench.method import Method
+from petlbench.model.backbone import Backbone
+from petlbench.model.block import OpenBlock
 
 
 class ParallelBlock(OpenBlock):

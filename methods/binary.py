@@ -8,15 +8,15 @@ its way through the forward pass, and its gradient goes past the rounding.
 from typing import cast
 
 import torch
+from petlbench.methods.adaptformer import ParallelBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from petlbench.backbone import Backbone
 from petlbench.checks import fraction, whole
-from petlbench.interface import Method
-from petlbench.leaves import Scaled
-from petlbench.methods.adaptformer import ParallelBlock
-from petlbench.surgery import QueryAndValue, swap, swap_these
+from petlbench.layers import QueryAndValue, Scaled
+from petlbench.method import Method
+from petlbench.model.backbone import Backbone
+from petlbench.swap import swap, swap_these
 
 ROUNDS = 500  # of the fixed point; as in JieShibo/PETL-ViT @ 026e4f12
 MOST_BITS = 8

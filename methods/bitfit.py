@@ -2,8 +2,8 @@
 https://arxiv.org/abs/2106.10199.
 """
 
-from petlbench.backbone import Backbone
-from petlbench.interface import Method
+from petlbench.method import Method
+from petlbench.model.backbone import Backbone
 
 
 class BitFit(Method):

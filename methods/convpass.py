@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from petlbench.backbone import Backbone
-from petlbench.blocks import OpenBlock, Tokens
 from petlbench.checks import fraction, subset, whole
 from petlbench.errors import unknown
-from petlbench.interface import Method
-from petlbench.leaves import QuickGELU, Scaled
+from petlbench.layers import QuickGELU, Scaled
+from petlbench.method import Method
+from petlbench.model.backbone import Backbone
+from petlbench.model.block import OpenBlock
+from petlbench.model.tokens import Tokens
 
 SITES = ("attn", "mlp")
 INITS: Mapping[str, Callable[[Tensor], object]] = {

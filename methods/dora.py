@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from petlbench.backbone import Backbone
 from petlbench.checks import fraction, positive
-from petlbench.export import Update, side_by_side
-from petlbench.interface import Method
-from petlbench.leaves import LowRank
-from petlbench.surgery import affine, swap
+from petlbench.layers import LowRank, affine
+from petlbench.method import Method
+from petlbench.model.backbone import Backbone
+from petlbench.peft import Update, side_by_side
+from petlbench.swap import swap
 
 
 class Decomposed(nn.Module):

@@ -6,11 +6,11 @@ late ones only. So the early blocks have constant inputs, and backward does not 
 
 from torch import Tensor, nn
 
-from petlbench.anatomy import Stage
-from petlbench.backbone import Backbone
 from petlbench.checks import block_number
-from petlbench.interface import Method
-from petlbench.leaves import LowRank, Swish
+from petlbench.layers import LowRank, Swish
+from petlbench.method import Method
+from petlbench.model.backbone import Backbone
+from petlbench.model.families import Stage
 
 
 class DTL(Method):

@@ -3,12 +3,12 @@
 DTL+* is DTL+ that injects after every block: a preset, conf/method/dtl_plus_star.yaml.
 """
 
+from petlbench.methods.dtl import DTL
 from torch import Tensor, nn
 
-from petlbench.anatomy import Stage
-from petlbench.backbone import Backbone
-from petlbench.leaves import DepthwiseConv
-from petlbench.methods.dtl import DTL
+from petlbench.layers import DepthwiseConv
+from petlbench.model.backbone import Backbone
+from petlbench.model.families import Stage
 
 
 class DTLPlus(DTL):

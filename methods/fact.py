@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from petlbench.anatomy import Stage
-from petlbench.backbone import Backbone
 from petlbench.checks import fraction, whole
 from petlbench.errors import Unsupported
-from petlbench.interface import Method
-from petlbench.leaves import Scaled
-from petlbench.surgery import Parallel, swap
+from petlbench.layers import Parallel, Scaled
+from petlbench.method import Method
+from petlbench.model.backbone import Backbone
+from petlbench.model.families import Stage
+from petlbench.swap import swap
 
 SITES = ("*.attn.qkv", "*.attn.proj", "*.mlp.fc1", "*.mlp.fc2")
 

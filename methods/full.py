@@ -1,7 +1,7 @@
 """Full fine-tuning: every weight of the backbone is trained."""
 
-from petlbench.backbone import Backbone
-from petlbench.interface import Method
+from petlbench.method import Method
+from petlbench.model.backbone import Backbone
 
 
 class Full(Method):

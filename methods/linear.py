@@ -1,6 +1,6 @@
 """Linear probing: only the classification head is trained."""
 
-from petlbench.interface import Method
+from petlbench.method import Method
 
 
 class Linear(Method):

@@ -4,9 +4,9 @@ https://arxiv.org/abs/2304.01917.
 
 from torch import nn
 
-from petlbench.backbone import Backbone
 from petlbench.errors import Unsupported
-from petlbench.interface import Method
+from petlbench.method import Method
+from petlbench.model.backbone import Backbone
 
 
 class LNTune(Method):

@@ -10,12 +10,12 @@ from functools import partial
 
 from torch import nn
 
-from petlbench.backbone import Backbone
 from petlbench.checks import fraction
 from petlbench.errors import unknown
-from petlbench.interface import Method
-from petlbench.leaves import LowRank, Scaled
-from petlbench.surgery import Parallel, QueryAndValue, swap
+from petlbench.layers import LowRank, Parallel, QueryAndValue, Scaled
+from petlbench.method import Method
+from petlbench.model.backbone import Backbone
+from petlbench.swap import swap
 
 
 def query_and_value(qkv: nn.Linear, *, rank: int, scale: float, dropout: float) -> QueryAndValue:

@@ -14,10 +14,10 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from petlbench.backbone import Backbone
 from petlbench.checks import whole
 from petlbench.errors import Unsupported, UserError, unknown
-from petlbench.interface import Method, Trainer
+from petlbench.method import Method, Trainer
+from petlbench.model.backbone import Backbone
 
 TEMPERATURE = 0.1  # of the gates
 MOST_EXAMPLES = 1024  # for the Fisher importance

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from petlbench.backbone import Backbone
-from petlbench.blocks import OpenBlock, Tokens
 from petlbench.checks import fraction, whole
-from petlbench.interface import Method
+from petlbench.method import Method
+from petlbench.model.backbone import Backbone
+from petlbench.model.block import OpenBlock
+from petlbench.model.tokens import Tokens
 
 KERNELS = (3, 5, 7)
 NORM_EPS = 1e-5

@@ -14,16 +14,16 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+from petlbench.methods.noah_genes import MODULES, Genes, Plan, Seen, Space, next_generation
+from petlbench.methods.noah_subnet import Composed, NOAHSubnet
 from torch import Tensor
 
-from petlbench.backbone import Backbone
 from petlbench.checks import positive, whole
 from petlbench.delta import learned
 from petlbench.errors import UserError
-from petlbench.interface import Method, Trainer
-from petlbench.methods.noah_genes import MODULES, Genes, Plan, Seen, Space, next_generation
-from petlbench.methods.noah_subnet import Composed, NOAHSubnet
-from petlbench.record import write_atomically
+from petlbench.method import Method, Trainer
+from petlbench.model.backbone import Backbone
+from petlbench.system import write_atomically
 
 log = logging.getLogger("petlbench")
 

@@ -9,18 +9,18 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
+from petlbench.methods.noah_genes import MODULES, Genes
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from petlbench.backbone import Backbone
-from petlbench.blocks import OpenBlock
 from petlbench.checks import fraction, whole
 from petlbench.errors import Unsupported, UserError
-from petlbench.interface import Method
-from petlbench.leaves import QuickGELU
-from petlbench.methods.noah_genes import MODULES, Genes
-from petlbench.surgery import swap
+from petlbench.layers import QuickGELU
+from petlbench.method import Method
+from petlbench.model.backbone import Backbone
+from petlbench.model.block import OpenBlock
+from petlbench.swap import swap
 
 INIT_STD = 0.02  # the authors' constructor leaves all linear maps so
 PROMPT_ROWS = 100  # of the authors' supernet; sets the range of Xavier-uniform prompts

@@ -7,12 +7,12 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from petlbench.backbone import Backbone
 from petlbench.checks import fraction, subset, whole
 from petlbench.errors import UserError
-from petlbench.interface import Method
-from petlbench.leaves import GroupedLinear, Residual, Scaled
-from petlbench.surgery import affine, swap
+from petlbench.layers import GroupedLinear, Residual, Scaled, affine
+from petlbench.method import Method
+from petlbench.model.backbone import Backbone
+from petlbench.swap import swap
 
 SITES = {"attn": "*.blocks.*.attn.qkv", "mlp": "*.blocks.*.mlp.fc1"}  # what reads a norm's output
 

@@ -7,13 +7,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from petlbench.backbone import Backbone
-from petlbench.blocks import OpenBlock
 from petlbench.checks import positive, whole
 from petlbench.errors import unknown
-from petlbench.interface import Method, Trainer
-from petlbench.leaves import Chosen
-from petlbench.surgery import affine, swap
+from petlbench.layers import Chosen, affine
+from petlbench.method import Method, Trainer
+from petlbench.model.backbone import Backbone
+from petlbench.model.block import OpenBlock
+from petlbench.swap import swap
 
 BATCH = 50  # images at a time while channels are chosen
 

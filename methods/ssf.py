@@ -7,11 +7,11 @@ from typing import Any, cast
 from timm.layers import LayerNorm2d, RmsNorm2d
 from torch import nn
 
-from petlbench.backbone import Backbone
 from petlbench.errors import Unsupported
-from petlbench.interface import Method
-from petlbench.leaves import ScaleShift
-from petlbench.surgery import NO_BIAS, swap
+from petlbench.layers import NO_BIAS, ScaleShift
+from petlbench.method import Method
+from petlbench.model.backbone import Backbone
+from petlbench.swap import swap
 
 IN_BLOCK = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 TRANSFORMER = ("*.patch_embed.proj", *(f"*.blocks.*.{name}" for name in IN_BLOCK))

@@ -9,11 +9,11 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from petlbench.backbone import Backbone
-from petlbench.blocks import OpenBlock
 from petlbench.checks import fraction, whole
 from petlbench.errors import Unsupported
-from petlbench.interface import Method
+from petlbench.method import Method
+from petlbench.model.backbone import Backbone
+from petlbench.model.block import OpenBlock
 
 
 class QueriedBlock(OpenBlock):

@@ -15,9 +15,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from petlbench import compose, configs, recipes
+from petlbench.config import compose, options, recipes, search_path
 from petlbench.errors import UserError, unknown
-from petlbench.sweep.hydra import defer, register
+from petlbench.sweep.plugin import defer, register
 
 log = logging.getLogger("petlbench")
 GROUPS = ("method", "backbone", "dataset", "protocol", "recipe", "experiment")
@@ -51,8 +51,8 @@ def one(composed: DictConfig) -> None:
     refuse_a_sweep(HydraConfig.get().sweeper)
     config = compose.finish(composed, HydraConfig.get().runtime.choices)
     recipes.check(config)
-    from petlbench import job
-    from petlbench.record import Store, identity
+    from petlbench.run import job
+    from petlbench.run.record import Store, identity
     from petlbench.sweep.plan import result_line
 
     store, name, asked = Store(config["results"]["root"]), identity(config), job.of(config)
@@ -84,19 +84,19 @@ def check_groups(arguments: Sequence[str]) -> None:
         group, sign, values = argument.partition("=")
         if not sign or group not in GROUPS or not re.fullmatch(r"[\w/,.+*\-]+", values):
             continue
-        known = options(group, arguments)
+        known = known_options(group, arguments)
         for value in values.split(","):
             if value not in known and (group, value) != ("experiment", "null"):
                 raise unknown("task or suite" if group == "dataset" else group, value, known)
 
 
-def options(group: str, arguments: Sequence[str]) -> list[str]:
+def known_options(group: str, arguments: Sequence[str]) -> list[str]:
     """The options of a configuration group, e.g. mini/digits, with those of --config-dir."""
     pairs = zip(["", *arguments], [*arguments, ""], strict=True)
     own = [value for flag, value in pairs if flag in ("--config-dir", "-cd")]
     own += [text.partition("=")[2] for text in arguments if text.startswith("--config-dir=")]
     folders = [Path(folder) / group for folder in own]
-    return configs.names(group) + [
+    return options.names(group) + [
         file.relative_to(folder).with_suffix("").as_posix()
         for folder in folders
         for file in folder.glob("**/*.yaml")
@@ -123,12 +123,12 @@ def main(*preset: str) -> None:
     if {"-m", "--multirun"} & set(arguments) and shown:
         raise UserError("--cfg shows the configuration of one run; leave out -m")
     check_groups(arguments)
-    configs.register()
+    search_path.register()
     register()
     sys.argv[1:] = defer(arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out of Hydra instead of being printed
     start = hydra.main(
-        version_base="1.3", config_path=f"pkg://{configs.OWN}", config_name="config"
+        version_base="1.3", config_path=f"pkg://{search_path.OWN}", config_name="config"
     )
     start(one)()
 

@@ -11,11 +11,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
-from petlbench.backbone import Backbone
 from petlbench.errors import UserError
-from petlbench.interface import Method
-from petlbench.leaves import Chosen
-from petlbench.record import write_atomically
+from petlbench.layers import Chosen
+from petlbench.method import Method
+from petlbench.model.backbone import Backbone
+from petlbench.system import write_atomically
 
 FORMAT = "1"
 

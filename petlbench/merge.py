@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from petlbench.errors import Unsupported
-from petlbench.interface import Method
-from petlbench.leaves import DropPath
+from petlbench.layers import DropPath
+from petlbench.method import Method
 
 
 @runtime_checkable

@@ -5,10 +5,10 @@ from typing import Any
 
 from hydra.utils import get_class
 
-from petlbench import configs
-from petlbench.backbone import Backbone
+from petlbench.config import options
 from petlbench.errors import unknown
-from petlbench.interface import Method
+from petlbench.method import Method
+from petlbench.model.backbone import Backbone
 
 
 def names() -> list[str]:
@@ -50,4 +50,4 @@ def _node(name: str) -> Mapping[str, Any]:
 
 
 def _files() -> dict[str, dict[str, Any]]:
-    return {name: configs.content("method", name) for name in configs.names("method")}
+    return {name: options.content("method", name) for name in options.names("method")}

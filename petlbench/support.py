@@ -1,47 +1,8 @@
-"""Which method works on which backbone: python -m petlbench.support [BACKBONE ...].
-
-Builds each pair on the meta device, as a plan does, and prints the table in Markdown; a second or
-two for each pair. docs/support.md is made by `make docs`.
-"""
+"""python -m petlbench.support: which method works on which backbone."""
 
 import sys
-from collections.abc import Iterable
-from itertools import count
 
-from petlbench import build, compose, configs, registry
-from petlbench.errors import Unsupported
-
-YES = "yes"
-
-
-def reason(method: str, backbone: str) -> str | None:
-    """Why the pair cannot be, or None."""
-    config = compose.single([f"method={method}", f"backbone={backbone}"])
-    try:
-        build.check(config)
-    except Unsupported as error:
-        return str(error).replace(config["backbone"]["name"], "this network")
-    return None
-
-
-def table(methods: Iterable[str], on: Iterable[str]) -> str:
-    """Markdown: a row a method, a column a backbone, refusals as numbered notes."""
-    names, notes, numbers = list(on), dict[str, int](), count(1)
-    lines = [_line(["method", *names]), _line(["---"] * (len(names) + 1))]
-    for method in methods:
-        cells = []
-        for name in names:
-            why = reason(method, name)
-            if why is not None and why not in notes:
-                notes[why] = next(numbers)
-            cells.append(YES if why is None else f"no ({notes[why]})")
-        lines.append(_line([method, *cells]))
-    return "\n".join([*lines, "", *(f"{number}. {why}" for why, number in notes.items()), ""])
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
+from petlbench.commands.support import main
 
 if __name__ == "__main__":
-    print(table(registry.names(), sys.argv[1:] or configs.names("backbone")), end="")
+    sys.exit(main())

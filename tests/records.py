@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from petlbench.record import Record
+from petlbench.run.record import Record
 
 GROUPS = {"digits": "natural", "glyphs": "natural", "land": "specialized"}
 PEAK = {"weights": 300.0, "gradients": 1.0, "optimiser": 2.0, "activations": 700.0}

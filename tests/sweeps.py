@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from petlbench import configs
-from petlbench.record import Record
+from petlbench.config import options
 from petlbench.report.read import read
 from petlbench.report.rows import listed
+from petlbench.run.record import Record
 from tests.records import probe, record
 
 ROOT = Path(__file__).parent.parent / "results" / "measured"
@@ -20,14 +20,14 @@ SIX = ("adapter", "vpt_deep", "lora", "noah", "dtl", "dtl_plus")
 
 def titled(made: Record) -> Record:
     """The record with the title of its method's yaml."""
-    return made | {"title": configs.content("method", made["factors"]["method"])["title"]}
+    return made | {"title": options.content("method", made["factors"]["method"])["title"]}
 
 
 def vtab(method: str, top1: float, backbone: str = "vit_b16", **values: Any) -> list[Record]:
     """One seed on the 19 tasks, top1 higher by one for each task."""
     found = []
     for place, task in enumerate(listed("dataset", "vtab")):
-        content = configs.content("dataset", task)
+        content = options.content("dataset", task)
         made = titled(record(method, task, top1 + place, group=content["group"]))
         made["task_title"] = content["title"]
         made["id"] += "".join(map(str, values.values()))

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from petlbench.backbone import Backbone
 from petlbench.errors import Unsupported, UserError
-from petlbench.interface import Method
-from petlbench.leaves import DropPath, draw_keep_masks
+from petlbench.layers import DropPath, draw_keep_masks
+from petlbench.method import Method
+from petlbench.model.backbone import Backbone
 from tests.tiny import SIZE, images, tiny
 
 FAMILIES = ("vit", "swin", "convnext")

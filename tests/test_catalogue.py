@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from petlbench import catalogue, configs, registry
+from petlbench import registry
+from petlbench.config import options
+from tools import catalogue
 
 FOLDER = Path(__file__).parent.parent / "docs" / "methods"
 
@@ -17,7 +19,7 @@ def test_there_is_a_page_for_every_file_of_methods_and_no_other() -> None:
 @pytest.mark.parametrize("name", registry.names())
 def test_a_page_has_the_yaml_and_the_index_a_row(name: str) -> None:
     page = (FOLDER / f"{catalogue.page_of(name)}.md").read_text()
-    assert configs.text("method", name).strip() in page
+    assert options.text("method", name).strip() in page
     [row] = [
         line for line in (FOLDER / "README.md").read_text().splitlines() if f"[`{name}`]" in line
     ]

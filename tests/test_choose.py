@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from petlbench.errors import UserError
-from petlbench.record import Record
+from petlbench.run.record import Record
 from petlbench.sweep.choose import points, trials, unequal
 from tests.records import record
 

@@ -5,7 +5,7 @@ from typing import cast
 import pytest
 import torch
 
-from petlbench.interface import Method
+from petlbench.method import Method
 from tests.test_methods import every_pair, loss, made, on, randomised, trained
 from tests.tiny import tiny
 

@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from petlbench import build, compose, registry
+from petlbench import registry
+from petlbench.config import compose
 from petlbench.cost import memory, shapes
-from petlbench.interface import Method
-from petlbench.leaves import draw_keep_masks
+from petlbench.layers import draw_keep_masks
+from petlbench.method import Method
+from petlbench.run import build
 from petlbench.train.precision import Precision
 
 CPU = torch.device("cpu")

@@ -8,10 +8,10 @@ import torch
 import yaml
 
 from petlbench import registry
-from petlbench.backbone import Backbone, create
 from petlbench.cost.section import parameters, units
 from petlbench.errors import Unsupported
-from petlbench.interface import Method
+from petlbench.method import Method
+from petlbench.model.backbone import Backbone, create
 from tests.test_methods import CONF
 
 CLASSES = 100

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from petlbench.data.__main__ import main
-from petlbench.data.commands import fetch
+from petlbench.commands.data import fetch
+from petlbench.commands.data.main import main
 from petlbench.errors import UserError
 from tests.trees import data
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from petlbench.data import store
-from petlbench.data.__main__ import main
-from petlbench.data.commands import unpack
-from petlbench.data.commands.listing import every_suite
+from petlbench.commands.data import unpack
+from petlbench.commands.data.listing import every_suite
+from petlbench.commands.data.main import main
+from petlbench.data import pixels
 from tests import trees
 from tests.trees import data
 
@@ -291,7 +291,7 @@ def test_what_was_interrupted_begins_again(
 def test_a_full_disk_is_refused_before_it_is_full(
     source: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "SPARE", 2**60)
+    monkeypatch.setattr(pixels, "SPARE", 2**60)
     archive = packed(source, tmp_path / "a.zip")
     status, _, err = data(capsys, "prepare", "vtab/kitti", archive, "--root", tmp_path)
     assert status == 1
@@ -434,7 +434,7 @@ def test_the_store_looks_at_the_disk_first(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trees.vtab_task(tmp_path / "vtab")
-    monkeypatch.setattr(store, "SPARE", 2**60)
+    monkeypatch.setattr(pixels, "SPARE", 2**60)
     status, _, err = data(capsys, "cache", "vtab/kitti", "--root", tmp_path)
     assert status == 1
     assert "error: decoding vtab/kitti takes 0.00 GB and" in err

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from petlbench.data import tree
-from petlbench.data.__main__ import main
+from petlbench.commands.data.main import main
+from petlbench.data.readers import tree
 from petlbench.mini import suite as mini
 from tests import trees
 from tests.trees import data
@@ -304,6 +304,6 @@ def test_an_interrupt_is_no_traceback(
         raise KeyboardInterrupt
 
     trees.vtab_task(tmp_path / "vtab")
-    monkeypatch.setattr("petlbench.data.commands.verify._split", interrupted)
+    monkeypatch.setattr("petlbench.commands.data.verify._split", interrupted)
     assert main(["verify", "vtab/kitti", "--root", str(tmp_path)]) == 130
     assert capsys.readouterr().err.startswith("interrupted; what was finished is kept")

@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from petlbench import delta, registry
 from petlbench.errors import UserError
-from petlbench.interface import Method
+from petlbench.method import Method
 from tests.test_methods import made, on, randomised, where_supported
 from tests.tiny import images, tiny
 

@@ -7,16 +7,16 @@ from typing import Any, cast
 
 import pytest
 import torch
+from petlbench.methods import lst
+from petlbench.methods.binary import levels, quantise_head
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from petlbench import registry
 from petlbench.errors import Unsupported
-from petlbench.interface import Method
-from petlbench.leaves import Chosen, DropPath
+from petlbench.layers import Chosen, DropPath
 from petlbench.merge import merged
-from petlbench.methods import lst
-from petlbench.methods.binary import levels, quantise_head
+from petlbench.method import Method
 from tests.test_methods import made, on, randomised
 from tests.tiny import images, tiny
 

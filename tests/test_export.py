@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from petlbench.errors import Unsupported
-from petlbench.export import to_peft
-from petlbench.interface import Method
-from petlbench.leaves import Scaled
+from petlbench.layers import Scaled
 from petlbench.merge import merged
+from petlbench.method import Method
+from petlbench.peft import to_peft
 from tests.test_merge import plain
 from tests.test_methods import made, randomised
 from tests.tiny import images

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from petlbench import configs, registry
+from petlbench import registry
+from petlbench.commands.support import reason
+from petlbench.config import options, search_path
 from petlbench.errors import UserError
-from petlbench.record import Store
-from petlbench.support import reason
+from petlbench.run.record import Store
 from tests.test_methods import loss, plain_logits, randomised
 from tests.test_sweep import finished
 from tests.tiny import images, tiny
@@ -29,8 +30,8 @@ classes: 3
 
 
 def forget() -> None:
-    configs.packages.cache_clear()
-    configs._files.cache_clear()
+    search_path.packages.cache_clear()
+    options._files.cache_clear()
 
 
 @pytest.fixture

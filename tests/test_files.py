@@ -10,13 +10,15 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
-from petlbench import build, compose, configs
-from petlbench.data import dg, fewshot, folder, store, tree
+from petlbench.config import compose, resolvers
+from petlbench.data import pixels
 from petlbench.data.images import View, original
-from petlbench.data.lists import Listed
+from petlbench.data.readers import dg, fewshot, folder, tree
+from petlbench.data.readers.lists import Listed
 from petlbench.data.task import Task
 from petlbench.errors import UserError
-from petlbench.run import run
+from petlbench.run import build
+from petlbench.run.training import run
 from tests.trees import paint, write
 
 VIEW = View(size=4, interpolation="bicubic", resize=None, aspect="squash")
@@ -273,10 +275,10 @@ def test_a_dot_in_a_folders_name_ends_no_name(tmp_path: Path) -> None:
     changed = own_task(tmp_path / "photos.v2", tmp_path / "cache").open("test")
     assert changed.images[0, 0, 0, 0] == 99
     wide = replace(VIEW, interpolation="bilinear")
-    assert store.place(task.listed["val"](), view=wide, cache=tmp_path) != store.place(
+    assert pixels.place(task.listed["val"](), view=wide, cache=tmp_path) != pixels.place(
         task.listed["val"](), view=VIEW, cache=tmp_path
     )
-    assert configs._name(str(tmp_path / "photos.v2")) == "photos.v2"
+    assert resolvers._name(str(tmp_path / "photos.v2")) == "photos.v2"
 
 
 def test_what_is_hidden_is_no_image(tmp_path: Path) -> None:

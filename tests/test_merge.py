@@ -6,11 +6,11 @@ import pytest
 import timm
 import torch
 
-from petlbench.backbone import Backbone
 from petlbench.errors import Unsupported
-from petlbench.interface import Method
 from petlbench.merge import merged
-from petlbench.weights import Origin
+from petlbench.method import Method
+from petlbench.model.backbone import Backbone
+from petlbench.model.weights import Origin
 from tests.test_methods import made, on, on_all, randomised
 from tests.tiny import CLASSES, POOLS, SIZE, images, tiny
 

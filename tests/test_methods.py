@@ -10,18 +10,18 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
+from petlbench.methods.dtl import DTL
 from timm.models.eva import Eva
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from petlbench import registry
-from petlbench.backbone import Backbone
 from petlbench.cost import shapes
 from petlbench.errors import Unsupported, UserError
-from petlbench.interface import Method, frozen_prefix
-from petlbench.leaves import DepthwiseConv, DropPath, draw_keep_masks
-from petlbench.methods.dtl import DTL
-from petlbench.surgery import swap
+from petlbench.layers import DepthwiseConv, DropPath, draw_keep_masks
+from petlbench.method import Method, frozen_prefix
+from petlbench.model.backbone import Backbone
+from petlbench.swap import swap
 from tests.tiny import SMALLER, images, tiny
 
 NAMES = registry.names()

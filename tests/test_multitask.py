@@ -11,14 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from petlbench import compose, delta, job, registry
-from petlbench.backbone import Backbone
+from petlbench import delta, registry
+from petlbench.config import compose
 from petlbench.delta import trained
 from petlbench.errors import Unsupported, UserError
-from petlbench.interface import Method
-from petlbench.multitask import job as multitask
+from petlbench.method import Method
+from petlbench.model.backbone import Backbone
 from petlbench.multitask.network import MultiTask, on_shared
-from petlbench.record import Store
+from petlbench.run import job
+from petlbench.run import multitasking as multitask
+from petlbench.run.record import Store
 from petlbench.train.precision import Precision
 from tests.test_methods import randomised
 from tests.tiny import SMALLER, images, tiny

@@ -7,17 +7,18 @@ from typing import Any
 
 import pytest
 import torch
+from petlbench.methods.noah import NOAH
+from petlbench.methods.noah_genes import MODULES, Genes, Plan, Space, next_generation
 from safetensors.torch import load_file
 
-from petlbench import build, registry
+from petlbench import registry
 from petlbench.cost.section import parameters
 from petlbench.delta import load, trained
 from petlbench.errors import UserError
-from petlbench.interface import Method
-from petlbench.methods.noah import NOAH
-from petlbench.methods.noah_genes import MODULES, Genes, Plan, Space, next_generation
-from petlbench.record import Store
-from petlbench.run import run
+from petlbench.method import Method
+from petlbench.run import build
+from petlbench.run.record import Store
+from petlbench.run.training import run
 from tests.test_equations import Examples
 from tests.test_methods import made, randomised
 from tests.test_run import config

@@ -9,7 +9,7 @@ from timm.optim import param_groups_weight_decay
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import nn
 
-from petlbench import recipes
+from petlbench.config import recipes
 from petlbench.delta import trained
 from petlbench.errors import UserError
 from petlbench.train.optim import cosine, create, groups, schedule_time

@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from petlbench import compose, predict
+from petlbench.commands import predict
+from petlbench.config import compose
 from petlbench.data.images import original
 from petlbench.errors import UserError
-from petlbench.record import Record, Store
-from petlbench.run import run
+from petlbench.run.record import Record, Store
+from petlbench.run.training import run
 
 COLOURS = {"blue sky": (10, 20, 230), "grass": (20, 220, 30), "rose": (230, 10, 40)}
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import petlbench.mini
-import petlbench.mini.network
+import petlbench.model.vit_mini
 from petlbench.errors import UserError
 from petlbench.mini.pretrain import Recipe, Run, check_resumable, main
 from petlbench.mini.scenes import HEADS, PATCH, SIZE, Generator

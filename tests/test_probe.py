@@ -9,16 +9,18 @@ from typing import Any
 import pytest
 import torch
 
-from petlbench import build, compose, configs, job, registry
+from petlbench import registry
 from petlbench.__main__ import ordered
+from petlbench.commands import preset
+from petlbench.config import compose, options
 from petlbench.cost import forecast, memory, speed
 from petlbench.cost.autocast import CudaRules
 from petlbench.cost.section import section
 from petlbench.data.task import Task
 from petlbench.errors import UserError
-from petlbench.interface import Method
-from petlbench.probe import budget, command
-from petlbench.record import Record, Store, identity
+from petlbench.method import Method
+from petlbench.run import budget, build, job
+from petlbench.run.record import Record, Store, identity
 from petlbench.train.precision import Precision
 
 CPU = torch.device("cpu")
@@ -226,7 +228,7 @@ def test_a_method_that_ran_out_of_memory_is_in_the_budget_and_timed_in_inference
     def fails(*given: Any, **named: Any) -> Any:
         raise torch.OutOfMemoryError("no room for a step")
 
-    monkeypatch.setattr("petlbench.probe.job.training", fails)
+    monkeypatch.setattr("petlbench.run.probing.training", fails)
     record = probed(tmp_path, "method=lora", *SHORT)
     assert (record["status"], record["reason"]) == ("out_of_memory", "no room for a step")
     assert len(record["cost"]["inference"]) == 4
@@ -234,7 +236,7 @@ def test_a_method_that_ran_out_of_memory_is_in_the_budget_and_timed_in_inference
     (line,) = budget.closing(config, Store(tmp_path), [record["id"]])[2:]
     assert line.startswith("  LoRA")
     assert "(bf16, predicted, ran out of memory)" in line
-    monkeypatch.setattr("petlbench.probe.job.memory_taken", fails)
+    monkeypatch.setattr("petlbench.run.probing.memory_taken", fails)
     again = probed(tmp_path, "method=lora", *SHORT)
     assert again["status"] == "out_of_memory"
     assert again["cost"]["parameters"] == record["cost"]["parameters"]
@@ -393,12 +395,12 @@ def test_the_command_has_its_protocol(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["probe", "method=lora", text])
     with pytest.raises(SystemExit):
-        command.run("protocol=probe")
+        preset.run("protocol=probe")
     (line,) = capsys.readouterr().err.splitlines()
     assert line == f"error: this command sets protocol=probe; leave out '{text}', or use petlbench"
 
 
 @pytest.mark.parametrize("name", ["table1", "table6", "efficiency", "multitask"])
 def test_the_sweeps_of_reports_on_cost_are_probes(name: str) -> None:
-    content = configs.content("experiment", name)
+    content = options.content("experiment", name)
     assert content["hydra"]["sweeper"]["params"]["protocol"] == "probe"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from petlbench.readme import filled, main
+from tools.readme import filled, main
 
 ROOT = Path(__file__).parent.parent
 

@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from petlbench import build, compose, configs, recipes, registry
+from petlbench import registry
+from petlbench.config import compose, options, recipes
 from petlbench.errors import Unsupported
-from petlbench.recipes_page import page
-from petlbench.record import Store, flat, identity
-from petlbench.run import blank, ended
+from petlbench.run import build
+from petlbench.run.lifecycle import blank, ended
+from petlbench.run.record import Store, flat, identity
 from petlbench.sweep import plan
 from petlbench.sweep.conduct import perform
 from petlbench.train.settings import check
+from tools.recipes_page import page
 
 FILES = recipes.covered()
 Values = dict[str, Any]
@@ -38,7 +40,7 @@ def test_rows_name_tasks_and_keys_that_there_are_and_values_to_train_with(
 ) -> None:
     tasks = recipes.tasks(method, backbone, suite)
     assert method in registry.names()
-    assert set(tasks) <= set(configs.names("dataset"))
+    assert set(tasks) <= set(options.names("dataset"))
     base = OmegaConf.create(composed(method, backbone, tasks[0]))
     OmegaConf.set_struct(base, True)
     for task in tasks:

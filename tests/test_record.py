@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from petlbench import compose
+from petlbench.config import compose
 from petlbench.errors import UserError
-from petlbench.record import IDENTITY, Store, identity, placeless, write_atomically
+from petlbench.run.record import IDENTITY, Store, identity, placeless
+from petlbench.system import write_atomically
 
 MEASURED = Path(__file__).parent.parent / "results" / "measured"
 

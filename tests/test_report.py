@@ -13,7 +13,6 @@ import pytest
 from rich.console import Console
 
 from petlbench.errors import UserError
-from petlbench.record import Record
 from petlbench.report import costs, latex, markdown, terminal
 from petlbench.report.__main__ import main
 from petlbench.report.document import Report
@@ -22,6 +21,7 @@ from petlbench.report.rows import listed
 from petlbench.report.scores import GROUP_MEAN, TASK_MEAN
 from petlbench.report.table import Column, Table
 from petlbench.report.view import find, module
+from petlbench.run.record import Record
 from tests.records import keep, record
 
 SCORES = {

@@ -6,9 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from petlbench import configs
+from petlbench.config import options
 from petlbench.errors import UserError
-from petlbench.record import Record
 from petlbench.report import html, published
 from petlbench.report.__main__ import main
 from petlbench.report.chart import Chart
@@ -16,6 +15,7 @@ from petlbench.report.document import Report
 from petlbench.report.rows import listed
 from petlbench.report.scores import GROUP_MEAN
 from petlbench.report.view import find, module, names
+from petlbench.run.record import Record
 from tests.records import keep, probe, record
 from tests.sweeps import SETS, SWEEPS, TESTS, few_shot, vtab
 
@@ -46,12 +46,12 @@ def test_every_named_report_is_written(
 
 
 def paper_views() -> list[str]:
-    return [name for name in names() if configs.content("experiment", name)]
+    return [name for name in names() if options.content("experiment", name)]
 
 
 @pytest.mark.parametrize("name", paper_views())
 def test_an_experiment_says_command_expectation_duration_and_device(name: str) -> None:
-    head = [line for line in configs.text("experiment", name).splitlines() if line[:1] == "#"]
+    head = [line for line in options.text("experiment", name).splitlines() if line[:1] == "#"]
     told = " ".join(head).lower()
     if name not in ("demo", "mini"):
         assert f"petlbench.report {name} " in told
@@ -166,15 +166,15 @@ def test_the_audit_sets_measured_rows_beside_published_ones() -> None:
 
 
 def test_published_names_mean_methods_and_tasks_of_this_project() -> None:
-    known = set(configs.names("method"))
-    titles = {configs.content("dataset", task)["title"] for task in listed("dataset", "vtab")}
+    known = set(options.names("method"))
+    titles = {options.content("dataset", task)["title"] for task in listed("dataset", "vtab")}
     for file in ("dtl_aaai2024/table2_vtab_vit_b16", "vtab_vit_b16_literature"):
         for row in published.rows(file):
             assert row.method in known | {""}
             assert titles <= set(row.cells)
             assert row.source
             assert row.selection
-            assert row.backbone in configs.names("backbone")
+            assert row.backbone in options.names("backbone")
     with pytest.raises(UserError, match="unknown file of published numbers 'table9'"):
         published.rows("table9")
 
@@ -273,7 +273,7 @@ def test_a_view_with_an_option_that_its_kind_lacks_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     node = {"report": {"kind": "table", "title": "x", "colums": "groups"}}
-    monkeypatch.setattr(configs, "content", lambda group, name: node)
+    monkeypatch.setattr(options, "content", lambda group, name: node)
     with pytest.raises(
         UserError, match=r"option of report 'demo' \(table\) 'colums'; did you mean"
     ):

@@ -7,13 +7,16 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from petlbench import build, compose, registry
-from petlbench.backbone import Backbone
+from petlbench import registry
+from petlbench.config import compose
 from petlbench.delta import load
 from petlbench.errors import Unsupported, UserError
-from petlbench.interface import Method
-from petlbench.record import Record, Store
-from petlbench.run import attempted, blank, run
+from petlbench.method import Method
+from petlbench.model.backbone import Backbone
+from petlbench.run import build
+from petlbench.run.lifecycle import attempted, blank
+from petlbench.run.record import Record, Store
+from petlbench.run.training import run
 from petlbench.sweep.conduct import check_place
 from petlbench.sweep.plan import TO_RUN, Planned
 from petlbench.train.trainer import Trainer
@@ -51,7 +54,7 @@ def config(
         },
         "data": {"workers": 0},
         "backbone": {
-            "_target_": "petlbench.backbone.create",
+            "_target_": "petlbench.model.backbone.create",
             "_partial_": True,
             "name": "vit_mini",
             "mean": [0.5] * 3,

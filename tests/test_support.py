@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from petlbench import registry
-from petlbench.support import YES, reason, table
+from petlbench.commands.support import YES, reason, table
 from tests.test_methods import SUPPORTED
 
 PAGE = Path(__file__).parent.parent / "docs" / "support.md"

@@ -12,10 +12,11 @@ import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 
-from petlbench import compose, configs, registry
-from petlbench.__main__ import check_groups, options
+from petlbench import registry
+from petlbench.__main__ import check_groups, known_options
+from petlbench.config import compose, options
 from petlbench.errors import Unsupported, UserError
-from petlbench.record import Store, identity
+from petlbench.run.record import Store, identity
 from petlbench.sweep import plan
 
 SUITES = {"all": ["a", "b", "one"], "a": ["one", "two"], "b": ["two", "three"], "loop": ["loop"]}
@@ -23,9 +24,9 @@ QUICK = ["train.epochs=1", "train.drop_last=true", "dataset.images=1300", "datas
 
 
 def test_suites_expand_in_order_and_once() -> None:
-    assert configs.expand(["four", "all"], SUITES.get) == ["four", "one", "two", "three"]
+    assert options.expand(["four", "all"], SUITES.get) == ["four", "one", "two", "three"]
     with pytest.raises(UserError, match="'loop' contains itself: loop > loop"):
-        configs.expand(["loop"], SUITES.get)
+        options.expand(["loop"], SUITES.get)
 
 
 def config(method: str, seed: int) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def test_an_option_that_does_not_exist_is_named_with_its_neighbour(
         check_groups([argument])
 
 
-@pytest.mark.parametrize("backbone", options("backbone", []))
+@pytest.mark.parametrize("backbone", known_options("backbone", []))
 @pytest.mark.parametrize("method", registry.names())
 def test_every_method_composes_on_every_backbone(method: str, backbone: str) -> None:
     made = compose.single([f"method={method}", f"backbone={backbone}"])
@@ -86,9 +87,9 @@ def test_every_method_composes_on_every_backbone(method: str, backbone: str) -> 
     assert made["train"]["head_lr"] > 0
 
 
-@pytest.mark.parametrize("dataset", [name for name in options("dataset", []) if "/" in name])
+@pytest.mark.parametrize("dataset", [name for name in known_options("dataset", []) if "/" in name])
 def test_every_task_composes_and_a_suite_says_what_to_do(dataset: str) -> None:
-    if isinstance(configs.content("dataset", dataset).get("suite"), list):
+    if isinstance(options.content("dataset", dataset).get("suite"), list):
         with pytest.raises(UserError, match="add -m to sweep it"):
             compose.single([f"dataset={dataset}"])
     else:
@@ -97,7 +98,7 @@ def test_every_task_composes_and_a_suite_says_what_to_do(dataset: str) -> None:
         assert dataset == f"{made['suite']}/{made['name']}"
 
 
-@pytest.mark.parametrize("experiment", options("experiment", []))
+@pytest.mark.parametrize("experiment", known_options("experiment", []))
 def test_every_experiment_composes(experiment: str) -> None:
     with initialize_config_module("petlbench.conf", version_base="1.3"):
         assert hydra_compose("config", [f"experiment={experiment}"]).train.epochs > 0

@@ -16,8 +16,8 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from petlbench import tracking
 from petlbench.errors import UserError
+from petlbench.run import tracking
 from tests.records import record
 
 CONF = Path(__file__).parent.parent / "conf"

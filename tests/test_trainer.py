@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from petlbench import registry
-from petlbench.backbone import create
 from petlbench.cost.section import parameters, section
 from petlbench.data.augment import Augmentation
 from petlbench.data.feed import Feed
@@ -17,7 +16,8 @@ from petlbench.data.images import Preparation, View
 from petlbench.data.task import Score, Split, fingerprint, held_out
 from petlbench.delta import trained
 from petlbench.errors import UserError
-from petlbench.interface import Method
+from petlbench.method import Method
+from petlbench.model.backbone import create
 from petlbench.train.precision import Precision
 from petlbench.train.trainer import Diverged, Epoch, Trainer
 

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
-from petlbench.data import lists, store, vtab
+from petlbench.data import pixels
 from petlbench.data.images import View, original
+from petlbench.data.readers import lists, vtab
 from petlbench.data.task import Task
 from petlbench.errors import UserError
 
@@ -69,7 +70,7 @@ def test_the_second_opening_decodes_nothing(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = task(archive, tmp_path).open("test")
-    monkeypatch.setattr(store, "_decode", None)
+    monkeypatch.setattr(pixels, "_decode", None)
     again = task(archive, tmp_path).open("test")
     assert torch.equal(first.images, again.images)
     assert first.fingerprint == again.fingerprint
@@ -186,7 +187,7 @@ def test_what_is_wrong_is_said_in_one_line(
 def test_a_full_disk_is_refused_before_it_is_full(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "SPARE", 2**60)
+    monkeypatch.setattr(pixels, "SPARE", 2**60)
     with pytest.raises(UserError, match=r"takes 0.00 GB and .* set PETLBENCH_CACHE"):
         task(archive, tmp_path).open("test")
 

@@ -4,7 +4,7 @@ import csv
 import signal
 from pathlib import Path
 
-from petlbench import compose
+from petlbench.config import compose
 from petlbench.report.__main__ import main as report
 from petlbench.report.rows import listed
 from tests import trees

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from petlbench import weights
-from petlbench.backbone import Backbone
 from petlbench.errors import UserError
-from petlbench.interface import Method
+from petlbench.method import Method
+from petlbench.model import weights
+from petlbench.model.backbone import Backbone
 from tests.tiny import CLASSES, images, tiny
 
 State = dict[str, Tensor]

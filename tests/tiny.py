@@ -10,8 +10,8 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from petlbench import backbone
-from petlbench.backbone import Backbone
+from petlbench.model import backbone
+from petlbench.model.backbone import Backbone
 
 CLASSES = 5
 SIZE = 16

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from petlbench import compose
-from petlbench.data import vtab
-from petlbench.data.__main__ import main
+from petlbench.commands.data.main import main
+from petlbench.config import compose
+from petlbench.data.readers import vtab
 
 COUNTS = {"train": 8, "val": 4, "trainval": 12}
 SMALL: Mapping[str, Mapping[str, Any]] = {

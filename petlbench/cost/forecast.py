@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from petlbench.cost import memory, shapes
 from petlbench.cost.autocast import CudaRules
-from petlbench.interface import Method
+from petlbench.method import Method
 from petlbench.train.precision import Precision
 
 GRAIN = 512  # bytes: CUDA's allocator gives out multiples of it

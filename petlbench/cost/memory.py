@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from petlbench.cost import shapes
-from petlbench.interface import Method
+from petlbench.method import Method
 from petlbench.train.precision import Precision
 from petlbench.train.step import build_optimiser, training_step
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from petlbench.cost import memory, shapes
-from petlbench.interface import Method
+from petlbench.method import Method
 from petlbench.train.precision import Precision
 
 

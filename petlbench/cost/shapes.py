@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-from petlbench.interface import Method
-from petlbench.leaves import draw_keep_masks
+from petlbench.layers import draw_keep_masks
+from petlbench.method import Method
 from petlbench.train.precision import Precision
 
 CPU, META = torch.device("cpu"), torch.device("meta")

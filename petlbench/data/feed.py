@@ -1,6 +1,5 @@
 """How images come to the network: from the device, from the cache, or augmented by processes."""
 
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -13,6 +12,7 @@ from petlbench.checks import whole
 from petlbench.data.augment import Augmentation, Draw, Drawn
 from petlbench.data.images import Preparation
 from petlbench.data.task import Split
+from petlbench.system import cpu_count
 
 MOST_PROCESSES = 16
 SHARE = 0.25  # of a GPU's free memory that a training set may take
@@ -128,5 +128,5 @@ def ahead(items: Iterator[T]) -> Iterator[T]:
 
 def _processes(workers: int | str) -> int:
     if workers == "auto":
-        return min(len(os.sched_getaffinity(0)), MOST_PROCESSES)
+        return min(cpu_count(), MOST_PROCESSES)
     return whole("data.workers", workers, low=0)

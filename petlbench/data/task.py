@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from petlbench.data.lists import Listed
+from petlbench.data.readers.lists import Listed
 
 Fingerprint = dict[str, object]
 

@@ -8,8 +8,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from petlbench.mini.network import vit_mini
 from petlbench.mini.scenes import HEADS, Generator, Scenes
+from petlbench.model.vit_mini import vit_mini
 
 MEAN, STD = 0.5, 0.25
 HELDOUT_SEED, HELDOUT_SCENES = 987_654_321, 8192

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from petlbench.checks import whole
 from petlbench.data.images import View
 from petlbench.data.task import Split, Task, fingerprint
-from petlbench.data.work import told
 from petlbench.errors import UserError
 from petlbench.mini.render import SIZE, Draw
+from petlbench.progress import progress
 
 TRAIN, VAL = 800, 200
 SPLITS: dict[str, slice] = {
@@ -68,7 +68,7 @@ def render(name: str, images: int, seed: int) -> Images:
     """The first `images` images of a task and their labels."""
     image: Callable[[Draw, int], tuple[NDArray[np.uint8], int]]
     image = import_module(f"petlbench.mini.tasks.{name}").image
-    numbers = told(range(images), f"rendering {name}", images)
+    numbers = progress(range(images), f"rendering {name}", images)
     made = [image(Draw(name, seed, number), number) for number in numbers]
     pixels = np.stack([pixels for pixels, _ in made]).transpose(0, 3, 1, 2)
     return np.ascontiguousarray(pixels), np.array([label for _, label in made], dtype=np.int64)

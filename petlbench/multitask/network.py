@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from petlbench import delta, registry
-from petlbench.backbone import Backbone
 from petlbench.delta import trained
 from petlbench.errors import Unsupported, UserError
-from petlbench.interface import Method, frozen_prefix
+from petlbench.method import Method, frozen_prefix
+from petlbench.model.backbone import Backbone
 from petlbench.multitask.once import Once, answer_once
 from petlbench.multitask.sharing import Pool, Shell, twin
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from petlbench.anatomy import Block
+from petlbench.model.families import Block
 from petlbench.multitask.sharing import Shell
 
 

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from petlbench.backbone import Backbone
 from petlbench.delta import learned
-from petlbench.interface import Method
-from petlbench.leaves import DropPath
+from petlbench.layers import DropPath
+from petlbench.method import Method
+from petlbench.model.backbone import Backbone
 
 AnyTensor = TypeVar("AnyTensor", bound=Tensor)
 UNPICKLABLE = (pickle.PicklingError, AttributeError, TypeError, NotImplementedError)

@@ -20,12 +20,12 @@ from typing import Any
 from rich.console import Console
 
 from petlbench.errors import UserError
-from petlbench.record import write_atomically
 from petlbench.report import html, latex, markdown, plot, terminal
 from petlbench.report.document import Report
 from petlbench.report.latex import named
 from petlbench.report.read import read
 from petlbench.report.view import View, find, module, names
+from petlbench.system import write_atomically
 
 WIDTH = 110  # characters where the output is no terminal
 EXAMPLE = "example: python -m petlbench.report leaderboard --records results/runs --out results"

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from petlbench.errors import unknown
-from petlbench.record import Record
 from petlbench.report import costs, notes, origin, published, statistics
 from petlbench.report.notes import MARKS
 from petlbench.report.scores import GROUP_MEAN, TASK_MEAN, Scores
 from petlbench.report.table import Column, Table
+from petlbench.run.record import Record
 
 CAPTION = "Top-1 accuracy (%) and cost. Best in bold, second underlined."
 WORSE = "†"

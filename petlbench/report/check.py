@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
 from typing import Any
 
-from petlbench.record import STATUSES, Record
 from petlbench.report.costs import COSTS
+from petlbench.run.record import STATUSES, Record
 
 Check = Callable[[Any], bool]
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 import pandas as pd
 
 from petlbench.errors import unknown
-from petlbench.record import Record
 from petlbench.report.table import Column
+from petlbench.run.record import Record
 
 GROUP = "Cost"
 MEMORY = "memory"  # the peak where all runs have it, else what is saved for backward

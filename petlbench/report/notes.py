@@ -4,10 +4,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from petlbench.record import Record
 from petlbench.report.origin import listed, weights
 from petlbench.report.select import differing
 from petlbench.report.table import Footnote, letter
+from petlbench.run.record import Record
 
 MARKS = {
     "failed": "fail",

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from petlbench.record import Record
+from petlbench.run.record import Record
 
 
 def weights(record: Record) -> str | None:

@@ -12,7 +12,6 @@ import yaml
 from petlbench.errors import unknown
 from petlbench.report.table import Column, Table
 
-FOLDER = "published"
 PARAMETERS, MEMORY = "parameters_m", "memory_gb"
 MEMORY_COLUMN = Column(MEMORY, "published memory (GB)", "Cost", 1)
 
@@ -44,7 +43,7 @@ def rows(file: str) -> list[Row]:
     if file not in sources:
         raise unknown("file of published numbers", file, sources)
     frame = pd.read_csv(
-        str(resources.files("petlbench") / FOLDER / f"{file}.csv"), keep_default_na=True
+        str(resources.files("petlbench.published") / f"{file}.csv"), keep_default_na=True
     )
     about = sources[file]
     if "source" not in frame or about["title"]:
@@ -126,6 +125,6 @@ def _row(part: pd.DataFrame, about: Mapping[str, Any]) -> Row:
 
 @cache
 def _sources() -> dict[str, Any]:
-    text = (resources.files("petlbench") / FOLDER / "sources.yaml").read_text()
+    text = (resources.files("petlbench.published") / "sources.yaml").read_text()
     found: dict[str, Any] = yaml.safe_load(text)
     return found

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from petlbench import record as records_of
 from petlbench.errors import UserError
-from petlbench.record import SCHEMA, Record, Store
 from petlbench.report.check import broken
+from petlbench.run import record as records_of
+from petlbench.run.record import SCHEMA, Record, Store
 
 MAX_PLACES = 4  # of one record in one line
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from petlbench import configs
-from petlbench.record import Record
+from petlbench.config import options
 from petlbench.report.select import value_of
+from petlbench.run.record import Record
 
 SOURCE = "/source/"  # before the name of a source among a task's defaults
 
@@ -60,20 +60,20 @@ def _sortable(value: Any) -> tuple[int, float, str]:
 
 def family_of(method: str) -> str:
     """`traditional` where the method's yaml says so, else `PETL`."""
-    return str(configs.content("method", method).get("family", "PETL"))
+    return str(options.content("method", method).get("family", "PETL"))
 
 
 def listed(group: str, name: str) -> list[str]:
     """What a suite lists, suites in it expanded; the name itself where it is no suite."""
-    return configs.expand([name], partial(configs.listed, group))
+    return options.expand([name], partial(options.listed, group))
 
 
 def described(task: str) -> tuple[str, str]:
     """Title and group of a task, from its yaml and the source that this names."""
-    own = configs.content("dataset", task)
+    own = options.content("dataset", task)
     names = [name for name in own.get("defaults", []) if name.startswith(SOURCE)]
     parents = [name.removeprefix(SOURCE).partition("@")[0] for name in names]
-    sources = [configs.content("source", name).get("dataset", {}) for name in parents]
+    sources = [options.content("source", name).get("dataset", {}) for name in parents]
     found: dict[str, Any] = dict(ChainMap(own, *sources))
     return found.get("title", task), found.get("group", "")
 
@@ -82,6 +82,6 @@ def grouped(suite: str) -> dict[str, list[str]]:
     """Group -> titles of the tasks of a suite, in the order of its yaml."""
     found: dict[str, list[str]] = {}
     for task in listed("dataset", suite):
-        content = configs.content("dataset", task)
+        content = options.content("dataset", task)
         found.setdefault(content["group"], []).append(content["title"])
     return found

@@ -7,12 +7,12 @@ from typing import Any
 import pandas as pd
 
 from petlbench.errors import UserError
-from petlbench.record import Record
 from petlbench.report import costs, notes, origin, rows, statistics
 from petlbench.report.notes import Labelled
 from petlbench.report.select import chosen_from, settled, value_of
 from petlbench.report.table import Column
 from petlbench.report.view import View
+from petlbench.run.record import Record
 
 GROUP_MEAN, TASK_MEAN = "group mean", "task mean"
 INFLATION = Column("inflation", "best epoch on test, points more", "Mean")

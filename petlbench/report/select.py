@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from petlbench.errors import UserError, unknown
-from petlbench.record import IDENTITY, PLACES, Record
 from petlbench.report.view import View
+from petlbench.run.record import IDENTITY, PLACES, Record
 
 CELL = ("method", "backbone", "task")
 PER_RUN = ("dataset.draw", *PLACES)  # what may differ between the runs of one cell

@@ -20,7 +20,7 @@ from dataclasses import dataclass, fields
 from types import ModuleType
 from typing import Any
 
-from petlbench import configs
+from petlbench.config import options
 from petlbench.errors import UserError, unknown
 from petlbench.report import kinds
 
@@ -89,7 +89,7 @@ def _checked(name: str, view: View) -> View:
 
 
 def _nodes() -> dict[str, dict[str, Any]]:
-    contents = {name: configs.content("experiment", name) for name in configs.names("experiment")}
+    contents = {name: options.content("experiment", name) for name in options.names("experiment")}
     return {name: content["report"] for name, content in contents.items() if "report" in content}
 
 

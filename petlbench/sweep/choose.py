@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from petlbench.errors import UserError
-from petlbench.record import Record, Store
+from petlbench.run.record import Record, Store
 
 KEY = ["method", "backbone"]
 

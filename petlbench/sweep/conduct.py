@@ -5,12 +5,13 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from petlbench import build, job, tracking
 from petlbench.errors import UserError
-from petlbench.record import Record, Store, StoreError
-from petlbench.run import blank, ended
+from petlbench.run import build, job, tracking
+from petlbench.run.lifecycle import blank, ended
+from petlbench.run.record import Record, Store
 from petlbench.sweep import plan
-from petlbench.sweep.launch import basic
+from petlbench.sweep.launchers import basic
+from petlbench.system import WriteError
 from petlbench.train.precision import Precision
 
 log = logging.getLogger("petlbench")
@@ -95,7 +96,7 @@ def execute(config: dict[str, Any]) -> Record:
     """One run of a sweep: a mistake that would end a single run fails this one only."""
     try:
         return job.of(config).execute(config)
-    except StoreError:
+    except WriteError:
         raise
     except UserError as error:
         record = ended(blank(config), "failed", str(error))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from petlbench.errors import Unsupported, UserError
-from petlbench.record import Record, identity
+from petlbench.run.record import Record, identity
 
 Config = dict[str, Any]
 Combination = tuple[Config, tuple[str, ...]]  # and what the sweep varies in it, as overrides

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from petlbench.delta import trained
-from petlbench.interface import Method
-from petlbench.leaves import draw_keep_masks
+from petlbench.layers import draw_keep_masks
+from petlbench.method import Method
 from petlbench.train.objective import PLAIN, Objective
 from petlbench.train.optim import cosine, create, groups
 from petlbench.train.precision import Precision

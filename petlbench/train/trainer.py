@@ -13,11 +13,11 @@ from petlbench.data.feed import Feed
 from petlbench.data.task import Score, Split
 from petlbench.delta import trained
 from petlbench.errors import UserError
-from petlbench.interface import Method
+from petlbench.method import Method
+from petlbench.progress import EpochProgress
 from petlbench.train.objective import Objective
 from petlbench.train.optim import schedule_time
 from petlbench.train.precision import Precision
-from petlbench.train.progress import Progress
 from petlbench.train.settings import check
 from petlbench.train.step import build_optimiser, set_rates, training_step
 
@@ -136,7 +136,7 @@ class Trainer:
         steps = len(split) // size if drop_last else -(-len(split) // size)
         batches = self._order(len(split), size, steps, settings["epochs"])
         stream = self.feed.training(split, batches)
-        with Progress(settings["epochs"]) as progress:
+        with EpochProgress(settings["epochs"]) as progress:
             for number in range(1, settings["epochs"] + 1):
                 method.train()
                 losses, lr = [], 0.0

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from petlbench import registry
-from petlbench.backbone import Backbone
-from petlbench.weights import Origin
+from petlbench.model.backbone import Backbone
+from petlbench.model.weights import Origin
 from tests.golden.adapters import adapters
 from tests.golden.case import Case, Plan, Tied
 

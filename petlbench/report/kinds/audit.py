@@ -7,7 +7,6 @@ from math import nan
 import pandas as pd
 
 from petlbench.errors import UserError
-from petlbench.record import Record
 from petlbench.report import accuracy, published
 from petlbench.report.document import Report
 from petlbench.report.published import Row
@@ -15,6 +14,7 @@ from petlbench.report.rows import grouped
 from petlbench.report.scores import GROUP_MEAN, Scores, gather
 from petlbench.report.table import Column, Table
 from petlbench.report.view import View
+from petlbench.run.record import Record
 
 SUITE = "vtab"
 FILES = (

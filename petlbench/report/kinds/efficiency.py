@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from petlbench.record import Record
 from petlbench.report import expense
 from petlbench.report.costs import chosen
 from petlbench.report.document import Report
 from petlbench.report.scores import gather
 from petlbench.report.view import View
+from petlbench.run.record import Record
 
 VIEW = {"title": "Efficiency", "suite": "probe", "protocol": "probe"}
 COSTS = (

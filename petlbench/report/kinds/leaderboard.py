@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pandas as pd
 
-from petlbench.record import Record
 from petlbench.report import accuracy, statistics, tradeoff
 from petlbench.report.chart import Ranks
 from petlbench.report.document import Report
 from petlbench.report.scores import TASK_MEAN, Scores, gather
 from petlbench.report.table import Column, Table
 from petlbench.report.view import View
+from petlbench.run.record import Record
 
 VIEW = {"title": "Leaderboard"}
 RANK = Column("average_rank", "average rank", "Over tasks", 2, best="low")

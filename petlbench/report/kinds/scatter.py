@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from petlbench.record import Record
 from petlbench.report import accuracy, tradeoff
 from petlbench.report.document import Report
 from petlbench.report.scores import GROUP_MEAN, TASK_MEAN, gather
 from petlbench.report.view import View
+from petlbench.run.record import Record
 
 VIEW = {"title": "Accuracy against parameters and memory"}
 

@@ -10,13 +10,13 @@ from dataclasses import replace
 import pandas as pd
 
 from petlbench.errors import UserError
-from petlbench.record import Record
 from petlbench.report import accuracy, statistics
 from petlbench.report.chart import Axis, Chart, Panel, Point, Series
 from petlbench.report.document import Report
 from petlbench.report.scores import Scores, gather
 from petlbench.report.table import Column, Table
 from petlbench.report.view import View
+from petlbench.run.record import Record
 
 VIEW = {"title": "Few-shot accuracy", "suite": "fewshot"}
 MEAN = "Mean"

@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 from petlbench.errors import unknown
-from petlbench.record import Record
 from petlbench.report import accuracy, tradeoff
 from petlbench.report.costs import PLAIN
 from petlbench.report.document import Report
 from petlbench.report.scores import GROUP_MEAN, TASK_MEAN, Scores, gather
 from petlbench.report.table import Column
 from petlbench.report.view import View
+from petlbench.run.record import Record
 
 VIEW = {"title": "Accuracy and cost"}
 COLUMNS = ("tasks", "groups", "means")

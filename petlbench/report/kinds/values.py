@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import pandas as pd
 
 from petlbench.errors import UserError
-from petlbench.record import Record
 from petlbench.report import accuracy, costs, published
 from petlbench.report.chart import Axis, Chart, Panel, Point, Series
 from petlbench.report.costs import MEMORY
@@ -13,6 +12,7 @@ from petlbench.report.document import Report
 from petlbench.report.scores import GROUP_MEAN, TASK_MEAN, Scores, gather
 from petlbench.report.table import Table
 from petlbench.report.view import View
+from petlbench.run.record import Record
 
 VIEW = {"title": "Accuracy and memory against a value"}
 

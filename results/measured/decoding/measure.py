@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from petlbench import provenance
-from petlbench.data import store
+from petlbench.data import pixels
 from petlbench.data.feed import Feed, ahead
 from petlbench.data.images import Preparation, View
-from petlbench.data.lists import Listed
+from petlbench.data.readers.lists import Listed
 from petlbench.data.task import Split
+from petlbench.run import provenance
 
 KINDS = {
     "32 px PNG": (32, 32, "png"),
@@ -81,7 +81,7 @@ def measure(kind: str, cache: Path) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         listed = made(Path(folder), width, height, suffix)
         begun = time.perf_counter()
-        split = store.opened(listed, view=VIEW, cache=cache)
+        split = pixels.opened(listed, view=VIEW, cache=cache)
         build_s = time.perf_counter() - begun
         pil, stored = rate(lambda: by_pil(listed)), rate(lambda: by_store(split, FEED))
     times = stored["images_per_s"] / pil["images_per_s"]

@@ -1,0 +1,1 @@
+"""The configuration: its schema, its options, and how it is composed."""

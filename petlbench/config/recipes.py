@@ -1,0 +1,143 @@
+"""Published hyper-parameters: results/published/recipes, as options that Hydra finds.
+
+A file is <method>__<backbone>__<suite>.yaml:
+
+    source          repository @ commit, and where the values stand in it
+    not_reproduced  what of the authors' code these values do not bring, a sentence each
+    common          values of all tasks, as conf/ nests them
+    columns         dotted names of what the rows list
+    rows            task: its values
+
+`recipe=paper` composes the row of the run's method, backbone and task; the command line wins.
+Hydra asks for `published/paper/<method>/<backbone>/<suite>/<task>`, so that no file is read but
+the one that is wanted.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from importlib.abc import Traversable
+from typing import Any
+
+import yaml
+from hydra.core.object_type import ObjectType
+from hydra.plugins.config_source import ConfigResult, ConfigSource
+from omegaconf import OmegaConf
+
+from petlbench.errors import Unsupported
+
+NAME = "paper"
+GROUP = f"published/{NAME}/"
+SCHEME = "recipes"
+Config = Mapping[str, Any]
+Node = dict[str, Any]
+
+
+def row(method: str, backbone: str, task: str) -> Node | None:
+    """The published values of a run, nested as in conf/, or None where there are none.
+
+    task: as the command line names it, e.g. vtab/cifar.
+    """
+    suite, _, name = task.partition("/")
+    content = _content(method, backbone, suite)
+    if name not in content["rows"]:
+        return None
+    made = OmegaConf.create(content["common"])
+    for key, value in zip(content["columns"], content["rows"][name], strict=True):
+        OmegaConf.update(made, key, value)
+    OmegaConf.update(made, "recipe", provenance(method, backbone, suite))
+    node = OmegaConf.to_container(made)
+    assert isinstance(node, dict)
+    return {str(key): value for key, value in node.items()}
+
+
+def tasks(method: str, backbone: str, suite: str) -> list[str]:
+    """The tasks of a file, as the command line names them."""
+    return [f"{suite}/{name}" for name in _content(method, backbone, suite)["rows"]]
+
+
+def provenance(method: str, backbone: str, suite: str) -> Node:
+    """Where the values of a file come from, and what they do not reproduce."""
+    content = _content(method, backbone, suite)
+    return {key: content[key] for key in ("source", "not_reproduced")}
+
+
+@cache
+def covered() -> list[tuple[str, str, str]]:
+    """Method, backbone and suite of each file, sorted."""
+    names = (file.name.removesuffix(".yaml").split("__") for file in _folder().iterdir())
+    return sorted((name[0], name[1], name[2]) for name in names)
+
+
+def check(config: Config) -> None:
+    """Refuse a run that asks for published values where there are none."""
+    if config["recipe"]["source"] is not None:
+        return
+    factors = config["factors"]
+    raise Unsupported(
+        f"recipe={NAME} has no values for {factors['method']} on {factors['backbone']} and "
+        f"{factors['task']}; it has some for {_told(factors['method'])}"
+    )
+
+
+def _told(method: str) -> str:
+    """Which backbones and suites there are values for: those of the method, or else all."""
+    own = [found for found in covered() if found[0] == method]
+    places: dict[str, list[str]] = defaultdict(list)
+    for name, backbone, suite in own or covered():
+        places[f"on {backbone} with {suite}"].append(name)
+    return "; ".join(f"{', '.join(names)} {place}" for place, names in places.items())
+
+
+def _folder() -> Traversable:
+    return resources.files("petlbench.published") / "recipes"
+
+
+@cache
+def _content(method: str, backbone: str, suite: str) -> dict[str, Any]:
+    """A file as it is; no rows where there is none."""
+    if (method, backbone, suite) not in covered():
+        return {"rows": {}}
+    text = (_folder() / f"{method}__{backbone}__{suite}.yaml").read_text()
+    content: dict[str, Any] = yaml.safe_load(text)
+    return content
+
+
+class Published(ConfigSource):
+    """Answers Hydra's question for published/paper/<method>/<backbone>/<suite>/<task>."""
+
+    @staticmethod
+    def scheme() -> str:
+        return SCHEME
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """The row as an option that writes to the root of the configuration."""
+        return ConfigResult(
+            config=OmegaConf.create(_asked(config_path)),
+            path=self.full_path(),
+            provider=self.provider,
+            header={"package": "_global_"},
+        )
+
+    def is_config(self, config_path: str) -> bool:
+        return _asked(config_path) is not None
+
+    def is_group(self, config_path: str) -> bool:
+        """None that a list of groups should show."""
+        return False
+
+    def available(self) -> bool:
+        return True
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        return []
+
+
+def _asked(config_path: str) -> Node | None:
+    """The row that a path names."""
+    parts = config_path.removeprefix(GROUP).split("/", maxsplit=2)
+    if not config_path.startswith(GROUP) or len(parts) < 3:
+        return None
+    method, backbone, task = parts
+    return row(method, backbone, task)

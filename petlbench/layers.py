@@ -1,0 +1,290 @@
+"""The trained arithmetic: small modules that methods are made of.
+
+`units` counts structural units as the DTL paper's Table 1 does: a low-rank pair, a bottleneck, a
+pair of scale and shift, a convolution, a set of prompts or a core of FacT is one.
+"""
+
+import copy
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from petlbench.checks import fraction, positive, whole
+from petlbench.errors import Unsupported
+
+NO_BIAS = "it learned a bias, but the layer has none"
+
+
+class LowRank(nn.Module):
+    """up(dropout(down(x))) without biases, x A^T B^T: the update that LoRA and DTL learn.
+
+    `down.weight` (rank, width) starts Kaiming-uniform and `up.weight` (out, rank) at zero, so a
+    network with the update added starts as it was.
+    """
+
+    units = 1
+
+    def __init__(self, width: int, out: int, rank: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        rank = whole("rank", rank, low=1, high=width, of="the width of the network there")
+        self.down = nn.Linear(width, rank, bias=False)
+        self.dropout = nn.Dropout(fraction("dropout", dropout))
+        self.up = nn.Linear(rank, out, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., out)"""
+        return self.up(self.dropout(self.down(x)))  # type: ignore[no-any-return]
+
+
+class Bottleneck(nn.Module):
+    """up(dropout(activation(down(x)))): the body of an adapter.
+
+    `down.weight` (rank, width) starts Kaiming-uniform; `up.weight` (width, rank) and the biases
+    start at zero, so a network with the term added starts as it was.
+    """
+
+    units = 1
+
+    def __init__(
+        self, width: int, rank: int, activation: nn.Module, dropout: float, *, bias: bool = True
+    ) -> None:
+        super().__init__()
+        rank = whole("rank", rank, low=1)
+        self.down = nn.Linear(width, rank, bias=bias)
+        self.activation = activation
+        self.dropout = nn.Dropout(fraction("dropout", dropout))
+        self.up = nn.Linear(rank, width, bias=bias)
+        for tensor in (self.up.weight, self.down.bias, self.up.bias):
+            if tensor is not None:
+                nn.init.zeros_(tensor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., width)"""
+        return self.up(self.dropout(self.activation(self.down(x))))  # type: ignore[no-any-return]
+
+
+class Residual(nn.Module):
+    """x + op(x)."""
+
+    def __init__(self, op: nn.Module) -> None:
+        super().__init__()
+        self.op = op
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.op(x)  # type: ignore[no-any-return]
+
+
+class GroupedLinear(nn.Module):
+    """A linear map with a block-diagonal weight: each group of inputs feeds a group of outputs.
+
+    `weight` is (out, width / groups), the blocks on top of each other; `bias` (out).
+    """
+
+    def __init__(self, width: int, out: int, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+        self.weight = nn.Parameter(nn.Linear(width // groups, out).weight.detach())
+        self.bias = nn.Parameter(torch.zeros(out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., out)"""
+        pairs = zip(x.chunk(self.groups, dim=-1), self.weight.chunk(self.groups), strict=True)
+        return torch.cat([F.linear(part, block) for part, block in pairs], dim=-1) + self.bias
+
+
+class ScaleShift(nn.Module):
+    """gamma x + beta, channel by channel, with gamma ~ N(1, 0.02^2) and beta ~ N(0, 0.02^2).
+
+    dim: where the channels of x are.
+    """
+
+    units = 1
+
+    def __init__(self, width: int, dim: int = -1) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(nn.init.normal_(torch.empty(width), mean=1.0, std=0.02))
+        self.shift = nn.Parameter(nn.init.normal_(torch.empty(width), std=0.02))
+        self.dim = dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width, ...) -> the same"""
+        shape = [1] * x.ndim
+        shape[self.dim] = -1
+        return x * self.scale.view(shape) + self.shift.view(shape)
+
+
+class Chosen(nn.Module):
+    """Indices chosen from the training data before training; a delta carries them."""
+
+    index: Tensor
+
+    def __init__(self, index: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("index", index)
+
+    def choose(self, scores: Tensor) -> None:
+        """Take the indices of the highest scores, as many as there are, in ascending order."""
+        self.index.copy_(scores.topk(len(self.index)).indices.sort().values)
+
+
+class Scaled(nn.Module):
+    """scale * op(x), the scale fixed."""
+
+    def __init__(self, scale: float, op: nn.Module) -> None:
+        super().__init__()
+        self.scale = positive("scale", scale)
+        self.op = op
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.op(x)  # type: ignore[no-any-return]
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale}"
+
+
+class Swish(nn.Module):
+    """z sigmoid(beta z): close to ReLU for a large beta."""
+
+    def __init__(self, beta: float) -> None:
+        super().__init__()
+        self.beta = positive("beta", beta)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z * torch.sigmoid(self.beta * z)
+
+    def extra_repr(self) -> str:
+        return f"beta={self.beta}"
+
+
+class QuickGELU(Swish):
+    """z sigmoid(1.702 z), close to GELU."""
+
+    def __init__(self) -> None:
+        super().__init__(1.702)
+
+
+class DepthwiseConv(nn.Conv2d):
+    """One kernel x kernel filter per channel, no bias, output as large as the input.
+
+    An even kernel takes its additional zero row and column at the bottom and on the right, as
+    torch's `padding="same"` does.
+    """
+
+    units = 1
+
+    def __init__(self, width: int, kernel: int) -> None:
+        kernel = whole("kernel", kernel, low=1)
+        half = (kernel - 1) // 2
+        super().__init__(width, width, kernel, padding=half, groups=width, bias=False)
+        self.extra = kernel - 1 - 2 * half
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, width, H, W) -> (B, width, H, W)"""
+        return super().forward(F.pad(z, (0, self.extra, 0, self.extra)) if self.extra else z)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: drops a branch for some images and scales it up for the others.
+
+    Which images is no decision of this module: it reads `keep`, its row of the mask that
+    `draw_keep_masks` draws once per training step. So a step can be repeated, or restarted at an
+    inner block, with the same branches. In evaluation mode it passes z on.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = fraction("drop_path", rate)
+        self.keep: Tensor | None = None  # (B,), 1 where the branch stays
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, ...) -> (B, ...)"""
+        if not self.training:
+            return z
+        if self.keep is None or len(self.keep) != len(z):
+            raise RuntimeError(
+                f"no drop-path mask for {len(z)} images: "
+                "call draw_keep_masks(method, len(images)) before each training step"
+            )
+        factor = (self.keep / (1 - self.rate)).to(z.dtype)
+        return z * factor.view(-1, *[1] * (z.ndim - 1))
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:.3f}"
+
+
+def draw_keep_masks(
+    network: nn.Module, images: int, generator: torch.Generator | None = None
+) -> None:
+    """Draw the keep-masks of one training step on `images` images, for all drop paths at once.
+
+    Drawn on the CPU, so that all devices drop the same branches for the same seed.
+    """
+    paths = [module for module in network.modules() if isinstance(module, DropPath)]
+    if not paths:
+        return
+    draws = torch.rand(len(paths), images, generator=generator, device="cpu")
+    rates = torch.tensor([path.rate for path in paths], device="cpu")
+    kept = (draws >= rates[:, None]).float().to(next(network.parameters()).device)
+    for path, keep in zip(paths, kept, strict=True):
+        path.keep = keep
+
+
+def affine(module: nn.Module, like: nn.Linear) -> nn.Linear:
+    """The linear map that an affine `module` is in eval mode, in the type and shape of `like`.
+
+    Read off its answers to the unit vectors, in float64. Raises Unsupported where it has a bias
+    and `like` has none.
+    """
+    exact = copy.deepcopy(module).double().eval()
+    unit = torch.eye(like.in_features, dtype=torch.float64, device=like.weight.device)
+    with torch.no_grad():
+        origin = exact(torch.zeros_like(unit[:1]))
+        weight = (exact(unit) - origin).T
+    if like.bias is None and origin.any():
+        raise Unsupported(NO_BIAS)
+    plain = nn.Linear(
+        *(like.in_features, like.out_features), bias=like.bias is not None, device=weight.device
+    )
+    plain.weight = nn.Parameter(weight.to(like.weight.dtype))
+    if like.bias is not None:
+        plain.bias = nn.Parameter(origin[0].to(like.weight.dtype))
+    return plain
+
+
+class QueryAndValue(nn.Module):
+    """A fused qkv projection with something learned beside its query and its value rows."""
+
+    def __init__(self, qkv: nn.Linear, query: nn.Module, value: nn.Module) -> None:
+        super().__init__()
+        self.qkv = qkv
+        self.query = query
+        self.value = value
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., d) -> (..., 3 d)"""
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        return torch.cat([q + self.query(x), k, v + self.value(x)], dim=-1)
+
+    def folded(self) -> nn.Module:
+        """One linear map."""
+        return affine(self, self.qkv)
+
+
+class Parallel(nn.Module):
+    """op(x) + branch(x): a frozen op with something learned beside it."""
+
+    def __init__(self, op: nn.Module, branch: nn.Module) -> None:
+        super().__init__()
+        self.op = op
+        self.branch = branch
+
+    def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
+        """Keywords go to the op alone: timm passes masks to its attention."""
+        return self.op(x, **kwargs) + self.branch(x)  # type: ignore[no-any-return]
+
+    def folded(self) -> nn.Module:
+        """One linear map, where op and branch are linear."""
+        return affine(self, cast(nn.Linear, self.op))

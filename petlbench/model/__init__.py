@@ -1,0 +1,1 @@
+"""Pre-trained networks as embedding, stages of blocks, pooling and head."""

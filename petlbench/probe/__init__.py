@@ -1,1 +1,0 @@
-"""What a method costs, without data or pre-trained weights."""

@@ -1,6 +1,0 @@
-"""python -m petlbench.probe: python -m petlbench protocol=probe."""
-
-from petlbench.probe.command import run
-
-if __name__ == "__main__":
-    run("protocol=probe")

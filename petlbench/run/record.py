@@ -1,0 +1,191 @@
+"""The record of a run, its identity, and the store: one JSON file per run beside its delta.
+
+A record is a plain dictionary, `schema: 1`:
+
+    schema      1
+    id          16 hex digits: hash of what decides the result (`identity`)
+    status      finished | failed | out_of_memory | diverged | unsupported
+    reason      one line, or null
+    factors     {method, backbone, task, draw, seed}: the cell of the table; task is "mini/digits"
+    protocol    final | trial | best_on_val | audit | probe (costs alone, no scores)
+    title       the method's name in tables; task_title, suite and group: the column
+    config      the full resolved configuration, but for folders of the machine
+    scores      {test set: {top1 (percent), correct, total}}
+    selection   {fit_on, select_on, epoch, scores: {epoch: percent}, honest: bool}
+    curve       {epoch: [...], loss: [...], lr: [...]}: mean training loss and lr of each epoch
+    cost        {parameters: {method, head}, delta_bytes, saved_mb (bytes kept for backward by one
+                step, 1e6 bytes), gflops: {forward, step} (1e9 operations an image), peak_mib (null
+                on CPU, else {weights, gradients, optimiser, activations, workspace, allocated,
+                reserved}), train_s, train_images_per_s, test_s, test_images_per_s}; a probe also
+                predicted_mib (as peak_mib, from shapes), predicted_precision, image_mib (what one
+                more image of the batch adds to it), train_images_per_s_spread, inference: [{batch,
+                merged, compiled, compile_mode, images_per_s (median), spread, repeats, passes}];
+                one of multi-task inference multitask: {tasks, shared_blocks, blocks, images,
+                gflops: {shared, batch}, saved_percent, seconds, spread_s, saved_time_percent}
+    provenance  {splits: {name: fingerprint}, checkpoint: {tag, file, sha256}, versions, device,
+                precision, attention (fused | unfused | null), deterministic, started (UTC),
+                seconds}
+"""
+
+import copy
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from petlbench.errors import UserError
+from petlbench.system import WriteError, write_atomically
+
+SCHEMA = 1
+STATUSES = ("finished", "failed", "out_of_memory", "diverged", "unsupported")
+
+LEFTOVER_S = 3600  # age from which a temporary file belongs to a killed process
+
+
+Record = dict[str, Any]
+Config = Mapping[str, Any]
+
+# What decides a result. A key added later joins only where it differs from its neutral value,
+# so that the records of earlier versions keep their identity.
+IDENTITY = ("method", "backbone", "dataset", "input", "train", "protocol", "seed", "probe")
+NEUTRAL: Mapping[str, Any] = {
+    "input.resize": None,
+    "input.aspect": "squash",
+    "input.augment": None,
+    "backbone.fused_attention": True,
+    "backbone.head_start": "small_normal",
+    "train.optimizer": "adamw",
+    "train.momentum": 0.9,
+    "train.label_smoothing": 0.0,
+    "train.mixup": 0.0,
+    "train.cutmix": 0.0,
+    "train.schedule.cosine_from": 0,
+}
+# They change no result; the device of a probe stands in the provenance by the same name.
+PLACES = ("dataset.cache", "dataset.root", "data.root", "results.root", "probe.budget_gib")
+
+
+def identity(config: Config) -> str:
+    """16 hex digits that name a run: equal for equal results, whatever machine or folder."""
+    chosen: dict[str, Any] = {}
+    for key, value in flat({key: config[key] for key in IDENTITY if key in config}):
+        if key not in PLACES and not (key in NEUTRAL and NEUTRAL[key] == value):
+            chosen[key] = value
+    text = json.dumps(chosen, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def placeless(config: Config) -> dict[str, Any]:
+    """The configuration without the folders of a machine, as a record keeps it."""
+    kept = {
+        key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items()
+    }
+    for place in PLACES:
+        node, _, key = place.partition(".")
+        if node in kept:
+            kept[node].pop(key, None)
+    return kept
+
+
+def completed(config: Config) -> dict[str, Any]:
+    """A record's configuration with the keys that came later, at their neutral values."""
+    found: dict[str, Any] = copy.deepcopy(dict(config))
+    for place, value in NEUTRAL.items():
+        *above, key = place.split(".")
+        node: Any = found
+        for part in above:
+            node = node.get(part, {}) if isinstance(node, dict) else {}
+        if node and isinstance(node, dict):
+            node.setdefault(key, value)
+    return found
+
+
+def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names of all values of a nested mapping, each with its value."""
+    if isinstance(node, Mapping) and node:
+        for key, value in node.items():
+            yield from flat(value, f"{prefix}{key}.")
+    else:
+        yield prefix[:-1], node
+
+
+class Store:
+    """A folder of records: <root>/<suite>/<task>/<method>-<backbone>-seed<n>-<id>.json."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).expanduser()
+
+    def path(self, record: Record, suffix: str = ".json") -> Path:
+        factors = record["factors"]
+        draw = f"-draw{factors['draw']}" if factors["draw"] else ""
+        name = f"{factors['method']}-{factors['backbone']}{draw}-seed{factors['seed']}"
+        return self.root / str(factors["task"]) / f"{name}-{record['id']}{suffix}"
+
+    def finished(self) -> set[str]:
+        """Identities of the finished runs."""
+        return {record["id"] for record in self.records() if record["status"] == "finished"}
+
+    def find(self, identifier: str) -> Path | None:
+        """The file of a finished run, by its identity."""
+        for path in self.root.glob(f"**/*-{identifier}.json"):
+            if read(path)["status"] == "finished":
+                return path
+        return None
+
+    def sweep_leftovers(self) -> None:
+        """Remove temporary files that killed processes left."""
+        for path in self.root.glob("**/.tmp-*"):
+            if time.time() - path.stat().st_mtime > LEFTOVER_S:
+                path.unlink(missing_ok=True)
+
+    def files(self) -> Iterator[Path]:
+        """What may be a record below the folder, in the order of the paths."""
+        for path in sorted(self.root.glob("**/*.json")):
+            # W&B keeps files of its own below the folder, which a kill may have cut short.
+            if not path.name.startswith(".") and path.relative_to(self.root).parts[0] != "wandb":
+                yield path
+
+    def records(self) -> Iterator[Record]:
+        """All records of this schema below the folder."""
+        for path in self.files():
+            record = read(path)
+            if record.get("schema") == SCHEMA:
+                yield record
+
+    def check_writable(self) -> None:
+        """Refuse a folder that cannot take records, before hours of training."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.root, prefix=".tmp-"):
+                pass
+        except OSError as error:
+            raise WriteError(
+                f"results.root '{self.root}' cannot be written ({error.strerror}); "
+                "set results.root=FOLDER to a place with write permission and free space"
+            ) from error
+
+    def write(self, record: Record) -> Path:
+        """Write a record once, whole or not at all, and return its path."""
+        path = self.path(record)
+        write(record, path)
+        return path
+
+
+def write(record: Record, path: Path) -> None:
+    """Write a record to a file of one's own choice."""
+    text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+    write_atomically(path, text.encode())
+
+
+def read(path: Path) -> Record:
+    """One record from its file."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"record '{path}' cannot be read ({error}); delete it or restore it"
+        ) from error
+    return content if isinstance(content, dict) else {}

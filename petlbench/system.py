@@ -1,0 +1,114 @@
+"""What differs between operating systems, and files that are written whole or not at all."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO
+
+from petlbench.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no advisory locks; runs are then not protected from each other
+    fcntl = None  # type: ignore[assignment]
+
+MAX_THREADS = 32
+
+
+class WriteError(UserError):
+    """A file cannot be written: no result that comes later can be kept either."""
+
+
+def cpu_count() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux: respects taskset, Slurm and containers
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def threads() -> Iterator[ThreadPoolExecutor]:
+    """A pool with one thread per processor; pending work is cancelled if the block ends early."""
+    pool = ThreadPoolExecutor(min(cpu_count(), MAX_THREADS))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def lock(file: IO[bytes] | IO[str], *, wait: bool) -> None:
+    """Lock an open file until it is closed or the process ends.
+
+    Raises BlockingIOError if another process holds the lock and `wait` is False.
+    """
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+
+
+@contextmanager
+def file_lock(path: Path, purpose: str, advice: str) -> Iterator[None]:
+    """Let one process at a time into the block; creates the folder of the lock file.
+
+    purpose, advice: for the message of the UserError if the file cannot be created.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise UserError(
+            f"cannot {purpose}: '{path.parent}': {error.strerror}; {advice}"
+        ) from error
+    with file:
+        lock(file, wait=True)
+        yield
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new one, even after a kill.
+
+    Creates the folder. Raises WriteError if the disk refuses.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            os.fchmod(handle, 0o666 & ~_umask())
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise WriteError(
+            f"cannot write '{path}' ({error.strerror}); free space or set results.root"
+        ) from error
+    finally:
+        if temporary is not None:
+            os.unlink(temporary)
+
+
+def _umask() -> int:
+    """The permission bits that new files do not get; reading them requires setting them."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def package_version(name: str) -> str | None:
+    """Version of an installed package; None if it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
