@@ -8,13 +8,13 @@ its way through the forward pass, and its gradient goes past the rounding.
 from typing import cast
 
 import torch
-from petlbench.methods.adaptformer import ParallelBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from petlbench.checks import fraction, whole
 from petlbench.layers import QueryAndValue, Scaled
 from petlbench.method import Method
+from petlbench.methods.adaptformer import ParallelBlock
 from petlbench.model.backbone import Backbone
 from petlbench.swap import swap, swap_these
 

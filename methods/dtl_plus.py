@@ -3,10 +3,10 @@
 DTL+* is DTL+ that injects after every block: a preset, conf/method/dtl_plus_star.yaml.
 """
 
-from petlbench.methods.dtl import DTL
 from torch import Tensor, nn
 
 from petlbench.layers import DepthwiseConv
+from petlbench.methods.dtl import DTL
 from petlbench.model.backbone import Backbone
 from petlbench.model.families import Stage
 

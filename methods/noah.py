@@ -14,14 +14,14 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from petlbench.methods.noah_genes import MODULES, Genes, Plan, Seen, Space, next_generation
-from petlbench.methods.noah_subnet import Composed, NOAHSubnet
 from torch import Tensor
 
 from petlbench.checks import positive, whole
 from petlbench.delta import learned
 from petlbench.errors import UserError
 from petlbench.method import Method, Trainer
+from petlbench.methods.noah_genes import MODULES, Genes, Plan, Seen, Space, next_generation
+from petlbench.methods.noah_subnet import Composed, NOAHSubnet
 from petlbench.model.backbone import Backbone
 from petlbench.system import write_atomically
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-from petlbench.methods.noah_genes import MODULES, Genes
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,6 +17,7 @@ from petlbench.checks import fraction, whole
 from petlbench.errors import Unsupported, UserError
 from petlbench.layers import QuickGELU
 from petlbench.method import Method
+from petlbench.methods.noah_genes import MODULES, Genes
 from petlbench.model.backbone import Backbone
 from petlbench.model.block import OpenBlock
 from petlbench.swap import swap

@@ -1,48 +1,98 @@
-"""Values that a user may set: each check raises one line that names value and range."""
+"""Checks of values that a user may set: each raises one line that names value and range."""
 
 import math
-from collections.abc import Iterable
-from typing import TypeGuard
+from collections.abc import Collection, Iterable
+from typing import TypeGuard, TypeVar
 
-from petlbench.errors import UserError
+from petlbench.errors import UserError, unknown
+
+T = TypeVar("T")
 
 
 def whole(name: str, value: object, *, low: int, high: int | None = None, of: str = "") -> int:
-    """`value` as a whole number from low to high; `of` says what sets the upper end."""
-    if _is_whole(value) and low <= value and (high is None or value <= high):
+    """`value` as an integer from low to high; `of` says what sets the upper end."""
+    if is_whole(value) and low <= value and (high is None or value <= high):
         return value
-    upper = f" to {high}{', ' + of if of else ''}" if high is not None else " on"
-    raise UserError(f"{name} is {value}; it must be a whole number from {low}{upper}")
+    bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
+    raise UserError(f"{name} is {value}; it must be a whole number {bounds}{of and f', {of}'}")
 
 
 def block_number(name: str, value: object, depth: int) -> int:
     """`value` as the number of a block, counted from 1."""
-    if _is_whole(value) and 1 <= value <= depth:
+    if is_whole(value) and 1 <= value <= depth:
         return value
     raise UserError(f"{name} {value} is outside the network's {depth} blocks, counted from 1")
 
 
 def subset(name: str, value: Iterable[str], known: Iterable[str]) -> list[str]:
-    """At least one of the known words, in their own order: what is drawn at random follows it."""
-    chosen, choices = list(value), list(known)
-    if isinstance(value, str) or not chosen or not set(chosen) <= set(choices):
+    """One or more of the known words, in the order of `known`: random draws follow that order."""
+    choices = list(known)
+    chosen = value if isinstance(value, Iterable) and not isinstance(value, str) else []
+    if not chosen or not set(chosen) <= set(choices):
         raise UserError(f"{name} is {value}; it must be a list of {' or '.join(choices)}")
-    return [choice for choice in choices if choice in chosen]
-
-
-def _is_whole(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return [choice for choice in choices if choice in set(chosen)]
 
 
 def positive(name: str, value: object) -> float:
     """`value` as a finite number above 0."""
-    if isinstance(value, int | float) and math.isfinite(value) and value > 0:
+    if is_number(value) and value > 0:
         return float(value)
     raise UserError(f"{name} is {value}; it must be a number above 0")
 
 
+def at_least(name: str, value: object, low: float) -> float:
+    """`value` as a finite number of at least `low`."""
+    if is_number(value) and value >= low:
+        return float(value)
+    raise UserError(f"{name} is {value}; it must be a number of at least {low:g}")
+
+
 def fraction(name: str, value: object) -> float:
-    """`value` as a probability that leaves something: at least 0 and below 1."""
-    if isinstance(value, int | float) and 0 <= value < 1:
+    """`value` as a number of at least 0 and below 1, such as a dropout rate."""
+    if is_number(value) and 0 <= value < 1:
         return float(value)
     raise UserError(f"{name} is {value}; it must be a number of at least 0 and below 1")
+
+
+def probability(name: str, value: object) -> float:
+    """`value` as a number from 0 to 1."""
+    if is_number(value) and 0 <= value <= 1:
+        return float(value)
+    raise UserError(f"{name} is {value}; it must be a number from 0 to 1")
+
+
+def choice(name: str, value: T, known: Collection[T]) -> T:
+    """`value` if it is one of the known ones; True is not 1."""
+    if not any(type(value) is type(one) and value == one for one in known):
+        raise unknown(name, _shown(value), map(_shown, known))
+    return value
+
+
+def text(name: str, value: object) -> str:
+    """`value` as a text that is not empty and has no line break or other control character."""
+    if isinstance(value, str) and value.strip() and value.isprintable():
+        return value
+    raise UserError(f"{name} is {value!r}; it must be a text of one line")
+
+
+def flag(name: str, value: object) -> bool:
+    """`value` as true or false."""
+    if isinstance(value, bool):
+        return value
+    raise UserError(f"{name} is {value}; it must be true or false")
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether a value is an integer; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a finite number; True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _shown(value: object) -> str:
+    """A value as yaml writes it."""
+    words = {None: "null", True: "true", False: "false"}
+    return words[value] if value is None or isinstance(value, bool) else str(value)

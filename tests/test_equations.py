@@ -7,8 +7,6 @@ from typing import Any, cast
 
 import pytest
 import torch
-from petlbench.methods import lst
-from petlbench.methods.binary import levels, quantise_head
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,6 +15,8 @@ from petlbench.errors import Unsupported
 from petlbench.layers import Chosen, DropPath
 from petlbench.merge import merged
 from petlbench.method import Method
+from petlbench.methods import lst
+from petlbench.methods.binary import levels, quantise_head
 from tests.test_methods import made, on, randomised
 from tests.tiny import images, tiny
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
-from petlbench.methods.dtl import DTL
 from timm.models.eva import Eva
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -20,6 +19,7 @@ from petlbench.cost import shapes
 from petlbench.errors import Unsupported, UserError
 from petlbench.layers import DepthwiseConv, DropPath, draw_keep_masks
 from petlbench.method import Method, frozen_prefix
+from petlbench.methods.dtl import DTL
 from petlbench.model.backbone import Backbone
 from petlbench.swap import swap
 from tests.tiny import SMALLER, images, tiny

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from petlbench.methods.noah import NOAH
-from petlbench.methods.noah_genes import MODULES, Genes, Plan, Space, next_generation
 from safetensors.torch import load_file
 
 from petlbench import registry
@@ -16,6 +14,8 @@ from petlbench.cost.section import parameters
 from petlbench.delta import load, trained
 from petlbench.errors import UserError
 from petlbench.method import Method
+from petlbench.methods.noah import NOAH
+from petlbench.methods.noah_genes import MODULES, Genes, Plan, Space, next_generation
 from petlbench.run import build
 from petlbench.run.record import Store
 from petlbench.run.training import run
