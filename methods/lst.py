@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from petlbench.checks import whole
 from petlbench.errors import Unsupported, UserError, unknown
-from petlbench.method import Method, Trainer
+from petlbench.method import Fitted, Method, Trainer
 from petlbench.model.backbone import Backbone
 
 TEMPERATURE = 0.1  # of the gates
@@ -97,13 +97,13 @@ class LST(Method):
         h = self.features(self.backbone.embed(images))
         return self.backbone.head(self.up(self.backbone.pooled(h, self.norm)))  # type: ignore[no-any-return]
 
-    def fit(self, trainer: Trainer) -> Method:
+    def fit(self, trainer: Trainer) -> Fitted:
         """Copy the pruned blocks where that is asked for, then train."""
         if self.prune is not None:
             self.to(trainer.device)
             self.start_pruned(PRUNINGS[self.prune](self.backbone, trainer.examples(1)))
         trainer.train(self)
-        return self
+        return Fitted(self)
 
     def start_pruned(self, importance: Importance) -> None:
         """Fill the side blocks with the most important rows and columns of the frozen blocks.

@@ -9,7 +9,7 @@ import copy
 import json
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from petlbench.checks import positive, whole
 from petlbench.delta import learned
 from petlbench.errors import UserError
-from petlbench.method import Method, Trainer
+from petlbench.method import Fitted, SearchTrainer, Step, Trainer
 from petlbench.methods.noah_genes import MODULES, Genes, Plan, Seen, Space, next_generation
 from petlbench.methods.noah_subnet import Composed, NOAHSubnet
 from petlbench.model.backbone import Backbone
@@ -89,39 +89,36 @@ class NOAH(Composed):
             assert prompts is not None
             prompts.size = genes.prompts[number]
 
-    def fit(self, trainer: Trainer) -> Method:
-        """Supernet, search, and the subnet found."""
-        train, val = trainer.halves()
-        self._train_supernet(trainer, train)
-        seen = self._search(trainer, lambda genes: self._score(trainer, genes, val))
-        best = max(seen, key=seen.__getitem__)
+    def fit(self, trainer: Trainer) -> Fitted:
+        """Train the supernet, search in it, and train the best subnet."""
+        search = trainer.search()
+        self._train_supernet(search, trainer.device)
+        scores, summary = self._search(search, trainer.seed)
+        best = max(scores, key=scores.__getitem__)
         values: dict[str, Any] = {name: list(sizes) for name, sizes in asdict(best).items()}
         values["dropout"] = self.dropout
-        torch.manual_seed(trainer.seed)  # the same start for a search that was killed and went on
+        torch.manual_seed(trainer.seed)  # the same start for a search that was killed and resumed
         subnet = NOAHSubnet(self.pristine[0], **values)
-        subnet.made_by = ("noah_subnet", values)
         trainer.train(subnet)
-        return subnet
+        return Fitted(subnet, ("noah_subnet", values), {"search": summary})
 
-    def _train_supernet(self, trainer: Trainer, train: Any) -> None:
-        saved = trainer.scratch / "supernet.pt"
+    def _train_supernet(self, search: SearchTrainer, device: torch.device) -> None:
+        saved = search.scratch / "supernet.pt"
         if saved.is_file():
             self._restore(torch.load(saved, weights_only=True))
             log.info("supernet of an earlier start: %s", saved)
-            self.to(trainer.device)
+            self.to(device)
             return
         dice = random.Random()
 
-        def draw(epoch: int, step: int) -> None:
-            if step == 0:
-                dice.seed(epoch)
+        def draw(step: Step) -> None:
+            if step.index == 0:
+                dice.seed(step.epoch)
             self.become(self.space.sample(dice))
 
         log.info("supernet: %d epochs", self.supernet_epochs)
-        trainer.train_before(
-            self, train, epochs=self.supernet_epochs, lr=self.supernet_lr, before_step=draw
-        )
-        trainer.scratch.mkdir(parents=True, exist_ok=True)
+        search.train(self, epochs=self.supernet_epochs, lr=self.supernet_lr, before_step=draw)
+        search.scratch.mkdir(parents=True, exist_ok=True)
         partial = saved.with_suffix(".part")
         torch.save({name: tensor.cpu() for name, tensor in learned(self).items()}, partial)
         partial.replace(saved)
@@ -132,18 +129,18 @@ class NOAH(Composed):
             for name, tensor in tensors.items():
                 own[name].copy_(tensor)
 
-    def _score(self, trainer: Trainer, genes: Genes, val: Any) -> float:
+    def _score(self, search: SearchTrainer, genes: Genes) -> float:
         self.become(genes)
-        return trainer.evaluate(self, val).top1
+        return search.score(self)
 
-    def _search(self, trainer: Trainer, score: Callable[[Genes], float]) -> Seen:
-        """All subnets seen, with their scores; every generation is logged and kept."""
+    def _search(self, search: SearchTrainer, seed: int) -> tuple[Seen, dict[str, Any]]:
+        """All subnets with their scores, and a summary; each generation is logged and stored."""
         width = self.backbone.widths[0]
-        path = trainer.scratch / "search.json"
+        path = search.scratch / "search.json"
         history: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
         seen = {_genes(row): row["top1"] for generation in history for row in generation["scored"]}
         for number in range(len(history) + 1, self.plan.generations + 1):
-            dice = random.Random(f"{trainer.seed} {number}")
+            dice = random.Random(f"{seed} {number}")
             children = next_generation(
                 seen,
                 self.space,
@@ -156,7 +153,7 @@ class NOAH(Composed):
                     f"no subnet of at most {self.budget / 1e6:g} million parameters was found; "
                     "raise method.budget_m"
                 )
-            scored = {genes: score(genes) for genes in children}
+            scored = {genes: self._score(search, genes) for genes in children}
             seen |= scored
             history.append(
                 {
@@ -174,7 +171,7 @@ class NOAH(Composed):
                 max(seen.values()),
             )
         best = max(seen, key=seen.__getitem__)
-        trainer.notes["search"] = {
+        summary = {
             "generations": [
                 {"generation": g["generation"], "best": g["best"], "scored": len(g["scored"])}
                 for g in history
@@ -183,7 +180,7 @@ class NOAH(Composed):
             "parameters": best.parameters(width),
             "top1": seen[best],
         }
-        return seen
+        return seen, summary
 
 
 def _genes(row: Mapping[str, Any]) -> Genes:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from petlbench.checks import positive, whole
 from petlbench.errors import unknown
 from petlbench.layers import Chosen, affine
-from petlbench.method import Method, Trainer
+from petlbench.method import Fitted, Method, Trainer
 from petlbench.model.backbone import Backbone
 from petlbench.model.block import OpenBlock
 from petlbench.swap import swap
@@ -113,12 +113,12 @@ class SCT(Method):
             tuned = BLOCKS[site]
             backbone.swap_blocks(lambda block, width: tuned(block, tuning(width)))
 
-    def fit(self, trainer: Trainer) -> Method:
+    def fit(self, trainer: Trainer) -> Fitted:
         """Choose the channels, then train."""
         self.to(trainer.device)
         self.choose(trainer.examples(BATCH))
         trainer.train(self)
-        return self
+        return Fitted(self)
 
     def choose(self, examples: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Set each block's salient channels from (images, labels) batches of the training data."""

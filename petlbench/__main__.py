@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 
 import hydra
@@ -15,71 +14,59 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from petlbench.config import compose, options, recipes, search_path
-from petlbench.errors import UserError, unknown
+from petlbench.config import command_line, compose, mistakes, options, recipes, search_path
+from petlbench.errors import UserError, first_line, unknown
+from petlbench.progress import say
 from petlbench.sweep.plugin import defer, register
+from petlbench.system import package_version
 
 log = logging.getLogger("petlbench")
 GROUPS = ("method", "backbone", "dataset", "protocol", "recipe", "experiment")
 FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
+# OmegaConf raises these for a value below a node that is null.
+COMPOSITION_ERRORS = (AssertionError, AttributeError, TypeError, ValueError, LookupError)
 
 
 @contextmanager
-def told_in_one_line() -> Iterator[None]:
-    """A mistake of the user leaves one line on stderr and no traceback; a bug keeps its own."""
+def user_errors() -> Iterator[None]:
+    """Print a mistake of the user in one line, without a traceback; a bug keeps its own."""
     try:
         yield
     except KeyboardInterrupt:
-        tell("interrupted; finished runs are kept, the same command does the rest")
+        say("interrupted; finished runs are kept, the same command does the rest")
         raise SystemExit(INTERRUPTED) from None
     except UserError as error:
-        tell(f"error: {error}")
+        say(f"error: {error}")
         raise SystemExit(MISTAKE) from None
     except (HydraException, OmegaConfBaseException) as error:
         chosen = [text for text in sys.argv[1:] if text.partition("=")[0] in GROUPS]
-        tell(f"error: {compose.explain(error, lambda: compose.keys_with(chosen))}")
+        say(f"error: {mistakes.explain(error, lambda: compose.keys_with(chosen))}")
         raise SystemExit(MISTAKE) from None
 
 
-def tell(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
-@told_in_one_line()  # here too: Hydra prints a line of its own for errors that reach it
-def one(composed: DictConfig) -> None:
+@user_errors()  # here too: Hydra prints a line of its own for errors that reach it
+def run_single(composed: DictConfig) -> None:
     """A single run: skipped if it is finished; exits with 1 if it fails."""
     refuse_a_sweep(HydraConfig.get().sweeper)
     config = compose.finish(composed, HydraConfig.get().runtime.choices)
     recipes.check(config)
-    from petlbench.run import job
-    from petlbench.run.record import Store, identity
-    from petlbench.sweep.plan import result_line
+    from petlbench.run import single  # imports torch, so after cheap mistakes
 
-    store, name, asked = Store(config["results"]["root"]), identity(config), job.of(config)
-    asked.check(config)
-    if (found := store.find(name)) is not None:
-        log.info("finished already: %s (delete it to run again)", found)
-    else:
-        record = asked.execute(config)
-        log.info("%s", result_line(record))
-        log.info("record: %s", store.path(record))
-        if record["status"] != "finished":
-            raise SystemExit(FAILED)
-    for line in asked.closing(config, store, [name]):
-        log.info("%s", line)
+    if not single.run(config):
+        raise SystemExit(FAILED)
 
 
 def refuse_a_sweep(sweeper: DictConfig) -> None:
-    """What only a sweep understands must not end as one run of the default values."""
+    """Refuse what only a sweep understands: it must not end as one run of the default values."""
     if sweeper.params:
-        told = " ".join(f"{key}={value}" for key, value in sweeper.params.items())
-        raise UserError(f"this experiment is a sweep ({told}); add -m to run it")
+        params = " ".join(f"{key}={value}" for key, value in sweeper.params.items())
+        raise UserError(f"this experiment is a sweep ({params}); add -m to run it")
     if sweeper.dry_run:
         raise UserError("hydra.sweeper.dry_run=true prints the plan of a sweep; add -m")
 
 
 def check_groups(arguments: Sequence[str]) -> None:
-    """Refuse an option that does not exist, before anything slow is imported."""
+    """Refuse an unknown option, before anything slow is imported."""
     for argument in arguments:
         group, sign, values = argument.partition("=")
         if not sign or group not in GROUPS or not re.fullmatch(r"[\w/,.+*\-]+", values):
@@ -104,7 +91,7 @@ def known_options(group: str, arguments: Sequence[str]) -> list[str]:
 
 
 def ordered(preset: Sequence[str], given: Sequence[str]) -> list[str]:
-    """Preset overrides beside the given ones, -m ahead: Hydra wants all overrides in one place."""
+    """Preset overrides beside the given ones, -m first: Hydra wants all overrides in one place."""
     flags = [text for text in given if text in ("-m", "--multirun")]
     others = [text for text in given if text not in flags]
     places = (n for n, text in enumerate(others) if "=" in text and not text.startswith("-"))
@@ -112,12 +99,24 @@ def ordered(preset: Sequence[str], given: Sequence[str]) -> list[str]:
     return [*flags, *others[:first], *preset, *others[first:]]
 
 
-@told_in_one_line()
+def run_preset(preset: str) -> None:
+    """The command line after an override such as `protocol=probe`, which it may not set again."""
+    key = preset.partition("=")[0]
+    with user_errors():
+        for text in sys.argv[1:]:
+            if text.lstrip("+~").startswith(f"{key}="):
+                raise UserError(
+                    f"this command sets {preset}; leave out '{text}', or use petlbench"
+                )
+    main(preset)
+
+
+@user_errors()
 def main(*preset: str) -> None:
     """Run the command line with preset overrides; leaves by SystemExit if anything went wrong."""
     arguments = ordered(preset, sys.argv[1:])
     if "--version" in arguments:
-        print(f"petlbench {metadata.version('petlbench')}")
+        print(f"petlbench {package_version('petlbench')}")
         return
     shown = {text.partition("=")[0] for text in arguments} & {"-c", "--cfg"}
     if {"-m", "--multirun"} & set(arguments) and shown:
@@ -125,12 +124,29 @@ def main(*preset: str) -> None:
     check_groups(arguments)
     search_path.register()
     register()
-    sys.argv[1:] = defer(arguments)
+    sys.argv[1:] = defer(command_line.quoted(arguments))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out of Hydra instead of being printed
+    _start()
+
+
+def _start() -> None:
+    """Hand over to Hydra, which composes and then calls `run_single`, or the sweeper."""
+    composed = False
+
+    def task(config: DictConfig) -> None:
+        nonlocal composed
+        composed = True
+        run_single(config)
+
     start = hydra.main(
         version_base="1.3", config_path=f"pkg://{search_path.OWN}", config_name="config"
     )
-    start(one)()
+    try:
+        start(task)()
+    except COMPOSITION_ERRORS as error:
+        if composed or isinstance(error, UserError):
+            raise
+        raise UserError(mistakes.unexplained(first_line(error), sys.argv[1:])) from error
 
 
 if __name__ == "__main__":

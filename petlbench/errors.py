@@ -1,15 +1,31 @@
-"""Mistakes of the user in one line: the thing, the given value, the choices, the next step."""
+"""Errors of the user in one line: the thing, its value, the choices and the next step."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class UserError(ValueError):
-    """Something the user can mend; commands print it without a traceback and exit with 1 or 2."""
+    """A mistake that the user can correct; commands print it without a traceback."""
 
 
 class Unsupported(UserError):
-    """A method and a backbone that cannot work together; the record says `unsupported` and why."""
+    """A method and a backbone that do not work together; the record says so, with the reason."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or of its cause's, without its full stop."""
+    inner: BaseException | None = error
+    while inner is not None and not isinstance(inner, UserError):
+        inner = inner.__context__  # OmegaConf wraps what a resolver raises
+    error = inner or error
+    while not str(error).strip() and error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def one_line(error: BaseException) -> str:
+    """An error as one line: its type and its message."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
 
 
 def unknown(kind: str, value: object, choices: Iterable[str]) -> UserError:

@@ -1,6 +1,7 @@
-"""What a method is, and which blocks of a method stay constant."""
+"""The interface of a method, and which of its blocks stay constant."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,69 +9,117 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from petlbench.data.task import Score, Split
+from petlbench.data.task import Split
 from petlbench.model.backbone import Backbone
 from petlbench.model.families import Block
 
 
-class Trainer(Protocol):
-    """What `fit` may use; petlbench.train.trainer has the real one, and says more."""
+@dataclass(frozen=True)
+class Step:
+    """A training step: `epoch` counts from 1, `index` from 0 in the epoch, `number` over all."""
 
-    device: torch.device
-    seed: int
+    epoch: int
+    index: int
+    number: int
+    total: int
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Trained tensors with a learning rate or weight decay of their own.
+
+    lr: peak learning rate, None for `train.lr`; it is multiplied by `lr_scale`. weight_decay: None
+    for `train.weight_decay`.
+    """
+
+    parameters: Sequence[nn.Parameter]
+    lr: float | None = None
+    lr_scale: float = 1.0
+    weight_decay: float | None = None
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The result of a training.
+
+    network: what is evaluated and stored. made_by: name and values by which the method registry
+    creates it, if that is not the configured method. notes: for the record, as JSON has them.
+    """
+
+    network: "Method"
+    made_by: tuple[str, Mapping[str, Any]] | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+class SearchTrainer(Protocol):
+    """What a search inside `fit` may use: further training phases, and scores.
+
+    scratch: a folder for unfinished work; it is kept if the run is killed. fit, val: two parts of
+    the training split, to train on and to score on.
+    """
+
     scratch: Path
-    notes: dict[str, Any]
+    fit: Split
+    val: Split
 
-    def train(self, method: "Method") -> None:
-        """One training phase of all parameters that require gradients."""
-
-    def train_before(
+    def train(
         self,
         method: "Method",
-        split: Split,
         *,
         epochs: int,
         lr: float,
-        before_step: Callable[[int, int], None],
+        before_step: Callable[[Step], None],
     ) -> None:
-        """A phase ahead of it, for a search."""
+        """One phase on `fit`, with its own epochs and learning rate and without validation."""
+
+    def score(self, method: nn.Module) -> float:
+        """Top-1 accuracy in percent on `val`."""
+
+
+class Trainer(Protocol):
+    """What `fit` may use; petlbench/train/trainer.py implements it."""
+
+    device: torch.device
+    seed: int
+
+    def train(self, method: "Method") -> None:
+        """Train all parameters that require gradients, as the configuration says."""
 
     def examples(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (B, 3, H, W) and labels (B) of the training split, in a random order, once."""
+        """Images (B, 3, H, W) and labels (B,) of the training split, once, in a random order."""
 
-    def halves(self) -> tuple[Split, Split]:
-        """Two parts of the training split: to train on, and to score on, during a search."""
-
-    def evaluate(self, method: nn.Module, split: Split) -> Score:
-        """Top-1 accuracy on a split."""
+    def search(self) -> SearchTrainer:
+        """The trainer of a search; raises UserError if there are too few images for one."""
 
 
 class Method(nn.Module):
-    """A frozen backbone and the few parameters that teach it a task.
+    """A frozen backbone and the few parameters that adapt it to a task.
 
     Override what the paper changes:
     __init__ -- the network (swap modules, unfreeze parameters)
     features -- the walk over the blocks (prompts, side networks)
     forward  -- the readout (VQT, LST)
     fit      -- the training plan (several phases, a search)
+    and, more rarely, `extra_loss`, `parameter_groups`, `before_step`, `after_step`,
+    `counted_parameters` and `merge`.
 
-    `forward` is pure: it writes no state and nothing into z. `starts_as_pretrained` declares that
-    the outputs before training are those of the pre-trained network; a method that starts
-    elsewhere sets it to False and says why. `made_by` is set by a `fit` that returns another
-    network than the configured one: name and values by which the registry makes it again.
-    `unmergeable` is the reason why nothing of it can be folded into the backbone (merge.py).
+    `forward` is pure: it writes no state and does not change z in place.
+    starts_as_pretrained: the outputs before training are those of the pre-trained network.
+    needs_weights: the constructor reads the backbone's weights, so that the method cannot be tried
+    on shapes alone before a sweep.
+    unmergeable: the reason why nothing of it can be merged into the backbone (merge.py).
     """
 
     starts_as_pretrained: bool = True
-    made_by: tuple[str, Mapping[str, Any]] | None = None
+    needs_weights: bool = False
     unmergeable: str = ""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
-        self.backbone = backbone  # frozen, but for its head
+        self.backbone = backbone  # frozen, except for its head
 
     def features(self, z: Tensor) -> Tensor:
-        """Patch embedding to last block; z is (B, N, C) in a ViT, (B, H, W, C) in a Swin."""
+        """Patch embedding -> output of the last block: (B, N, C), in a Swin (B, H, W, C)"""
         for stage in self.backbone.stages:  # one stage in a ViT, four in a Swin
             z = stage.enter(z)  # patch merging, or identity
             for block in stage.blocks:
@@ -82,10 +131,32 @@ class Method(nn.Module):
         z = self.features(self.backbone.embed(images))
         return self.backbone.head(self.backbone.pooled(z))  # type: ignore[no-any-return]
 
-    def fit(self, trainer: Trainer) -> "Method":
+    def fit(self, trainer: Trainer) -> Fitted:
         """Train; return the network to evaluate."""
         trainer.train(self)
-        return self
+        return Fitted(self)
+
+    def extra_loss(self, images: Tensor, logits: Tensor, targets: Tensor) -> Tensor | None:
+        """A term to add to the training loss, a scalar; None for none.
+
+        images (B, 3, H, W), logits (B, K), targets (B,), or (B, K) if labels are mixed.
+        """
+        return None
+
+    def parameter_groups(self) -> Iterable[ParameterGroup]:
+        """Trained tensors with learning rates or weight decay of their own; none by default."""
+        return ()
+
+    def before_step(self, step: Step) -> None:
+        """Called before each training step, for example to change a rank."""
+
+    def after_step(self, step: Step) -> None:
+        """Called after each update of the weights; gradients are still there."""
+
+    def counted_parameters(self) -> Iterable[nn.Parameter]:
+        """The tensors that count as parameters of the method: trained ones outside the head."""
+        head = {id(tensor) for tensor in self.backbone.head.parameters()}
+        return (t for t in self.parameters() if t.requires_grad and id(t) not in head)
 
 
 def frozen_prefix(method: Method) -> int:

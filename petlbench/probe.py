@@ -1,6 +1,6 @@
 """python -m petlbench.probe: python -m petlbench protocol=probe."""
 
-from petlbench.commands.preset import run
+from petlbench.__main__ import run_preset
 
 if __name__ == "__main__":
-    run("protocol=probe")
+    run_preset("protocol=probe")

@@ -1,4 +1,4 @@
-"""The methods that there are: the yaml files of conf/method, and how to make one in Python."""
+"""The method registry: the yaml files of conf/method, and how to create a method in Python."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -50,4 +50,4 @@ def _node(name: str) -> Mapping[str, Any]:
 
 
 def _files() -> dict[str, dict[str, Any]]:
-    return {name: options.content("method", name) for name in options.names("method")}
+    return options.contents("method")

@@ -9,10 +9,10 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,13 +20,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from petlbench import checks, delta
+from petlbench.config import compose
+from petlbench.config.schema import BackboneConfig, Input, typed
+from petlbench.config.schema import build as build_node
 from petlbench.data.images import Preparation, View, original
 from petlbench.data.readers.tree import SUFFIXES, images_below
 from petlbench.errors import UserError
 from petlbench.method import Method
-from petlbench.run import build
+from petlbench.model.backbone import create
+from petlbench.run import build, identity
 
 BATCH = 32
+T = TypeVar("T")
 EXAMPLE = (
     "example: python -m petlbench.predict --delta results/runs/folder/birds/lora-*.safetensors "
     "photographs/"
@@ -76,34 +81,46 @@ class Predictor:
 def load(file: Path, *, checkpoint: str | None, device: str) -> Predictor:
     """The network that a delta was trained in.
 
-    checkpoint: file of the backbone's weights, where they are neither in the package nor to be had
-    from the hub. Raises UserError where the delta or the weights are missing or do not fit.
+    checkpoint: file of the backbone's weights, if they are neither in the package nor on the hub.
+    Raises UserError if the delta or the weights are missing or do not fit.
     """
     network = delta.network(file)
-    backbone = dict(network["backbone"])
+    values = identity.completed({key: network[key] for key in ("backbone", "input")})
+    config = _node(BackboneConfig, values["backbone"], "backbone")
+    config = _with_weights(config, file, checkpoint)
+    where, names = build.device(device), network["classes"]
+    seen = _node(Input, values["input"], "input")
+    backbone = create(config, classes=len(names), image_size=seen.size)
+    backbone.load_weights()
+    target = compose.target_of(identity.current_form(network["method"]), "method")
+    method = build.adapted(target, backbone)
+    delta.load(file, method)
+    view = build.view(seen)
+    prepare = Preparation(view, mean=config.mean, std=config.std)
+    return Predictor(method.eval().to(where), view, prepare, names, where)
+
+
+def _node(schema: type[T], values: Mapping[str, Any], name: str) -> T:
+    """A node of the configuration from a delta."""
+    own = {key: value for key, value in values.items() if not key.startswith("_")}
+    return build_node(schema, typed(schema, own, name), name)
+
+
+def _with_weights(config: BackboneConfig, file: Path, checkpoint: str | None) -> BackboneConfig:
+    """The backbone with the weights that the delta was trained on."""
     if checkpoint is not None:
-        backbone |= {"checkpoint": checkpoint, "pretrained": True}
-    elif backbone["checkpoint"] is not None:
+        return replace(config, checkpoint=checkpoint, pretrained=True)
+    if config.checkpoint is not None:
         raise UserError(
-            f"delta '{file}' was trained on the weights of a file '{backbone['checkpoint']}'; "
+            f"delta '{file}' was trained on the weights of a file '{config.checkpoint}'; "
             "give it by --checkpoint"
         )
-    elif not backbone["pretrained"]:
+    if not config.pretrained:
         raise UserError(
-            f"delta '{file}' belongs to random weights, which no file holds; "
-            "fine-tune pre-trained ones"
+            f"delta '{file}' belongs to random weights, which no file holds; fine-tune "
+            "pre-trained ones"
         )
-    config = {key: network[key] for key in ("method", "input")} | {
-        "backbone": backbone,
-        "dataset": {"classes": len(network["classes"])},
-        "device": device,
-    }
-    method = build.method(config)
-    delta.load(file, method)
-    where = build.device(config)
-    view = build.view(config)
-    prepare = Preparation(view, mean=backbone["mean"], std=backbone["std"])
-    return Predictor(method.eval().to(where), view, prepare, network["classes"], where)
+    return config
 
 
 def images(places: Sequence[Path]) -> list[Path]:

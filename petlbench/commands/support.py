@@ -22,7 +22,7 @@ def reason(method: str, backbone: str) -> str | None:
     try:
         build.check(config)
     except Unsupported as error:
-        return str(error).replace(config["backbone"]["name"], "this network")
+        return str(error).replace(config.backbone.name, "this network")
     return None
 
 

@@ -1,154 +1,102 @@
-"""From Hydra's composed configuration to the plain one that a run takes."""
+"""From Hydra's composed configuration to the typed one of a run."""
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from difflib import get_close_matches
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from hydra import compose, initialize_config_module
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
-from petlbench import checks
-from petlbench.config import options, recipes, search_path
+from petlbench.config import mistakes, options, recipes, search_path
+from petlbench.config.schema import (
+    Config,
+    DatasetConfig,
+    Factors,
+    Settings,
+    Target,
+    build,
+    flat,
+)
 from petlbench.errors import UserError
-from petlbench.run.record import PLACES, flat
 
-Config = dict[str, Any]
-Mistake = HydraException | OmegaConfBaseException
-HIGHEST_SEED = 2**32 - 1  # NumPy's
-NODES = ("method", "backbone", "dataset", "input", "train", "protocol", "results", "wandb")
-GROUPS = ("method", "backbone", "dataset", "recipe")  # whose options a published row belongs to
-FREE = (*PLACES, "backbone.checkpoint", "dataset.draw")  # of a run, whatever was published
-REPORT = "report"  # an experiment's node on how its records are shown; no part of a run
+GROUPS = ("method", "backbone", "dataset", "recipe")  # whose options select a published row
+DECISIVE = ("method", "backbone", "dataset", "input", "train")
+# Folders of the machine, and what a run may choose under any published recipe.
+FREE = (
+    *("dataset.cache", "dataset.root", "backbone.checkpoint", "dataset.draw"),
+    *("data.root", "results.root"),
+)
+BESIDE = ("report", "facts", "family")  # keys of yaml files that are no part of a run
+Plain = dict[str, Any]
 
 
 def single(overrides: Iterable[str]) -> Config:
     """The configuration of one run from overrides such as `method=lora`, for use in Python."""
-    composed = _composed(overrides)
+    composed = composition(overrides)
     choices = dict(composed.hydra.runtime.choices)
-    with open_dict(composed):
-        del composed["hydra"]
-    return finish(composed, choices)
+    return finish(without_hydra(composed), choices)
 
 
 def finish(composed: DictConfig, choices: Mapping[str, str]) -> Config:
-    """The resolved configuration with `factors`: which cell of a table the run fills.
+    """The typed configuration of a run, with `factors`: which cell of a table the run fills.
 
     With recipe=paper, `recipe.changed` names what the command changed of the options' values.
-    composed: without its hydra node. choices: the option chosen in each group.
-    Raises UserError for a suite, which is no single run, and for a value that was never set.
+    composed: without its hydra node. choices: the selected option of each group.
+    Raises UserError for a suite, which is not a single run, and for a wrong or missing value.
     """
     _refuse_suites(composed, choices)
-    try:
-        config = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        raise UserError(f"no value for '{error.full_key}'; set {error.full_key}=VALUE") from error
-    except OmegaConfBaseException as error:
-        if unset := re.search(r"Missing mandatory value: ([\w.]+)", str(error)):  # referred to
-            raise UserError(f"no value for '{unset[1]}'; set {unset[1]}=VALUE") from error
-        raise UserError(first_line(error)) from error
-    assert isinstance(config, dict)
-    plain: Config = {str(key): value for key, value in config.items() if key != REPORT}
-    for node in NODES:
-        if not isinstance(plain[node], Mapping):
-            raise UserError(f"'{node}' holds several values; set one of them, {node}.KEY=VALUE")
-    if not isinstance(plain["results"]["root"], str):
-        raise UserError(f"results.root is {plain['results']['root']}; set results.root=FOLDER")
-    plain["factors"] = {
-        "method": choices["method"],
-        "backbone": _backbone(plain, choices["backbone"]),
-        "task": plain["dataset"].get("task", choices["dataset"]),
-        "draw": plain["dataset"].get("draw", 0),
-        "seed": checks.whole("seed", plain["seed"], low=0, high=HIGHEST_SEED),
-    }
-    if plain["recipe"]["name"] == recipes.NAME:
-        there = plain["recipe"]["source"] is not None
-        plain["recipe"]["changed"] = _changed(plain, choices) if there else []
-    return plain
+    plain = _container(composed)
+    settings = build(Settings, plain)
+    dataset = _dataset(settings.dataset, choices["dataset"])
+    config = Config(
+        factors=Factors(
+            method=choices["method"],
+            backbone=_backbone_name(settings.backbone.name, choices["backbone"]),
+            task=dataset.task,
+            draw=dataset.draw,
+            seed=settings.seed,
+        ),
+        method=target_of(settings.method, "method"),
+        dataset=dataset,
+        **{key: getattr(settings, key) for key in Config.shared_keys()},
+    )
+    if config.recipe.name == recipes.NAME and config.recipe.source is not None:
+        changed = _changed(config, choices)
+        config = replace(config, recipe=replace(config.recipe, changed=changed))
+    return config
 
 
-def _backbone(config: Config, option: str) -> str:
-    """What a backbone is called in records: the option, or the network put in its place."""
-    name: str = config["backbone"]["name"]
-    own = options.content("backbone", option).get("backbone", {})
-    return option if own.get("name", name) == name else name
+def target_of(node: Mapping[str, Any], where: str) -> Target:
+    """The target of a node that names a class or function by `_target_`."""
+    path = node.get("_target_")
+    if not isinstance(path, str) or "." not in path:
+        raise UserError(f"{where}._target_ is {path}; it must be the dotted name of a class")
+    return Target(path, {key: value for key, value in node.items() if not key.startswith("_")})
 
 
-def _changed(config: Config, choices: Mapping[str, str]) -> list[str]:
-    """Dotted names of what decides a result and is otherwise than the options alone have it."""
-    options = tuple(f"{group}={choices[group]}" for group in GROUPS if choices.get(group))
-    meant, own = dict(_decisive(_unchanged(options))), dict(_decisive(config))
-    return sorted(key for key in meant.keys() | own.keys() if meant.get(key) != own.get(key))
-
-
-@cache
-def _unchanged(options: tuple[str, ...]) -> Config:
-    """What options say without any value of the command; what has to be given stays '???'."""
-    composed = _composed(options)
+def without_hydra(composed: DictConfig) -> DictConfig:
+    """A composed configuration without Hydra's own node."""
     with open_dict(composed):
         del composed["hydra"]
-    plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=False)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    return composed
 
 
-def _decisive(config: Config) -> Iterator[tuple[str, Any]]:
-    """Dotted names and values of what decides a result; a draw and a protocol are choices."""
-    nodes = {node: config[node] for node in ("method", "backbone", "dataset", "input", "train")}
-    return ((key, value) for key, value in flat(nodes) if key not in FREE)
-
-
-def _refuse_suites(composed: DictConfig, choices: Mapping[str, str]) -> None:
-    # A method's yaml writes to the root, those of other groups to their node.
-    nodes = {"method": composed} | {key: composed.get(key) for key in choices if key in composed}
-    for group, node in nodes.items():
-        listed = node.get("suite") if OmegaConf.is_dict(node) else None
-        if isinstance(listed, ListConfig):
-            raise UserError(
-                f"{group}={choices[group]} names a suite, not one {group}; add -m to sweep it, "
-                f"or choose one of it: {', '.join(listed)}"
-            )
-
-
-def explain(error: Mistake, known: Callable[[], Iterable[str]]) -> str:
-    """One line for what Hydra or OmegaConf refused; known: the keys that can be set."""
-    line = first_line(error)
-    if match := re.match(r"Could not override '([^']+)'", line):
-        near = get_close_matches(match[1], list(known()), n=1)
-        hint = f"did you mean '{near[0]}'? " if near else ""
-        return f"no key '{match[1]}' to set; {hint}--cfg job prints all keys"
-    if match := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", line):
-        return f"'{match[1]}' names several values; add -m to sweep them"
-    if isinstance(error, OverrideParseException):
-        if error.override and "=~" in error.override:
-            return f"'{error.override}' cannot be read; write the folder out, without ~"
-        return (
-            f"'{error.override}' cannot be read ({line}); a value with other signs than letters, "
-            "digits and ./_-:~% needs quotes of its own: 'dataset.root=\"my (new) images\"'"
-        )
-    return line
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of a message, or of its cause's, without its full stop."""
-    inner: BaseException | None = error
-    while inner is not None and not isinstance(inner, UserError):
-        inner = inner.__context__  # OmegaConf wraps what a resolver raises
-    error = inner or error
-    while not str(error).strip() and error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+def composition(overrides: Iterable[str]) -> DictConfig:
+    """What Hydra composes from overrides, with its own node."""
+    search_path.register()
+    with initialize_config_module(version_base="1.3", config_module=search_path.OWN):
+        return compose("config", list(overrides), return_hydra_config=True)
 
 
 def keys_with(overrides: Iterable[str]) -> list[str]:
-    """All dotted keys of the configuration with these options chosen, or else of the default."""
+    """All dotted keys of the configuration with these options, or else of the default one."""
     try:
-        return list(keys(_composed(overrides)))
-    except HydraException:
-        return list(keys(_composed([])))
+        return list(keys(composition(overrides)))
+    except (HydraException, OmegaConfBaseException):
+        return list(keys(composition([])))
 
 
 def keys(composed: DictConfig) -> Iterator[str]:
@@ -161,7 +109,71 @@ def keys(composed: DictConfig) -> Iterator[str]:
             stack += [(f"{key}.{name}", part) for name, part in value.items()]
 
 
-def _composed(overrides: Iterable[str]) -> DictConfig:
-    search_path.register()
-    with initialize_config_module(version_base="1.3", config_module=search_path.OWN):
-        return compose("config", list(overrides), return_hydra_config=True)
+def _container(composed: DictConfig) -> Plain:
+    """Plain values of a composed configuration, interpolations resolved."""
+    try:
+        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(mistakes.unresolved(error)) from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items() if key not in BESIDE}
+
+
+def _dataset(node: Plain, option: str) -> DatasetConfig:
+    """The typed part of `dataset`, beside the values that its reader takes."""
+    missing = [key for key in ("title", "suite", "group", "classes") if key not in node]
+    if missing:
+        key = f"dataset.{missing[0]}"
+        raise UserError(f"{key} is missing; set {key}=VALUE, or choose another dataset")
+    target = target_of(node, "dataset")
+    values = {key: value for key, value in target.values.items() if key != "task"}
+    return DatasetConfig(
+        target=Target(target.path, values),
+        task=node.get("task", option),
+        names_task="task" in node,
+        title=node["title"],
+        suite=node["suite"],
+        group=node["group"],
+        classes=node["classes"],
+        draw=node.get("draw", 0),
+    )
+
+
+def _backbone_name(name: str, option: str) -> str:
+    """What a backbone is called in records: the option, or the network that replaces its own."""
+    content = options.content("backbone", option)
+    own = content.get("backbone", content).get("name", name)
+    return option if own == name else name
+
+
+def _changed(config: Config, choices: Mapping[str, str]) -> list[str]:
+    """Dotted names of decisive values that differ from those of the options alone."""
+    selected = tuple(f"{group}={choices[group]}" for group in GROUPS if choices.get(group))
+    published, own = _unchanged(selected), _decisive(config.plain())
+    return sorted(key for key in published | own if published.get(key) != own.get(key))
+
+
+@cache
+def _unchanged(selected: tuple[str, ...]) -> Plain:
+    """Decisive values of options without any value of the command; unset ones stay '???'."""
+    composed = without_hydra(composition(selected))
+    plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=False)
+    assert isinstance(plain, dict)
+    return _decisive(plain)
+
+
+def _decisive(plain: Mapping[Any, Any]) -> Plain:
+    """Dotted names and values of what decides a result; a draw and a protocol are choices."""
+    nodes = {node: plain[node] for node in DECISIVE}
+    return {key: value for key, value in flat(nodes) if key not in FREE}
+
+
+def _refuse_suites(composed: DictConfig, choices: Mapping[str, str]) -> None:
+    for group in choices:
+        node = composed.get(group) if group in composed else None
+        listed = node.get("suite") if isinstance(node, DictConfig) else None
+        if isinstance(listed, ListConfig):
+            raise UserError(
+                f"{group}={choices[group]} names a suite, not one {group}; add -m to sweep it, "
+                f"or choose one of it: {', '.join(listed)}"
+            )

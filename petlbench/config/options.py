@@ -1,5 +1,6 @@
 """The options of each configuration group, e.g. the methods, and what their yaml files hold."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from importlib import resources
@@ -8,9 +9,10 @@ from typing import Any
 
 import yaml
 
-from petlbench.config.search_path import OWN, packages
-from petlbench.errors import UserError
+from petlbench.config.search_path import packages
+from petlbench.errors import UserError, one_line
 
+log = logging.getLogger("petlbench")
 SuiteOf = Callable[[str], Sequence[str] | None]
 
 
@@ -20,19 +22,33 @@ def names(group: str) -> list[str]:
 
 
 def content(group: str, name: str) -> dict[str, Any]:
-    """What an option's yaml says; empty where there is no such option."""
+    """The values of an option's yaml; empty if there is no such option.
+
+    Raises UserError if the file is not a yaml mapping.
+    """
     file = _files(group).get(name)
     try:
-        found = (yaml.safe_load(file.read_text()) if file is not None else None) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"'{file}' is no yaml: {_compact(error)}") from error
-    if not isinstance(found, dict):
-        raise UserError(f"'{file}' holds a {type(found).__name__}; it must map keys to values")
-    return found
+        values = (yaml.safe_load(file.read_text()) if file is not None else None) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"'{file}' is not yaml: {one_line(error)}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"'{file}' holds a {type(values).__name__}; it must map keys to values")
+    return values
+
+
+def contents(group: str) -> dict[str, dict[str, Any]]:
+    """The values of every option of a group; a broken file is left out with a warning."""
+    values: dict[str, dict[str, Any]] = {}
+    for name in names(group):
+        try:
+            values[name] = content(group, name)
+        except UserError as error:
+            log.warning("warning: %s; %s=%s is left out", error, group, name)
+    return values
 
 
 def listed(group: str, name: str) -> list[str] | None:
-    """What a suite lists, or None where the option is none; a task's yaml may name its suite."""
+    """The members of a suite; None if the option is not one. A task's yaml may name its suite."""
     suite = content(group, name).get("suite")
     return suite if isinstance(suite, list) else None
 
@@ -40,7 +56,7 @@ def listed(group: str, name: str) -> list[str] | None:
 def expand(names: Iterable[str], suite_of: SuiteOf) -> list[str]:
     """Names with every suite replaced by what it lists, each name once, in order.
 
-    suite_of: what a name lists, or None if it is no suite. Suites may list suites.
+    suite_of: the members of a name, or None if it is not a suite. Suites may list suites.
     """
     return list(dict.fromkeys(_expanded(names, suite_of, ())))
 
@@ -63,23 +79,12 @@ def text(group: str, name: str) -> str:
 
 @cache
 def _files(group: str) -> dict[str, Traversable]:
-    found: dict[str, Traversable] = {}
+    files: dict[str, Traversable] = {}
     for package in packages():
-        try:
-            folder = resources.files(package) / group
-        except Exception as error:  # whatever the code of another package does on import
-            raise UserError(
-                f"an installed package names '{package}' as its configuration (entry point {OWN})"
-                f", and that is no package to import: {_compact(error)}; repair or uninstall it"
-            ) from error
+        folder = resources.files(package) / group
         for name, file in _walk(folder) if folder.is_dir() else ():
-            found.setdefault(name, file)
-    return found
-
-
-def _compact(error: Exception) -> str:
-    """An error as one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+            files.setdefault(name, file)
+    return files
 
 
 def _walk(folder: Traversable) -> Iterator[tuple[str, Traversable]]:

@@ -14,7 +14,6 @@ the one that is wanted.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from importlib.abc import Traversable
@@ -25,12 +24,12 @@ from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 
+from petlbench.config.schema import Config
 from petlbench.errors import Unsupported
 
 NAME = "paper"
 GROUP = f"published/{NAME}/"
 SCHEME = "recipes"
-Config = Mapping[str, Any]
 Node = dict[str, Any]
 
 
@@ -72,18 +71,18 @@ def covered() -> list[tuple[str, str, str]]:
 
 def check(config: Config) -> None:
     """Refuse a run that asks for published values where there are none."""
-    if config["recipe"]["source"] is not None:
+    if config.recipe.source is not None:
         return
-    factors = config["factors"]
+    factors = config.factors
     raise Unsupported(
-        f"recipe={NAME} has no values for {factors['method']} on {factors['backbone']} and "
-        f"{factors['task']}; it has some for {_told(factors['method'])}"
+        f"recipe={NAME} has no values for {factors.method} on {factors.backbone} and "
+        f"{factors.task}; it has some for {_coverage(factors.method)}"
     )
 
 
-def _told(method: str) -> str:
-    """Which backbones and suites there are values for: those of the method, or else all."""
-    own = [found for found in covered() if found[0] == method]
+def _coverage(method: str) -> str:
+    """Backbones and suites with published values: those of the method, or else all."""
+    own = [file for file in covered() if file[0] == method]
     places: dict[str, list[str]] = defaultdict(list)
     for name, backbone, suite in own or covered():
         places[f"on {backbone} with {suite}"].append(name)

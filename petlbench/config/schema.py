@@ -5,7 +5,6 @@ the configuration is made. The yaml files of conf/ hold the values. `method` and
 class or function by `_target_`; its signature is the schema of their other keys.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, make_dataclass
 from functools import cache
@@ -24,6 +23,7 @@ from petlbench.checks import (
     text,
     whole,
 )
+from petlbench.config.mistakes import wrong_value
 from petlbench.errors import UserError
 
 NO_DECAY = ("biases", "one_dimensional", "none")
@@ -331,8 +331,8 @@ class ProbeConfig:
 class Settings:
     """All keys that yaml files and the command line may set.
 
-    report: how an experiment's records are shown. facts: what a method's yaml declares of it for
-    the tests. Neither is part of a run.
+    family: heading of the method's rows in tables. report: how an experiment's records are shown.
+    facts: what a method's yaml declares of it for the tests. None of them is part of a run.
     """
 
     job: str
@@ -350,6 +350,7 @@ class Settings:
     results: ResultsConfig
     wandb: WandbConfig
     probe: ProbeConfig | None = None
+    family: str | None = None
     report: Any = None
     facts: Any = None
 
@@ -375,10 +376,13 @@ class Target:
 class DatasetConfig:
     """`dataset`: a task, by the function that reads it.
 
-    draw: which of several training lists, 0 where there is one.
+    task: its name in records, as the option or the yaml gives it (`names_task`). draw: which of
+    several training lists, 0 if there is one.
     """
 
     target: Target
+    task: str
+    names_task: bool
     title: str
     suite: str
     group: str
@@ -386,7 +390,7 @@ class DatasetConfig:
     draw: int
 
     def __post_init__(self) -> None:
-        for name in ("title", "suite", "group"):
+        for name in ("task", "title", "suite", "group"):
             text(f"dataset.{name}", getattr(self, name))
         whole("dataset.classes", self.classes, low=1, high=10_000_000)
         whole("dataset.draw", self.draw, low=0)
@@ -424,13 +428,24 @@ class Config:
     wandb: WandbConfig
     probe: ProbeConfig | None
 
+    @classmethod
+    def shared_keys(cls) -> list[str]:
+        """Keys that are the same in `Settings`."""
+        own = {part.name for part in fields(cls)} - {"factors", "dataset", "method"}
+        return [part.name for part in fields(Settings) if part.name in own]
+
     def plain(self) -> dict[str, Any]:
         """The configuration as nested dictionaries, as yaml and records write it."""
-        plain = {part.name: getattr(self, part.name) for part in fields(self)}
-        plain = {name: asdict(v) if is_dataclass(v) else v for name, v in plain.items()}  # type: ignore[call-overload]
+        plain = {part.name: _plain(getattr(self, part.name)) for part in fields(self)}
         dataset = self.dataset.target.plain()
         del dataset["_partial_"]  # readers are called at once; methods wait for their backbone
+        if self.dataset.names_task:
+            dataset["task"] = self.dataset.task
         return plain | {"method": self.method.plain(), "dataset": dataset}
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 @cache
@@ -473,7 +488,7 @@ def build(schema: type[T], plain: Mapping[str, Any], where: str = "") -> T:
                 raise UserError(f"{name} is missing; set {name}=VALUE")
             continue
         value = plain[part.name]
-        nested = next((kind for kind in _kinds(hints[part.name]) if is_dataclass(kind)), None)
+        nested = _nested(hints[part.name])
         if nested is not None and value is not None:
             value = typed(nested, value, name) if _is_optional(hints[part.name]) else value
             value = build(nested, value, name)
@@ -492,23 +507,9 @@ def typed(schema: type, plain: Any, where: str) -> dict[str, Any]:
         merged = OmegaConf.merge(OmegaConf.structured(composable(schema)), dict(plain))
         found = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
-        raise UserError(f"{where}: {wrong_value(error)}") from error
+        raise UserError(f"{where}.{wrong_value(error)}") from error
     assert isinstance(found, dict)
     return {str(key): value for key, value in found.items() if value != "???"}
-
-
-WORDS = {"Float": "a number", "Integer": "a whole number"}
-
-
-def wrong_value(error: OmegaConfBaseException) -> str:
-    """One line for a value that OmegaConf refused."""
-    line = str(error).strip().splitlines()[0].rstrip(".")
-    key = error.full_key or ""
-    if match := re.match(r"Value '(.*)' of type '(\w+)' could not be converted to (\w+)", line):
-        return f"{key} is {match[1]}; it must be {WORDS.get(match[3], match[3])}"
-    if match := re.match(r"Value '(.*)' is not a valid bool", line):
-        return f"{key} is {match[1]}; it must be true or false"
-    return f"{key}: {line}" if key and key not in line else line
 
 
 def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -522,6 +523,13 @@ def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _kinds(hint: Any) -> tuple[Any, ...]:
     return getattr(hint, "__args__", None) or (hint,)
+
+
+def _nested(hint: Any) -> type | None:
+    """The dataclass in an annotation, if there is one."""
+    return next(
+        (kind for kind in _kinds(hint) if isinstance(kind, type) and is_dataclass(kind)), None
+    )
 
 
 def _is_optional(hint: Any) -> bool:

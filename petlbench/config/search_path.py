@@ -7,26 +7,36 @@ A package adds methods, backbones, tasks or experiments by an entry point of the
     mine = "mine.conf"
 """
 
+import logging
 from functools import cache
+from importlib import import_module
 from importlib.metadata import entry_points
 
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 from petlbench.config import recipes, resolvers
+from petlbench.config.schema import Settings, composable
+from petlbench.errors import one_line
 
 OWN = "petlbench.conf"
+log = logging.getLogger("petlbench")
 
 
 @cache
 def packages() -> list[str]:
-    """Packages of yaml files: the project's own, then those of others by their entries' names."""
+    """Packages of yaml files: the project's own, then those of others by their entries' names.
+
+    A package that cannot be imported costs its own options and one warning.
+    """
     others = sorted(entry_points(group=OWN), key=lambda entry: entry.name)
-    return list(dict.fromkeys([OWN, *(entry.value for entry in others)]))
+    names = dict.fromkeys([OWN, *(entry.value for entry in others)])
+    return [name for name in names if name == OWN or _is_importable(name)]
 
 
-class Others(SearchPathPlugin):
+class SearchPath(SearchPathPlugin):
     """Lets Hydra find published values, and what other packages add."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
@@ -37,7 +47,23 @@ class Others(SearchPathPlugin):
 
 
 def register() -> None:
-    """Make the configuration trees and resolvers known to Hydra, without installing a plugin."""
+    """Make schema, trees and resolvers known to Hydra, without installing a plugin."""
     Plugins.instance().register(recipes.Published)
-    Plugins.instance().register(Others)
+    Plugins.instance().register(SearchPath)
+    ConfigStore.instance().store(
+        name="schema", node=composable(Settings), provider="petlbench.config.schema"
+    )
     resolvers.register()
+
+
+def _is_importable(package: str) -> bool:
+    try:
+        import_module(package)
+    except Exception as error:  # whatever the code of another package raises on import
+        log.warning(
+            "warning: package '%s' (entry point %s) cannot be imported (%s); its options are left "
+            "out; repair or uninstall it",
+            *(package, OWN, one_line(error)),
+        )
+        return False
+    return True

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from petlbench.config.schema import Train
 from petlbench.cost import memory, shapes
 from petlbench.cost.autocast import CudaRules
 from petlbench.method import Method
@@ -20,7 +21,7 @@ GRAIN = 512  # bytes: CUDA's allocator gives out multiples of it
 
 
 def peak_mib(
-    method: Method, *, precision: str, settings: Mapping[str, Any], batch: int, size: int
+    method: Method, *, precision: str, train: Train, batch: int, size: int
 ) -> dict[str, float]:
     """`peak_mib` of a training step as `memory.measured` would split it, but for `reserved`.
 
@@ -32,7 +33,7 @@ def peak_mib(
     fake = FakeTensorMode()
     copied = shapes.restated(method, shapes.CPU, fake)
     with fake, CudaRules():
-        step = memory.TrainingStep(copied, formats, settings, torch.empty(batch, 3, size, size))
+        step = memory.TrainingStep(copied, formats, train, torch.empty(batch, 3, size, size))
         shapes.draw(copied, batch)
         saved = shapes.saved_bytes(copied, formats, step.images)
         step()  # makes the optimiser's state

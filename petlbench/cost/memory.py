@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from petlbench.config.schema import Train
 from petlbench.cost import shapes
 from petlbench.method import Method
+from petlbench.train.optim import build_optimiser
 from petlbench.train.precision import Precision
-from petlbench.train.step import build_optimiser, training_step
+from petlbench.train.step import training_step
 
 MIB = 2**20
 
@@ -19,12 +21,10 @@ MIB = 2**20
 class TrainingStep:
     """One training step on a batch of noise, to be called again and again."""
 
-    def __init__(
-        self, method: Method, precision: Precision, settings: Mapping[str, Any], images: Tensor
-    ) -> None:
+    def __init__(self, method: Method, precision: Precision, train: Train, images: Tensor) -> None:
         self.method = method.train()
         self.precision = precision
-        self.optimiser = build_optimiser(method, settings)
+        self.optimiser = build_optimiser(method, train)
         self.images = images
         # one class will do: which one it is changes no cost
         self.labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
@@ -53,7 +53,7 @@ def measured(step: TrainingStep, *, warmup: int, steps: int) -> dict[str, Any]:
     step.optimiser.zero_grad(set_to_none=True)
     saved = shapes.saved_bytes(step.method, step.precision, step.images)
     device = step.images.device
-    free_what_is_left(device)
+    free_unused(device)
     torch.cuda.reset_peak_memory_stats(device)
     for _ in range(steps):
         step()
@@ -83,8 +83,8 @@ def in_mib(parts: Mapping[str, int]) -> dict[str, float]:
     return {key: size / MIB for key, size in parts.items()}
 
 
-def free_what_is_left(device: torch.device) -> None:
-    """Free what earlier work in this process left behind, in cycles and in torch's cache."""
+def free_unused(device: torch.device) -> None:
+    """Free memory of earlier work in this process: reference cycles and torch's cache."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,85 +1,120 @@
-"""The cost section of a record: what a method trains, and what a training step of it takes."""
+"""The cost section of a record: trained parameters, FLOPs and memory of a training step."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from petlbench.config.schema import Train
 from petlbench.cost import memory, shapes
+from petlbench.errors import UserError, one_line
 from petlbench.method import Method
 from petlbench.train.precision import Precision
 
+log = logging.getLogger("petlbench")
 
-def section(
-    method: Method,
-    *,
-    device: torch.device,
-    precision: Precision,
-    settings: Mapping[str, Any],
-    size: int,
-    warmup: int,
-    steps: int,
-) -> dict[str, Any]:
-    """Parameters, units, FLOPs and memory of a training step at the settings' batch size.
 
-    The method may be on the meta device where the device is no GPU.
+@dataclass(frozen=True)
+class Conditions:
+    """Under which a cost is measured.
+
+    size: of the images, in pixels. warmup, steps: training steps before those that are measured,
+    and the measured ones.
     """
-    return counts(method, batch=settings["batch_size"], size=size) | memory_taken(
-        method,
-        device=device,
-        precision=precision,
-        settings=settings,
-        size=size,
-        warmup=warmup,
-        steps=steps,
-    )
+
+    device: torch.device
+    precision: Precision
+    train: Train
+    size: int
+    warmup: int = 1
+    steps: int = 1
+
+    @property
+    def batch(self) -> int:
+        """Images of a training step."""
+        return self.train.batch_size
 
 
-def counts(method: Method, *, batch: int, size: int) -> dict[str, Any]:
+def section(method: Method, conditions: Conditions, notes: dict[str, Any]) -> dict[str, Any]:
+    """Parameters, units, FLOPs and memory of a training step.
+
+    The method may be on the meta device unless the device is a GPU. notes: gets the reason of each
+    cost that cannot be counted on shapes; such a cost is None.
+    """
+    return counts(method, conditions, notes) | memory_taken(method, conditions, notes)
+
+
+def counts(method: Method, conditions: Conditions, notes: dict[str, Any]) -> dict[str, Any]:
     """`parameters`, `units` and `gflops`, from shapes."""
     return {
         "parameters": parameters(method),
         "units": units(method),
-        "gflops": shapes.gflops(method, batch=batch, size=size),
+        "gflops": countable(
+            "gflops",
+            lambda: shapes.gflops(method, batch=conditions.batch, size=conditions.size),
+            notes,
+        ),
     }
 
 
-def memory_taken(
-    method: Method,
-    *,
-    device: torch.device,
-    precision: Precision,
-    settings: Mapping[str, Any],
-    size: int,
-    warmup: int,
-    steps: int,
-) -> dict[str, Any]:
+def memory_taken(method: Method, conditions: Conditions, notes: dict[str, Any]) -> dict[str, Any]:
     """`saved_mb` and `peak_mib` of a training step.
 
-    On CPU `saved_mb` is counted on shapes and `peak_mib` is null. On CUDA the peak of `steps`
-    training steps on noise after `warmup` others is measured, with everything freed that earlier
-    work in the process left. Weights, random state and training mode are as before afterwards.
+    On CPU `saved_mb` is counted on shapes and `peak_mib` is None. On CUDA the peak of `steps`
+    training steps on noise after `warmup` others is measured; memory of earlier work is freed
+    first. Weights, random state and training mode are restored afterwards.
     """
-    batch = settings["batch_size"]
+    device, size = conditions.device, conditions.size
     if device.type != "cuda":
-        saved = shapes.saved_bytes_on_cpu(method, precision, batch=batch, size=size)
-        return {"saved_mb": saved / 1e6, "peak_mib": None}
-    memory.free_what_is_left(device)
+        return {"saved_mb": _saved_on_cpu(method, conditions, notes), "peak_mib": None}
+    memory.free_unused(device)
     method.to(device)
     with memory.unchanged(method, device):
-        images = torch.randn(batch, 3, size, size, device=device)
-        step = memory.TrainingStep(method, precision, settings, images)
-        return memory.measured(step, warmup=warmup, steps=steps)
+        images = torch.randn(conditions.batch, 3, size, size, device=device)
+        step = memory.TrainingStep(method, conditions.precision, conditions.train, images)
+        return memory.measured(step, warmup=conditions.warmup, steps=conditions.steps)
+
+
+def countable(name: str, count: Callable[[], Any], notes: dict[str, Any]) -> Any:
+    """What is counted on shapes, or None and a note if the method does not run on shapes alone.
+
+    A method may read values (`.item()`, data-dependent branches), which shapes do not have.
+    """
+    try:
+        return count()
+    except UserError:
+        raise
+    except Exception as error:
+        reason = one_line(error)
+        log.warning("%s cannot be counted on shapes: %s", name, reason)
+        notes[name] = f"not counted: {reason}"
+        return None
 
 
 def parameters(method: Method) -> dict[str, int]:
     """Trainable parameters: the method's (head excluded, as papers count) and the head's."""
-    head = sum(tensor.numel() for tensor in method.backbone.head.parameters())
-    trained = sum(tensor.numel() for tensor in method.parameters() if tensor.requires_grad)
-    return {"method": trained - head, "head": head}
+    return {
+        "method": sum(tensor.numel() for tensor in method.counted_parameters()),
+        "head": sum(tensor.numel() for tensor in method.backbone.head.parameters()),
+    }
 
 
 def units(method: nn.Module) -> int:
-    """Structural units (leaves.py), each once; what methods without new modules have is 0."""
+    """Structural units (layers.py), each counted once; 0 for methods without new modules."""
     return sum(getattr(module, "units", 0) for module in method.modules())
+
+
+def _saved_on_cpu(method: Method, conditions: Conditions, notes: dict[str, Any]) -> float | None:
+    """Bytes kept for backward, in MB (1e6 bytes)."""
+
+    def count() -> float:
+        batch, size = conditions.batch, conditions.size
+        return (
+            shapes.saved_bytes_on_cpu(method, conditions.precision, batch=batch, size=size) / 1e6
+        )
+
+    saved: float | None = countable("saved_mb", count, notes)
+    return saved

@@ -1,10 +1,9 @@
 """Random changes of training images, by timm's transforms, as the published scripts call them."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,54 +13,49 @@ from timm.data.transforms_factory import transforms_imagenet_train
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from petlbench.config.schema import Augment
 from petlbench.data.images import View
 from petlbench.data.task import Split
-from petlbench.errors import UserError, unknown
+from petlbench.errors import UserError, first_line
 
-KEYS = ("scale", "ratio", "interpolation", "hflip", "color_jitter", "auto_augment", "erase")
-Draw = tuple[int, int]  # the how-manieth image of the training, and its place in the split
+Draw = tuple[int, int]  # running index of the draw in the training, index in the split
 
 
 class Augmentation:
-    """An image of any size becomes (3, size, size) uint8; `erased` works on prepared batches.
+    """Random changes of an image -> (3, size, size) uint8; `erased` follows on batches.
 
-    values: those of `input.augment`: `scale` and `ratio` of the random crop (null: none, the whole
-    image is resized), `interpolation` of all that moves pixels, `hflip` (a probability),
-    `color_jitter` (strength; without effect beside auto_augment, as in timm), `auto_augment` (a
-    policy in timm's notation, or null), `erase` (probability of random erasing with noise).
+    scale, ratio: of the random crop; without `scale` the whole image is resized. interpolation: of
+    crop and geometric changes. hflip: a probability. color_jitter: strength; without effect beside
+    auto_augment, as in timm. auto_augment: a policy in timm's notation. erase: probability of
+    random erasing with noise. mean: of the backbone's normalisation.
     """
 
-    def __init__(self, values: Mapping[str, Any], view: View, *, mean: Sequence[float]) -> None:
-        for key in values:
-            if key not in KEYS:
-                raise unknown("key of input.augment", key, KEYS)
-        if missing := [key for key in KEYS if key not in values]:
-            raise UserError(
-                f"input.augment.{missing[0]} is missing; set it, or input.augment=null"
-            )
-        scale, ratio = values["scale"], values["ratio"]
-        whole = View(view.size, values["interpolation"], None, "squash")
+    def __init__(self, augment: Augment, view: View, *, mean: Sequence[float]) -> None:
+        whole = View(view.size, augment.interpolation, None, "squash")
         try:
             self.transform = transforms_imagenet_train(
                 view.size,
-                scale=scale and tuple(scale),
-                ratio=ratio and tuple(ratio),
-                hflip=values["hflip"],
-                color_jitter=values["color_jitter"],
-                auto_augment=values["auto_augment"],
-                interpolation=values["interpolation"],
-                mean=tuple(mean),  # the grey that moved images leave behind
+                scale=_pair(augment.scale),
+                ratio=_pair(augment.ratio),
+                hflip=augment.hflip,
+                color_jitter=augment.color_jitter or 0.0,
+                auto_augment=augment.auto_augment,
+                interpolation=augment.interpolation,
+                mean=tuple(mean),  # fills the pixels that geometric changes uncover
                 use_prefetcher=True,  # ends with uint8: batches are normalised on the device
             )
-        except (AssertionError, TypeError, ValueError) as error:
-            why = str(error) or "no such policy"
-            raise UserError(f"input.augment={dict(values)}: {why}") from error
-        if scale is None:
+        except (AssertionError, KeyError, IndexError, TypeError, ValueError) as error:
+            reason = first_line(error)
+            raise UserError(
+                f"input.augment.auto_augment is {augment.auto_augment}; timm has no such policy "
+                f"({reason})"
+            ) from error
+        if augment.scale is None:
             self.transform.transforms[0] = partial(_resized, whole)
-        self.erase = values["erase"]
+        self.erase = augment.erase
 
     def erased(self, images: Tensor) -> Tensor:
-        """Random erasing (B, 3, H, W), after normalisation, with noise for each pixel."""
+        """Random erasing of normalised images (B, 3, H, W) -> the same, with noise per pixel."""
         if not self.erase:
             return images
         erase = RandomErasing(self.erase, mode="pixel", device=images.device)
@@ -69,14 +63,18 @@ class Augmentation:
         return changed
 
 
+def _pair(values: list[float] | None) -> tuple[float, float] | None:
+    return None if values is None else (values[0], values[1])
+
+
 def _resized(view: View, image: Image.Image) -> Image.Image:
     return Image.fromarray(view.of(image))
 
 
 class Drawn(Dataset[tuple[Tensor, int]]):
-    """Augmented images of a split; which change an image gets hangs on `seed` and its draw alone.
+    """Augmented images of a split; an image's augmentation depends only on seed and draw.
 
-    So the images are the same, however many processes make them.
+    So the images are the same for any number of processes.
     """
 
     def __init__(self, split: Split, augmentation: Augmentation, seed: int) -> None:
@@ -86,15 +84,15 @@ class Drawn(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, int]:
         """(3, size, size) uint8, and the label."""
-        number, place = draw
+        number, index = draw
         with _random_state(self.seed, number):
-            image: Tensor = self.augmentation.transform(self.split.original(place))
-        return image, int(self.split.labels[place])
+            image: Tensor = self.augmentation.transform(self.split.original(index))
+        return image, int(self.split.labels[index])
 
 
 @contextmanager
 def _random_state(*seed: int) -> Iterator[None]:
-    """Python's, NumPy's and torch's generators start from `seed`, and are put back afterwards."""
+    """Seed the generators of Python, NumPy and torch, and restore their states afterwards."""
     start = int(np.random.SeedSequence(seed).generate_state(1)[0])
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     random.seed(start)

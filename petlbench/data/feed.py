@@ -1,4 +1,4 @@
-"""How images come to the network: from the device, from the cache, or augmented by processes."""
+"""Batches for the network: from the device, from the pixel cache, or augmented by processes."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from petlbench.checks import whole
 from petlbench.data.augment import Augmentation, Draw, Drawn
 from petlbench.data.images import Preparation
 from petlbench.data.task import Split
@@ -21,9 +20,9 @@ T = TypeVar("T")
 
 
 class Feed:
-    """Batches of a split by the places of their images.
+    """Batches of a split by the indices of their images.
 
-    workers: processes that augment, or "auto"; nothing else needs any. seed: of the augmentation.
+    workers: processes that augment, or "auto". seed: of the augmentation.
     """
 
     def __init__(
@@ -42,7 +41,10 @@ class Feed:
         self.seed = seed
 
     def training(self, split: Split, batches: Iterable[Tensor]) -> Iterator[Batch]:
-        """Batches to learn from: augmented, if there is an augmentation."""
+        """Batches to train on: augmented, if there is an augmentation.
+
+        batches: indices (B,) -> images (B, 3, size, size) and labels (B,).
+        """
         if self.augmentation is None:
             yield from self.plain(split, batches)
             return
@@ -59,7 +61,7 @@ class Feed:
             yield self.augmentation.erased(prepared), labels.to(self.device)
 
     def plain(self, split: Split, batches: Iterable[Tensor]) -> Iterator[Batch]:
-        """Batches as they are; the split lives on the device if it fits there."""
+        """Batches without augmentation; the split is moved to the device if it fits there."""
         images, labels = split.images, split.labels.to(self.device)
         if self._fits(images):
             images = images.to(self.device)
@@ -71,7 +73,7 @@ class Feed:
                 yield self.prepare(part), labels[places.to(self.device)]
 
     def in_order(self, split: Split, size: int) -> Iterator[Batch]:
-        """The whole split from its start, read one batch ahead of its use."""
+        """The whole split in its order, read one batch ahead."""
         for part, images in ahead(self.pixels(split, size)):
             yield self.prepare(images), split.labels[part].to(self.device)
 
@@ -103,7 +105,7 @@ class Feed:
 
 
 class _Numbered:
-    """Batches of (how-manieth image of the training, its place), for a loader's processes."""
+    """Batches of (running index of the draw, index of the image), for a loader's processes."""
 
     def __init__(self, batches: Iterable[Tensor]) -> None:
         self.batches = batches
@@ -117,7 +119,7 @@ class _Numbered:
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:
-    """The items in their order; a thread makes the next one while one is used."""
+    """The items in their order; a thread prepares the next one meanwhile."""
     end = object()
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, items, end)
@@ -129,4 +131,4 @@ def ahead(items: Iterator[T]) -> Iterator[T]:
 def _processes(workers: int | str) -> int:
     if workers == "auto":
         return min(cpu_count(), MOST_PROCESSES)
-    return whole("data.workers", workers, low=0)
+    return int(workers)

@@ -1,6 +1,6 @@
 """A pre-trained timm network as embed, stages of blocks, pooled and head."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from functools import partial
 from typing import Any, cast
@@ -11,7 +11,7 @@ from timm.layers import DropPath as TimmDropPath
 from torch import Tensor, nn
 
 import petlbench.model.vit_mini  # noqa: F401 -- registers vit_mini with timm
-from petlbench.checks import fraction, whole
+from petlbench.config.schema import BackboneConfig
 from petlbench.errors import Unsupported, UserError, unknown
 from petlbench.layers import DropPath
 from petlbench.model.block import Wrapped
@@ -217,51 +217,36 @@ class Backbone(nn.Module):
         )
 
 
-def create(
-    *,
-    name: str,
-    pool: str,
-    mean: Iterable[float],
-    std: Iterable[float],
-    drop_path: float,
-    fused_attention: bool,
-    head_start: str,
-    checkpoint: str | None,
-    pretrained: bool,
-    classes: int,
-    image_size: int,
-) -> Backbone:
+def create(config: BackboneConfig, *, classes: int, image_size: int) -> Backbone:
     """A timm network by its tagged name, with random weights: `load_weights` comes next.
 
     The two steps are apart so that a network can be built on the meta device. The head starts as
-    `head_start` says (a name of HEAD_STARTS), the other weights as timm initialises them. Drop
-    path grows linearly from 0 to `drop_path`. fused_attention: as timm has it, or else
-    unfused everywhere.
+    `head_start` says, the other weights as timm initialises them. Drop path grows linearly from 0
+    to `drop_path`.
     """
-    fraction("backbone.drop_path", drop_path)
-    whole("input.size", image_size, low=1)
-    for key, values in (("mean", mean), ("std", std)):
-        if not isinstance(values, Sequence) or len(values) != 3:
-            raise UserError(f"backbone.{key} is {values}; it must be a list of three numbers")
-    _check_name(str(name))
+    _check_name(config.name)
     # timm's Swin drops paths at 0.1 unless told otherwise.
     try:
-        net = _network(name, image_size, num_classes=classes, drop_path_rate=drop_path)
+        net = _network(
+            config.name, image_size, num_classes=classes, drop_path_rate=config.drop_path
+        )
     except (TypeError, AssertionError, ValueError) as error:
-        raise Unsupported(f"{name} cannot be built for {image_size} px images: {error}") from error
+        raise Unsupported(
+            f"{config.name} cannot be built for {image_size} px images: {error}"
+        ) from error
     swap_type(net, TimmDropPath, lambda old: DropPath(old.drop_prob))
-    origin = Origin(name=name, checkpoint=checkpoint, pretrained=pretrained)
+    origin = Origin(name=config.name, checkpoint=config.checkpoint, pretrained=config.pretrained)
     backbone = Backbone(
         net,
-        pool=pool,
-        mean=mean,
-        std=std,
+        pool=config.pool,
+        mean=config.mean,
+        std=config.std,
         image_size=image_size,
         origin=origin,
-        head_start=head_start,
+        head_start=config.head_start,
     )
     backbone.start_head()
-    if not fused_attention:
+    if not config.fused_attention:
         backbone.unfuse_attention()
     return backbone
 

@@ -1,6 +1,6 @@
 """python -m petlbench.multitask -m: python -m petlbench -m experiment=multitask."""
 
-from petlbench.commands.preset import run
+from petlbench.__main__ import run_preset
 
 if __name__ == "__main__":
-    run("experiment=multitask")
+    run_preset("experiment=multitask")

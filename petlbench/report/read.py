@@ -5,6 +5,7 @@ from pathlib import Path
 
 from petlbench.errors import UserError
 from petlbench.report.check import broken
+from petlbench.run import identity
 from petlbench.run import record as records_of
 from petlbench.run.record import SCHEMA, Record, Store
 
@@ -21,7 +22,7 @@ def read(folders: Sequence[Path]) -> list[Record]:
             content = records_of.read(path)
             if "schema" in content:  # other tools keep files of their own below such folders
                 _check(path, content)
-                content["config"] = records_of.completed(content["config"])
+                content["config"] = identity.completed(content["config"])
                 key = (content["protocol"], content["id"])
                 if found.get(key, {}).get("status") != "finished":
                     found[key] = content

@@ -7,7 +7,8 @@ from typing import Any
 
 from petlbench.errors import UserError, unknown
 from petlbench.report.view import View
-from petlbench.run.record import IDENTITY, PLACES, Record
+from petlbench.run.identity import IDENTITY, PLACES
+from petlbench.run.record import Record
 
 CELL = ("method", "backbone", "task")
 PER_RUN = ("dataset.draw", *PLACES)  # what may differ between the runs of one cell

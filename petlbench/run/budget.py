@@ -1,11 +1,10 @@
 """What fits in so much GPU memory: the largest batch of each method, from its probe."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
+from petlbench.config.schema import Config
 from petlbench.run.record import Record, Store
 
-Config = Mapping[str, Any]
 GIB = 1024  # MiB
 KEPT = ("weights", "gradients", "optimiser")
 PROBED = ("finished", "out_of_memory")  # the second has a predicted peak
@@ -39,17 +38,17 @@ def occupied(parts: Mapping[str, float]) -> float:
     return parts.get("reserved", parts["allocated"])
 
 
-def closing(config: Config, store: Store, asked: Collection[str]) -> list[str]:
-    """With probe.budget_gib, a table of the methods asked for, the largest batch first."""
-    gib = config["probe"]["budget_gib"]
+def summary(config: Config, store: Store, identities: Collection[str]) -> list[str]:
+    """With probe.budget_gib, a table of the requested methods, the largest batch first."""
+    gib = config.probe.budget_gib if config.probe else None
     if gib is None:
         return []
     found = [
         record
         for record in store.records()
-        if record["id"] in asked
+        if record["id"] in identities
         and record["status"] in PROBED
-        and "predicted_mib" in record["cost"]
+        and record["cost"].get("predicted_mib")
     ]
     return table(found, gib) if found else []
 

@@ -1,84 +1,79 @@
-"""From the resolved configuration to objects: task, backbone, method, trainer."""
+"""From the typed configuration to objects: task, backbone, method, trainer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from inspect import signature
 from pathlib import Path
-from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 
-from petlbench.checks import whole
-from petlbench.config import recipes
+from petlbench.config import recipes, target
+from petlbench.config.schema import BackboneConfig, Config, Input, Target
 from petlbench.data.augment import Augmentation
 from petlbench.data.feed import Feed
 from petlbench.data.images import Preparation, View
 from petlbench.data.task import Split, Task, held_out
-from petlbench.errors import Unsupported, UserError, unknown
+from petlbench.errors import UserError, unknown
 from petlbench.method import Method
 from petlbench.model import backbone as backbones
+from petlbench.model.backbone import Backbone
 from petlbench.model.weights import Origin
-from petlbench.train.settings import check as check_training
 from petlbench.train.trainer import Epoch, Trainer
 
-Config = Mapping[str, Any]
-FIT_ON = ("train", "trainval")
-SELECT_ON = (None, "val", "tests")  # records of `tests` say that they are dishonest
 
-
-def device(config: Config) -> torch.device:
-    """cuda, cuda:1, cpu, or auto: a GPU where there is one."""
-    name = config["device"]
+def device(name: str) -> torch.device:
+    """cuda, cuda:1, cpu, or auto: a GPU if there is one. Raises UserError if it does not exist."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(name)
     except RuntimeError as error:
         raise unknown("device", name, ["auto", "cpu", "cuda", "cuda:1"]) from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device '{name}' asks for a GPU and torch finds none; set device=cpu")
+    if chosen.type not in ("cpu", "cuda"):
+        raise unknown("device", name, ["auto", "cpu", "cuda", "cuda:1"])
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"device is {name}; torch finds {torch.cuda.device_count()} GPUs; set device=cpu or "
+            "device=auto"
+        )
     return chosen
 
 
 def task(config: Config) -> Task:
     """The task; its splits open on demand."""
-    values = {key: value for key, value in config["dataset"].items() if key != "task"}
-    made: Callable[..., Task] = _made(values, _partial_=True)
-    try:
-        signature(made).bind(view=None)
-    except TypeError as error:
-        raise UserError(f"dataset: {error}") from error
-    return made(view=view(config))
+    node = config.dataset.target
+    reader = target.find(node.path, "dataset._target_")
+    target.check_arguments(reader, node.values, "dataset", given=["view"])
+    built = reader(**node.values, view=view(config.input))
+    if not isinstance(built, Task):
+        raise UserError(f"dataset._target_ {node.path} returns a {type(built).__name__}, no Task")
+    return built
 
 
-def view(config: Config) -> View:
+def view(node: Input) -> View:
     """How images become the network's square ones."""
-    return View(**{key: value for key, value in config["input"].items() if key != "augment"})
+    return View(node.size, node.interpolation, node.resize, node.aspect)
 
 
 def feed(config: Config) -> Feed:
     """What brings images to the network, in the backbone's normalisation."""
-    means, values = config["backbone"], config["input"]["augment"]
-    seen = view(config)
+    network, augment, seen = config.backbone, config.input.augment, view(config.input)
     return Feed(
-        device=device(config),
-        prepare=Preparation(seen, mean=means["mean"], std=means["std"]),
-        augmentation=Augmentation(values, seen, mean=means["mean"]) if values else None,
-        workers=config["data"]["workers"],
-        seed=config["seed"],
+        device=device(config.device),
+        prepare=Preparation(seen, mean=network.mean, std=network.std),
+        augmentation=Augmentation(augment, seen, mean=network.mean) if augment else None,
+        workers=config.data.workers,
+        seed=config.seed,
     )
 
 
 def method(config: Config) -> Method:
-    """The method around its backbone, with pre-trained weights unless told otherwise."""
-    built: Method = _made(config["method"])(backbone(config))
-    return built
+    """The method around its backbone, with pre-trained weights if the configuration says so."""
+    return adapted(config.method, backbone(config))
 
 
-def backbone(config: Config) -> "backbones.Backbone":
-    """The backbone alone, with pre-trained weights unless told otherwise."""
+def backbone(config: Config) -> Backbone:
+    """The backbone alone, with pre-trained weights if the configuration says so."""
     network = _backbone(config)
     network.load_weights()
     return network
@@ -87,75 +82,75 @@ def backbone(config: Config) -> "backbones.Backbone":
 def on_meta(config: Config) -> Method:
     """The method around its backbone, in shapes only."""
     with torch.device("meta"):
-        built: Method = _made(config["method"])(_backbone(config))
-    return built
+        return adapted(config.method, _backbone(config))
+
+
+def adapted(node: Target, network: Backbone) -> Method:
+    """A method around a backbone. Raises UserError for unknown, missing and wrong values."""
+    kind = target.find(node.path, "method._target_")
+    if not (isinstance(kind, type) and issubclass(kind, Method)):
+        raise UserError(f"method._target_ {node.path} is not a subclass of petlbench.Method")
+    target.check_arguments(kind, node.values, "method", given=["backbone"])
+    return kind(network, **node.values)
 
 
 def check(config: Config) -> None:
-    """Try the method on its backbone on the meta device; refuse wrong values and pairs.
+    """Try the method on its backbone, in shapes; refuse wrong values and unsupported pairs.
 
-    Nothing is read or computed there, so that a plan can be checked before its first run.
+    Nothing is read or computed, so a plan can be checked before its first run. An error other than
+    UserError is a bug of the method and passes through.
     """
     recipes.check(config)
-    check_training(config["train"])
-    check_protocol(config["protocol"])
+    feed(_on_cpu(config))
+    kind = target.find(config.method.path, "method._target_")
+    if getattr(kind, "needs_weights", False):
+        target.check_arguments(kind, config.method.values, "method", given=["backbone"])
+        return
     built = on_meta(config)
     with torch.device("meta"):
-        try:
-            built.eval()(built.backbone.example())
-        except (TypeError, AttributeError, RuntimeError) as error:
-            line = str(error).splitlines()[0]
-            raise Unsupported(f"it cannot run on {built.backbone.tag}: {line}") from error
-    feed(dict(config) | {"device": "cpu"})
-
-
-def check_protocol(protocol: Config) -> None:
-    """Refuse a protocol that trains on, or watches, what it must not see."""
-    if "fit_on" not in protocol:  # a probe opens no data
-        return
-    for key, choices in (("fit_on", FIT_ON), ("select_on", SELECT_ON)):
-        if protocol[key] not in choices:
-            raise unknown(f"protocol.{key}", protocol[key], map(str, choices))
-    if protocol["every_epochs"] is not None:
-        whole("protocol.every_epochs", protocol["every_epochs"], low=1)
+        built.eval()(built.backbone.example())
 
 
 def weights(config: Config) -> None:
-    """Refuse pre-trained weights that are not to be had; downloads them where they are needed."""
-    node = config["backbone"]
-    Origin(name=node["name"], checkpoint=node["checkpoint"], pretrained=node["pretrained"]).find()
+    """Refuse unavailable weights; downloads them if they are on the hub only."""
+    source(config.backbone).find()
+
+
+def source(node: BackboneConfig) -> Origin:
+    """Where the weights of a backbone come from."""
+    return Origin(name=node.name, checkpoint=node.checkpoint, pretrained=node.pretrained)
 
 
 def trainer(
     config: Config, opened: Task, on_epoch: Callable[[Epoch], None], scratch: Path
 ) -> Trainer:
     """The trainer with the splits that the protocol lets it see."""
-    protocol = config["protocol"]
+    protocol = config.protocol
     return Trainer(
         feed=feed(config),
-        fit=opened.open(protocol["fit_on"]),
+        fit=opened.open(_fit_on(config)),
         select={name: opened.open(name) for name in select_names(config, opened)},
         classes=opened.classes,
         halves=partial(halves, config, opened),
-        keep_best=protocol["select_on"] == "val",
-        every_epochs=protocol["every_epochs"],
-        seed=config["seed"],
-        settings=config["train"],
+        keep_best=protocol.select_on == "val",
+        every_epochs=protocol.every_epochs,
+        seed=config.seed,
+        train=config.train,
         on_epoch=on_epoch,
         scratch=scratch,
     )
 
 
 def halves(config: Config, opened: Task) -> tuple[Split, Split]:
-    """What a search inside a method trains and scores on: two parts of what it may train on.
+    """The two parts of the training split that a search inside a method trains and scores on.
 
-    Or train and val, where the protocol chooses on val anyhow.
+    They are train and val where the protocol selects on val.
     """
-    fit_on, select_on = config["protocol"]["fit_on"], config["protocol"]["select_on"]
+    fit_on = _fit_on(config)
     if fit_on in opened.parts:
         first, second = opened.parts[fit_on]
         return opened.open(first), opened.open(second)
-    if select_on == "val":
+    if config.protocol.select_on == "val":
         return opened.open(fit_on), opened.open("val")
     first_part, second_part = held_out(opened.open(fit_on))
     if not len(second_part):
@@ -167,47 +162,47 @@ def halves(config: Config, opened: Task) -> tuple[Split, Split]:
 
 
 def select_names(config: Config, opened: Task) -> tuple[str, ...]:
-    """Splits that the protocol watches while it trains: none, val, or (dishonestly) the tests."""
-    chosen = config["protocol"]["select_on"]
+    """Splits that the protocol scores during training: none, val, or (dishonestly) the tests."""
+    chosen = config.protocol.select_on
     return opened.tests if chosen == "tests" else (chosen,) if chosen else ()
 
 
 def tests(config: Config, opened: Task) -> dict[str, Split]:
     """The splits to score at the end; opened here, after training, and not before."""
-    return {name: opened.open(name) for name in tested(config, opened)}
+    return {name: opened.open(name) for name in test_names(config, opened)}
 
 
-def tested(config: Config, opened: Task) -> tuple[str, ...]:
+def test_names(config: Config, opened: Task) -> tuple[str, ...]:
     """The splits that the protocol scores at the end."""
-    names = config["protocol"]["tests"]
+    names = config.protocol.tests
     return opened.tests if names == "all" else tuple(names)
 
 
 def data(config: Config) -> Task:
-    """The task, refused where it lacks what the protocol needs of it; nothing is decoded."""
-    opened, protocol = task(config), config["protocol"]
-    if "fit_on" in protocol:  # a probe opens no data
-        watched = select_names(config, opened)
-        for name in tested(config, opened):
-            if name not in (known := (*opened.tests, "val")):
-                raise unknown("split in protocol.tests", name, known)
-        for split in dict.fromkeys((protocol["fit_on"], *watched, *tested(config, opened))):
-            opened.look(split)
+    """The task; refused if it lacks what the protocol needs. Nothing is decoded."""
+    opened = task(config)
+    if config.protocol.fit_on is None:  # a probe opens no data
+        return opened
+    scored = test_names(config, opened)
+    for name in scored:
+        if name not in (known := (*opened.tests, "val")):
+            raise unknown("split in protocol.tests", name, known)
+    for split in dict.fromkeys((config.protocol.fit_on, *select_names(config, opened), *scored)):
+        opened.look(split)
     return opened
 
 
-def _backbone(config: Config) -> "backbones.Backbone":
-    built: backbones.Backbone = _made(config["backbone"])(
-        classes=config["dataset"]["classes"], image_size=config["input"]["size"]
+def _on_cpu(config: Config) -> Config:
+    return replace(config, device="cpu")
+
+
+def _fit_on(config: Config) -> str:
+    if config.protocol.fit_on is None:
+        raise UserError("protocol=probe trains nothing; choose another protocol")
+    return config.protocol.fit_on
+
+
+def _backbone(config: Config) -> Backbone:
+    return backbones.create(
+        config.backbone, classes=config.dataset.classes, image_size=config.input.size
     )
-    return built
-
-
-def _made(node: Config, **more: Any) -> Any:
-    """What a node's _target_ makes; a user's mistake inside comes out as itself."""
-    try:
-        return instantiate(node, **more)
-    except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
-        raise

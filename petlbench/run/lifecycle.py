@@ -4,93 +4,89 @@ import logging
 import random
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 
-from petlbench.errors import Unsupported, UserError
+from petlbench.config.schema import Config
+from petlbench.errors import Unsupported, UserError, one_line
 from petlbench.run import tracking
-from petlbench.run.record import SCHEMA, Record, Store, identity, placeless
+from petlbench.run.identity import identity, placeless
+from petlbench.run.record import SCHEMA, Record, Store
 from petlbench.train.trainer import Diverged
 
 log = logging.getLogger("petlbench")
-Config = Mapping[str, Any]
-Fill = Callable[[Record, Config, Store, tracking.Tracker], None]
 
 
-def recorded(config: Config, fill: Fill) -> Record:
-    """A record, filled, tracked and stored."""
-    store = Store(config["results"]["root"])
+@dataclass(frozen=True)
+class Run:
+    """A run at work: its configuration, the record that it fills, where that goes."""
+
+    config: Config
+    record: Record
+    store: Store
+    tracker: tracking.Tracker
+
+
+def recorded(config: Config, fill: Callable[[Run], None]) -> Record:
+    """A record: filled, tracked and stored, however the run ends.
+
+    Raises UserError for a mistake in the configuration or the data; then nothing is stored.
+    """
+    store = Store(config.results.root)
     store.check_writable()
-    record = blank(config)
-    tracker = tracking.start(config)
+    run = Run(config, blank(config), store, tracking.start(config))
     try:
-        record = attempted(record, partial(fill, record, config, store, tracker))
+        record = attempted(run.record, lambda: fill(run))
     except UserError:
-        tracker.finish(record)
+        run.tracker.finish(run.record)
         raise
     store.write(record)
-    tracker.finish(record)
+    run.tracker.finish(record)
     return record
 
 
 def attempted(record: Record, fill: Callable[[], None]) -> Record:
     """The record after `fill`, with its status, a reason of one line and the seconds it took.
 
-    Raises UserError for a mistake of the user's that is no refusal of a pair.
+    Raises UserError for a mistake of the user other than an unsupported pair.
     """
     started = time.perf_counter()
     try:
         fill()
         record = ended(record, "finished", None)
-    except Unsupported as error:
+    except UserError as error:
+        if not isinstance(error, Unsupported):
+            raise
         record = ended(record, "unsupported", str(error))
-    except UserError:
-        raise
     except Diverged as error:
         record = ended(record, "diverged", str(error))
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        record = ended(record, "out_of_memory", str(error) or "the machine has no memory left")
     except Exception as error:
-        if _interrupted(error):
+        if _is_interrupt(error):
             raise KeyboardInterrupt from error
-        if "allocate memory" in str(error):  # torch has no error of its own for the CPU's
-            record = ended(record, "out_of_memory", str(error).splitlines()[0])
-        else:
-            log.error("%s", traceback.format_exc())
-            record = ended(record, "failed", f"{type(error).__name__}: {error}")
+        record = _broken(record, error)
     record["provenance"]["seconds"] = round(time.perf_counter() - started, 3)
     return record
 
 
-def _interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C lies behind an error: code that tidies up on its way may fail and hide it."""
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
 def blank(config: Config) -> Record:
-    """The record of a run that has not begun."""
-    dataset = config["dataset"]
+    """The record of a run that has not started."""
+    plain, dataset = config.plain(), config.dataset
     return {
         "schema": SCHEMA,
-        "id": identity(config),
+        "id": identity(plain),
         "status": "failed",
         "reason": None,
-        "factors": dict(config["factors"]),
-        "protocol": config["protocol"]["name"],
-        "title": config["title"],
-        "task_title": dataset["title"],
-        "suite": dataset["suite"],
-        "group": dataset["group"],
-        "config": placeless(config),
+        "factors": asdict(config.factors),
+        "protocol": config.protocol.name,
+        "title": config.title,
+        "task_title": dataset.title,
+        "suite": dataset.suite,
+        "group": dataset.group,
+        "config": placeless(plain),
         "scores": {},
         "selection": {},
         "curve": {"epoch": [], "loss": [], "lr": []},
@@ -100,6 +96,18 @@ def blank(config: Config) -> Record:
     }
 
 
+def ended(record: Record, status: str, reason: str | None) -> Record:
+    """The record with its status and a reason of one line."""
+    return record | {"status": status, "reason": " ".join(reason.split()) if reason else None}
+
+
+def failed(config: Config, error: Exception) -> Record:
+    """The record of a run that broke before it started; a bug is logged with its traceback."""
+    if isinstance(error, UserError):
+        return ended(blank(config), "failed", str(error))
+    return _broken(blank(config), error)
+
+
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch on all devices."""
     random.seed(seed)
@@ -107,6 +115,27 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def ended(record: Record, status: str, reason: str | None) -> Record:
-    """The record with its status and a reason of one line."""
-    return record | {"status": status, "reason": " ".join(reason.split()) if reason else None}
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the GPU or the machine had no memory left."""
+    # torch has no error type for the CPU's allocator; this is the one place that reads its text.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
+
+
+def _broken(record: Record, error: Exception) -> Record:
+    if out_of_memory(error):
+        message = str(error).strip() or "the machine has no memory left"
+        return ended(record, "out_of_memory", message.splitlines()[0])
+    trace = "".join(traceback.format_exception(error))
+    log.error("%s", trace.rstrip())
+    return ended(record, "failed", one_line(error))
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: clean-up code may fail on its way and hide it."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

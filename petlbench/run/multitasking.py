@@ -7,26 +7,24 @@ changes no count and no time.
 
 import copy
 import statistics
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
 import torch
 
-from petlbench.checks import whole
+from petlbench.config.schema import Config, ProbeConfig
 from petlbench.cost import speed
-from petlbench.cost.section import section
+from petlbench.cost.section import Conditions, section
 from petlbench.cost.shapes import flops
 from petlbench.errors import UserError
 from petlbench.multitask.network import MultiTask, on_shared
-from petlbench.run import build, provenance, tracking
-from petlbench.run import probing as probe
+from petlbench.run import build, probing, provenance
 from petlbench.run.job import Job
-from petlbench.run.lifecycle import recorded, seed_everything
+from petlbench.run.lifecycle import Run, recorded, seed_everything
 from petlbench.run.record import Record, Store
 from petlbench.train.precision import Precision
 
-Config = Mapping[str, Any]
 Calls = list[Callable[[], object]]
 CPU = torch.device("cpu")
 
@@ -40,47 +38,49 @@ def measure(config: Config) -> Record:
 
 
 def check(config: Config) -> None:
-    """Refuse values outside their range, by their names, and pairs that cannot be."""
-    if config["protocol"]["name"] != "probe":
+    """Refuse another protocol than probe, missing values, and unsupported pairs."""
+    if config.protocol.name != "probe":
         raise UserError(
-            f"multi-task inference trains nothing: protocol={config['protocol']['name']} "
-            "must be protocol=probe"
+            f"protocol is {config.protocol.name}; multi-task inference trains nothing: set "
+            "protocol=probe"
         )
-    for name in ("tasks", "images"):
-        whole(f"probe.{name}", config["probe"][name], low=1)
-    probe.check(config)
+    _sizes(probing.values(config))
+    probing.check(config)
 
 
-def closing(config: Config, store: Store, asked: Collection[str]) -> list[str]:
-    """What was saved, two lines for each finished record that was asked for."""
-    found = (record for record in store.records() if record["id"] in asked)
-    return [line for record in found if record["status"] == "finished" for line in told(record)]
-
-
-JOB = Job(check=check, execute=measure, closing=closing)
-
-
-def _fill(record: Record, config: Config, store: Store, tracker: tracking.Tracker) -> None:
-    """Every line leaves its part of the record."""
-    seed_everything(config["seed"])
-    device = build.device(config)
-    method = build.on_meta(config)
-    record["provenance"] |= provenance.origin(config, device, method.backbone)
-    record["cost"] |= section(
-        method,
-        device=CPU,  # on shapes: a training step of one task is not what is measured here
-        precision=Precision("fp32", CPU),
-        settings=config["train"],
-        size=config["input"]["size"],
-        warmup=1,
-        steps=1,
+def summary(config: Config, store: Store, identities: Collection[str]) -> list[str]:
+    """What was saved: two lines for each finished record that was requested."""
+    finished = (
+        record
+        for record in store.records()
+        if record["id"] in identities and record["status"] == "finished"
     )
-    found = counted(config, tasks=config["probe"]["tasks"])
-    record["cost"] |= {"multitask": found | timed(config, device)}
+    return [line for record in finished for line in savings(record)]
+
+
+def _sizes(values: ProbeConfig) -> tuple[int, int]:
+    """Number of tasks, and of images in a batch."""
+    if values.tasks is None or values.images is None:
+        raise UserError("multi-task inference needs probe.tasks=N and probe.images=N")
+    return values.tasks, values.images
+
+
+def _fill(run: Run) -> None:
+    """Every line leaves its part of the record."""
+    config, record = run.config, run.record
+    seed_everything(config.seed)
+    device = build.device(config.device)
+    method = build.on_meta(config)
+    record["provenance"] |= provenance.of_run(config, device, method.backbone)
+    # on shapes: a training step of one task is not what is measured here
+    conditions = Conditions(CPU, Precision("fp32", CPU), config.train, config.input.size)
+    record["cost"] |= section(method, conditions, record["notes"])
+    tasks, _ = _sizes(probing.values(config))
+    record["cost"] |= {"multitask": counted(config, tasks=tasks) | timed(config, device)}
 
 
 def counted(config: Config, *, tasks: int) -> dict[str, Any]:
-    """Blocks and FLOPs, in shapes only; gflops are for one image and all tasks."""
+    """Blocks and FLOPs, on shapes only; gflops are for one image and all tasks."""
     with torch.device("meta"):
         method = build.on_meta(config)
         network = MultiTask({str(task): copy.deepcopy(method) for task in range(tasks)})
@@ -98,26 +98,24 @@ def counted(config: Config, *, tasks: int) -> dict[str, Any]:
 
 @torch.no_grad()
 def timed(config: Config, device: torch.device) -> dict[str, Any]:
-    """Median seconds of the shared pass, of one batch of T and of T passes after each other.
+    """Median seconds of the shared pass, of one batch of T, and of T passes one after another.
 
-    The three take turns, so that whatever else the machine does meets all of them; spread_s is
-    the distance of the quartiles, saved_time_percent what the shared pass saves of the others.
+    The three alternate, so that other load of the machine affects all of them. spread_s is the
+    distance of the quartiles, saved_time_percent what the shared pass saves of the others.
     """
-    values = config["probe"]
-    precision = Precision(config["train"]["precision"], device)
+    values = probing.values(config)
+    precision = Precision(config.train.precision, device)
     works = {way: partial(_all, calls, precision) for way, calls in _ways(config, device).items()}
-    passes = {
-        way: speed.warmed_up(work, values["repeat_s"], device) for way, work in works.items()
-    }
-    found: dict[str, list[float]] = {way: [] for way in works}
-    for _ in range(values["repeats"]):
+    passes = {way: speed.warmed_up(work, values.repeat_s, device) for way, work in works.items()}
+    timings: dict[str, list[float]] = {way: [] for way in works}
+    for _ in range(values.repeats):
         for way, work in works.items():
-            found[way].append(speed.seconds(work, passes[way], device) / passes[way])
-    seconds = {way: statistics.median(each) for way, each in found.items()}
+            timings[way].append(speed.seconds(work, passes[way], device) / passes[way])
+    seconds = {way: statistics.median(each) for way, each in timings.items()}
     return {
-        "images": values["images"],
+        "images": values.images,
         "seconds": seconds,
-        "spread_s": {way: speed.spread(each) for way, each in found.items()},
+        "spread_s": {way: speed.spread(each) for way, each in timings.items()},
         "saved_time_percent": {
             way: 100 * (1 - seconds["shared"] / seconds[way]) for way in ("batch", "sequential")
         },
@@ -126,15 +124,19 @@ def timed(config: Config, device: torch.device) -> dict[str, Any]:
 
 def _ways(config: Config, device: torch.device) -> dict[str, Calls]:
     """The calls of each way to answer `probe.images` images for all tasks."""
-    values = {key: value for key, value in config["method"].items() if not key.startswith("_")}
-    name, classes = config["factors"]["method"], config["dataset"]["classes"]
+    tasks, images = _sizes(probing.values(config))
     backbone = build.backbone(config).to(device)
     methods = {
-        str(task): on_shared(backbone, name, values, classes=classes)
-        for task in range(config["probe"]["tasks"])
+        str(task): on_shared(
+            backbone,
+            config.factors.method,
+            config.method.values,
+            classes=config.dataset.classes,
+        )
+        for task in range(tasks)
     }
     network = MultiTask(methods)
-    batch = backbone.example().repeat(config["probe"]["images"], 1, 1, 1)
+    batch = backbone.example().repeat(images, 1, 1, 1)
     return {
         "shared": [partial(network, batch)],
         "batch": [partial(network.apart, batch.expand(len(methods), *batch.shape))],
@@ -144,21 +146,23 @@ def _ways(config: Config, device: torch.device) -> dict[str, Calls]:
 
 def _all(calls: Calls, precision: Precision) -> None:
     for call in calls:
-        with (
-            precision.autocast()
-        ):  # each its own: autocast keeps its casts of weights until it ends
+        # a context for each: autocast keeps its casts of weights until it ends
+        with precision.autocast():
             call()
 
 
-def told(record: Record) -> list[str]:
+def savings(record: Record) -> list[str]:
     """What was measured, in two lines."""
-    found = record["cost"]["multitask"]
-    gflops, seconds, saved = found["gflops"], found["seconds"], found["saved_time_percent"]
+    cost = record["cost"]["multitask"]
+    gflops, seconds, saved = cost["gflops"], cost["seconds"], cost["saved_time_percent"]
     return [
-        f"{record['title']} on {record['factors']['backbone']}, {found['tasks']} tasks: "
-        f"{found['shared_blocks']} of {found['blocks']} blocks run once; {gflops['shared']:.1f} "
-        f"instead of {gflops['batch']:.1f} GFLOP an image, {found['saved_percent']:.1f} % saved",
+        f"{record['title']} on {record['factors']['backbone']}, {cost['tasks']} tasks: "
+        f"{cost['shared_blocks']} of {cost['blocks']} blocks run once; {gflops['shared']:.1f} "
+        f"instead of {gflops['batch']:.1f} GFLOP an image, {cost['saved_percent']:.1f} % saved",
         f"  {seconds['shared']:.3f} s; one batch of all tasks {seconds['batch']:.3f} s "
         f"({saved['batch']:.0f} % saved), one task after another {seconds['sequential']:.3f} s "
         f"({saved['sequential']:.0f} % saved)",
     ]
+
+
+JOB = Job(check=check, execute=measure, summary=summary)

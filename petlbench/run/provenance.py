@@ -1,28 +1,29 @@
-"""Where a number comes from: versions, commit, device."""
+"""The provenance of a number: versions, commit, weights, device."""
 
 import platform
 import subprocess
-from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from petlbench.config.schema import Config
 from petlbench.model.backbone import Backbone
+from petlbench.run import build
+from petlbench.system import package_version
 from petlbench.train.precision import Precision
 
 PACKAGES = ("petlbench", "torch", "torchvision", "timm", "numpy", "hydra-core")
 
 
-def origin(config: Mapping[str, Any], device: torch.device, backbone: Backbone) -> dict[str, Any]:
+def of_run(config: Config, device: torch.device, backbone: Backbone) -> dict[str, Any]:
     """The part of a record's provenance that is known before anything is measured."""
     return {
         "checkpoint": dict(backbone.checkpoint),
         "versions": versions(),
         "device": device_name(device),
-        "precision": Precision(config["train"]["precision"], device).name,
+        "precision": Precision(config.train.precision, device).name,
         "attention": backbone.attention,
         "deterministic": device.type == "cpu",
     }
@@ -31,12 +32,21 @@ def origin(config: Mapping[str, Any], device: torch.device, backbone: Backbone) 
 @cache
 def versions() -> dict[str, str | None]:
     """Versions of the packages that decide a result; the commit if this is a git checkout."""
-    found = {name: _version(name) for name in PACKAGES}
-    found["torch"] = torch.__version__  # with the build's tag, which the package's version lacks
-    found["python"] = platform.python_version()
-    found["cuda"] = torch.version.cuda if torch.cuda.is_available() else None
-    found["commit"] = _commit()
-    return found
+    packages = {name: package_version(name) for name in PACKAGES}
+    packages["torch"] = torch.__version__  # unlike the package's version, it has the build tag
+    packages["python"] = platform.python_version()
+    packages["cuda"] = torch.version.cuda if torch.cuda.is_available() else None
+    packages["commit"] = _commit()
+    return packages
+
+
+def comparable_device(name: str, timed: object) -> str:
+    """The device of a probe's identity: counts are equal on every CPU, unlike timings.
+
+    For the interpolation of `probe.device`. name: the value of `device`. timed: `probe.speed`.
+    """
+    device = build.device(str(name))
+    return "cpu" if device.type == "cpu" and timed is not True else device_name(device)
 
 
 def device_name(device: torch.device) -> str:
@@ -44,13 +54,6 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{_cpu_model()}, {torch.get_num_threads()} threads"
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _commit() -> str | None:

@@ -27,8 +27,6 @@ A record is a plain dictionary, `schema: 1`:
                 seconds}
 """
 
-import copy
-import hashlib
 import json
 import tempfile
 import time
@@ -47,69 +45,6 @@ LEFTOVER_S = 3600  # age from which a temporary file belongs to a killed process
 
 Record = dict[str, Any]
 Config = Mapping[str, Any]
-
-# What decides a result. A key added later joins only where it differs from its neutral value,
-# so that the records of earlier versions keep their identity.
-IDENTITY = ("method", "backbone", "dataset", "input", "train", "protocol", "seed", "probe")
-NEUTRAL: Mapping[str, Any] = {
-    "input.resize": None,
-    "input.aspect": "squash",
-    "input.augment": None,
-    "backbone.fused_attention": True,
-    "backbone.head_start": "small_normal",
-    "train.optimizer": "adamw",
-    "train.momentum": 0.9,
-    "train.label_smoothing": 0.0,
-    "train.mixup": 0.0,
-    "train.cutmix": 0.0,
-    "train.schedule.cosine_from": 0,
-}
-# They change no result; the device of a probe stands in the provenance by the same name.
-PLACES = ("dataset.cache", "dataset.root", "data.root", "results.root", "probe.budget_gib")
-
-
-def identity(config: Config) -> str:
-    """16 hex digits that name a run: equal for equal results, whatever machine or folder."""
-    chosen: dict[str, Any] = {}
-    for key, value in flat({key: config[key] for key in IDENTITY if key in config}):
-        if key not in PLACES and not (key in NEUTRAL and NEUTRAL[key] == value):
-            chosen[key] = value
-    text = json.dumps(chosen, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def placeless(config: Config) -> dict[str, Any]:
-    """The configuration without the folders of a machine, as a record keeps it."""
-    kept = {
-        key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items()
-    }
-    for place in PLACES:
-        node, _, key = place.partition(".")
-        if node in kept:
-            kept[node].pop(key, None)
-    return kept
-
-
-def completed(config: Config) -> dict[str, Any]:
-    """A record's configuration with the keys that came later, at their neutral values."""
-    found: dict[str, Any] = copy.deepcopy(dict(config))
-    for place, value in NEUTRAL.items():
-        *above, key = place.split(".")
-        node: Any = found
-        for part in above:
-            node = node.get(part, {}) if isinstance(node, dict) else {}
-        if node and isinstance(node, dict):
-            node.setdefault(key, value)
-    return found
-
-
-def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names of all values of a nested mapping, each with its value."""
-    if isinstance(node, Mapping) and node:
-        for key, value in node.items():
-            yield from flat(value, f"{prefix}{key}.")
-    else:
-        yield prefix[:-1], node
 
 
 class Store:

@@ -1,4 +1,4 @@
-"""Weights & Biases: one W&B run beside each run, which it can neither end nor break.
+"""Weights & Biases: one W&B run beside each run; whatever fails there, the run goes on.
 
 `wandb.mode` is `disabled` (nothing is imported), `offline` (a folder wandb/ below
 `results.root`, sent later by `wandb sync`) or `online`. If the server of WANDB_BASE_URL does
@@ -17,12 +17,10 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
-from petlbench.errors import unknown
+from petlbench.config.schema import Config
 
 log = logging.getLogger("petlbench")
-Config = Mapping[str, Any]
 
-MODES = ("disabled", "offline", "online")
 SERVER = "https://api.wandb.ai"
 REACH_S = 3  # for the first answer of the server, name resolution included
 INIT_S = 10  # for opening the run there
@@ -37,7 +35,7 @@ class Tracker:
     def epoch(self, epoch: int, loss: float, lr: float) -> None:
         """Note one epoch: its mean training loss and learning rate."""
 
-    def finish(self, record: Config) -> None:
+    def finish(self, record: Mapping[str, Any]) -> None:
         """Note the record's scores and costs, and end."""
 
 
@@ -52,7 +50,7 @@ class WandbTracker(Tracker):
         row = {"epoch": epoch, "loss": loss, "lr": lr}
         self._guarded(lambda run: run.log(row, step=epoch))
 
-    def finish(self, record: Config) -> None:
+    def finish(self, record: Mapping[str, Any]) -> None:
         """Write the summary; W&B shows a status other than `finished` as failed."""
         self._guarded(lambda run: run.summary.update(summary(record)))
         code = int(record["status"] != "finished")
@@ -69,16 +67,9 @@ class WandbTracker(Tracker):
             self.run = None
 
 
-def check(config: Config) -> None:
-    """Refuse an unknown mode."""
-    if config["wandb"]["mode"] not in MODES:
-        raise unknown("wandb.mode", config["wandb"]["mode"], MODES)
-
-
 def start(config: Config) -> Tracker:
-    """The tracker of one run. Raises UserError for an unknown mode, and nothing else."""
-    check(config)
-    mode = config["wandb"]["mode"]
+    """The tracker of one run; a W&B that fails costs a warning, not the run."""
+    mode = config.wandb.mode
     if mode == "disabled":
         return Tracker()
     try:
@@ -90,7 +81,7 @@ def start(config: Config) -> Tracker:
     return WandbTracker(run)
 
 
-def summary(record: Config) -> dict[str, Any]:
+def summary(record: Mapping[str, Any]) -> dict[str, Any]:
     """What a dashboard compares: top1 per test set, costs, status and origin; no null values."""
     scores = {f"{name}/top1": score["top1"] for name, score in record["scores"].items()}
     cost = record["cost"]
@@ -127,17 +118,17 @@ def _init(config: Config, mode: str) -> Any:
 
 
 def _arguments(config: Config) -> dict[str, Any]:
-    factors, dataset, chosen = config["factors"], config["dataset"], config["wandb"]
-    tags = [dataset["suite"], dataset["group"], factors["method"], factors["backbone"]]
+    factors, dataset, settings = config.factors, config.dataset, config.wandb
+    tags = [dataset.suite, dataset.group, factors.method, factors.backbone]
     return {
-        "project": chosen["project"],
-        "entity": chosen["entity"],
-        "name": f"{factors['method']}-{factors['task']}-{factors['seed']}",
-        "group": chosen["group"] or dataset["suite"],
+        "project": settings.project,
+        "entity": settings.entity,
+        "name": f"{factors.method}-{factors.task}-{factors.seed}",
+        "group": settings.group or dataset.suite,
         "job_type": "train",
-        "tags": list(dict.fromkeys(str(tag)[:TAG_LENGTH] for tag in [*tags, *chosen["tags"]])),
-        "config": dict(config),
-        "dir": config["results"]["root"],
+        "tags": list(dict.fromkeys(str(tag)[:TAG_LENGTH] for tag in [*tags, *settings.tags])),
+        "config": config.plain(),
+        "dir": config.results.root,
         "settings": _quiet(),
     }
 

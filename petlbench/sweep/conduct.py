@@ -2,13 +2,14 @@
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
+from petlbench.config.schema import Config
 from petlbench.errors import UserError
-from petlbench.run import build, job, tracking
-from petlbench.run.lifecycle import blank, ended
+from petlbench.run import build, job
+from petlbench.run.lifecycle import blank, ended, failed
 from petlbench.run.record import Record, Store
+from petlbench.run.result import result_line
 from petlbench.sweep import plan
 from petlbench.sweep.launchers import basic
 from petlbench.system import WriteError
@@ -18,11 +19,11 @@ log = logging.getLogger("petlbench")
 
 
 def sweep(combinations: Sequence[plan.Combination], *, dry_run: bool) -> int:
-    """Plan, run what is not finished, and tell all failures. Returns the exit code: 0 or 1.
+    """Plan, run what is not finished, and report all failures. Returns the exit code: 0 or 1.
 
     Raises UserError for a mistake of the command, before any run.
     """
-    roots = [config["results"]["root"] for config, _ in combinations[:1]]
+    roots = [config.results.root for config, _ in combinations[:1]]
     store = Store(*roots or ["results/runs"])
     runs = plan.build(combinations, store.finished(), check)
     log.info(plan.headline(runs))
@@ -31,74 +32,95 @@ def sweep(combinations: Sequence[plan.Combination], *, dry_run: bool) -> int:
     return 0 if dry_run else perform(runs, store)
 
 
-def check(config: dict[str, Any]) -> None:
-    """Refuse a run that cannot be."""
+def check(config: Config) -> None:
+    """Refuse a run that cannot work."""
     job.of(config).check(config)
 
 
 def perform(runs: Sequence[plan.Planned], store: Store) -> int:
-    """Record the unsupported runs, do those to run, tell all failures."""
+    """Record the refused runs, do those to run, report all failures."""
     to_run = [planned for planned in runs if planned.state == plan.TO_RUN]
     check_place(to_run)
     store.check_writable()
     store.sweep_leftovers()
-    finished = store.finished()  # what one recipe does not have, another may have run
-    for planned in runs:
-        if planned.state == plan.UNSUPPORTED and planned.id not in finished:
-            store.write(ended(blank(planned.config), "unsupported", planned.reason))
+    _record_refused(runs, store)
     records = basic(to_run, execute)
     log.info("records: %s", store.root)
-    told = [
-        f"failed: {planned.name}: {plan.result_line(record)}"
+    failures = [
+        f"failed: {planned.name}: {result_line(record)}"
         for planned, record in zip(to_run, records, strict=True)
         if record["status"] != "finished"
     ]
-    for line in told:
+    failures += [f"failed: {p.name}: {p.reason}" for p in runs if p.state == plan.BROKEN]
+    for line in failures:
         log.error(line)
-    for name, config in {run.config["job"]: run.config for run in runs}.items():
-        asked = [run.id for run in runs if run.config["job"] == name]
-        for line in job.of(config).closing(config, store, asked):
-            log.info(line)
-    return 1 if told else 0
+    for line in _summaries(runs, store):
+        log.info(line)
+    return 1 if failures else 0
+
+
+def _record_refused(runs: Sequence[plan.Planned], store: Store) -> None:
+    """A record for each unsupported or broken run, unless another recipe has finished it."""
+    finished = store.finished()
+    logged: set[str | None] = set()
+    for planned in runs:
+        if planned.id in finished:
+            continue
+        if planned.state == plan.UNSUPPORTED:
+            store.write(ended(blank(planned.config), "unsupported", planned.reason))
+        elif planned.error is not None:
+            if planned.reason not in logged:  # the traceback, once
+                failed(planned.config, planned.error)
+                logged.add(planned.reason)
+            store.write(ended(blank(planned.config), "failed", planned.reason))
+
+
+def _summaries(runs: Sequence[plan.Planned], store: Store) -> Iterable[str]:
+    for name, config in {run.config.job: run.config for run in runs}.items():
+        identities = [run.id for run in runs if run.config.job == name]
+        yield from job.of(config).summary(config, store, identities)
 
 
 def check_place(runs: Sequence[plan.Planned]) -> None:
-    """Refuse what is not to be had here before the first run: device, precision, weights, data.
+    """Refuse unavailable devices, formats, weights and data before the first run.
 
-    The first backbone or task that is refused is told whole, the others by their names.
+    The message is that of the first refused backbone or task; the others are named.
     """
-    for config in _differing(runs, "wandb"):
-        tracking.check(config)
     for config in (*_differing(runs, "device"), *_differing(runs, "train")):
-        Precision(config["train"]["precision"], build.device(config))
-    for node, factor, ask in (
-        ("backbone", "backbone", build.weights),
-        ("dataset", "task", build.data),
-    ):
-        mistakes: dict[str, str] = {}
-        for config in _differing(runs, node):
-            try:
-                ask(config)
-            except UserError as error:
-                mistakes[config["factors"][factor]] = str(error)
-        if mistakes:
-            (_, first), *others = mistakes.items()
-            also = f" (refused too: {', '.join(name for name, _ in others)})" if others else ""
-            raise UserError(first + also)
+        Precision(config.train.precision, build.device(config.device))
+    _refuse_all(_differing(runs, "backbone"), build.weights, lambda c: c.factors.backbone)
+    _refuse_all(_differing(runs, "dataset"), build.data, lambda c: c.factors.task)
 
 
-def _differing(runs: Sequence[plan.Planned], node: str) -> Iterable[dict[str, Any]]:
+def _refuse_all(
+    configs: Iterable[Config], check: Callable[[Config], object], name: Callable[[Config], str]
+) -> None:
+    mistakes: dict[str, str] = {}
+    for config in configs:
+        try:
+            check(config)
+        except UserError as error:
+            mistakes[name(config)] = str(error)
+    if mistakes:
+        (_, first), *others = mistakes.items()
+        also = f" (refused too: {', '.join(other for other, _ in others)})" if others else ""
+        raise UserError(first + also)
+
+
+def _differing(runs: Sequence[plan.Planned], node: str) -> Iterable[Config]:
     """One configuration for each value that a node has in the runs."""
-    return {json.dumps(run.config[node], sort_keys=True): run.config for run in runs}.values()
+    return {
+        json.dumps(run.config.plain()[node], sort_keys=True): run.config for run in runs
+    }.values()
 
 
-def execute(config: dict[str, Any]) -> Record:
+def execute(config: Config) -> Record:
     """One run of a sweep: a mistake that would end a single run fails this one only."""
     try:
         return job.of(config).execute(config)
     except WriteError:
         raise
     except UserError as error:
-        record = ended(blank(config), "failed", str(error))
-        Store(config["results"]["root"]).write(record)
+        record = failed(config, error)
+        Store(config.results.root).write(record)
         return record

@@ -1,26 +1,28 @@
-"""Launchers: how the runs of a plan are executed. `basic` runs them here, one after another."""
+"""Launchers execute the runs of a plan; `basic` does so in this process, one after another."""
 
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
+from petlbench.config.schema import Config
 from petlbench.run.record import Record
-from petlbench.sweep.plan import Planned, result_line
+from petlbench.run.result import result_line
+from petlbench.sweep.plan import Planned
 
 log = logging.getLogger("petlbench")
 
 
-def basic(runs: Sequence[Planned], execute: Callable[[dict[str, Any]], Record]) -> list[Record]:
-    """Execute each run, tell its result in one line, and go on after failures."""
+def basic(runs: Sequence[Planned], execute: Callable[[Config], Record]) -> list[Record]:
+    """Execute each run, log its result in one line, and go on after failures."""
     records: list[Record] = []
     started = time.monotonic()
     for number, planned in enumerate(runs, 1):
         record = execute(planned.config)
         records.append(record)
-        good = sum(found["status"] == "finished" for found in records)
+        finished = sum(one["status"] == "finished" for one in records)
         left_s = (time.monotonic() - started) / number * (len(runs) - number)
-        state = f"[{number}/{len(runs)} ok={good} failed={number - good} eta {duration(left_s)}]"
+        counts = f"ok={finished} failed={number - finished}"
+        state = f"[{number}/{len(runs)} {counts} eta {duration(left_s)}]"
         log.info("%s %s: %s", state, planned.name, result_line(record))
     return records
 

@@ -1,36 +1,52 @@
-"""The plan of a sweep: which runs there are, which are finished, which cannot be.  No Hydra."""
+"""The plan of a sweep: its runs, and which are finished, unsupported or broken. No Hydra."""
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from petlbench.errors import Unsupported, UserError
-from petlbench.run.record import Record, identity
+from petlbench.config.schema import Config
+from petlbench.errors import Unsupported, UserError, one_line
+from petlbench.run.identity import identity
 
-Config = dict[str, Any]
-Combination = tuple[Config, tuple[str, ...]]  # and what the sweep varies in it, as overrides
-TO_RUN, FINISHED, UNSUPPORTED = "to run", "finished", "unsupported"
+Combination = tuple[Config, tuple[str, ...]]  # and the overrides that the sweep varies in it
+TO_RUN, FINISHED, UNSUPPORTED, BROKEN = "to run", "finished", "unsupported", "broken"
 CHECKED = ("method", "backbone", "input", "train", "protocol", "recipe", "job", "probe")
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One run of a sweep; `reason` says why an unsupported one cannot be."""
+    """One run of a sweep.
+
+    reason: why an unsupported or broken one does not run. error: the bug of a broken one.
+    """
 
     config: Config
     id: str
     state: str
     varied: tuple[str, ...] = ()
     reason: str | None = None
+    error: Exception | None = None
 
     @property
     def name(self) -> str:
         """For example `lora mini/digits seed 0 method.rank=4`."""
-        factors = self.config["factors"]
-        cell = f"{factors['method']} {factors['task']} seed {factors['seed']}"
-        return " ".join((cell, *self.varied))
+        factors = self.config.factors
+        return " ".join((f"{factors.method} {factors.task} seed {factors.seed}", *self.varied))
+
+    @property
+    def pair(self) -> str:
+        """For example `lora on vit_b16`."""
+        return f"{self.config.factors.method} on {self.config.factors.backbone}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The result of checking a pair of method and backbone."""
+
+    state: str = TO_RUN
+    reason: str | None = None
+    error: Exception | None = None
 
 
 def build(
@@ -39,31 +55,35 @@ def build(
     """The runs of a sweep, each once, in the order of the combinations.
 
     check is called once for each method on each backbone with their values. Unsupported from it
-    marks the pair's runs; any other UserError is a mistake of the command and ends planning.
+    marks the pair's runs; another UserError is a mistake of the command and ends planning; any
+    other error is a bug of the method, which costs its own runs.
     """
     runs: dict[str, Planned] = {}
-    reasons: dict[str, str | None] = {}
+    verdicts: dict[str, Verdict] = {}
     for config, varied in combinations:
-        pair = json.dumps([config.get(key) for key in CHECKED], sort_keys=True)
-        if pair not in reasons:
-            reasons[pair] = _reason(config, check)
-        name = identity(config)
-        state = UNSUPPORTED if reasons[pair] else FINISHED if name in finished else TO_RUN
-        runs.setdefault(name, Planned(config, name, state, varied, reasons[pair]))
+        plain = config.plain()
+        pair = json.dumps([plain[key] for key in CHECKED], sort_keys=True)
+        if pair not in verdicts:
+            verdicts[pair] = _verdict(config, check)
+        verdict, name = verdicts[pair], identity(plain)
+        state = FINISHED if verdict.state == TO_RUN and name in finished else verdict.state
+        runs.setdefault(name, Planned(config, name, state, varied, verdict.reason, verdict.error))
     if not runs:
         raise UserError("this sweep has no runs; name some, e.g. method=paper dataset=mini")
     return list(runs.values())
 
 
-def _reason(config: Config, check: Callable[[Config], None]) -> str | None:
-    factors = config["factors"]
+def _verdict(config: Config, check: Callable[[Config], None]) -> Verdict:
     try:
         check(config)
     except Unsupported as error:
-        return str(error)
+        return Verdict(UNSUPPORTED, str(error))
     except UserError as error:
-        raise UserError(f"{factors['method']} on {factors['backbone']}: {error}") from error
-    return None
+        factors = config.factors
+        raise UserError(f"{factors.method} on {factors.backbone}: {error}") from error
+    except Exception as error:
+        return Verdict(BROKEN, one_line(error), error)
+    return Verdict()
 
 
 def headline(runs: Sequence[Planned]) -> str:
@@ -71,39 +91,19 @@ def headline(runs: Sequence[Planned]) -> str:
     states = Counter(run.state for run in runs)
     line = f"plan: {len(runs)} runs, {states[FINISHED]} finished (skipped)"
     line += f", {states[TO_RUN]} to run"
-    return line + (f", {states[UNSUPPORTED]} unsupported" if states[UNSUPPORTED] else "")
+    for state in (UNSUPPORTED, BROKEN):
+        line += f", {states[state]} {state}" if states[state] else ""
+    return line
 
 
 def listing(runs: Sequence[Planned]) -> list[str]:
-    """One line a run, for a dry run."""
+    """One line per run, for a dry run."""
     return [f"  {run.state:<12}{run.name}" for run in runs]
 
 
 def refusals(runs: Sequence[Planned]) -> list[str]:
-    """One line for each unsupported pair of method and backbone."""
-    found: dict[str, str | None] = {}
-    for run in runs:
-        if run.state == UNSUPPORTED:
-            factors = run.config["factors"]
-            found[f"{factors['method']} on {factors['backbone']}"] = run.reason
-    return [f"unsupported: {pair}: {why}" for pair, why in found.items()]
-
-
-def result_line(record: Record) -> str:
-    """What one run is told as: its scores, else its costs; or what went wrong."""
-    if record["status"] != "finished":
-        return f"{record['status']}: {record['reason']}"
-    scores = [f"{name} {score['top1']:.1f} %" for name, score in record["scores"].items()]
-    told = scores or list(_costs(record["cost"]))
-    return f"{', '.join(told)} ({record['provenance']['seconds']:.0f} s)"
-
-
-def _costs(cost: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{cost['parameters']['method'] / 1e6:.3f} M trained"
-    yield f"{cost['saved_mb']:.0f} MB kept for backward"
-    yield f"{cost['gflops']['step']:.1f} GFLOP a training image"
-    for key, told in (("peak_mib", "peak"), ("predicted_mib", "predicted peak")):
-        if cost.get(key):
-            yield f"{told} {cost[key]['allocated']:.0f} MiB"
-    if cost.get("train_images_per_s"):
-        yield f"{cost['train_images_per_s']:.0f} training images/s"
+    """One line per pair of method and backbone that does not run."""
+    pairs = {
+        (run.state, run.pair): run.reason for run in runs if run.state in (UNSUPPORTED, BROKEN)
+    }
+    return [f"{state}: {pair}: {reason}" for (state, pair), reason in pairs.items()]

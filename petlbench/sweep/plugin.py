@@ -14,9 +14,11 @@ from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from petlbench.config import compose, options
+from petlbench.config import compose, mistakes, options
+from petlbench.config.schema import Config
 from petlbench.errors import UserError, unknown
 from petlbench.sweep import plan
 
@@ -58,28 +60,27 @@ class PetlSweeper(Sweeper):
         for chosen in itertools.product(*groups.values()):
             composed = self.loader.load_sweep_config(self.config, list(chosen))
             choices = dict(composed.hydra.runtime.choices)
-            with open_dict(composed):
-                del composed["hydra"]
+            composed = compose.without_hydra(composed)
             for settings in itertools.product(*values.values()):
-                told = tuple(
+                shown = tuple(
                     text
                     for key, text in zip([*groups, *values], [*chosen, *settings], strict=True)
                     if key in varied and key not in NAMED
                 )
-                yield compose.finish(self._set(composed, choices, settings), choices), told
+                yield self._finished(composed, choices, settings), shown
 
-    def _set(
+    def _finished(
         self, composed: DictConfig, choices: dict[str, str], settings: Sequence[str]
-    ) -> DictConfig:
-        """A copy with values set as Hydra sets them."""
+    ) -> Config:
+        """The configuration of a run: a copy of the composed one with values set as Hydra does."""
         changed = copy.deepcopy(composed)
         try:
             self.loader._apply_overrides_to_config(self._parse(settings), changed)
-        except HydraException as error:
-            line = compose.explain(error, lambda: compose.keys(composed))
+            return compose.finish(changed, choices)
+        except (HydraException, OmegaConfBaseException, AssertionError) as error:
+            line = mistakes.explain(error, lambda: compose.keys(composed))
             pair = f"method={choices['method']} backbone={choices['backbone']}"
             raise UserError(f"{line} (with {pair} dataset={choices['dataset']})") from error
-        return changed
 
     def _axes(self, arguments: Sequence[str]) -> tuple[Axes, Axes]:
         """The overrides for each key of the command and the experiment: groups, then values."""

@@ -1,15 +1,15 @@
-"""The optimiser, its parameter groups and the learning-rate schedule, as pure functions."""
+"""The optimiser, its parameter groups and the learning-rate schedule."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from petlbench.errors import UserError, unknown
-
-Named = tuple[str, nn.Parameter]
+from petlbench.config.schema import Schedule, Train
+from petlbench.delta import trained
+from petlbench.method import Method, ParameterGroup
 
 # Which tensors escape weight decay: the published code bases differ.
 NO_DECAY: Mapping[str, Callable[[str, nn.Parameter], bool]] = {
@@ -19,83 +19,79 @@ NO_DECAY: Mapping[str, Callable[[str, nn.Parameter], bool]] = {
     ),  # NOAH, SSF
     "none": lambda name, tensor: False,  # PETL-ViT, RepAdapter: all tensors decay
 }
-UPDATES = ("epoch", "step")
-OPTIMIZERS = ("adamw", "sgd")
 
 
-def groups(
-    method: Iterable[Named],
-    head: Iterable[Named],
-    *,
-    lr: float,
-    head_lr: float,
-    weight_decay: float,
-    no_decay: str,
-) -> list[dict[str, Any]]:
-    """Up to four parameter groups: method or head, decayed or not, each with its `peak_lr`."""
-    if str(no_decay) not in NO_DECAY:
-        raise unknown("train.no_decay", no_decay, NO_DECAY)
-    for key, value in (("lr", lr), ("head_lr", head_lr), ("weight_decay", weight_decay)):
-        if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
-            raise UserError(f"train.{key} is {value}; it must be a number of at least 0")
-    spared = NO_DECAY[no_decay]
-    parts = []
-    for named, peak_lr in ((list(method), lr), (list(head), head_lr)):
-        for decay in (True, False):
-            tensors = [tensor for name, tensor in named if spared(name, tensor) != decay]
-            if tensors:
-                decay_rate = weight_decay if decay else 0.0
-                parts.append({"params": tensors, "weight_decay": decay_rate, "peak_lr": peak_lr})
-    return parts
+def build_optimiser(method: Method, train: Train) -> torch.optim.Optimizer:
+    """AdamW or SGD over the trained tensors; each group carries its `peak_lr`."""
+    groups = parameter_groups(method, train)
+    if train.optimizer == "adamw":
+        betas = (train.betas[0], train.betas[1])
+        return torch.optim.AdamW(groups, lr=train.lr, betas=betas, fused=True)
+    return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum)
 
 
-def create(
-    parts: Iterable[Mapping[str, Any]],
-    *,
-    optimizer: str,
-    lr: float,
-    betas: Sequence[float],
-    momentum: float,
-) -> torch.optim.Optimizer:
-    """AdamW with `betas`, or SGD with `momentum`, over parameter groups."""
-    groups = [dict(part) for part in parts]
-    if optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), fused=True)
-    if optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum)
-    raise unknown("train.optimizer", optimizer, OPTIMIZERS)
+def parameter_groups(method: Method, train: Train) -> list[dict[str, Any]]:
+    """The method's own groups, then the other trained tensors: method and head, decayed or not.
+
+    Each is {params, weight_decay, peak_lr}; groups without tensors are left out.
+    """
+    head = {id(tensor) for tensor in method.backbone.head.parameters()}
+    named = trained(method)
+    groups: list[dict[str, Any]] = []
+    for own in method.parameter_groups():
+        members = {id(tensor) for tensor in own.parameters}
+        part = {name: named.pop(name) for name in list(named) if id(named[name]) in members}
+        groups += _by_decay(part, train, own)
+    for in_head, lr in ((False, train.lr), (True, train.head_lr)):
+        part = {name: t for name, t in named.items() if (id(t) in head) == in_head}
+        groups += _by_decay(part, train, ParameterGroup((), lr=lr))
+    return groups
 
 
-def cosine(
-    time: float,
-    *,
-    peak_lr: float,
-    warmup_epochs: float,
-    warmup_lr: float,
-    min_lr: float,
-    cosine_epochs: float,
-    cosine_from: float,
-) -> float:
+def _by_decay(
+    named: Mapping[str, nn.Parameter], train: Train, group: ParameterGroup
+) -> Iterable[dict[str, Any]]:
+    """A group in two: tensors that decay, and those that do not."""
+    exempt = NO_DECAY[train.no_decay]
+    decay = train.weight_decay if group.weight_decay is None else group.weight_decay
+    peak_lr = (train.lr if group.lr is None else group.lr) * group.lr_scale
+    for decays in (True, False):
+        tensors = [tensor for name, tensor in named.items() if exempt(name, tensor) != decays]
+        if tensors:
+            yield {
+                "params": tensors,
+                "weight_decay": decay if decays else 0.0,
+                "peak_lr": peak_lr,
+            }
+
+
+def set_rates(optimiser: torch.optim.Optimizer, time: float, schedule: Schedule) -> None:
+    """Set every group's learning rate to the schedule's value at `time` (epochs)."""
+    for group in optimiser.param_groups:
+        group["lr"] = cosine(time, peak_lr=group["peak_lr"], schedule=schedule)
+
+
+def cosine(time: float, *, peak_lr: float, schedule: Schedule) -> float:
     """Learning rate at `time` (epochs, from 0): timm's CosineLRScheduler with warmup_prefix=False.
 
-    With `cosine_from` 0 the cosine is not shifted by the warm-up: after 10 of 100 epochs it sets
-    in at 0.9755 of the peak. Otherwise it begins at that epoch, and the rate is at its peak
+    With `cosine_from` 0 the warm-up does not shift the cosine: after 10 of 100 epochs it starts
+    at 0.9755 of the peak. Otherwise it starts at that epoch, and the rate stays at its peak
     between warm-up and cosine. After `cosine_epochs` the rate stays at `min_lr`.
     """
-    if time < warmup_epochs:
-        return warmup_lr + time * (peak_lr - warmup_lr) / warmup_epochs
-    if time < cosine_epochs:
-        angle = math.pi * max(time - cosine_from, 0) / (cosine_epochs - cosine_from)
-        return min_lr + (peak_lr - min_lr) * (1 + math.cos(angle)) / 2
-    return min_lr
+    s = schedule
+    if time < s.warmup_epochs:
+        return s.warmup_lr + time * (peak_lr - s.warmup_lr) / s.warmup_epochs
+    if time < s.cosine_epochs:
+        angle = math.pi * max(time - s.cosine_from, 0) / (s.cosine_epochs - s.cosine_from)
+        return s.min_lr + (peak_lr - s.min_lr) * (1 + math.cos(angle)) / 2
+    return s.min_lr
 
 
-def schedule_time(epoch: int, progress: float, *, lag_epochs: int, update: str) -> float:
+def schedule_time(epoch: int, progress: float, schedule: Schedule) -> float:
     """Time to evaluate the schedule at, for the 1-based `epoch` and its `progress` in [0, 1).
 
-    update=epoch holds the value for an epoch; lag_epochs=1 is the lag of code that steps its
+    update=epoch holds the value for an epoch. lag_epochs=1 is the lag of code that steps its
     scheduler after the epoch with a 0-based index (PETL-ViT, NOAH): epoch e uses max(e - 2, 0).
     """
-    if update not in UPDATES:
-        raise unknown("train.schedule.update", update, UPDATES)
-    return max(epoch - 1 - lag_epochs + (progress if update == "step" else 0.0), 0.0)
+    within = progress if schedule.update == "step" else 0.0
+    return max(epoch - 1 - schedule.lag_epochs + within, 0.0)

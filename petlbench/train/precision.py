@@ -5,32 +5,31 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from petlbench.errors import UserError, unknown
+from petlbench.checks import choice
+from petlbench.config.schema import PRECISIONS
+from petlbench.errors import UserError
 
 FORMATS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-PRECISIONS = (*FORMATS, "auto")
 
 
 class Precision:
     """Autocast and, for fp16, loss scaling; `auto` takes the best format of the device."""
 
     def __init__(self, name: str, device: torch.device) -> None:
-        name = _best(device) if name == "auto" else name
-        if str(name) not in FORMATS:
-            raise unknown("train.precision", name, PRECISIONS)
-        if name == "fp16" and device.type != "cuda":
-            raise UserError("train.precision fp16 needs a GPU; on CPU choose fp32 or bf16")
-        self.name = name
+        choice("train.precision", name, PRECISIONS)
+        self.name = _best(device) if name == "auto" else name
+        if self.name == "fp16" and device.type != "cuda":
+            raise UserError("train.precision=fp16 needs a GPU; on CPU choose fp32 or bf16")
         self.device = device
-        self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.name == "fp16")
 
     def autocast(self) -> AbstractContextManager[object]:
+        """The context of a forward pass."""
         kind = FORMATS[self.name]
         return nullcontext() if kind is None else torch.autocast(self.device.type, dtype=kind)
 
     def step(self, loss: Tensor, optimiser: torch.optim.Optimizer) -> None:
-        """Backward and one update; with fp16 a step with overflowing gradients is left out."""
+        """Backward and one update; with fp16, a step with overflowing gradients is skipped."""
         self.scaler.scale(loss).backward()
         self.scaler.step(optimiser)
         self.scaler.update()

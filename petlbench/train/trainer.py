@@ -2,26 +2,26 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from petlbench.config.schema import Train
 from petlbench.data.feed import Feed
 from petlbench.data.task import Score, Split
 from petlbench.delta import trained
 from petlbench.errors import UserError
-from petlbench.method import Method
+from petlbench.method import Method, Step
 from petlbench.progress import EpochProgress
 from petlbench.train.objective import Objective
-from petlbench.train.optim import schedule_time
+from petlbench.train.optim import build_optimiser, schedule_time, set_rates
 from petlbench.train.precision import Precision
-from petlbench.train.settings import check
-from petlbench.train.step import build_optimiser, set_rates, training_step
+from petlbench.train.step import training_step
 
 EVALUATION_BATCH = 250
+StepHook = Callable[[Step], None]
 
 
 class Diverged(ArithmeticError):
@@ -30,7 +30,7 @@ class Diverged(ArithmeticError):
 
 @dataclass
 class Epoch:
-    """What one epoch left: mean training loss, last learning rate, scores of the select splits."""
+    """One epoch: mean training loss, last learning rate, scores of the select splits."""
 
     number: int
     loss: float
@@ -39,14 +39,13 @@ class Epoch:
 
 
 class Trainer:
-    """Trains on one split and, if the protocol says so, watches others; it holds no further data.
+    """Trains on one split and, if the protocol says so, scores others; it holds no further data.
 
     feed: brings images to the device. fit, select: the only splits it can see. classes: of the
-    task. halves: the two parts of `fit` that a search inside a method trains and scores on. seed:
-    of the order of images. keep_best: return to the best epoch of the (only) select split at the
-    end. on_epoch: called with every finished epoch. scratch: a folder for the unfinished work of a
-    long search, kept if the run is killed. A method leaves what is to be read in the record in
-    `notes`.
+    task. halves: returns the two parts of `fit` that a search trains and scores on. seed: of the
+    order of images. keep_best: return to the best epoch on the (only) select split at the end.
+    every_epochs: distance of the epochs that are scored. on_epoch: called with every finished
+    epoch. scratch: a folder for the unfinished work of a search.
     """
 
     def __init__(
@@ -60,17 +59,15 @@ class Trainer:
         keep_best: bool,
         every_epochs: int | None,
         seed: int,
-        settings: Mapping[str, Any],
+        train: Train,
         on_epoch: Callable[[Epoch], None],
         scratch: Path,
     ) -> None:
-        check(settings)
-        _check_batch(settings, len(fit))
-        if (highest := int(fit.labels.max())) >= classes:
-            raise UserError(f"dataset.classes is {classes}, and there are labels up to {highest}")
+        _check_labels(fit, classes)
+        _check_batch(train, len(fit))
         self.feed = feed
         self.device = feed.device
-        self.precision = Precision(settings["precision"], feed.device)
+        self.precision = Precision(train.precision, feed.device)
         self.fit = fit
         self.select = select
         self.classes = classes
@@ -79,19 +76,18 @@ class Trainer:
         self.keep_best = keep_best
         self.every_epochs = every_epochs
         self.seed = seed
-        self.settings = settings
+        self.settings = train
         self.on_epoch = on_epoch
         self.history: list[Epoch] = []
         self.best: Epoch | None = None
         self.images_seen = 0
         self.images_scored = 0
-        self.notes: dict[str, Any] = {}
         self.masks = torch.Generator().manual_seed(seed)
 
     def train(self, method: Method) -> None:
         """Train the method's trainable tensors for the epochs of the settings, in place."""
         best: dict[str, Tensor] = {}
-        for epoch in self._epochs(method, self.fit, self.settings, _nothing):
+        for epoch in self.epochs(method, self.fit, self.settings, method.before_step):
             self._watch(method, epoch)
             if self.keep_best and self.best is epoch:
                 best = {name: value.clone() for name, value in trained(method).items()}
@@ -102,75 +98,43 @@ class Trainer:
                 for name, value in trained(method).items():
                     value.copy_(best[name])
 
-    def train_before(
-        self,
-        method: Method,
-        split: Split,
-        *,
-        epochs: int,
-        lr: float,
-        before_step: Callable[[int, int], None],
-    ) -> None:
-        """Train ahead of the run's own training, for as long and as fast as is said, unwatched.
-
-        before_step: called with the numbers of epoch (from 1) and step (from 0).
-        """
-        settings = dict(self.settings) | {"epochs": epochs, "lr": lr, "head_lr": lr}
-        settings["schedule"] = dict(settings["schedule"]) | {"cosine_epochs": epochs}
-        for _ in self._epochs(method, split, settings, before_step):
-            pass
-
-    def _epochs(
-        self,
-        method: Method,
-        split: Split,
-        settings: Mapping[str, Any],
-        before_step: Callable[[int, int], None],
+    def epochs(
+        self, method: Method, split: Split, train: Train, before_step: StepHook
     ) -> Iterator[Epoch]:
-        """Train epoch by epoch; what is done with a result happens between two of them."""
+        """Train epoch by epoch; the caller handles a result between two of them."""
         method.to(self.device)
-        self.masks.manual_seed(self.seed)  # alike whether or not a phase came before it
-        optimiser = build_optimiser(method, settings)
-        objective = Objective.of(settings, classes=self.classes, seed=self.seed)
-        size, drop_last = settings["batch_size"], settings["drop_last"]
-        steps = len(split) // size if drop_last else -(-len(split) // size)
-        batches = self._order(len(split), size, steps, settings["epochs"])
-        stream = self.feed.training(split, batches)
-        with EpochProgress(settings["epochs"]) as progress:
-            for number in range(1, settings["epochs"] + 1):
+        self.masks.manual_seed(self.seed)  # the same whether or not a phase came before
+        optimiser = build_optimiser(method, train)
+        objective = Objective.of(train, classes=self.classes, seed=self.seed)
+        steps = _steps(train, len(split))
+        stream = self.feed.training(split, self._order(len(split), train, steps))
+        with EpochProgress(train.epochs) as progress:
+            for number in range(1, train.epochs + 1):
                 method.train()
-                losses, lr = [], 0.0
-                for step in range(steps):
-                    before_step(number, step)
-                    time = schedule_time(number, step / steps, **_updating(settings["schedule"]))
-                    set_rates(optimiser, time, settings["schedule"])
-                    images, labels = next(stream)
-                    losses.append(
-                        training_step(
-                            method,
-                            optimiser,
-                            self.precision,
-                            images,
-                            labels,
-                            self.masks,
-                            objective,
-                        )
-                    )
-                    self.images_seen += len(labels)
-                    lr = float(optimiser.param_groups[0]["lr"])
-                loss = float(torch.stack(losses).mean())
-                if not math.isfinite(loss):
-                    raise Diverged(f"the training loss became {loss} in epoch {number}")
-                yield Epoch(number, loss, lr)
-                progress.advance(f"loss {loss:.3f}")
+                losses = []
+                for index in range(steps):
+                    step = Step(number, index, (number - 1) * steps + index, train.epochs * steps)
+                    before_step(step)
+                    time = schedule_time(number, index / steps, train.schedule)
+                    set_rates(optimiser, time, train.schedule)
+                    losses.append(self._step(method, optimiser, objective, *next(stream)))
+                    method.after_step(step)
+                lr = float(optimiser.param_groups[0]["lr"])
+                epoch = Epoch(number, _mean_loss(losses, number), lr)
+                yield epoch
+                progress.advance(f"loss {epoch.loss:.3f}")
 
     def examples(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (B, 3, H, W) and labels (B) of the training split, in a random order, once.
+        """Images (B, 3, H, W) and labels (B,) of the training split, once, in a random order.
 
         For methods that look at their training data before they train.
         """
         order = torch.randperm(len(self.fit), generator=torch.Generator().manual_seed(self.seed))
         yield from self.feed.plain(self.fit, order.split(batch_size))
+
+    def search(self) -> "SearchTrainer":
+        """The trainer of a search; raises UserError if there are too few images for one."""
+        return SearchTrainer(self)
 
     def evaluate(self, method: nn.Module, split: Split) -> Score:
         """Top-1 accuracy on a split, in eval mode, in the precision of training."""
@@ -184,15 +148,28 @@ class Trainer:
                 correct += (logits.argmax(1) == labels).sum()
         return Score(int(correct), len(split))
 
-    def _order(self, total: int, size: int, steps: int, epochs: int) -> Iterator[Tensor]:
-        """Places of the images of each batch, epoch after epoch."""
+    def _step(
+        self,
+        method: Method,
+        optimiser: torch.optim.Optimizer,
+        objective: Objective,
+        images: Tensor,
+        labels: Tensor,
+    ) -> Tensor:
+        self.images_seen += len(labels)
+        return training_step(
+            method, optimiser, self.precision, images, labels, self.masks, objective
+        )
+
+    def _order(self, total: int, train: Train, steps: int) -> Iterator[Tensor]:
+        """Indices of the images of each batch, (B,), epoch after epoch."""
         order = torch.Generator().manual_seed(self.seed)
-        for _ in range(epochs):
-            yield from torch.randperm(total, generator=order).split(size)[:steps]
+        for _ in range(train.epochs):
+            yield from torch.randperm(total, generator=order).split(train.batch_size)[:steps]
 
     def _watch(self, method: Method, epoch: Epoch) -> None:
         """Score the select splits every few epochs and after the last one."""
-        last = epoch.number == self.settings["epochs"]
+        last = epoch.number == self.settings.epochs
         if not self.select or (epoch.number % (self.every_epochs or 1) and not last):
             return
         epoch.scores = {name: self.evaluate(method, split) for name, split in self.select.items()}
@@ -201,19 +178,49 @@ class Trainer:
             self.best = epoch
 
 
-def _updating(schedule: Mapping[str, Any]) -> dict[str, Any]:
-    """When the learning rate changes."""
-    return {key: schedule[key] for key in ("lag_epochs", "update")}
+class SearchTrainer:
+    """Further phases and scores for a search inside `fit`, on two parts of the training split."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.scratch = trainer.scratch
+        self.fit, self.val = trainer.halves()
+
+    def train(self, method: Method, *, epochs: int, lr: float, before_step: StepHook) -> None:
+        """One phase on `fit`, with its own epochs and learning rate and without validation."""
+        run = self.trainer.settings
+        schedule = replace(run.schedule, cosine_epochs=epochs)
+        train = replace(run, epochs=epochs, lr=lr, head_lr=lr, schedule=schedule)
+        for _ in self.trainer.epochs(method, self.fit, train, before_step):
+            pass
+
+    def score(self, method: nn.Module) -> float:
+        """Top-1 accuracy in percent on `val`."""
+        return self.trainer.evaluate(method, self.val).top1
 
 
-def _nothing(epoch: int, step: int) -> None:
-    """Before a step of the run's own training."""
+def _steps(train: Train, images: int) -> int:
+    """Steps of an epoch."""
+    full, rest = divmod(images, train.batch_size)
+    return full + bool(rest and not train.drop_last)
 
 
-def _check_batch(settings: Mapping[str, Any], images: int) -> None:
-    """Refuse settings under which no step would be made."""
-    if settings["batch_size"] > images:
+def _mean_loss(losses: list[Tensor], epoch: int) -> float:
+    loss = float(torch.stack(losses).mean())
+    if not math.isfinite(loss):
+        raise Diverged(f"the training loss became {loss} in epoch {epoch}")
+    return loss
+
+
+def _check_labels(fit: Split, classes: int) -> None:
+    if (highest := int(fit.labels.max())) >= classes:
+        raise UserError(f"dataset.classes is {classes}, but there are labels up to {highest}")
+
+
+def _check_batch(train: Train, images: int) -> None:
+    """Refuse a batch size with which an epoch would have no step."""
+    if train.batch_size > images:
         raise UserError(
-            f"train.batch_size {settings['batch_size']} is larger than the {images} training "
-            f"images; set train.batch_size to at most {images}"
+            f"train.batch_size {train.batch_size} is larger than the {images} training images; "
+            f"set train.batch_size to at most {images}"
         )

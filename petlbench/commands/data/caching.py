@@ -50,7 +50,7 @@ def _splits(cell: Cell) -> Iterator[Wanted]:
     for split, read in task.listed.items():
         listed = read()
         if len(listed):
-            kept = pixels.place(listed, view=build.view(cell.config), cache=where)
+            kept = pixels.place(listed, view=build.view(cell.config.input), cache=where)
             yield Wanted(cell, task, split, kept)
 
 

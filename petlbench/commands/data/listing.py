@@ -96,7 +96,7 @@ def _lists(draws: Iterable[Cell]) -> list[Listed]:
 
 def _kept(cell: Cell, lists: Iterable[Listed]) -> list[pixels.Kept]:
     where = files.cache_folder(cell.values["cache"], cell.values["suite"])
-    view = build.view(cell.config)
+    view = build.view(cell.config.input)
     return [pixels.place(listed, view=view, cache=where) for listed in lists]
 
 

@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from petlbench.config import compose
+from petlbench.config import mistakes
 from petlbench.errors import UserError
 from petlbench.progress import say
 
@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"error: {error}")
         return WRONG
     except (HydraException, OmegaConfBaseException) as error:
-        say(f"error: {compose.first_line(error)}")
+        say(f"error: {mistakes.explain(error, list)}")
         return WRONG
     except OSError as error:
         say(f"error: '{error.filename}': {error.strerror or error}")

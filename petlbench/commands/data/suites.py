@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 from petlbench.checks import whole
 from petlbench.config import compose, options
+from petlbench.config.schema import Config, Target
 from petlbench.data.readers.layout import DRAWS, Folder, merged
 from petlbench.data.task import Task
 from petlbench.errors import UserError, unknown
@@ -24,13 +25,12 @@ class Cell:
     """One task with one draw of its training list, where it has several."""
 
     name: str
-    config: compose.Config
+    config: Config
 
     @property
     def values(self) -> dict[str, Any]:
         """What its reader is given."""
-        found: dict[str, Any] = self.config["dataset"]
-        return found
+        return dict(self.config.dataset.target.values)
 
     def task(self) -> Task:
         """Raises UserError where its data are missing."""
@@ -50,7 +50,7 @@ class Cell:
 
     def _told(self, what: str) -> Iterable[Any]:
         """The answer of a function beside the reader, if it has one."""
-        module = import_module(self.values["_target_"].rpartition(".")[0])
+        module = import_module(self.config.dataset.target.path.rpartition(".")[0])
         tell: Callable[[Any], Iterable[Any]] = getattr(module, what, lambda _: ())
         return tell(self.values)
 
@@ -88,13 +88,15 @@ def cells(suite: str, root: Path | None, size: int) -> Iterator[Cell]:
         config = compose.single(
             [f"dataset={name}", f"input.size={size}", *([where] if root else [])]
         )
-        if "cache" not in config["dataset"]:
+        dataset = config.dataset
+        values = dataset.target.values
+        if "cache" not in values:
             raise Imageless(f"{name} has no images")
-        draws = range(DRAWS) if "draw" in config["dataset"] else [None]
-        for draw in draws:
+        for draw in range(DRAWS) if "draw" in values else [None]:
             changed = {} if draw is None else {"draw": draw}
             drawn = name if draw is None else f"{name} draw {draw}"
-            yield Cell(drawn, config | {"dataset": config["dataset"] | changed})
+            target = Target(dataset.target.path, {**values, **changed})
+            yield Cell(drawn, replace(config, dataset=replace(dataset, target=target)))
 
 
 def folders(suite: str, root: Path | None) -> tuple[Path, list[Folder]]:

@@ -112,6 +112,16 @@ def scan(root: str) -> Tree:
     return tree
 
 
+def class_count(root: str) -> int:
+    """The number of classes of a user's folder or CSV file."""
+    return len(scan(root).names)
+
+
+def content_hash(root: str) -> str:
+    """16 hex digits that distinguish a user's folder or CSV file from another."""
+    return scan(root).content()
+
+
 def divided(tree: Tree, *, val: float, test: float, seed: int) -> dict[str, list[Image]]:
     """Images of train, val and test: as the user divided them; what is missing, from train.
 

@@ -1,0 +1,98 @@
+"""What Hydra and OmegaConf refuse, in one line that names the key, the value and the choices."""
+
+import re
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from petlbench.errors import UserError, first_line
+
+TYPES = {"Float": "a number", "Integer": "a whole number"}
+
+
+def explain(error: Exception, known: Callable[[], Iterable[str]]) -> str:
+    """One line for an error of composition; known: returns the keys that can be set."""
+    cause = error.__cause__
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error)
+    if isinstance(error, MissingMandatoryValue):
+        return unresolved(error)
+    line = first_line(error)
+    if match := re.match(r"Could not override '([^']+)'", line):
+        return no_key(match[1], known())
+    if match := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", line):
+        return f"'{match[1]}' names several values; add -m to sweep them"
+    if match := re.match(r"Could not delete from config\. '([^']+)' does not exist", line):
+        return no_key(match[1], known())
+    if isinstance(error, HydraException) and isinstance(cause, OmegaConfBaseException):
+        return wrong_value(cause)
+    if isinstance(error, OmegaConfBaseException):
+        return wrong_value(error)
+    return line
+
+
+def no_key(key: str, known: Iterable[str]) -> str:
+    """A key that does not exist, with the nearest one that does."""
+    near = get_close_matches(key, list(known), n=1)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return f"no key '{key}' to set; {hint}--cfg job prints all keys"
+
+
+def wrong_value(error: OmegaConfBaseException) -> str:
+    """A value of another type than its key has."""
+    line, key = str(error).strip().splitlines()[0].rstrip("."), error.full_key or ""
+    if match := re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", line):
+        return f"{key} is {match[1]}; it must be {TYPES.get(match[2], match[2])}"
+    if match := re.match(r"Value '(.*)' is not a valid bool", line):
+        return f"{key} is {match[1]}; it must be true or false"
+    if match := re.match(r"Value '(.*)' \((\w+)\) is not a valid bool", line):
+        return f"{key} is {match[1]}; it must be true or false"
+    if match := re.match(r"Cannot convert '(\w+)' to string: '(.*)'", line):
+        return f"{key} is {match[2]}; it must be a text"
+    if match := re.match(r"field '([\w.]+)' is not Optional", line):
+        return f"{match[1]} is null; set {match[1]} to a value"
+    if match := re.match(r"Key '([^']+)' not in '\w+'", line):
+        return f"no key '{key or match[1]}' to set; --cfg job prints all keys"
+    if match := re.search(r"does not support deletion|DictConfig in struct mode", line):
+        return f"{key} cannot be deleted; set {key}=VALUE"
+    if match := re.match(r"Invalid type assigned: (\w+) is not a subclass of \w+", line):
+        return f"{key} is a single value; set its keys, {key}.KEY=VALUE"
+    if re.match(r"Invalid value assigned: \w+ is not a ListConfig", line):
+        return f"{key} is a single value; it must be a list such as [1,2]"
+    if re.match(r"Cannot assign \w+ to Dict", line):
+        return f"{key} is a single value; set its keys, {key}.KEY=VALUE"
+    return f"{key}: {line}" if key and key not in line else line
+
+
+def unresolved(error: OmegaConfBaseException) -> str:
+    """A value that was never set, or an interpolation that fails."""
+    if isinstance(error, MissingMandatoryValue):
+        return f"no value for '{error.full_key}'; set {error.full_key}=VALUE"
+    if match := re.search(r"Missing mandatory value: ([\w.]+)", str(error)):  # referred to
+        return f"no value for '{match[1]}'; set {match[1]}=VALUE"
+    inner: BaseException | None = error
+    while inner is not None and not isinstance(inner, UserError):
+        inner = inner.__context__  # OmegaConf wraps what a resolver raises
+    return str(inner) if inner is not None else wrong_value(error)
+
+
+def unexplained(line: str, arguments: Iterable[str]) -> str:
+    """An error of OmegaConf without words for the user: most often a key below a null node."""
+    dotted = [text.partition("=")[0].lstrip("+~") for text in arguments if "." in text]
+    keys = ", ".join(f"'{key}'" for key in dict.fromkeys(dotted)) or "the command"
+    return (
+        f"cannot set {keys}: the node above is null or not a mapping ({line}); set the whole "
+        "node, or choose an option that has it"
+    )
+
+
+def _unreadable(error: OverrideParseException) -> str:
+    """An override that Hydra's grammar refuses."""
+    if error.override and "=~" in error.override:
+        return f"cannot read '{error.override}'; write the folder out, without ~"
+    return (
+        f"cannot read '{error.override}' ({first_line(error)}); quote a value that has other "
+        "characters than letters, digits and ./_-:~%: 'dataset.root=\"my (new) images\"'"
+    )

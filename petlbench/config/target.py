@@ -1,0 +1,104 @@
+"""Objects that the configuration names by `_target_`: their signature is the schema."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_object
+
+from petlbench.checks import is_number, is_whole
+from petlbench.errors import UserError, first_line, unknown
+
+KINDS: Mapping[object, tuple[str, Callable[[object], bool]]] = {
+    bool: ("true or false", lambda value: isinstance(value, bool)),
+    int: ("a whole number", is_whole),
+    float: ("a number", is_number),
+    str: ("a text", lambda value: isinstance(value, str)),
+    NoneType: ("null", lambda value: value is None),
+}
+
+
+def find(path: str, where: str) -> Any:
+    """The object of a dotted name.
+
+    where: the node that names it, for the message of the UserError if there is no such object.
+    """
+    try:
+        return get_object(path)
+    except (ImportError, AttributeError, ValueError, InstantiationException) as error:
+        if _is_bug(error, path):
+            raise
+        raise UserError(f"{where} names '{path}': {first_line(error)}") from error
+
+
+def check_arguments(
+    target: Callable[..., Any], values: Mapping[str, object], where: str, *, given: Sequence[str]
+) -> None:
+    """Refuse unknown and missing keyword arguments, and values of another type than annotated.
+
+    given: names of arguments that the caller adds to `values`. Raises UserError.
+    """
+    signature = inspect.signature(target)
+    parameters = {name: p for name, p in signature.parameters.items() if name not in given}
+    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        for key in values:
+            if key not in parameters:
+                raise unknown(f"key of {where}", key, parameters)
+    hints = _hints(target)
+    for name, parameter in parameters.items():
+        if name in values:
+            _check_type(f"{where}.{name}", values[name], hints.get(name, Any))
+        elif _is_needed(parameter):
+            raise UserError(f"{where}.{name} is missing; set {where}.{name}=VALUE")
+
+
+def _is_needed(parameter: inspect.Parameter) -> bool:
+    variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return parameter.default is inspect.Parameter.empty and parameter.kind not in variable
+
+
+def _hints(target: Any) -> dict[str, Any]:
+    """Annotations of the arguments; none where they cannot be resolved."""
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        return get_type_hints(function)
+    except (NameError, TypeError):
+        return {}
+
+
+def _check_type(name: str, value: object, hint: Any) -> None:
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if any(_fits(value, kind) for kind in kinds):
+        return
+    words = [_words(kind) for kind in kinds]
+    raise UserError(f"{name} is {value!r}; it must be {' or '.join(words)}")
+
+
+def _fits(value: object, kind: Any) -> bool:
+    if kind in KINDS:
+        return KINDS[kind][1](value)
+    base = get_origin(kind) or kind
+    if not inspect.isclass(base):
+        return True
+    if issubclass(base, Mapping):
+        return isinstance(value, Mapping)
+    if issubclass(base, Sequence):
+        parts = get_args(kind)[:1] or (Any,)
+        return isinstance(value, list | tuple) and all(_fits(part, parts[0]) for part in value)
+    return True
+
+
+def _words(kind: Any) -> str:
+    if kind in KINDS:
+        return KINDS[kind][0]
+    base = get_origin(kind) or kind
+    return "a mapping" if inspect.isclass(base) and issubclass(base, Mapping) else "a list"
+
+
+def _is_bug(error: Exception, path: str) -> bool:
+    """Whether a module exists and fails on import: its author needs the traceback."""
+    cause = error.__cause__ or error
+    missing = cause.name if isinstance(cause, ModuleNotFoundError) else None
+    return isinstance(cause, ModuleNotFoundError) and not path.startswith(missing or path)

@@ -1,0 +1,122 @@
+"""The identity of a run: a hash of what decides its result, on every machine.
+
+Records keep their identity while the code moves on. A key that is added later joins the hash only
+if it differs from its neutral value; a class that was renamed is hashed under the name that the
+first records had (`renamed.yaml`).
+"""
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from petlbench.config.schema import flat
+
+Plain = Mapping[str, Any]
+
+IDENTITY = ("method", "backbone", "dataset", "input", "train", "protocol", "seed", "probe")
+NEUTRAL: Mapping[str, Any] = {
+    "input.resize": None,
+    "input.aspect": "squash",
+    "input.augment": None,
+    "backbone.fused_attention": True,
+    "backbone.head_start": "small_normal",
+    "train.optimizer": "adamw",
+    "train.momentum": 0.9,
+    "train.label_smoothing": 0.0,
+    "train.mixup": 0.0,
+    "train.cutmix": 0.0,
+    "train.schedule.cosine_from": 0,
+    "probe.tasks": None,
+    "probe.images": None,
+}
+# They change no result; the device of a probe is in the provenance.
+PLACES = ("dataset.cache", "dataset.root", "data.root", "results.root", "probe.budget_gib")
+BACKBONE = {"_target_": "petlbench.backbone.create", "_partial_": True}  # in the first records
+
+
+def identity(config: Plain) -> str:
+    """16 hex digits that name a run: equal for equal results, whatever machine or folder.
+
+    config: `Config.plain()`, or the configuration of a record.
+    """
+    first = first_form(config)
+    chosen = {
+        key: value
+        for key, value in flat({key: first[key] for key in IDENTITY if first.get(key) is not None})
+        if key not in PLACES and not (key in NEUTRAL and NEUTRAL[key] == value)
+    }
+    text = json.dumps(chosen, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def first_form(config: Plain) -> dict[str, Any]:
+    """A configuration with the names that the first records had, so that all can be compared."""
+    form = dict(config)
+    if "backbone" in form:
+        form["backbone"] = {**form["backbone"], **BACKBONE}
+    for node in ("method", "dataset"):
+        if node in form:
+            form[node] = _renamed(form[node], new="name", old="formerly", added="with")
+    if form.get("protocol", {}).get("name") == "probe":
+        form["protocol"] = {"name": "probe"}  # a probe has no other role for a split
+    return form
+
+
+def current_form(node: Plain) -> dict[str, Any]:
+    """A `_target_` node of an earlier record or delta, under the names of today."""
+    return _renamed(node, new="formerly", old="name", removed="with")
+
+
+def completed(config: Plain) -> dict[str, Any]:
+    """A record's configuration in its first form, with later keys at their neutral values."""
+    whole: dict[str, Any] = copy.deepcopy(first_form(config))
+    for place, value in NEUTRAL.items():
+        *above, key = place.split(".")
+        node: Any = whole
+        for part in above:
+            node = node.get(part) if isinstance(node, dict) else None
+        if isinstance(node, dict) and node:
+            node.setdefault(key, value)
+    return whole
+
+
+def placeless(config: Plain) -> dict[str, Any]:
+    """The configuration without the folders of a machine, as a record keeps it."""
+    kept = {
+        key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items()
+    }
+    for place in PLACES:
+        node, _, key = place.partition(".")
+        if isinstance(kept.get(node), dict):
+            kept[node].pop(key, None)
+    return kept
+
+
+def _renamed(
+    node: Plain, *, new: str, old: str, added: str = "", removed: str = ""
+) -> dict[str, Any]:
+    """A node under another of its names; values are added or removed with it."""
+    for row in _table():
+        values = row.get(added or removed, {})
+        if node.get("_target_") != row[new]:
+            continue
+        if added:
+            return {**node, **values, "_target_": row[old]}
+        if all(node.get(key) == value for key, value in values.items()):
+            rest = {key: value for key, value in node.items() if key not in values}
+            return {**rest, "_target_": row[old]}
+    return dict(node)
+
+
+@cache
+def _table() -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = yaml.safe_load(
+        (resources.files("petlbench.run") / "renamed.yaml").read_text()
+    )
+    return rows

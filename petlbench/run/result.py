@@ -1,0 +1,28 @@
+"""The result of a run in one line."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from petlbench.run.record import Record
+
+
+def result_line(record: Record) -> str:
+    """The result of a run: its scores, else its costs; or what went wrong."""
+    if record["status"] != "finished":
+        return f"{record['status']}: {record['reason']}"
+    scores = [f"{name} {score['top1']:.1f} %" for name, score in record["scores"].items()]
+    parts = scores or list(_costs(record["cost"]))
+    return f"{', '.join(parts)} ({record['provenance']['seconds']:.0f} s)"
+
+
+def _costs(cost: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{cost['parameters']['method'] / 1e6:.3f} M trained"
+    if cost["saved_mb"] is not None:
+        yield f"{cost['saved_mb']:.0f} MB kept for backward"
+    if cost["gflops"] is not None:
+        yield f"{cost['gflops']['step']:.1f} GFLOP a training image"
+    for key, name in (("peak_mib", "peak"), ("predicted_mib", "predicted peak")):
+        if cost.get(key):
+            yield f"{name} {cost[key]['allocated']:.0f} MiB"
+    if cost.get("train_images_per_s"):
+        yield f"{cost['train_images_per_s']:.0f} training images/s"

@@ -1,0 +1,51 @@
+"""A single run from the command line."""
+
+import logging
+
+from petlbench.config.schema import Config
+from petlbench.errors import UserError
+from petlbench.run import job
+from petlbench.run.identity import identity
+from petlbench.run.lifecycle import failed
+from petlbench.run.record import Record, Store
+from petlbench.run.result import result_line
+
+log = logging.getLogger("petlbench")
+
+
+def run(config: Config) -> bool:
+    """Do what the configuration asks for unless it is finished; whether it succeeded."""
+    store, name, work = Store(config.results.root), identity(config.plain()), job.of(config)
+    broken = _bug(config, work)
+    if broken is None and (path := store.find(name)) is not None:
+        log.info("finished already: %s (delete it to run again)", path)
+    else:
+        record = _recorded_failure(config, store, broken) if broken else work.execute(config)
+        log.info("%s", result_line(record))
+        log.info("record: %s", store.path(record))
+        if record["status"] != "finished":
+            return False
+    for line in work.summary(config, store, [name]):
+        log.info("%s", line)
+    return True
+
+
+def _bug(config: Config, work: job.Job) -> Exception | None:
+    """The error of a method that fails when it is tried on shapes.
+
+    Raises UserError for a mistake of the user, and for an unsupported pair.
+    """
+    try:
+        work.check(config)
+    except UserError:
+        raise
+    except Exception as error:
+        return error
+    return None
+
+
+def _recorded_failure(config: Config, store: Store, error: Exception) -> Record:
+    store.check_writable()
+    record = failed(config, error)
+    store.write(record)
+    return record
