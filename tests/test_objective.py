@@ -10,7 +10,8 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor
 
 from petlbench.train.objective import PLAIN, Objective
-from tests.test_trainer import SETTINGS, method, tensors, trainer
+from tests.settings import train
+from tests.test_trainer import method, tensors, trainer
 
 CLASSES = 5
 LABELS = torch.tensor([0, 3, 1, 1])
@@ -72,7 +73,7 @@ def test_mixing_is_timms_and_draws_for_itself(mixup: float, cutmix: float) -> No
 def test_training_mixes_alike_for_equal_seeds() -> None:
     def trained(**changed: float) -> list[Tensor]:
         made = method()
-        return tensors(made.fit(trainer(settings=SETTINGS | changed)))
+        return tensors(made.fit(trainer(train=train(**changed))).network)
 
     plain, mixed, again = trained(), trained(mixup=0.8), trained(mixup=0.8)
     assert all(torch.equal(a, b) for a, b in zip(mixed, again, strict=True))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,13 +11,15 @@ from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import nn
 
 from petlbench.config import recipes
+from petlbench.config.schema import Schedule
 from petlbench.delta import trained
 from petlbench.errors import UserError
-from petlbench.train.optim import cosine, create, groups, schedule_time
-from petlbench.train.settings import check
-from petlbench.train.step import build_optimiser
+from petlbench.method import Method
+from petlbench.model.backbone import Backbone
+from petlbench.train.optim import build_optimiser, cosine, parameter_groups, schedule_time
+from tests.settings import schedule, train
 from tests.test_methods import made
-from tests.test_trainer import SETTINGS
+from tests.tiny import tiny
 
 DTL = {
     "warmup_epochs": 10,
@@ -34,29 +37,27 @@ PETL_VIT = {
 }
 
 
-def rates(schedule: dict[str, float], epochs: int, lag_epochs: int) -> list[float]:
-    times = (
-        schedule_time(epoch, 0.0, lag_epochs=lag_epochs, update="epoch")
-        for epoch in range(1, epochs + 1)
-    )
-    return [cosine(time, peak_lr=1e-3, **schedule) for time in times]
+def rates(values: dict[str, float], epochs: int, lag_epochs: int) -> list[float]:
+    timing = schedule(**values, lag_epochs=lag_epochs, update="epoch")
+    times = (schedule_time(epoch, 0.0, timing) for epoch in range(1, epochs + 1))
+    return [cosine(time, peak_lr=1e-3, schedule=timing) for time in times]
 
 
-@pytest.mark.parametrize("schedule", [DTL, PETL_VIT])
-def test_the_schedule_is_timms(schedule: dict[str, float]) -> None:
+@pytest.mark.parametrize("values", [DTL, PETL_VIT])
+def test_the_schedule_is_timms(values: dict[str, float]) -> None:
     optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1e-3)
     timm = CosineLRScheduler(
         optimiser,
         t_initial=100,
         warmup_t=10,
-        warmup_lr_init=schedule["warmup_lr"],
-        lr_min=schedule["min_lr"],
+        warmup_lr_init=values["warmup_lr"],
+        lr_min=values["min_lr"],
     )
     expected = []
     for epoch in range(110):
         timm.step(epoch)
         expected.append(optimiser.param_groups[0]["lr"])
-    assert rates(schedule, 110, lag_epochs=0) == pytest.approx(expected, rel=1e-12)
+    assert rates(values, 110, lag_epochs=0) == pytest.approx(expected, rel=1e-12)
 
 
 def test_dtl_runs_its_first_epoch_at_the_warm_up_start_and_its_last_ten_at_the_minimum() -> None:
@@ -73,44 +74,42 @@ def test_a_lag_repeats_the_first_value_and_shifts_the_rest_by_one_epoch() -> Non
 
 
 def test_step_updates_move_within_an_epoch() -> None:
-    assert schedule_time(3, 0.25, lag_epochs=0, update="step") == 2.25
-    assert schedule_time(3, 0.25, lag_epochs=0, update="epoch") == 2
+    assert schedule_time(3, 0.25, schedule(update="step")) == 2.25
+    assert schedule_time(3, 0.25, schedule(update="epoch")) == 2
 
 
-def named() -> list[tuple[str, nn.Parameter]]:
-    shapes = {"up.weight": (2, 2), "up.bias": (2,), "scale": (2,), "gate": ()}
-    return [(name, nn.Parameter(torch.zeros(shape))) for name, shape in shapes.items()]
+class Four(Method):
+    """A method with a matrix, a bias, a vector and a scalar."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__(backbone)
+        self.up = nn.Linear(2, 2)
+        self.scale = nn.Parameter(torch.zeros(2))
+        self.gate = nn.Parameter(torch.zeros(()))
 
 
 @pytest.mark.parametrize(
-    ("no_decay", "spared"),
+    ("no_decay", "exempt"),
     [
         ("biases", {"up.bias"}),
         ("one_dimensional", {"up.bias", "scale", "gate"}),
         ("none", set()),
     ],
 )
-def test_weight_decay_spares_what_the_published_code_spares(
-    no_decay: str, spared: set[str]
+def test_weight_decay_exempts_what_the_published_code_exempts(
+    no_decay: str, exempt: set[str]
 ) -> None:
-    method, head = named(), [("head.weight", nn.Parameter(torch.zeros(3, 2)))]
-    parts = groups(method, head, lr=1.0, head_lr=2.0, weight_decay=0.1, no_decay=no_decay)
-    found = {
-        name
-        for name, tensor in method
-        for part in parts
-        if part["weight_decay"] == 0 and any(tensor is other for other in part["params"])
-    }
-    assert found == spared
-    assert sum(len(part["params"]) for part in parts) == 5
-    assert [part["peak_lr"] for part in parts if part["params"][0] is head[0][1]] == [2.0]
-
-
-def test_a_negative_learning_rate_is_refused() -> None:
-    with pytest.raises(UserError, match=r"train\.lr is -0\.1"):
-        groups([], [], lr=-0.1, head_lr=1, weight_decay=0, no_decay="none")
-    with pytest.raises(UserError, match=r"train\.head_lr is nan"):
-        groups([], [], lr=0.1, head_lr=math.nan, weight_decay=0, no_decay="none")
+    method = Four(tiny("vit"))
+    parts = parameter_groups(
+        method, train(lr=1.0, head_lr=2.0, weight_decay=0.1, no_decay=no_decay)
+    )
+    still = {id(t) for part in parts if part["weight_decay"] == 0 for t in part["params"]}
+    named = {n: t for n, t in trained(method).items() if "head" not in n}
+    assert {name for name, tensor in named.items() if id(tensor) in still} == exempt
+    assert sum(len(part["params"]) for part in parts) == len(trained(method))
+    head = {id(tensor) for tensor in method.backbone.head.parameters()}
+    rates = {part["peak_lr"] for part in parts if id(part["params"][0]) in head}
+    assert rates == {2.0}
 
 
 def scheduled(file: tuple[str, str, str]) -> tuple[list[float], dict[str, float]]:
@@ -118,15 +117,13 @@ def scheduled(file: tuple[str, str, str]) -> tuple[list[float], dict[str, float]
     method, backbone, _ = file
     row = recipes.row(method, backbone, recipes.tasks(*file)[0])
     assert row is not None
-    train, schedule = row["train"], dict(row["train"]["schedule"])
-    if schedule["cosine_epochs"] == "${train.epochs}":
-        schedule["cosine_epochs"] = train["epochs"]
-    lag, update = schedule.pop("lag_epochs"), schedule.pop("update")
-    times = [
-        schedule_time(epoch, 0.5, lag_epochs=lag, update=update)
-        for epoch in range(1, train["epochs"] + 1)
-    ]
-    return [cosine(time, peak_lr=train["lr"], **schedule) for time in times], row["train"]
+    published, values = row["train"], dict(row["train"]["schedule"])
+    if values["cosine_epochs"] == "${train.epochs}":
+        values["cosine_epochs"] = published["epochs"]
+    timing = Schedule(**{"cosine_from": 0} | values)
+    times = [schedule_time(epoch, 0.5, timing) for epoch in range(1, published["epochs"] + 1)]
+    peak_lr = published["lr"]
+    return [cosine(time, peak_lr=peak_lr, schedule=timing) for time in times], published
 
 
 # The file, its warm-up and least learning rates, epochs run, and the index that the code hands to
@@ -153,8 +150,8 @@ def test_published_schedules_are_timms_stepped_as_the_source_says(
     epochs: int,
     index: Callable[[int], int],
 ) -> None:
-    values, train = scheduled(file)
-    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=train["lr"])
+    values, published = scheduled(file)
+    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=published["lr"])
     timm = CosineLRScheduler(
         optimiser, t_initial=100, warmup_t=10, warmup_lr_init=warmup_lr, lr_min=min_lr
     )
@@ -167,8 +164,8 @@ def test_published_schedules_are_timms_stepped_as_the_source_says(
 
 def test_the_schedule_of_adapter_plus_is_lightnings() -> None:
     """LinearWarmupCosineAnnealingLR in closed form: 10 steps up, the last at the peak, 90 down."""
-    values, train = scheduled(("adapter_plus", "vit_b16", "vtab"))
-    lr = train["lr"]
+    values, published = scheduled(("adapter_plus", "vit_b16", "vtab"))
+    lr = published["lr"]
     up = [lr / 100 + step * (lr - lr / 100) / 9 for step in range(10)]
     down = [
         lr / 1000 + (lr - lr / 1000) * (1 + math.cos(math.pi * step / 90)) / 2
@@ -182,8 +179,7 @@ def test_one_dimensional_is_timms_rule(name: str) -> None:
     """NOAH, SSF and Adapter+ group by timm's factory, or by the same rule."""
     method = made(name, "vit")
     theirs, _ = param_groups_weight_decay(method, weight_decay=0.1)
-    settings = SETTINGS | {"no_decay": "one_dimensional"}
-    parts = build_optimiser(method, settings).param_groups
+    parts = parameter_groups(method, train(no_decay="one_dimensional"))
     ours = [tensor for part in parts if part["weight_decay"] == 0 for tensor in part["params"]]
     assert {*map(id, ours)} == {*map(id, theirs["params"])}
     assert sum(len(part["params"]) for part in parts) == len(trained(method))
@@ -191,17 +187,19 @@ def test_one_dimensional_is_timms_rule(name: str) -> None:
 
 def test_sgd_has_momentum_and_decay() -> None:
     """V <- 0.9 v + g + 0.1 w; w <- w - 0.5 v"""
-    weight = nn.Parameter(torch.tensor([1.0]))
-    parts = groups(
-        [("up.weight", weight)], [], lr=0.5, head_lr=0.5, weight_decay=0.1, no_decay="none"
-    )
-    optimiser = create(parts, optimizer="sgd", lr=0.5, betas=[0.9, 0.999], momentum=0.9)
+    method = Four(tiny("vit"))
+    weight = method.scale
+    weight.data = torch.tensor([1.0, 1.0])
+    settings = train(lr=0.5, weight_decay=0.1, no_decay="none", optimizer="sgd")
+    optimiser = build_optimiser(method, settings)
+    for group in optimiser.param_groups:
+        group["lr"] = group["peak_lr"]
     for _ in range(2):
-        weight.grad = torch.tensor([2.0])
+        weight.grad = torch.tensor([2.0, 2.0])
         optimiser.step()
     first = 1 - 0.5 * 2.1
     second = first - 0.5 * (0.9 * 2.1 + 2 + 0.1 * first)
-    assert weight.item() == pytest.approx(second)
+    assert weight.tolist() == pytest.approx([second, second])
 
 
 @pytest.mark.parametrize(
@@ -213,9 +211,13 @@ def test_sgd_has_momentum_and_decay() -> None:
         ({"mixup": -1}, "train.mixup is -1"),
         ({"cutmix": 1.0, "batch_size": 7}, "train.cutmix mixes pairs of images"),
         ({"mixup": 1.0, "drop_last": False}, "train.mixup mixes pairs of images"),
-        ({"schedule": SETTINGS["schedule"] | {"cosine_from": 5}}, "cosine_from is 5"),
+        ({"timing": {"cosine_from": 5}}, "cosine_from is 5"),
+        ({"lr": -0.1}, r"train\.lr is -0\.1"),
+        ({"head_lr": math.nan}, r"train\.head_lr is nan"),
+        ({"no_decay": "norms"}, "unknown train.no_decay 'norms'"),
+        ({"betas": [0.9]}, r"train\.betas is \[0\.9\]"),
     ],
 )
-def test_values_that_cannot_be_are_refused(change: dict[str, object], message: str) -> None:
+def test_wrong_values_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        check(SETTINGS | change)
+        train(**change)

@@ -9,7 +9,8 @@ import pytest
 
 from petlbench.config import compose
 from petlbench.errors import UserError
-from petlbench.run.record import IDENTITY, Store, identity, placeless
+from petlbench.run.identity import IDENTITY, current_form, first_form, identity, placeless
+from petlbench.run.record import Store
 from petlbench.system import write_atomically
 
 MEASURED = Path(__file__).parent.parent / "results" / "measured"
@@ -74,7 +75,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_atomically(path, b"old")
     blocked = tmp_path / "a.json" / "b.json"
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot write"):
         write_atomically(blocked, b"new")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
@@ -106,14 +107,14 @@ def test_a_record_is_one_json_document(tmp_path: Path) -> None:
 
 def test_a_folder_under_a_file_is_refused_before_training(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"results\.root .* cannot be written"):
+    with pytest.raises(UserError, match=r"results\.root"):
         Store(tmp_path / "file" / "runs").check_writable()
 
 
 @cache
 def defaults(method: str, protocol: str) -> dict[str, Any]:
-    """What a run has today where a record says nothing."""
-    return compose.single([f"method={method}", f"protocol={protocol}"])
+    """The values of a run today, for keys that a record lacks."""
+    return compose.single([f"method={method}", f"protocol={protocol}"]).plain()
 
 
 def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -121,16 +122,39 @@ def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return under | over | both
 
 
+def committed() -> list[dict[str, Any]]:
+    return list(Store(MEASURED).records())
+
+
 def test_committed_records_keep_their_identity() -> None:
-    """Keys that came later are at their neutral values in them."""
+    """Keys that came later are at their neutral values, and renamed classes have first names."""
     seen = 0
-    for made in Store(MEASURED).records():
-        if "multitask" in made["cost"]:
-            continue  # it has no task, and no identity of its own
-        own = [key for key in IDENTITY if key in made["config"]]
-        known = defaults(made["factors"]["method"], made["protocol"])
-        today = {key: known[key] for key in own if key in known}
-        said = {key: made["config"][key] for key in own}
-        assert identity(merged(today, said)) == made["id"]
+    for record in committed():
+        config = record["config"]
+        assert identity(config) == record["id"]
         seen += 1
+        if "multitask" in record["cost"]:
+            continue  # it has no task, and no default of its own
+        own = [key for key in IDENTITY if key in config]
+        known = first_form(defaults(record["factors"]["method"], record["protocol"]))
+        today = {key: known[key] for key in own if known.get(key) is not None}
+        assert identity(merged(today, {key: config[key] for key in own})) == record["id"]
     assert seen > 700
+
+
+def test_the_configuration_of_today_names_the_committed_runs() -> None:
+    """The typed values hash as those of the first records did: 0.0 is not 0."""
+    finished = {record["id"] for record in committed()}
+    for method in ("linear", "lora", "dtl_plus_star", "noah", "fact_tk"):
+        for task in ("mini/land", "mini/digits"):
+            config = compose.single([f"method={method}", f"dataset={task}", "seed=1"])
+            assert identity(config.plain()) in finished
+    probe = compose.single(["protocol=probe", "method=dtl", "backbone=vit_b16", "device=cpu"])
+    assert identity(probe.plain()) in finished
+
+
+def test_a_renamed_class_is_hashed_under_its_first_name_and_built_under_todays() -> None:
+    node = {"_target_": "petlbench.data.readers.vtab.load", "name": "cifar"}
+    first = first_form({"dataset": node})["dataset"]
+    assert first == {"_target_": "petlbench.data.vtab.load", "name": "cifar"}
+    assert current_form(first) == node

@@ -1,14 +1,16 @@
 """One run from configuration to record: what it leaves, in which order, and how it ends."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
 from petlbench import registry
-from petlbench.config import compose
+from petlbench.config import compose, mistakes
 from petlbench.delta import load
 from petlbench.errors import Unsupported, UserError
 from petlbench.method import Method
@@ -21,65 +23,8 @@ from petlbench.sweep.conduct import check_place
 from petlbench.sweep.plan import TO_RUN, Planned
 from petlbench.train.trainer import Trainer
 from tests import fake
-from tests.test_trainer import SETTINGS
+from tests.settings import config, with_values
 from tests.tiny import SMALLER
-
-CONF = Path(__file__).parent.parent / "conf"
-
-
-def config(
-    root: Path, method: str = "lora", protocol: str = "final", **train: Any
-) -> dict[str, Any]:
-    """A resolved configuration, as the command line would compose it."""
-    values = OmegaConf.to_container(OmegaConf.load(CONF / "method" / f"{method}.yaml"))
-    assert isinstance(values, dict)
-    return {
-        "factors": {
-            "method": method,
-            "backbone": "vit_mini",
-            "task": "fake/bright",
-            "draw": 0,
-            "seed": 0,
-        },
-        "title": values["title"],
-        "seed": 0,
-        "device": "cpu",
-        "train": SETTINGS | train,
-        "input": {
-            "size": 48,
-            "interpolation": "bicubic",
-            "resize": None,
-            "aspect": "squash",
-            "augment": None,
-        },
-        "data": {"workers": 0},
-        "backbone": {
-            "_target_": "petlbench.model.backbone.create",
-            "_partial_": True,
-            "name": "vit_mini",
-            "mean": [0.5] * 3,
-            "std": [0.25] * 3,
-            "pool": "norm_then_mean",
-            "drop_path": 0.0,
-            "checkpoint": None,
-            "fused_attention": True,
-            "head_start": "small_normal",
-            "pretrained": True,
-        },
-        "dataset": {
-            "_target_": "tests.fake.load",
-            "name": "bright",
-            "title": "Bright",
-            "suite": "fake",
-            "group": "natural",
-            "classes": 3,
-        },
-        "method": values["method"],
-        "protocol": compose.single([f"protocol={protocol}", "train.epochs=10"])["protocol"],
-        "recipe": {"name": "default", "source": "petlbench"},
-        "results": {"root": str(root)},
-        "wandb": {"mode": "disabled", "project": "p", "entity": None, "group": None, "tags": []},
-    }
 
 
 def test_a_run_leaves_a_whole_record_and_its_delta(tmp_path: Path) -> None:
@@ -94,7 +39,7 @@ def test_a_run_leaves_a_whole_record_and_its_delta(tmp_path: Path) -> None:
     assert record["cost"]["parameters"] == {"method": 4 * 8 * 96 * 12, "head": 97 * 3}
     assert record["cost"]["peak_mib"] is None
     assert record["cost"]["saved_mb"] > 0
-    assert len(record["curve"]["loss"]) == SETTINGS["epochs"]
+    assert len(record["curve"]["loss"]) == settings.train.epochs
     provenance = record["provenance"]
     assert set(provenance["splits"]) == {"trainval", "test"}
     assert provenance["splits"]["test"]["images"] == 16
@@ -200,50 +145,57 @@ def test_checking_builds_no_weights_and_refuses_wrong_values(
     monkeypatch.setattr(Backbone, "load_weights", forbidden)
     settings = config(tmp_path)
     build.check(settings)
-    settings["method"] = settings["method"] | {"rank": 0}
     with pytest.raises(UserError, match="rank is 0"):
-        build.check(settings)
+        build.check(with_values(settings, rank=0))
 
 
 def test_a_pair_that_cannot_run_is_refused_by_the_check(tmp_path: Path) -> None:
     settings = config(tmp_path)  # LoRA on a SwinV2, which reads the weight of qkv itself
-    settings["backbone"] |= {"name": "swinv2_tiny_window8_256", "pretrained": False}
-    settings["input"] = settings["input"] | {"size": 256}
+    swin = replace(settings.backbone, name="swinv2_tiny_window8_256", pretrained=False)
+    settings = replace(settings, backbone=swin, input=replace(settings.input, size=256))
     with pytest.raises(Unsupported, match=r"takes the weight of its qkv projection and never"):
         build.check(settings)
 
 
 MISTAKES = [
     ("train.precision=16", "unknown train.precision '16'; did you mean 'fp16'"),
-    ("backbone.pool=null", "unknown backbone.pool 'None'"),
-    ("backbone.mean=0.5", "backbone.mean is 0.5; it must be a list of three numbers"),
+    ("backbone.pool=null", "backbone.pool is null; set backbone.pool to a value"),
+    ("backbone.mean=0.5", "backbone.mean is a single value; it must be a list"),
     ("backbone.checkpoint=3", "checkpoint '3' is none of"),
-    ("train.betas=0.9", "train.betas is 0.9; it must be a list of two numbers"),
+    ("train.betas=0.9", "train.betas is a single value; it must be a list"),
     ("train.no_decay=3", "unknown train.no_decay '3'"),
-    ("train.schedule.warmup_epochs=abc", "train.schedule.warmup_epochs is abc"),
-    ("train.schedule.cosine_epochs=null", "train.schedule.cosine_epochs is None"),
+    ("train.schedule.warmup_epochs=abc", "train.schedule.warmup_epochs is abc; it must be a whol"),
+    ("train.schedule.cosine_epochs=null", "train.schedule.cosine_epochs is null"),
     ("train.schedule.min_lr=-1", "train.schedule.min_lr is -1"),
-    ("train=3", "'train' holds several values; set one of them, train.KEY=VALUE"),
-    ("results.root=null", "results.root is None; set results.root=FOLDER"),
-    ("input.size=abc", "input.size is abc; it must be a whole number from 1 on"),
+    ("train=3", "train is a single value; set its keys, train.KEY=VALUE"),
+    ("results.root=null", "results.root is null; set results.root to a value"),
+    ("input.size=abc", "input.size is abc; it must be a whole number"),
     ("protocol.fit_on=test", "unknown protocol.fit_on 'test'; Known: train, trainval"),
     ("protocol.select_on=test", "unknown protocol.select_on 'test'"),
     ("protocol.every_epochs=0", "protocol.every_epochs is 0"),
     ("protocol.tests=[train]", "unknown split in protocol.tests 'train'; Known: test, val"),
-    ("dataset.images=abc", "dataset.images is abc"),
+    ("protocol.tests=5", "protocol.tests is 5; it must be all or a list"),
+    ("dataset.images=abc", "dataset.images is 'abc'; it must be a whole number"),
+    ("+method.foo=4", "unknown key of method 'foo'"),
+    ("~method", "no method is chosen; set method=NAME"),
+    ("method._target_=petlbench.nothing", "method._target_ names 'petlbench.nothing'"),
+    ("method._target_=pathlib.Path", "method._target_ pathlib.Path is not a subclass"),
 ]
 
 
 @pytest.mark.parametrize(("override", "message"), MISTAKES)
-def test_a_mistake_is_one_line_ahead_of_the_run(override: str, message: str) -> None:
-    def look() -> None:
-        found = compose.single(["method=linear", override])
-        build.check(found)
-        build.weights(found)
-        build.data(found)
+def test_a_mistake_is_one_line_before_the_run(override: str, message: str) -> None:
+    def prepare() -> None:
+        try:
+            composed = compose.single(["method=linear", override])
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(mistakes.explain(error, list)) from error
+        build.check(composed)
+        build.weights(composed)
+        build.data(composed)
 
     with pytest.raises(UserError) as caught:
-        look()
+        prepare()
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 
@@ -251,13 +203,13 @@ def test_a_mistake_is_one_line_ahead_of_the_run(override: str, message: str) -> 
 @pytest.mark.parametrize(("epochs", "apart"), [(1, 1), (10, 1), (50, 5), (100, 10), (110, 10)])
 def test_a_protocol_that_chooses_has_epochs_to_choose_from(epochs: int, apart: int) -> None:
     found = compose.single(["method=linear", "protocol=audit", f"train.epochs={epochs}"])
-    assert found["protocol"]["every_epochs"] == apart
+    assert found.protocol.every_epochs == apart
 
 
 def test_another_network_has_its_own_name_in_records() -> None:
     name = "vit_tiny_patch16_224.augreg_in21k"
-    assert compose.single([f"backbone.name={name}"])["factors"]["backbone"] == name
-    assert compose.single(["backbone=vit_b16"])["factors"]["backbone"] == "vit_b16"
+    assert compose.single([f"backbone.name={name}"]).factors.backbone == name
+    assert compose.single(["backbone=vit_b16"]).factors.backbone == "vit_b16"
 
 
 def test_a_cpu_without_memory_is_no_failure(tmp_path: Path) -> None:
@@ -268,17 +220,10 @@ def test_a_cpu_without_memory_is_no_failure(tmp_path: Path) -> None:
     assert record["status"] == "out_of_memory"
 
 
-def test_a_setting_that_was_deleted_is_named(tmp_path: Path) -> None:
-    settings = config(tmp_path)
-    del settings["train"]["lr"]
-    with pytest.raises(UserError, match=r"train\.lr is missing; set train\.lr=VALUE"):
-        build.check(settings)
-
-
 def test_a_missing_checkpoint_is_refused_before_a_sweep_runs(tmp_path: Path) -> None:
     settings = config(tmp_path)
-    settings["backbone"] |= {"checkpoint": "none.safetensors"}
-    planned = Planned(settings, "id", TO_RUN)
+    absent = replace(settings.backbone, checkpoint="none.safetensors")
+    planned = Planned(replace(settings, backbone=absent), "id", TO_RUN)
     with pytest.raises(UserError, match=r"checkpoint .none\.safetensors. does not exist"):
         check_place([planned])
 
@@ -300,7 +245,6 @@ def test_ctrl_c_is_not_hidden_by_an_error_on_its_way(
 
 def test_every_method_runs(tmp_path: Path) -> None:
     for name in registry.names():
-        settings = config(tmp_path, name, epochs=1)
-        settings["method"] |= SMALLER.get(name, {})
+        settings = with_values(config(tmp_path, name, epochs=1), **SMALLER.get(name, {}))
         record = run(settings)
         assert record["status"] == "finished", (name, record["reason"])

@@ -5,8 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hydra import compose as hydra_compose
@@ -15,10 +15,15 @@ from hydra import initialize_config_module
 from petlbench import registry
 from petlbench.__main__ import check_groups, known_options
 from petlbench.config import compose, options
+from petlbench.config.schema import Config
 from petlbench.errors import Unsupported, UserError
-from petlbench.run.record import Store, identity
+from petlbench.run.identity import identity
+from petlbench.run.record import Store
 from petlbench.sweep import plan
+from tests.command import run as in_process
+from tests.settings import config
 
+CONF = Path(__file__).parent.parent / "conf"
 SUITES = {"all": ["a", "b", "one"], "a": ["one", "two"], "b": ["two", "three"], "loop": ["loop"]}
 QUICK = ["train.epochs=1", "train.drop_last=true", "dataset.images=1300", "dataset.sha256=null"]
 
@@ -29,28 +34,35 @@ def test_suites_expand_in_order_and_once() -> None:
         options.expand(["loop"], SUITES.get)
 
 
-def config(method: str, seed: int) -> dict[str, Any]:
-    factors = {"method": method, "backbone": "vit_mini", "task": "mini/digits", "draw": 0}
-    nodes: dict[str, Any] = {
-        key: {} for key in ("backbone", "dataset", "input", "train", "protocol", "recipe")
-    }
-    return {"factors": factors | {"seed": seed}, "seed": seed, "method": {"name": method}} | nodes
+def run_of(method: str, seed: int) -> Config:
+    settings = config(Path("runs"), method)
+    return replace(settings, seed=seed, factors=replace(settings.factors, seed=seed))
 
 
-def test_a_plan_knows_finished_and_unsupported_runs_and_checks_each_pair_once() -> None:
-    configs = [(config(method, seed), ()) for method in ("lora", "vpt") for seed in (0, 1, 1)]
+def test_a_plan_knows_finished_and_refused_runs_and_checks_each_pair_once() -> None:
+    names = ("lora", "vpt_deep", "dtl")
+    runs = [(run_of(method, seed), ()) for method in names for seed in (0, 1, 1)]
     checked: list[str] = []
 
-    def check(settings: dict[str, Any]) -> None:
-        checked.append(settings["method"]["name"])
-        if settings["method"]["name"] == "vpt":
+    def check(settings: Config) -> None:
+        checked.append(settings.factors.method)
+        if settings.factors.method == "vpt_deep":
             raise Unsupported("needs a token sequence")
+        if settings.factors.method == "dtl":
+            raise ZeroDivisionError("a bug")
 
-    runs = plan.build(configs, {identity(configs[0][0])}, check)
-    assert [run.state for run in runs] == ["finished", "to run", "unsupported", "unsupported"]
-    assert checked == ["lora", "vpt"]
-    assert plan.headline(runs) == "plan: 4 runs, 1 finished (skipped), 1 to run, 2 unsupported"
-    assert plan.refusals(runs) == ["unsupported: vpt on vit_mini: needs a token sequence"]
+    planned = plan.build(runs, {identity(runs[0][0].plain())}, check)
+    assert [run.state for run in planned] == [
+        *("finished", "to run", "unsupported", "unsupported", "broken", "broken")
+    ]
+    assert checked == list(names)
+    assert plan.headline(planned) == (
+        "plan: 6 runs, 1 finished (skipped), 1 to run, 2 unsupported, 2 broken"
+    )
+    assert plan.refusals(planned) == [
+        "unsupported: vpt_deep on vit_mini: needs a token sequence",
+        "broken: dtl on vit_mini: ZeroDivisionError: a bug",
+    ]
 
 
 def test_a_sweep_without_runs_is_an_error() -> None:
@@ -77,14 +89,23 @@ def test_an_option_that_does_not_exist_is_named_with_its_neighbour(
         check_groups([argument])
 
 
-@pytest.mark.parametrize("backbone", known_options("backbone", []))
-@pytest.mark.parametrize("method", registry.names())
-def test_every_method_composes_on_every_backbone(method: str, backbone: str) -> None:
-    made = compose.single([f"method={method}", f"backbone={backbone}"])
-    assert made["factors"]["method"] == method
-    assert made["title"]
-    assert made["train"]["lr"] > 0
-    assert made["train"]["head_lr"] > 0
+OVERLAYS = [
+    (path.parent.name, path.stem) for path in sorted((CONF / "method_on").glob("*/*.yaml"))
+]
+PAIRS = dict.fromkeys(
+    [(method, "vit_mini") for method in registry.names()]
+    + [("dtl", backbone) for backbone in options.names("backbone")]
+    + OVERLAYS  # a method and a backbone meet only there
+)
+
+
+@pytest.mark.parametrize(("method", "backbone"), PAIRS)
+def test_every_method_and_every_backbone_composes(method: str, backbone: str) -> None:
+    config = compose.single([f"method={method}", f"backbone={backbone}"])
+    assert (config.factors.method, config.factors.backbone) == (method, backbone)
+    assert config.title
+    assert config.train.lr > 0
+    assert config.train.head_lr > 0
 
 
 @pytest.mark.parametrize("dataset", [name for name in known_options("dataset", []) if "/" in name])
@@ -93,9 +114,9 @@ def test_every_task_composes_and_a_suite_says_what_to_do(dataset: str) -> None:
         with pytest.raises(UserError, match="add -m to sweep it"):
             compose.single([f"dataset={dataset}"])
     else:
-        made = compose.single([f"dataset={dataset}"])["dataset"]
-        assert made["classes"] > 1
-        assert dataset == f"{made['suite']}/{made['name']}"
+        task = compose.single([f"dataset={dataset}"]).dataset
+        assert task.classes > 1
+        assert dataset == f"{task.suite}/{task.target.values['name']}"
 
 
 @pytest.mark.parametrize("experiment", known_options("experiment", []))
@@ -105,8 +126,9 @@ def test_every_experiment_composes(experiment: str) -> None:
 
 
 def test_values_that_differ_on_a_backbone_come_in() -> None:
-    assert compose.single(["method=dtl", "backbone=swin_b"])["method"]["inject_from"] == 15
-    assert compose.single(["method=dtl", "backbone=vit_b16"])["method"]["inject_from"] == 7
+    for backbone, block in (("swin_b", 15), ("vit_b16", 7)):
+        config = compose.single(["method=dtl", f"backbone={backbone}"])
+        assert config.method.values["inject_from"] == block
 
 
 def command(root: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -135,7 +157,7 @@ def finished(root: Path, *arguments: str) -> tuple[int, str]:
 
 def test_the_plan_of_vtab(tmp_path: Path) -> None:
     arguments = ["-m", "method=dtl,lora", "dataset=vtab", "seed=0,1,2"]
-    code, told = finished(tmp_path, *arguments, "hydra.sweeper.dry_run=true")
+    code, told = in_process(tmp_path, *arguments, "hydra.sweeper.dry_run=true")
     assert code == 0
     assert "plan: 114 runs, 0 finished (skipped), 114 to run" in told
     assert list(tmp_path.iterdir()) == []
@@ -143,7 +165,7 @@ def test_the_plan_of_vtab(tmp_path: Path) -> None:
 
 def test_an_experiment_is_a_sweep_and_the_command_line_wins(tmp_path: Path) -> None:
     arguments = ["-m", "experiment=demo", "seed=1,2", "hydra.sweeper.dry_run=true"]
-    code, told = finished(tmp_path, *arguments)
+    code, told = in_process(tmp_path, *arguments)
     assert code == 0
     methods = 7
     assert f"plan: {methods * 3 * 2} runs, 0 finished" in told
@@ -154,10 +176,10 @@ def test_a_value_that_one_of_the_methods_lacks_or_that_is_null_can_be_swept(
     tmp_path: Path,
 ) -> None:
     arguments = ["-m", "method=dtl", "method.beta=null", "dataset=mini/land", "seed=0,1"]
-    code, told = finished(tmp_path, *arguments, "hydra.sweeper.dry_run=true")
+    code, told = in_process(tmp_path, *arguments, "hydra.sweeper.dry_run=true")
     assert (code, told.count("to run  ")) == (0, 2), told
     arguments = ["-m", "method=dtl,lora", "method.beta=null", "dataset=mini/land"]
-    code, told = finished(tmp_path, *arguments, "hydra.sweeper.dry_run=true")
+    code, told = in_process(tmp_path, *arguments, "hydra.sweeper.dry_run=true")
     assert code == 2
     assert "no key 'method.beta' to set" in told
     assert "method=lora" in told
@@ -169,12 +191,12 @@ def test_a_value_that_one_of_the_methods_lacks_or_that_is_null_can_be_swept(
         (["dataset=mini"], "names a suite, not one dataset; add -m"),
         (["method=paper"], "names a suite, not one method; add -m"),
         (["trian.lr=1"], "no key 'trian.lr' to set; did you mean 'train.lr'?"),
-        (["-m", "method=lora", "method.rank=0"], "rank is 0; it must be a whole number from 1"),
+        (["-m", "method=lora", "method.rank=0"], "rank is 0; it must be a whole number from 1 to"),
         (["method=dtl", "method.inject_from=13"], "inject_from 13 is outside the network's 12"),
         (["backbone.checkpoint=none.pth"], "checkpoint 'none.pth' does not exist"),
         (["wandb.mode=on"], "unknown wandb.mode 'on'"),
         (["method.rank=4"], "no key 'method.rank' to set"),
-        (["train.lr=[1"], "'train.lr=[1' cannot be read"),
+        (["train.lr=[1"], "cannot read 'train.lr=[1'"),
         (["seed=x"], "seed is x; it must be a whole number"),
         (["method=lora,dtl"], "'method=lora,dtl' names several values; add -m"),
         (["experiment=mini"], "this experiment is a sweep (method=paper dataset=mini seed=0,1,2)"),
@@ -193,12 +215,20 @@ def test_a_value_that_one_of_the_methods_lacks_or_that_is_null_can_be_swept(
 def test_a_mistake_is_one_line_and_exit_code_2(
     tmp_path: Path, arguments: list[str], message: str
 ) -> None:
-    code, told = finished(tmp_path, *arguments)
-    errors = [line for line in told.splitlines() if line.startswith("error: ")]
-    assert code == 2, told
+    code, output = in_process(tmp_path, *arguments)
+    errors = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert code == 2, output
     assert len(errors) == 1
     assert message in errors[0]
-    assert "Traceback" not in told
+    assert "Traceback" not in output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_ends_as_the_tests_of_mistakes_do_in_theirs(tmp_path: Path) -> None:
+    for arguments in (["-m", "method=lora", "method.rank=0"], ["trian.lr=1"]):
+        code, output = finished(tmp_path, *arguments)
+        assert (code, output) == in_process(tmp_path, *arguments)
+        assert code == 2
 
 
 def records(root: Path) -> dict[str, int]:

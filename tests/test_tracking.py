@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,29 +17,22 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from petlbench.config.schema import Config, WandbConfig
 from petlbench.errors import UserError
 from petlbench.run import tracking
 from tests.records import record
+from tests.settings import config as settings_of
 
 CONF = Path(__file__).parent.parent / "conf"
 BLOCK = 32768
 
 
-def config(root: Path, mode: str, seed: int = 0) -> dict[str, Any]:
-    made = record("lora", "land", 78.0, seed)
-    return {
-        "factors": made["factors"],
-        "dataset": {"suite": "mini", "group": "specialized"},
-        "train": {"lr": 0.01},
-        "results": {"root": str(root)},
-        "wandb": {
-            "mode": mode,
-            "project": "p",
-            "entity": None,
-            "group": "trial",
-            "tags": ["x" * 99],
-        },
-    }
+def config(root: Path, mode: str, seed: int = 0) -> Config:
+    settings = settings_of(root, "lora")
+    factors = replace(settings.factors, task="mini/land", seed=seed)
+    wandb = WandbConfig(mode=mode, project="p", entity=None, group="trial", tags=["x" * 99])
+    dataset = replace(settings.dataset, suite="mini", group="specialized")
+    return replace(settings, factors=factors, wandb=wandb, dataset=dataset)
 
 
 def rows(root: Path) -> Iterator[Any]:
@@ -102,7 +96,7 @@ def test_an_offline_run_holds_config_curve_summary_and_names(tmp_path: Path) -> 
         "train",
     )
     assert set(run.tags) == {"mini", "specialized", "lora", "vit_mini", "x" * 64}
-    assert found["config"]["train"] == {"lr": 0.01}
+    assert found["config"]["train"]["lr"] == 0.01
     curve = [(row["epoch"], row["loss"], row["lr"]) for row in found["history"]]
     assert curve == [(1, 1.0, 0.01), (2, 0.5, 0.01)]
     assert found["summary"]["test/top1"] == 78.0
@@ -135,8 +129,8 @@ def test_online_without_a_server_goes_on_offline_at_once(
 
 def test_disabled_does_not_import_wandb() -> None:
     code = (
-        "import sys; from petlbench import tracking; "
-        "tracker = tracking.start({'wandb': {'mode': 'disabled'}}); tracker.epoch(1, 0.5, 0.1); "
+        "import sys; from petlbench.config import compose; from petlbench.run import tracking; "
+        "tracker = tracking.start(compose.single([])); tracker.epoch(1, 0.5, 0.1); "
         "sys.exit('wandb' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,48 +6,26 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from petlbench import registry
-from petlbench.cost.section import parameters, section
+from petlbench.cost.section import Conditions, parameters, section
 from petlbench.data.augment import Augmentation
 from petlbench.data.feed import Feed
 from petlbench.data.images import Preparation, View
 from petlbench.data.task import Score, Split, fingerprint, held_out
 from petlbench.delta import trained
 from petlbench.errors import UserError
-from petlbench.method import Method
-from petlbench.model.backbone import create
+from petlbench.method import Method, ParameterGroup, Step
+from petlbench.model.backbone import Backbone, create
+from petlbench.train.optim import parameter_groups
 from petlbench.train.precision import Precision
+from petlbench.train.step import training_step
 from petlbench.train.trainer import Diverged, Epoch, Trainer
+from tests.settings import train, vit_mini
 
 CPU = torch.device("cpu")
 VIEW = View(size=48, interpolation="bicubic", resize=None, aspect="squash")
-SETTINGS: dict[str, Any] = {
-    "lr": 1e-2,
-    "head_lr": 1e-2,
-    "weight_decay": 1e-4,
-    "no_decay": "biases",
-    "betas": [0.9, 0.999],
-    "epochs": 2,
-    "batch_size": 8,
-    "drop_last": True,
-    "precision": "fp32",
-    "optimizer": "adamw",
-    "momentum": 0.9,
-    "label_smoothing": 0.0,
-    "mixup": 0.0,
-    "cutmix": 0.0,
-    "schedule": {
-        "warmup_epochs": 0,
-        "warmup_lr": 0.0,
-        "min_lr": 0.0,
-        "cosine_epochs": 5,
-        "cosine_from": 0,
-        "lag_epochs": 0,
-        "update": "step",
-    },
-}
 
 
 def bright(images: int, seed: int) -> Split:
@@ -63,19 +41,7 @@ def bright(images: int, seed: int) -> Split:
 
 def method(name: str = "lora", drop_path: float = 0.0) -> Method:
     torch.manual_seed(0)
-    backbone = create(
-        name="vit_mini",
-        pool="norm_then_mean",
-        mean=[0.5] * 3,
-        std=[0.25] * 3,
-        fused_attention=True,
-        head_start="small_normal",
-        drop_path=drop_path,
-        checkpoint=None,
-        pretrained=False,
-        classes=2,
-        image_size=48,
-    )
+    backbone = create(vit_mini(drop_path=drop_path, pretrained=False), classes=2, image_size=48)
     return registry.create(name, backbone)
 
 
@@ -98,7 +64,7 @@ def trainer(seed: int = 0, **changes: Any) -> Trainer:
         "keep_best": False,
         "every_epochs": None,
         "seed": seed,
-        "settings": SETTINGS,
+        "train": train(),
         "on_epoch": lambda epoch: None,
         "halves": lambda: held_out(bright(36, seed=1)),
         "scratch": Path(),
@@ -113,7 +79,7 @@ def tensors(made: Method) -> list[Tensor]:
 def fitted(seed: int, drop_path: float = 0.1) -> list[Tensor]:
     made = method(drop_path=drop_path)
     torch.manual_seed(seed)
-    return tensors(made.fit(trainer(seed)))
+    return tensors(made.fit(trainer(seed)).network)
 
 
 def test_equal_seeds_give_equal_bits_and_others_do_not() -> None:
@@ -124,9 +90,9 @@ def test_equal_seeds_give_equal_bits_and_others_do_not() -> None:
 
 def test_it_learns_what_can_be_learned() -> None:
     made, watched = method("linear"), bright(40, seed=2)
-    loop = trainer(settings=SETTINGS | {"epochs": 10})
+    loop = trainer(train=train(epochs=10))
     before = loop.evaluate(made, watched)
-    after = loop.evaluate(made.fit(loop), watched)
+    after = loop.evaluate(made.fit(loop).network, watched)
     assert before.total == after.total == 40
     assert after.top1 == 100
     assert [epoch.number for epoch in loop.history] == list(range(1, 11))
@@ -135,7 +101,7 @@ def test_it_learns_what_can_be_learned() -> None:
 
 @pytest.mark.parametrize(("drop_last", "images"), [(True, 32), (False, 36)])
 def test_drop_last_leaves_out_the_incomplete_batch(drop_last: bool, images: int) -> None:
-    loop = trainer(settings=SETTINGS | {"drop_last": drop_last, "epochs": 1})
+    loop = trainer(train=train(drop_last=drop_last, epochs=1))
     loop.train(method("linear"))
     assert loop.images_seen == images
 
@@ -146,7 +112,7 @@ def test_the_best_epoch_on_val_is_kept() -> None:
         select={"val": bright(8, seed=3)},
         keep_best=True,
         every_epochs=1,
-        settings=SETTINGS | {"epochs": 3},
+        train=train(epochs=3),
     )
     seen: list[list[Tensor]] = []
 
@@ -167,7 +133,7 @@ def test_select_splits_are_scored_every_few_epochs_and_at_the_end() -> None:
     loop = trainer(
         select={"val": bright(8, seed=3)},
         every_epochs=2,
-        settings=SETTINGS | {"epochs": 5},
+        train=train(epochs=5),
     )
     loop.train(method("linear"))
     assert [epoch.number for epoch in loop.history if epoch.scores] == [2, 4, 5]
@@ -175,7 +141,7 @@ def test_select_splits_are_scored_every_few_epochs_and_at_the_end() -> None:
 
 def test_a_loss_that_is_not_finite_ends_the_run() -> None:
     epochs: list[Epoch] = []
-    loop = trainer(settings=SETTINGS | {"lr": 1e12, "head_lr": 1e30}, on_epoch=epochs.append)
+    loop = trainer(train=train(lr=1e12, head_lr=1e30), on_epoch=epochs.append)
     with pytest.raises(Diverged, match="epoch 1"):
         loop.train(method("full"))
     assert epochs == []
@@ -185,27 +151,19 @@ def test_a_loss_that_is_not_finite_ends_the_run() -> None:
     ("change", "message"),
     [
         ({"batch_size": 37}, "larger than the 36 training images"),
-        ({"batch_size": 0}, "whole number from 1"),
-        ({"epochs": 0}, "whole number from 1"),
+        ({"batch_size": 0}, "whole number from 1 to"),
+        ({"epochs": 0}, "whole number from 1 to"),
         ({"precision": "fp16"}, "needs a GPU"),
         ({"precision": "fp8"}, "unknown train.precision 'fp8'"),
     ],
 )
 def test_settings_that_cannot_train_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        trainer(settings=SETTINGS | change)
+        trainer(train=train(**change))
 
 
 def cost_of(made: Method) -> dict[str, Any]:
-    return section(
-        made,
-        device=CPU,
-        precision=Precision("fp32", CPU),
-        settings=SETTINGS,
-        size=48,
-        warmup=1,
-        steps=1,
-    )
+    return section(made, Conditions(CPU, Precision("fp32", CPU), train(), 48), {})
 
 
 def test_measuring_changes_nothing() -> None:
@@ -246,3 +204,90 @@ def test_images_are_normalised_and_resized() -> None:
     assert out.shape == (2, 3, 24, 24)
     expected = torch.tensor([1.0, 1.0, 0.5]).view(1, 3, 1, 1).expand_as(out)
     assert torch.allclose(out, expected)
+
+
+class Hooked(Method):
+    """Counts its hooks, adds a loss term, and has a tensor with a learning rate of its own."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__(backbone)
+        self.gain = nn.Parameter(torch.ones(()))
+        self.steps: list[tuple[str, Step]] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.gain * super().forward(images)
+
+    def extra_loss(self, images: Tensor, logits: Tensor, targets: Tensor) -> Tensor | None:
+        assert logits.shape == (len(images), 2)
+        assert len(targets) == len(images)
+        return 0.5 * self.gain.square()
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        return [ParameterGroup([self.gain], lr=0.3, lr_scale=2.0, weight_decay=0.7)]
+
+    def before_step(self, step: Step) -> None:
+        self.steps.append(("before", step))
+
+    def after_step(self, step: Step) -> None:
+        assert self.gain.grad is not None
+        self.steps.append(("after", step))
+
+
+def hooked() -> Hooked:
+    torch.manual_seed(0)
+    return Hooked(create(vit_mini(pretrained=False), classes=2, image_size=48))
+
+
+def test_hooks_frame_every_step() -> None:
+    method = hooked()
+    trainer(train=train(epochs=2)).train(method)
+    steps = [Step(number // 4 + 1, number % 4, number, 8) for number in range(8)]
+    assert method.steps == [(when, step) for step in steps for when in ("before", "after")]
+
+
+def test_a_term_of_the_loss_is_added() -> None:
+    """Its gradient, the gain itself, comes on top of that of cross-entropy."""
+    plain, own = hooked(), hooked()
+    plain.extra_loss = lambda *batch: None  # type: ignore[method-assign,assignment]
+    images, labels = torch.randn(4, 3, 48, 48), torch.tensor([0, 1, 0, 1])
+    for method in (plain, own):
+        still = torch.optim.SGD(method.parameters(), lr=0.0)
+        training_step(method, still, Precision("fp32", CPU), images, labels)
+    assert plain.gain.grad is not None
+    assert own.gain.grad is not None
+    assert own.gain.grad - plain.gain.grad == pytest.approx(1.0)
+
+
+def test_a_tensor_may_have_a_learning_rate_and_decay_of_its_own() -> None:
+    method = hooked()
+    [own, *others] = parameter_groups(method, train(lr=0.1, head_lr=0.2, weight_decay=0.01))
+    assert own["params"] == [method.gain]
+    assert (own["peak_lr"], own["weight_decay"]) == (0.6, 0.7)
+    assert [part["peak_lr"] for part in others] == [0.2, 0.2]
+    assert sum(len(part["params"]) for part in (own, *others)) == len(trained(method))
+
+
+def test_a_method_may_say_which_tensors_count() -> None:
+    method = hooked()
+    assert parameters(method)["method"] == 1
+    method.counted_parameters = lambda: ()  # type: ignore[method-assign]
+    assert parameters(method) == {"method": 0, "head": 96 * 2 + 2}
+
+
+class Undecided(Hooked):
+    """Reads a value of its input, which shapes do not have."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) if images.sum().item() else images.flatten(1)[:, :2]
+
+
+def test_a_cost_that_shapes_do_not_tell_is_null_with_a_note() -> None:
+    torch.manual_seed(0)
+    method = Undecided(create(vit_mini(pretrained=False), classes=2, image_size=48))
+    notes: dict[str, str] = {}
+    cost = section(method, Conditions(CPU, Precision("fp32", CPU), train(), 48), notes)
+    assert cost["gflops"] is None
+    assert cost["saved_mb"] is None
+    assert cost["parameters"] == {"method": 1, "head": 194}
+    assert notes.keys() == {"gflops", "saved_mb"}
+    assert all(note.startswith("not counted: ") for note in notes.values())

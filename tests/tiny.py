@@ -10,6 +10,7 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from petlbench.config.schema import BackboneConfig
 from petlbench.model import backbone
 from petlbench.model.backbone import Backbone
 
@@ -97,7 +98,7 @@ def petlbench_convnext(*, num_classes: int, drop_path_rate: float, **others: Any
 def tiny(family: str, **changed: Any) -> Backbone:
     """A tiny `vit`, `swin`, `dinov3` or `convnext` with random weights, always the same."""
     torch.manual_seed(0)
-    options: dict[str, Any] = {
+    values = {
         "name": f"petlbench_{family}",
         "pool": POOLS[family],
         "mean": [0.5] * 3,
@@ -107,10 +108,10 @@ def tiny(family: str, **changed: Any) -> Backbone:
         "fused_attention": True,
         "head_start": "small_normal",
         "pretrained": False,
-        "classes": CLASSES,
-        "image_size": SIZE,
     }
-    return backbone.create(**options | changed)
+    sizes = {"classes": CLASSES, "image_size": SIZE}
+    own = {key: changed.pop(key) for key in sizes if key in changed}
+    return backbone.create(BackboneConfig(**values | changed), **sizes | own)
 
 
 # Default values that a network of width 16 or 32 has no room for, or a test no time.

@@ -24,6 +24,8 @@ def explain(error: Exception, known: Callable[[], Iterable[str]]) -> str:
         return no_key(match[1], known())
     if match := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", line):
         return f"'{match[1]}' names several values; add -m to sweep them"
+    if match := re.match(r"Error resolving interpolation '(.*)', possible interpolation", line):
+        return _without_option(match[1], line)
     if match := re.match(r"Could not delete from config\. '([^']+)' does not exist", line):
         return no_key(match[1], known())
     if isinstance(error, HydraException) and isinstance(cause, OmegaConfBaseException):
@@ -76,6 +78,14 @@ def unresolved(error: OmegaConfBaseException) -> str:
     while inner is not None and not isinstance(inner, UserError):
         inner = inner.__context__  # OmegaConf wraps what a resolver raises
     return str(inner) if inner is not None else wrong_value(error)
+
+
+def _without_option(interpolation: str, line: str) -> str:
+    """The defaults list refers to a group whose option was deleted."""
+    present = line.rpartition(":")[2]
+    groups = re.findall(r"\$\{(\w+)\}", interpolation)
+    missing = next((group for group in groups if group not in present), groups[0])
+    return f"no {missing} is chosen; set {missing}=NAME"
 
 
 def unexplained(line: str, arguments: Iterable[str]) -> str:

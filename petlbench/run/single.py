@@ -4,11 +4,12 @@ import logging
 
 from petlbench.config.schema import Config
 from petlbench.errors import UserError
-from petlbench.run import job
+from petlbench.run import build, job
 from petlbench.run.identity import identity
 from petlbench.run.lifecycle import failed
 from petlbench.run.record import Record, Store
 from petlbench.run.result import result_line
+from petlbench.train.precision import Precision
 
 log = logging.getLogger("petlbench")
 
@@ -20,6 +21,8 @@ def run(config: Config) -> bool:
     if broken is None and (path := store.find(name)) is not None:
         log.info("finished already: %s (delete it to run again)", path)
     else:
+        if broken is None:
+            _check_available(config)
         record = _recorded_failure(config, store, broken) if broken else work.execute(config)
         log.info("%s", result_line(record))
         log.info("record: %s", store.path(record))
@@ -28,6 +31,13 @@ def run(config: Config) -> bool:
     for line in work.summary(config, store, [name]):
         log.info("%s", line)
     return True
+
+
+def _check_available(config: Config) -> None:
+    """Refuse an unavailable device, format, weights or data before anything is written."""
+    Precision(config.train.precision, build.device(config.device))
+    build.weights(config)
+    build.data(config)
 
 
 def _bug(config: Config, work: job.Job) -> Exception | None:
