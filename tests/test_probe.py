@@ -1,27 +1,30 @@
 """Probes: a record of costs without data, the peak that is predicted, and what fits in a GPU."""
 
 import copy
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hydra.errors import HydraException
 
 from petlbench import registry
-from petlbench.__main__ import ordered
-from petlbench.commands import preset
-from petlbench.config import compose, options
+from petlbench.__main__ import ordered, run_preset
+from petlbench.config import compose, mistakes, options
+from petlbench.config.schema import Config
 from petlbench.cost import forecast, memory, speed
 from petlbench.cost.autocast import CudaRules
-from petlbench.cost.section import section
+from petlbench.cost.section import Conditions, section
 from petlbench.data.task import Task
 from petlbench.errors import UserError
 from petlbench.method import Method
 from petlbench.run import budget, build, job
-from petlbench.run.record import Record, Store, identity
+from petlbench.run.identity import identity
+from petlbench.run.record import Record, Store
 from petlbench.train.precision import Precision
+from tests.command import run as in_process
 
 CPU = torch.device("cpu")
 FP32 = Precision("fp32", CPU)
@@ -43,15 +46,18 @@ SHORT = [
 ]
 
 
-def asked(root: Path, *overrides: str) -> dict[str, Any]:
-    return compose.single(["protocol=probe", f"results.root={root}", *overrides])
+def composed(root: Path, *overrides: str) -> Config:
+    try:
+        return compose.single(["protocol=probe", f"results.root={root}", *overrides])
+    except HydraException as error:
+        raise UserError(mistakes.explain(error, list)) from error
 
 
 def probed(root: Path, *overrides: str) -> Record:
-    config = asked(root, *overrides)
-    asked_for = job.of(config)
-    asked_for.check(config)
-    return asked_for.execute(config)
+    config = composed(root, *overrides)
+    work = job.of(config)
+    work.check(config)
+    return work.execute(config)
 
 
 def made(name: str, *overrides: str) -> Method:
@@ -59,11 +65,13 @@ def made(name: str, *overrides: str) -> Method:
 
 
 def predicted(method: Method, batch: int, precision: str = "bf16") -> dict[str, float]:
-    settings = compose.single(["method=lora"])["train"]
+    train = compose.single(["method=lora"]).train
     size = method.backbone.image_size
-    return forecast.peak_mib(
-        method, precision=precision, settings=settings, batch=batch, size=size
-    )
+    return forecast.peak_mib(method, precision=precision, train=train, batch=batch, size=size)
+
+
+def identity_of(config: Config) -> str:
+    return identity(config.plain())
 
 
 @pytest.mark.parametrize("name", registry.names())
@@ -85,10 +93,8 @@ def test_every_method_can_be_probed(name: str, tmp_path: Path) -> None:
 
 def test_a_probe_counts_as_a_run_does(tmp_path: Path) -> None:
     record = probed(tmp_path, "method=dtl_plus")
-    settings = record["config"]["train"]
-    counts = section(
-        made("dtl_plus"), device=CPU, precision=FP32, settings=settings, size=48, warmup=1, steps=1
-    )
+    train = composed(tmp_path, "method=dtl_plus").train
+    counts = section(made("dtl_plus"), Conditions(CPU, FP32, train, 48), {})
     assert {key: record["cost"][key] for key in counts} == counts
 
 
@@ -96,17 +102,17 @@ def test_a_probe_is_recorded_once_and_told_apart_by_what_changes_it(tmp_path: Pa
     record = probed(tmp_path, "method=lora")
     assert Store(tmp_path).find(record["id"]) is not None
     assert record["suite"] == record["protocol"] == record["factors"]["task"] == "probe"
-    same = identity(asked(tmp_path / "elsewhere", "method=lora", "probe.budget_gib=8"))
+    same = identity_of(composed(tmp_path / "elsewhere", "method=lora", "probe.budget_gib=8"))
     assert same == record["id"]
     for other in ("backbone.fused_attention=false", "probe.steps=3", "train.batch_size=8"):
-        assert identity(asked(tmp_path, "method=lora", other)) != record["id"]
+        assert identity_of(composed(tmp_path, "method=lora", other)) != record["id"]
 
 
 def test_fused_attention_is_what_runs_had_before_it_could_be_said(tmp_path: Path) -> None:
     config = compose.single(["method=lora", f"results.root={tmp_path}"])
-    before = copy.deepcopy(config)
+    before = config.plain()
     del before["backbone"]["fused_attention"]
-    assert identity(config) == identity(before)
+    assert identity_of(config) == identity(before)
 
 
 @pytest.mark.parametrize("backbone", ["vit_mini", "eva02_b14"])
@@ -232,8 +238,8 @@ def test_a_method_that_ran_out_of_memory_is_in_the_budget_and_timed_in_inference
     record = probed(tmp_path, "method=lora", *SHORT)
     assert (record["status"], record["reason"]) == ("out_of_memory", "no room for a step")
     assert len(record["cost"]["inference"]) == 4
-    config = asked(tmp_path, "probe.budget_gib=8")
-    (line,) = budget.closing(config, Store(tmp_path), [record["id"]])[2:]
+    config = composed(tmp_path, "probe.budget_gib=8")
+    (line,) = budget.summary(config, Store(tmp_path), [record["id"]])[2:]
     assert line.startswith("  LoRA")
     assert "(bf16, predicted, ran out of memory)" in line
     monkeypatch.setattr("petlbench.run.probing.memory_taken", fails)
@@ -329,7 +335,7 @@ def test_timing_training_leaves_the_method_as_it_was() -> None:
     before = copy.deepcopy(method.state_dict())
     with memory.unchanged(method, CPU):
         step = memory.TrainingStep(
-            method, FP32, compose.single(["method=lora"])["train"], torch.randn(2, 3, 48, 48)
+            method, FP32, compose.single(["method=lora"]).train, torch.randn(2, 3, 48, 48)
         )
         found = speed.training(step, warmup=1, steps=2, repeats=3)
     assert found["train_images_per_s"] > 0
@@ -341,20 +347,20 @@ def test_timing_training_leaves_the_method_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("probe.steps=0", "probe.steps is 0; it must be a whole number from 1 on"),
-        ("probe.batches=4", r"probe.batches is 4; it must be a list such as \[1,16\]"),
+        ("probe.steps=0", "probe.steps is 0; it must be a whole number from 1 to"),
+        ("probe.batches=4", r"probe.batches is a single value; it must be a list"),
         ("probe.budget_gib=abc", "probe.budget_gib is abc; it must be a number above 0"),
         ("probe.batches=[0]", "a number of probe.batches is 0"),
         ("probe.repeat_s=0", "probe.repeat_s is 0; it must be a number above 0"),
-        ("probe.warmup=0", "probe.warmup is 0; it must be a whole number from 1 on"),
+        ("probe.warmup=0", "probe.warmup is 0; it must be a whole number from 1 to"),
         ("probe.budget_gib=true", "probe.budget_gib is True; it must be a number above 0"),
         (
             "probe.compile=maybe",
-            "probe.compile is maybe; it must be true or reduce-overhead or false",
+            "unknown probe.compile 'maybe'; Known: false, reduce-overhead, true",
         ),
-        ("probe.compile=3", "probe.compile is 3; it must be true or reduce-overhead or false"),
-        ("probe.compile=1", "probe.compile is 1; it must be true or reduce-overhead or false"),
-        ("probe.speed=maybe", "probe.speed is maybe; it must be auto or true or false"),
+        ("probe.compile=3", "unknown probe.compile '3'; Known: false, reduce-overhead, true"),
+        ("probe.compile=1", "unknown probe.compile '1'; Known: false, reduce-overhead, true"),
+        ("probe.speed=maybe", "unknown probe.speed 'maybe'; Known: auto, false, true"),
         ("train.precision=fp16", "fp16 needs a GPU"),
     ],
 )
@@ -379,14 +385,15 @@ def test_overrides_stand_in_one_place_whatever_the_order() -> None:
 
 def test_the_command_answers_what_fits(tmp_path: Path) -> None:
     arguments = ["-m", "method=dtl,full", "probe.budget_gib=0.1", f"results.root={tmp_path}"]
-    command = [sys.executable, "-m", "petlbench.probe", *arguments]
+    command = partial(run_preset, "protocol=probe")
     for expected in ("2 to run", "2 finished (skipped), 0 to run"):
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert expected in done.stderr
-        *_, first, second = done.stderr.splitlines()
+        code, output = in_process(tmp_path, *arguments, main=command)
+        assert code == 0, output
+        assert expected in output
+        *_, first, second = output.splitlines()
         assert first.split()[:2] == ["DTL", "vit_mini"]
         assert int(first.split()[2]) > int(second.split()[2]) > 0
-        assert "0.1 GiB" in done.stderr
+        assert "0.1 GiB" in output
 
 
 @pytest.mark.parametrize("text", ["protocol=final", "+protocol=probe"])
@@ -395,7 +402,7 @@ def test_the_command_has_its_protocol(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["probe", "method=lora", text])
     with pytest.raises(SystemExit):
-        preset.run("protocol=probe")
+        run_preset("protocol=probe")
     (line,) = capsys.readouterr().err.splitlines()
     assert line == f"error: this command sets protocol=probe; leave out '{text}', or use petlbench"
 
