@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from petlbench.data.task import Split
 from petlbench.model.backbone import Backbone
-from petlbench.model.families import Block
+from petlbench.model.stage import Block
 
 
 @dataclass(frozen=True)

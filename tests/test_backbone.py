@@ -11,6 +11,7 @@ from petlbench.errors import Unsupported, UserError
 from petlbench.layers import DropPath, draw_keep_masks
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
+from petlbench.swap import swap
 from tests.tiny import SIZE, images, tiny
 
 FAMILIES = ("vit", "swin", "convnext")
@@ -95,6 +96,71 @@ def test_stages_of_a_copy_are_the_copys_modules(family: str) -> None:
         blocks = [block for stage in twin.stages for block in stage.blocks]
         assert all(id(getattr(block, "block", block)) in inside for block in blocks)
         assert not inside & {id(module) for module in backbone.net.modules()}
+
+
+class Doubled(nn.Module):
+    """Twice a block, called as the network calls the block."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, z: torch.Tensor, **others: torch.Tensor) -> torch.Tensor:
+        return 2 * self.block(z, **others)  # type: ignore[no-any-return]
+
+
+PLACES = {
+    "vit": ("*.blocks.3", 0),
+    "swin": ("*.layers.2.blocks.3", 2),
+    "dinov3": ("*.blocks.3", 0),
+    "convnext": ("*.stages.2.blocks.3", 2),
+}
+
+
+@pytest.mark.parametrize("family", PLACES)
+def test_a_swapped_block_reaches_the_walk_and_its_copies(family: str) -> None:
+    method = Method(tiny(family)).eval()
+    earlier, glob = copy.deepcopy(method), PLACES[family][0]
+    with torch.no_grad():
+        before = method(images())
+        names = list(method.state_dict())
+        swap(method.backbone, glob, Doubled)
+        after = method(images())
+        assert torch.equal(after, method.backbone.net(images()))
+        assert not torch.equal(after, before)
+        assert torch.equal(copy.deepcopy(method)(images()), after)
+        assert torch.equal(earlier(images()), before)
+        swap(method.backbone, glob, lambda doubled: doubled.block)
+        assert torch.equal(method(images()), before)
+    assert list(method.state_dict()) == names
+
+
+@pytest.mark.parametrize("family", ["vit", "dinov3"])
+def test_a_module_set_on_the_network_reaches_the_walk(family: str) -> None:
+    method = Method(tiny(family)).eval()
+    blocks = method.backbone.net.blocks
+    blocks[3] = Doubled(blocks[3])
+    with torch.no_grad():
+        assert torch.equal(method(images()), method.backbone.net(images()))
+
+
+@pytest.mark.parametrize("family", PLACES)
+def test_an_assigned_block_changes_the_walk_alone_until_the_own_one_is_back(family: str) -> None:
+    method = Method(tiny(family)).eval()
+    stage = method.backbone.stages[PLACES[family][1]]
+    own, enter = stage.blocks[3], stage.enter
+    with torch.no_grad():
+        before = method(images())
+        stage.blocks[3] = lambda z: 2 * own(z)
+        stage.enter = lambda z: 3 * enter(z)
+        after = method(images())
+        assert not torch.equal(after, before)
+        assert torch.equal(copy.deepcopy(method)(images()), after)
+        assert torch.equal(method.backbone.net(images()), before)
+        stage.blocks[3], stage.enter = own, enter
+        assert torch.equal(method(images()), before)
+        swap(method.backbone, PLACES[family][0], Doubled)
+        assert torch.equal(method(images()), method.backbone.net(images()))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -14,10 +14,9 @@ import petlbench.model.vit_mini  # noqa: F401 -- registers vit_mini with timm
 from petlbench.config.schema import BackboneConfig
 from petlbench.errors import Unsupported, UserError, unknown
 from petlbench.layers import DropPath
-from petlbench.model.block import Wrapped
-from petlbench.model.families import dissect
+from petlbench.model.families import family_of
 from petlbench.model.weights import Origin
-from petlbench.swap import swap_these, swap_type
+from petlbench.swap import swap_type
 
 POOLS = ("cls", "patch_mean_then_norm", "norm_then_mean", "attention")
 
@@ -67,11 +66,11 @@ class Backbone(nn.Module):
         self.checkpoint = origin.unloaded()
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         try:
-            self.anatomy = dissect(net)
-            self.tokens = self.anatomy.tokens(image_size)
+            self.family = family_of(net)
+            self.tokens = self.family.tokens(image_size)
         except Unsupported as error:
             raise self._unsupported(str(error)) from error
-        self.stages = self.anatomy.stages()
+        self.stages = self.family.stages()
         self._check_parts()
         self._check_walk()
         self.pool = self._checked(pool)
@@ -106,7 +105,7 @@ class Backbone(nn.Module):
     @property
     def norm(self) -> nn.Module:
         """The final norm, as the network holds it; `normalised` applies it."""
-        return self.anatomy.norm
+        return self.family.norm
 
     @property
     def widths(self) -> list[int]:
@@ -124,14 +123,10 @@ class Backbone(nn.Module):
         self.checkpoint = self.origin.load(self.net, head)
 
     def swap_blocks(self, make: Callable[[nn.Module, int], nn.Module]) -> None:
-        """Put make(block, width) in the place of each block, in the network and in its stages."""
-        made: dict[nn.Module, nn.Module] = {}
+        """Replace each block by make(block, width); both are called as block(z)."""
         for stage in self.stages:
-            for index, block in enumerate(stage.blocks):
-                assert isinstance(block, nn.Module)
-                own = block.block if isinstance(block, Wrapped) else block  # the network's
-                made[own] = stage.blocks[index] = make(block, stage.width)
-        swap_these(self.net, made)
+            for slot in stage.blocks.slots:
+                slot.put(make(slot.own(), stage.width))
 
     def example(self) -> Tensor:
         """(1, 3, H, W): an image (a ramp) of the size, type and device that the network takes."""
@@ -142,14 +137,14 @@ class Backbone(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> z, the input of the first stage"""
-        return self.anatomy.embed(images)
+        return self.family.embed(images)
 
     def pooled(self, z: Tensor, norm: nn.Module | None = None) -> Tensor:
         """Output of the last block -> (B, C), the input of the head.
 
         norm: in the place of the network's final one.
         """
-        normalised = partial(self.anatomy.normalised, norm or self.norm)
+        normalised = partial(self.family.normalised, norm or self.norm)
         if self.pool == "cls":
             return normalised(z[:, 0])
         if self.pool == "attention":
@@ -181,7 +176,7 @@ class Backbone(nn.Module):
     def _check_parts(self) -> None:
         """Refuse a network with parameters that the walk would not use."""
         norms = [name for name, module in self.net.named_modules() if module is self.norm]
-        parts = tuple(f"{part}." for part in (*self.anatomy.parts, *norms))
+        parts = tuple(f"{part}." for part in (*self.family.parts, *norms))
         for name, _ in self.net.named_parameters():
             if not f"{name}.".startswith(parts):
                 raise self._unsupported(
@@ -203,7 +198,7 @@ class Backbone(nn.Module):
                     for block in stage.blocks:
                         z = block(z)
                 whole = self.net.forward_features(image)
-                same = image.is_meta or torch.equal(self.anatomy.features(z), whole)
+                same = image.is_meta or torch.equal(self.family.features(z), whole)
         except (TypeError, AttributeError, RuntimeError) as error:
             raise self._unsupported(str(error).splitlines()[0]) from error
         finally:

@@ -1,8 +1,7 @@
-"""Where a timm network has its parts: one class a family, found by `dissect`."""
+"""Families of timm networks: one class each, chosen by `family_of`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, cast
 
@@ -12,28 +11,17 @@ from torch import Tensor, nn
 
 from petlbench.errors import Unsupported, UserError
 from petlbench.model.block import ChannelsLast, WithRope
+from petlbench.model.stage import Adapt, Slot, Stage
 from petlbench.model.tokens import Tokens
-
-Block = Callable[[Tensor], Tensor]
 
 TOKENS = ("patch_embed", "cls_token", "reg_token", "pos_embed", "norm_pre")
 
 
-@dataclass
-class Stage:
-    """Blocks of one width. `blocks` may be edited; the parameters live in `Backbone.net`."""
+class Family(ABC):
+    """Where the networks of one family keep what the walk needs: embedding, stages and norm.
 
-    first: int  # number of its first block, from 1
-    enter: Block  # patch merging (in a Swin, timm merges at the start of a stage), or identity
-    blocks: list[Block]
-    width: int
-
-
-class Anatomy(ABC):
-    """What the walk over a network needs: embedding, stages, norm, and how they fit together.
-
-    `parts` are the names of what the walk runs; a network with parameters elsewhere is refused.
-    The methods that have a body hold for transformers with a patch embedding.
+    `parts` are the names of the modules that the walk runs; a network with parameters elsewhere
+    is refused. The methods with a body fit transformers with a patch embedding.
     """
 
     parts: tuple[str, ...]
@@ -70,22 +58,27 @@ class Anatomy(ABC):
         """What the network's own `forward_features` makes of the output of its last block."""
         return cast(Tensor, self.net.norm(z))
 
-    def _stages(self, parts: Iterable[tuple[Block, list[Block]]]) -> tuple[Stage, ...]:
+    def _stages(
+        self, names: Iterable[tuple[str | None, str]], adapt: Adapt | None = None
+    ) -> tuple[Stage, ...]:
+        """names: for each stage, of its entry (None: identity) and of the list of its blocks."""
         stages: list[Stage] = []
         first = 1
-        for (enter, blocks), info in zip(parts, self.net.feature_info, strict=False):
-            stages.append(Stage(first, enter, blocks, info["num_chs"]))
-            first += len(blocks)
+        for (entry, blocks), info in zip(names, self.net.feature_info, strict=False):
+            count = len(self.net.get_submodule(blocks))
+            slots = [Slot(self.net, f"{blocks}.{index}", adapt) for index in range(count)]
+            stages.append(Stage(first, Slot(self.net, entry, adapt), slots, info["num_chs"]))
+            first += count
         return tuple(stages)
 
 
-class ViT(Anatomy):
+class ViT(Family):
     """One stage of blocks; z is (B, N, C), with the prefix tokens first."""
 
     parts = ("blocks", "head", "attn_pool", *TOKENS)
 
     def stages(self) -> tuple[Stage, ...]:
-        return self._stages([(nn.Identity(), list(self.net.blocks))])
+        return self._stages([(None, "blocks")])
 
     def embed(self, images: Tensor) -> Tensor:
         z = self.net._pos_embed(self.net.patch_embed(images))
@@ -101,26 +94,29 @@ class Rotary(ViT):
             return super().stages()
         shape = {"shape": net.patch_embed.grid_size} if net.dynamic_img_size else {}
         rope = partial(net.rope.get_embed, **shape)
-        return self._stages([(nn.Identity(), [WithRope(block, rope) for block in net.blocks])])
+        return self._stages([(None, "blocks")], partial(WithRope, rope=rope))
 
     def embed(self, images: Tensor) -> Tensor:
         net = self.net
         return cast(Tensor, net.norm_pre(net._pos_embed(net.patch_embed(images))[0]))
 
 
-class Swin(Anatomy):
+class Swin(Family):
     """Stages in `layers`; z is (B, H, W, C)."""
 
     parts = ("patch_embed", "layers", "head")
 
     def stages(self) -> tuple[Stage, ...]:
-        return self._stages((layer.downsample, list(layer.blocks)) for layer in self.net.layers)
+        return self._stages(
+            (f"layers.{index}.downsample", f"layers.{index}.blocks")
+            for index in range(len(self.net.layers))
+        )
 
     def embed(self, images: Tensor) -> Tensor:
         return cast(Tensor, self.net.patch_embed(images))
 
 
-class ConvNeXt(Anatomy):
+class ConvNeXt(Family):
     """Stages of convolutions; z goes from block to block as (B, H, W, C), as in a Swin."""
 
     parts = ("stem", "stages", "head.norm", "head.fc")
@@ -138,10 +134,11 @@ class ConvNeXt(Anatomy):
         return Tokens(0, (side, side))
 
     def stages(self) -> tuple[Stage, ...]:
-        return self._stages(
-            (ChannelsLast(stage.downsample), [ChannelsLast(block) for block in stage.blocks])
-            for stage in self.net.stages
-        )
+        names = [
+            (f"stages.{index}.downsample", f"stages.{index}.blocks")
+            for index in range(len(self.net.stages))
+        ]
+        return self._stages(names, ChannelsLast)
 
     def embed(self, images: Tensor) -> Tensor:
         return cast(Tensor, self.net.stem(images).permute(0, 2, 3, 1))
@@ -155,8 +152,8 @@ class ConvNeXt(Anatomy):
         return z.permute(0, 3, 1, 2)
 
 
-def dissect(net: Any) -> Anatomy:
-    """The anatomy of a network. Raises Unsupported where its family is not known."""
+def family_of(net: Any) -> Family:
+    """The family of a timm network. Raises Unsupported if it is not one of those above."""
     if isinstance(net, TimmConvNeXt) and hasattr(net.head, "norm"):
         return ConvNeXt(net)
     if hasattr(net, "patch_embed") and hasattr(net, "norm"):
@@ -166,4 +163,4 @@ def dissect(net: Any) -> Anatomy:
             return Swin(net)
         if hasattr(net, "blocks") and hasattr(net, "_pos_embed"):
             return ViT(net)
-    raise Unsupported(f"its family, {type(net).__name__}, is not known")
+    raise Unsupported(f"its family, {type(net).__name__}, is not supported")

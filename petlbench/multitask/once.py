@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from petlbench.model.families import Block
+from petlbench.model.stage import Block
 from petlbench.multitask.sharing import Shell
 
 
@@ -75,7 +75,7 @@ def answer_once(shell: Shell, answers: dict[bytes, Once]) -> None:
     inner = [part for stage in backbone.stages for part in (stage.enter, *stage.blocks)]
     elsewhere = [part for part in (*inner, backbone.norm) if isinstance(part, nn.Module)]
     apart = {id(module) for part in elsewhere for module in part.modules()}
-    embedding = (type(backbone).embed, backbone.anatomy)
+    embedding = (type(backbone).embed, backbone.family)
     backbone.embed = answering(backbone.embed, embedding, apart)  # type: ignore[method-assign,assignment]
     for stage in backbone.stages:
         stage.enter = answering(stage.enter, stage.enter)
