@@ -93,7 +93,8 @@ def restated(method: Method, device: torch.device, mode: AbstractContextManager[
     """
     memo: dict[int, Any] = {}
     with mode:
-        for tensor in [*method.parameters(), *method.buffers()]:
+        plain = method.backbone.plain_parameters  # a method may have removed some of them
+        for tensor in [*method.parameters(), *method.buffers(), *plain]:
             empty = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
             trained = isinstance(tensor, nn.Parameter)
             memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if trained else empty

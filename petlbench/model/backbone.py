@@ -34,7 +34,7 @@ HEAD_STARTS: dict[str, Callable[[nn.Linear], None]] = {
 
 
 class Backbone(nn.Module):
-    """A timm network taken apart, frozen but for its head.
+    """A timm network as embedding, stages, norm and head; all but the head is frozen.
 
     z is (B, N, C) in a ViT, with prefix tokens (class token, registers) before the patches, and
     (B, H, W, C) in a Swin or ConvNeXt. `pool` is one of
@@ -42,6 +42,8 @@ class Backbone(nn.Module):
       patch_mean_then_norm  the mean of the patch tokens, normalised (DTL on ViT; ConvNeXt)
       norm_then_mean        the mean of the normalised patch tokens
       attention             the network's own attention pooling of the normalised tokens (SigLIP)
+    `plain_modules` and `plain_parameters` are those of the network as it was built, without the
+    head: what a method adds is not listed, and what it removes stays listed.
     """
 
     def __init__(
@@ -76,6 +78,10 @@ class Backbone(nn.Module):
         self.pool = self._checked(pool)
         net.requires_grad_(False)
         self.head.requires_grad_(True)
+        head = {id(part) for part in (*self.head.modules(), *self.head.parameters())}
+        # Lists, not sets of ids: a copy of the backbone then lists the parts of the copy.
+        self.plain_modules = [part for part in self.modules() if id(part) not in head]
+        self.plain_parameters = [part for part in net.parameters() if id(part) not in head]
 
     @property
     def tag(self) -> str:

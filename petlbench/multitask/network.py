@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from petlbench import delta, registry
-from petlbench.delta import trained
+from petlbench.delta import delta_tensors
 from petlbench.errors import Unsupported, UserError
 from petlbench.method import Method, frozen_prefix
 from petlbench.model.backbone import Backbone
@@ -161,8 +161,8 @@ def restored(backbone: Backbone, path: Path) -> Method:
 
     Raises UserError where the delta cannot be read or belongs to another backbone.
     """
-    made = delta.made(path, backbone)
-    method = on_shared(backbone, made.method, made.values, classes=made.classes)
+    spec = delta.method_spec(path, backbone)
+    method = on_shared(backbone, spec.name, spec.values, classes=spec.classes)
     delta.load(path, method)
     return method
 
@@ -171,8 +171,8 @@ def on_shared(backbone: Backbone, name: str, values: Mapping[str, Any], *, class
     """A method by name that shares the frozen tensors of `backbone`, which stays as it is."""
     method = registry.create(name, twin(backbone, classes), **values)
     method.to(next(backbone.parameters()))
-    for tensor in trained(method).values():
-        tensor.data = tensor.data.clone()  # what it unfreezes is no longer the backbone's
+    for tensor in delta_tensors(method).values():
+        tensor.data = tensor.data.clone()  # training or loading them must not change the backbone
     return method.eval()
 
 

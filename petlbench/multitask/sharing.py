@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from petlbench.delta import learned
+from petlbench.delta import delta_tensors
 from petlbench.layers import DropPath
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
@@ -23,7 +23,7 @@ UNPICKLABLE = (pickle.PicklingError, AttributeError, TypeError, NotImplementedEr
 def twin(backbone: Backbone, classes: int) -> Backbone:
     """A backbone with modules and a head of its own, on the same frozen tensors."""
     memo: dict[int, Any] = {id(tensor): tensor for tensor in backbone.buffers()}
-    for tensor in backbone.parameters():
+    for tensor in chain(backbone.parameters(), backbone.plain_parameters):
         # a new parameter on the old storage: what a method unfreezes stays frozen elsewhere
         memo[id(tensor)] = nn.Parameter(tensor.detach(), requires_grad=False)
     made = copy.deepcopy(backbone, memo)
@@ -64,16 +64,24 @@ class Fingerprint:
 class Shell:
     """A copy of a method without its head: frozen tensors from the pool, holes for learned ones.
 
+    Learned are the trained parameters and, as integers, indices chosen from the data. Frozen
+    random tensors come from the pool: methods share equal ones, and differ by others.
+
     `places`: the holes, as `torch.func.functional_call` names them, each with the name that
-    `learned(method)` has for its tensor; one that modules share has several places.
+    `delta_tensors(method)` has for its tensor; one that modules share has several places.
     """
 
     def __init__(self, method: Method, pool: Pool) -> None:
         self.pool = pool
-        self.learned = learned(method)
+        self.learned = {
+            name: tensor
+            for name, tensor in delta_tensors(method).items()
+            if tensor.requires_grad or not tensor.is_floating_point()
+        }
         self.holes = {name: _hole(tensor) for name, tensor in self.learned.items()}
         memo: dict[int, Any] = {id(self.learned[name]): h for name, h in self.holes.items()}
-        for tensor in chain(method.parameters(), method.buffers()):
+        plain = method.backbone.plain_parameters
+        for tensor in chain(method.parameters(), method.buffers(), plain):
             if id(tensor) not in memo:
                 memo[id(tensor)] = pool(tensor)
         self.method = copy.deepcopy(method, memo).eval()
