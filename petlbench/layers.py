@@ -186,52 +186,6 @@ class DepthwiseConv(nn.Conv2d):
         return super().forward(F.pad(z, (0, self.extra, 0, self.extra)) if self.extra else z)
 
 
-class DropPath(nn.Module):
-    """Stochastic depth: drops a branch for some images and scales it up for the others.
-
-    Which images is no decision of this module: it reads `keep`, its row of the mask that
-    `draw_keep_masks` draws once per training step. So a step can be repeated, or restarted at an
-    inner block, with the same branches. In evaluation mode it passes z on.
-    """
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = fraction("drop_path", rate)
-        self.keep: Tensor | None = None  # (B,), 1 where the branch stays
-
-    def forward(self, z: Tensor) -> Tensor:
-        """(B, ...) -> (B, ...)"""
-        if not self.training:
-            return z
-        if self.keep is None or len(self.keep) != len(z):
-            raise RuntimeError(
-                f"no drop-path mask for {len(z)} images: "
-                "call draw_keep_masks(method, len(images)) before each training step"
-            )
-        factor = (self.keep / (1 - self.rate)).to(z.dtype)
-        return z * factor.view(-1, *[1] * (z.ndim - 1))
-
-    def extra_repr(self) -> str:
-        return f"rate={self.rate:.3f}"
-
-
-def draw_keep_masks(
-    network: nn.Module, images: int, generator: torch.Generator | None = None
-) -> None:
-    """Draw the keep-masks of one training step on `images` images, for all drop paths at once.
-
-    Drawn on the CPU, so that all devices drop the same branches for the same seed.
-    """
-    paths = [module for module in network.modules() if isinstance(module, DropPath)]
-    if not paths:
-        return
-    draws = torch.rand(len(paths), images, generator=generator, device="cpu")
-    rates = torch.tensor([path.rate for path in paths], device="cpu")
-    kept = (draws >= rates[:, None]).float().to(next(network.parameters()).device)
-    for path, keep in zip(paths, kept, strict=True):
-        path.keep = keep
-
-
 def affine(module: nn.Module, like: nn.Linear) -> nn.Linear:
     """The linear map that an affine `module` is in eval mode, in the type and shape of `like`.
 

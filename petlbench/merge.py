@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from petlbench.errors import Unsupported
-from petlbench.layers import DropPath
 from petlbench.method import Method
+from petlbench.model.drop_path import DropPath
 
 
 @runtime_checkable

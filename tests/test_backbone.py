@@ -2,16 +2,20 @@
 
 import copy
 import pickle
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from petlbench.errors import Unsupported, UserError
-from petlbench.layers import DropPath, draw_keep_masks
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
+from petlbench.model.drop_path import DropPath, keep_masks
 from petlbench.swap import swap
+from petlbench.train.precision import Precision
+from petlbench.train.step import training_step
 from tests.tiny import SIZE, images, tiny
 
 FAMILIES = ("vit", "swin", "convnext")
@@ -227,23 +231,42 @@ def test_drop_path_grows_linearly_and_is_off_by_default(family: str) -> None:
 
 def test_masks_are_drawn_at_the_rate_and_branches_scaled() -> None:
     backbone = tiny("vit", drop_path=0.4).train()
-    draw_keep_masks(backbone, 5000, torch.Generator().manual_seed(0))
     path = paths(backbone)[-1]
-    assert path.keep is not None
-    assert path.keep.mean().item() == pytest.approx(0.6, abs=0.02)
-    out = path(torch.ones(5000, 2, 3))
-    assert out.unique().tolist() == pytest.approx([0.0, 1 / 0.6])
-    assert torch.equal(out[:, 0, 0] > 0, path.keep.bool())
+    with keep_masks(backbone, 5000, torch.Generator().manual_seed(0)):
+        assert path.keep is not None
+        assert path.keep.mean().item() == pytest.approx(0.6, abs=0.02)
+        out = path(torch.ones(5000, 2, 3))
+        assert out.unique().tolist() == pytest.approx([0.0, 1 / 0.6])
+        assert torch.equal(out[:, 0, 0] > 0, path.keep.bool())
 
 
 def test_training_without_masks_is_refused_and_evaluation_needs_none() -> None:
     method = Method(tiny("vit", drop_path=0.4))
-    with pytest.raises(RuntimeError, match="call draw_keep_masks"):
+    with pytest.raises(RuntimeError, match="run each training step inside `with keep_masks"):
         method.train()(images())
-    draw_keep_masks(method, 3)
-    with pytest.raises(RuntimeError, match="no drop-path mask for 2 images"):
+    wrong_size = pytest.raises(RuntimeError, match="no drop-path mask for 2 images")
+    with keep_masks(method, 3), wrong_size:
         method(images(2))
     method.eval()(images())
+
+
+def test_a_checkpointed_block_drops_the_same_branches_and_no_mask_is_left() -> None:
+    """The gradients of a training step do not depend on checkpointing, which runs blocks again."""
+
+    def gradient(method: Method) -> torch.Tensor | None:
+        optimiser = torch.optim.SGD(method.backbone.net.blocks[0].parameters(), lr=0.0)
+        masks = torch.Generator().manual_seed(0)
+        fp32 = Precision("fp32", torch.device("cpu"))
+        training_step(method, optimiser, fp32, images(), torch.tensor([0, 1, 2]), masks)
+        assert all(path.keep is None for path in paths(method.backbone))
+        return method.backbone.net.blocks[0].mlp.fc1.weight.grad  # type: ignore[no-any-return]
+
+    method = Method(tiny("vit", drop_path=0.4)).train().requires_grad_(True)
+    expected = gradient(method)
+    stage = method.backbone.stages[0]
+    stage.blocks[:] = [partial(checkpoint, block, use_reentrant=False) for block in stage.blocks]
+    assert expected is not None
+    torch.testing.assert_close(gradient(method), expected)
 
 
 def test_the_head_starts_as_it_is_told() -> None:

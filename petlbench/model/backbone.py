@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import petlbench.model.vit_mini  # noqa: F401 -- registers vit_mini with timm
 from petlbench.config.schema import BackboneConfig
 from petlbench.errors import Unsupported, UserError, unknown
-from petlbench.layers import DropPath
+from petlbench.model.drop_path import DropPath
 from petlbench.model.families import family_of
 from petlbench.model.weights import Origin
 from petlbench.swap import swap_type

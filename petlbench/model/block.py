@@ -9,7 +9,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from petlbench.errors import Unsupported
-from petlbench.layers import DropPath
+from petlbench.model.drop_path import DropPath
 
 
 class Wrapped(nn.Module):

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from petlbench.delta import delta_tensors
-from petlbench.layers import DropPath
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
 
@@ -86,9 +85,6 @@ class Shell:
                 memo[id(tensor)] = pool(tensor)
         self.method = copy.deepcopy(method, memo).eval()
         self.method.backbone.net.reset_classifier(0)
-        for module in self.method.modules():
-            if isinstance(module, DropPath):
-                module.keep = None  # of the last training step
         self.names = {id(hole): name for name, hole in self.holes.items()}
         self.places = {
             f"{prefix}.{name}".lstrip("."): self.names[id(tensor)]
