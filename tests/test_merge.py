@@ -90,7 +90,7 @@ def test_the_merged_network_pools_as_the_method_does_or_is_refused() -> None:
     with torch.no_grad():
         torch.testing.assert_close(merged(method)(images()), method(images()))
     method = randomised(on(tiny("vit", pool="patch_mean_then_norm"), "lora")).eval()
-    with pytest.raises(Unsupported, match=r"pools otherwise than backbone\.pool=patch_mean"):
+    with pytest.raises(Unsupported, match=r"cannot pool as backbone\.pool=patch_mean"):
         merged(method)
 
 
@@ -105,3 +105,29 @@ def test_what_was_learned_outside_the_layers_is_not_lost_in_silence() -> None:
 
     with pytest.raises(Unsupported, match="something was learned outside its layers"):
         merged(Shifted(tiny("vit")))
+
+
+class Rescaled(Method):
+    """Learns the scale of the logits, which no module folds; it merges itself."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__(backbone)
+        self.scale = torch.nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images) * self.scale
+
+    def merge(self) -> torch.nn.Module:
+        net: Any = super().merge()
+        with torch.no_grad():
+            for parameter in net.head.parameters():
+                parameter.mul_(self.scale)
+        return net  # type: ignore[no-any-return]
+
+
+def test_a_method_may_merge_itself() -> None:
+    method = Rescaled(tiny("vit")).eval()
+    net = plain("vit")
+    net.load_state_dict(merged(method).state_dict(), strict=True)
+    with torch.no_grad():
+        torch.testing.assert_close(net(images()), method(images()))
