@@ -16,7 +16,7 @@ from petlbench.model.drop_path import DropPath, keep_masks
 from petlbench.swap import swap
 from petlbench.train.precision import Precision
 from petlbench.train.step import training_step
-from tests.tiny import SIZE, images, tiny
+from tests.tiny import SIZE, config, images, tiny
 
 FAMILIES = ("vit", "swin", "convnext")
 
@@ -269,7 +269,7 @@ def test_a_checkpointed_block_drops_the_same_branches_and_no_mask_is_left() -> N
     torch.testing.assert_close(gradient(method), expected)
 
 
-def test_the_head_starts_as_it_is_told() -> None:
+def test_the_head_starts_as_configured() -> None:
     bound = tiny("vit").widths[0] ** -0.5
     torch.manual_seed(0)
     small, uniform = (
@@ -337,12 +337,4 @@ def test_a_network_that_does_more_than_its_blocks_is_refused() -> None:
     backbone = tiny("vit")
     backbone.net.__class__ = Doubled
     with pytest.raises(Unsupported, match="more than a walk over its blocks"):
-        Backbone(
-            backbone.net,
-            pool="cls",
-            mean=[0.5],
-            std=[0.5],
-            image_size=SIZE,
-            origin=backbone.origin,
-            head_start="small_normal",
-        )
+        Backbone(backbone.net, config("vit"), image_size=SIZE)

@@ -1,4 +1,4 @@
-"""Merging: the plain network computes what the method does, or the reason is told."""
+"""Merging: the plain network has the outputs of the method, or the reason is reported."""
 
 from typing import Any
 
@@ -10,9 +10,8 @@ from petlbench.errors import Unsupported
 from petlbench.merge import merged
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
-from petlbench.model.weights import Origin
 from tests.test_methods import made, on, on_all, randomised
-from tests.tiny import CLASSES, POOLS, SIZE, images, tiny
+from tests.tiny import CLASSES, SIZE, config, images, tiny
 
 
 def plain(family: str) -> torch.nn.Module:
@@ -40,21 +39,12 @@ def test_merged_equals_unmerged_or_says_why_not(name: str, family: str) -> None:
     before = {key: tensor.clone() for key, tensor in method.state_dict().items()}
     net = plain(family)
     net.load_state_dict(merged(method).state_dict(), strict=True)
-    origin = Origin(name="merged", checkpoint=None, pretrained=False)
-    backbone = Backbone(
-        net,
-        pool=POOLS[family],
-        mean=[0.5],
-        std=[0.5],
-        image_size=SIZE,
-        origin=origin,
-        head_start="small_normal",
-    )
+    backbone = Backbone(net, config(family), image_size=SIZE)
     with torch.no_grad():
-        expected, found = method(images()), Method(backbone).eval()(images())
+        expected, walked = method(images()), Method(backbone).eval()(images())
         alone = merged(method)(images())
     assert (alone - expected).abs().max() <= 1e-4 * expected.abs().max()
-    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+    assert (walked - expected).abs().max() <= 1e-4 * expected.abs().max()
     assert torch.equal(method(images()), expected), "the method stays as it is"
     assert all(torch.equal(tensor, before[key]) for key, tensor in method.state_dict().items())
 
