@@ -65,14 +65,14 @@ def test_each_task_gets_what_its_method_says(name: str, network: str) -> None:
 
 
 class Doubled(Method):
-    """Goes on after its head."""
+    """Changes the output of its head."""
 
     def forward(self, images: Tensor) -> Tensor:
         return 2 * super().forward(images)
 
 
 def test_a_readout_after_the_head_is_refused() -> None:
-    with pytest.raises(Unsupported, match="Doubled goes on after its head"):
+    with pytest.raises(Unsupported, match="Doubled changes the output of its head"):
         MultiTask({"birds": Doubled(tiny("vit"))})
 
 

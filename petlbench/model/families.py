@@ -35,27 +35,27 @@ class Family(ABC):
 
     @abstractmethod
     def embed(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> z, the input of the first stage"""
+        """(B, 3, H, W) -> z, the input of the first stage: (B, N, C) or (B, H, W, C)"""
 
     @property
     def norm(self) -> nn.Module:
-        """The final norm; timm calls it fc_norm in networks made for average pooling."""
+        """The final norm; timm names it fc_norm in networks with average pooling."""
         first = self.net.norm
         return cast(nn.Module, self.net.fc_norm if isinstance(first, nn.Identity) else first)
 
     def tokens(self, image_size: int) -> Tokens:
-        """How the output of `embed` is laid out."""
+        """The layout of the output of `embed`."""
         grid = getattr(self.net.patch_embed, "grid_size", None)
         if grid is None:
-            raise Unsupported("its patches lie on no grid of known size")
+            raise Unsupported("the size of its patch grid is unknown")
         return Tokens(getattr(self.net, "num_prefix_tokens", 0), tuple(grid))
 
     def normalised(self, norm: nn.Module, z: Tensor) -> Tensor:
-        """`norm` on tokens (B, ..., C) or on a pooled vector (B, C)."""
+        """The norm of tokens (B, ..., C) or of a pooled vector (B, C); the shape stays."""
         return cast(Tensor, norm(z))
 
     def features(self, z: Tensor) -> Tensor:
-        """What the network's own `forward_features` makes of the output of its last block."""
+        """Output of the last block -> result of the network's own `forward_features`."""
         return cast(Tensor, self.net.norm(z))
 
     def _stages(
@@ -81,12 +81,13 @@ class ViT(Family):
         return self._stages([(None, "blocks")])
 
     def embed(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, N, C)"""
         z = self.net._pos_embed(self.net.patch_embed(images))
         return cast(Tensor, self.net.norm_pre(self.net.patch_drop(z)))
 
 
 class Rotary(ViT):
-    """A ViT whose blocks are given rotary positions at each call (EVA-02, DINOv3)."""
+    """A ViT whose blocks take rotary positions at each call (EVA-02, DINOv3)."""
 
     def stages(self) -> tuple[Stage, ...]:
         net = self.net
@@ -97,6 +98,7 @@ class Rotary(ViT):
         return self._stages([(None, "blocks")], partial(WithRope, rope=rope))
 
     def embed(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, N, C)"""
         net = self.net
         return cast(Tensor, net.norm_pre(net._pos_embed(net.patch_embed(images))[0]))
 
@@ -113,11 +115,12 @@ class Swin(Family):
         )
 
     def embed(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, H', W', C)"""
         return cast(Tensor, self.net.patch_embed(images))
 
 
 class ConvNeXt(Family):
-    """Stages of convolutions; z goes from block to block as (B, H, W, C), as in a Swin."""
+    """Stages of convolutions; z is (B, H, W, C) between blocks, as in a Swin."""
 
     parts = ("stem", "stages", "head.norm", "head.fc")
 
@@ -127,9 +130,9 @@ class ConvNeXt(Family):
         return cast(nn.Module, self.net.head.norm)
 
     def tokens(self, image_size: int) -> Tokens:
-        least = self.net.feature_info[-1]["reduction"]
-        if image_size < least:
-            raise UserError(f"input.size is {image_size}; this network needs {least} or more")
+        smallest = self.net.feature_info[-1]["reduction"]
+        if image_size < smallest:
+            raise UserError(f"input.size is {image_size}; this network needs {smallest} or more")
         side = image_size // self.net.feature_info[0]["reduction"]
         return Tokens(0, (side, side))
 
@@ -141,14 +144,17 @@ class ConvNeXt(Family):
         return self._stages(names, ChannelsLast)
 
     def embed(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, H', W', C)"""
         return cast(Tensor, self.net.stem(images).permute(0, 2, 3, 1))
 
     def normalised(self, norm: nn.Module, z: Tensor) -> Tensor:
+        """The norm, which takes (B, C, H, W), of (B, H, W, C) or (B, C); the shape stays."""
         if z.ndim == 2:
             return cast(Tensor, norm(z[:, :, None, None]).flatten(1))
         return cast(Tensor, ChannelsLast(norm)(z))
 
     def features(self, z: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, C, H, W); timm's norm comes after the pooling"""
         return z.permute(0, 3, 1, 2)
 
 
