@@ -180,7 +180,7 @@ def test_a_delta_without_the_frozen_tensors_is_refused_by_name(
     delta.save(path, method, {})
     with safe_open(path, framework="pt") as file:
         metadata = {k: v for k, v in file.metadata().items() if k != "aliases"}
-    save_file(delta.trained(method), path, metadata)
+    save_file(dict[str, Tensor](delta.trained(method)), path, metadata)
     refused(path, vera(2, as_buffers=as_buffers), r"it has no backbone.net.blocks.0.attn.qkv.down")
 
 
