@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -172,16 +173,18 @@ def test_each_pass_has_an_autocast_of_its_own(
         ("probe.tasks=0", "probe.tasks is 0; it must be a whole number"),
         ("probe.images=no", "probe.images is no; it must be a whole number"),
         ("probe.repeats=0", "probe.repeats is 0"),
-        ("protocol=final", "protocol=final must be protocol=probe"),
     ],
 )
 def test_a_mistake_is_refused(override: str, message: str, tmp_path: Path) -> None:
-    overrides = ["experiment=multitask", "protocol=probe", f"results.root={tmp_path}"]
-    if override.startswith("protocol"):
-        overrides.remove("protocol=probe")
     with pytest.raises(UserError, match=message):
-        config = compose.single([*overrides, override])
-        job.of(config).check(config)
+        configured(tmp_path, override)
+
+
+def test_another_protocol_is_refused(tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    final = replace(config, protocol=replace(config.protocol, name="final"))
+    with pytest.raises(UserError, match="set protocol=probe"):
+        job.of(config).check(final)
 
 
 def test_the_command_sweeps_probes() -> None:

@@ -153,7 +153,9 @@ def test_a_pair_that_cannot_run_is_refused_by_the_check(tmp_path: Path) -> None:
     settings = config(tmp_path)  # LoRA on a SwinV2, which reads the weight of qkv itself
     swin = replace(settings.backbone, name="swinv2_tiny_window8_256", pretrained=False)
     settings = replace(settings, backbone=swin, input=replace(settings.input, size=256))
-    with pytest.raises(Unsupported, match="uses the weight of its qkv projection without calling it"):
+    with pytest.raises(
+        Unsupported, match="uses the weight of its qkv projection without calling it"
+    ):
         build.check(settings)
 
 
