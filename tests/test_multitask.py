@@ -182,7 +182,8 @@ def test_a_mistake_is_refused(override: str, message: str, tmp_path: Path) -> No
 
 def test_another_protocol_is_refused(tmp_path: Path) -> None:
     config = configured(tmp_path)
-    final = replace(config, protocol=replace(config.protocol, name="final"))
+    protocol = replace(config.protocol, name="final", fit_on="train", tests="all")
+    final = replace(config, protocol=protocol)
     with pytest.raises(UserError, match="set protocol=probe"):
         job.of(config).check(final)
 
