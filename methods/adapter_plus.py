@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from petlbench.layers import Bottleneck, DropPath
+from petlbench.layers import Bottleneck
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
+from petlbench.model.drop_path import DropPath
 
 
 class PostAdapted(nn.Module):

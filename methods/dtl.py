@@ -10,7 +10,7 @@ from petlbench.checks import block_number
 from petlbench.layers import LowRank, Swish
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
-from petlbench.model.families import Stage
+from petlbench.model.stage import Stage
 
 
 class DTL(Method):

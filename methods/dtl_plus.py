@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from petlbench.layers import DepthwiseConv
 from petlbench.methods.dtl import DTL
 from petlbench.model.backbone import Backbone
-from petlbench.model.families import Stage
+from petlbench.model.stage import Stage
 
 
 class DTLPlus(DTL):

@@ -23,7 +23,7 @@ from petlbench.errors import Unsupported
 from petlbench.layers import Parallel, Scaled
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
-from petlbench.model.families import Stage
+from petlbench.model.stage import Stage
 from petlbench.swap import swap
 
 SITES = ("*.attn.qkv", "*.attn.proj", "*.mlp.fc1", "*.mlp.fc2")

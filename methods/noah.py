@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from petlbench.checks import positive, whole
-from petlbench.delta import learned
+from petlbench.delta import delta_tensors
 from petlbench.errors import UserError
 from petlbench.method import Fitted, SearchTrainer, Step, Trainer
 from petlbench.methods.noah_genes import MODULES, Genes, Plan, Seen, Space, next_generation
@@ -120,11 +120,11 @@ class NOAH(Composed):
         search.train(self, epochs=self.supernet_epochs, lr=self.supernet_lr, before_step=draw)
         search.scratch.mkdir(parents=True, exist_ok=True)
         partial = saved.with_suffix(".part")
-        torch.save({name: tensor.cpu() for name, tensor in learned(self).items()}, partial)
+        torch.save({name: tensor.cpu() for name, tensor in delta_tensors(self).items()}, partial)
         partial.replace(saved)
 
     def _restore(self, tensors: Mapping[str, Tensor]) -> None:
-        own = learned(self)
+        own = delta_tensors(self)
         with torch.no_grad():
             for name, tensor in tensors.items():
                 own[name].copy_(tensor)

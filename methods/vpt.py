@@ -25,7 +25,7 @@ from petlbench.errors import Unsupported
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
 from petlbench.model.block import OpenBlock
-from petlbench.model.families import Stage
+from petlbench.model.stage import Stage
 
 
 class PromptedWindows(OpenBlock):

@@ -1,4 +1,9 @@
-"""The trained tensors of a run, on disk: all that a fine-tuned method adds to its backbone."""
+"""The file of a fine-tuned method: every tensor that its plain backbone does not have.
+
+A delta is a .safetensors file. It holds the trained parameters, and frozen parameters and
+persistent buffers that the method created: random projections, indices chosen from the data. The
+metadata say which backbone it belongs to, and as JSON how to build the method.
+"""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -12,19 +17,19 @@ from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
 from petlbench.errors import UserError
-from petlbench.layers import Chosen
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
 from petlbench.system import write_atomically
 
 FORMAT = "1"
+ALIASES = "aliases"  # metadata: names of equal buffers, each with the name that is in the file
 
 
 @dataclass(frozen=True)
-class Made:
-    """What the method of a delta is: its name, values and number of classes."""
+class MethodSpec:
+    """The method of a delta: its name, hyper-parameters and number of classes."""
 
-    method: str
+    name: str
     values: dict[str, Any]
     classes: int
 
@@ -34,45 +39,64 @@ def trained(method: nn.Module) -> dict[str, nn.Parameter]:
     return {name: tensor for name, tensor in method.named_parameters() if tensor.requires_grad}
 
 
-def learned(method: nn.Module) -> dict[str, Tensor]:
-    """What a delta holds: the trained parameters, and what was chosen from the training data."""
-    chosen = {
-        f"{name}.index": module.index
-        for name, module in method.named_modules()
-        if isinstance(module, Chosen)
+def delta_tensors(method: Method) -> dict[str, Tensor]:
+    """All tensors of a method that its plain backbone does not have, by name.
+
+    A shared parameter is listed once. A shared buffer is listed under each of its names, because
+    `Module.to` makes several tensors of it.
+    """
+    backbone = method.backbone
+    plain = {id(part) for part in (*backbone.plain_modules, *backbone.plain_parameters)}
+    parameters = {
+        name: tensor
+        for name, tensor in method.named_parameters()
+        if tensor.requires_grad or id(tensor) not in plain
     }
-    return {**trained(method), **chosen}
+    buffers = {
+        f"{prefix}.{name}".lstrip("."): tensor
+        for prefix, module in method.named_modules()
+        if id(module) not in plain
+        for name, tensor in module._buffers.items()
+        if tensor is not None and name not in module._non_persistent_buffers_set
+    }
+    return {**parameters, **buffers}
 
 
 def save(path: Path, method: Method, metadata: Mapping[str, Any]) -> int:
-    """Write the trained tensors as safetensors and return the file's bytes.
+    """Write the tensors of a method as safetensors; returns the size of the file in bytes.
 
-    The file also says which backbone they belong to, and `metadata` (its values as JSON: `method`
-    and `network`, see `network`). What is frozen is not in it: a backbone with random weights has
-    to be made again from its seed.
+    metadata: values are written as JSON; `method` and `network` are read by `network`. The
+    tensors of the backbone are not in the file: one with random weights must be built again from
+    its seed.
     """
     tensors = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in learned(method).items()
+        name: tensor.detach().cpu().contiguous() for name, tensor in delta_tensors(method).items()
     }
+    aliases = _aliases(tensors, {name for name, _ in method.named_parameters()})
+    stored = {name: tensor for name, tensor in tensors.items() if name not in aliases}
     texts = {key: json.dumps(value) for key, value in metadata.items()}
-    content = serialised(tensors, metadata=texts | {"format": FORMAT} | _backbone(method.backbone))
+    if aliases:
+        texts[ALIASES] = json.dumps(aliases)
+    content = serialised(stored, metadata=texts | {"format": FORMAT} | _backbone(method.backbone))
     write_atomically(path, content)
     return len(content)
 
 
 def load(path: Path, method: Method) -> None:
-    """Copy the tensors of a delta into a method of the same make, exactly.
+    """Copy the tensors of a delta into a method with the same hyper-parameters, exactly.
 
-    Raises UserError where the file is unreadable, or made on another backbone or another method.
+    Raises UserError if the file cannot be read, or belongs to another backbone or method.
     """
-    _, tensors = _read_for(method.backbone, path)
-    own = learned(method)
-    for names, where in (
+    metadata, tensors = _read_for(method.backbone, path)
+    aliases: dict[str, str] = json.loads(metadata.get(ALIASES, "{}"))
+    tensors |= {alias: tensors[name] for alias, name in aliases.items()}
+    own = delta_tensors(method)
+    for names, owner in (
         (own.keys() - tensors.keys(), "it has no"),
         (tensors.keys() - own.keys(), "the method has no"),
     ):
         if names:
-            raise _unfit(path, f"{where} {_listed(names)}")
+            raise _unfit(path, f"{owner} {_listed(names)}")
     for name, tensor in tensors.items():
         if tensor.shape != own[name].shape:
             shapes = f"{tuple(tensor.shape)}, not {tuple(own[name].shape)}"
@@ -83,29 +107,47 @@ def load(path: Path, method: Method) -> None:
 
 
 def network(path: Path) -> dict[str, Any]:
-    """What a run says of the network that its delta belongs to.
+    """The network that a delta belongs to, as its run recorded it.
 
-    method and backbone (what makes them), input, and the names of the classes in their order.
+    Keys: `method`, `backbone` and `input` (nodes of the configuration), and `classes` (the names,
+    in the order of the logits). Raises UserError if the file is not the delta of a run.
     """
     return _network(path, _read(path)[0])
 
 
-def made(path: Path, backbone: Backbone) -> Made:
-    """What has to be made on `backbone` to load a delta into.
+def method_spec(path: Path, backbone: Backbone) -> MethodSpec:
+    """The method to build on `backbone` before a delta is loaded.
 
-    Raises UserError where the file is unreadable, belongs to another backbone, or does not say.
+    Raises UserError if the file cannot be read, belongs to another backbone, or does not say.
     """
     metadata, _ = _read_for(backbone, path)
-    found = _network(path, metadata)
-    own = {key: value for key, value in found["method"].items() if not key.startswith("_")}
-    return Made(json.loads(metadata["method"]), own, len(found["classes"]))
+    recorded = _network(path, metadata)
+    values = {key: value for key, value in recorded["method"].items() if not key.startswith("_")}
+    return MethodSpec(json.loads(metadata["method"]), values, len(recorded["classes"]))
+
+
+def _aliases(tensors: Mapping[str, Tensor], parameters: set[str]) -> dict[str, str]:
+    """Names of buffers that equal an earlier one, each with the name of that one."""
+    names: list[str] = []
+    aliases: dict[str, str] = {}
+    for name in (name for name in tensors if name not in parameters):
+        same = next((old for old in names if _equal(tensors[old], tensors[name])), None)
+        if same is None:
+            names.append(name)
+        else:
+            aliases[name] = same
+    return aliases
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one, other)
 
 
 def _network(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     if metadata.get("format") != FORMAT or not {"network", "method"} <= metadata.keys():
-        raise UserError(f"'{path}' is no delta of a run, or one of an older version; run it again")
-    found: dict[str, Any] = json.loads(metadata["network"])
-    return found
+        raise UserError(f"'{path}' is not the delta of a run, or is too old; run it again")
+    recorded: dict[str, Any] = json.loads(metadata["network"])
+    return recorded
 
 
 def _backbone(backbone: Backbone) -> dict[str, str]:

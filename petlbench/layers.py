@@ -1,7 +1,8 @@
-"""The trained arithmetic: small modules that methods are made of.
+"""Layers of which methods consist.
 
-`units` counts structural units as the DTL paper's Table 1 does: a low-rank pair, a bottleneck, a
-pair of scale and shift, a convolution, a set of prompts or a core of FacT is one.
+`units` counts structural units as in Table 1 of DTL, https://arxiv.org/abs/2312.07856: 1 for a
+low-rank pair, a bottleneck, a pair of scale and shift, a convolution, a set of prompts or a core
+of FacT.
 """
 
 import copy
@@ -28,7 +29,7 @@ class LowRank(nn.Module):
 
     def __init__(self, width: int, out: int, rank: int, dropout: float = 0.0) -> None:
         super().__init__()
-        rank = whole("rank", rank, low=1, high=width, of="the width of the network there")
+        rank = whole("rank", rank, low=1, high=width, of="the width of the layer")
         self.down = nn.Linear(width, rank, bias=False)
         self.dropout = nn.Dropout(fraction("dropout", dropout))
         self.up = nn.Linear(rank, out, bias=False)
@@ -74,13 +75,14 @@ class Residual(nn.Module):
         self.op = op
 
     def forward(self, x: Tensor) -> Tensor:
+        """(...) -> the same shape"""
         return x + self.op(x)  # type: ignore[no-any-return]
 
 
 class GroupedLinear(nn.Module):
-    """A linear map with a block-diagonal weight: each group of inputs feeds a group of outputs.
+    """A linear map with a block-diagonal weight: each group of outputs sees a group of inputs.
 
-    `weight` is (out, width / groups), the blocks on top of each other; `bias` (out).
+    `weight` (out, width / groups) stacks the blocks; `bias` is (out,).
     """
 
     def __init__(self, width: int, out: int, groups: int) -> None:
@@ -98,7 +100,7 @@ class GroupedLinear(nn.Module):
 class ScaleShift(nn.Module):
     """gamma x + beta, channel by channel, with gamma ~ N(1, 0.02^2) and beta ~ N(0, 0.02^2).
 
-    dim: where the channels of x are.
+    dim: the dimension of x that holds the channels.
     """
 
     units = 1
@@ -110,14 +112,14 @@ class ScaleShift(nn.Module):
         self.dim = dim
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., width, ...) -> the same"""
+        """(..., width, ...) -> the same shape"""
         shape = [1] * x.ndim
         shape[self.dim] = -1
         return x * self.scale.view(shape) + self.shift.view(shape)
 
 
 class Chosen(nn.Module):
-    """Indices chosen from the training data before training; a delta carries them."""
+    """Indices (K,) that are chosen from the training data before training."""
 
     index: Tensor
 
@@ -126,12 +128,12 @@ class Chosen(nn.Module):
         self.register_buffer("index", index)
 
     def choose(self, scores: Tensor) -> None:
-        """Take the indices of the highest scores, as many as there are, in ascending order."""
+        """Set the K indices to those of the highest scores (N,), in ascending order."""
         self.index.copy_(scores.topk(len(self.index)).indices.sort().values)
 
 
 class Scaled(nn.Module):
-    """scale * op(x), the scale fixed."""
+    """scale * op(x) with a fixed scale."""
 
     def __init__(self, scale: float, op: nn.Module) -> None:
         super().__init__()
@@ -139,6 +141,7 @@ class Scaled(nn.Module):
         self.op = op
 
     def forward(self, x: Tensor) -> Tensor:
+        """The shapes of `op`."""
         return self.scale * self.op(x)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
@@ -146,13 +149,14 @@ class Scaled(nn.Module):
 
 
 class Swish(nn.Module):
-    """z sigmoid(beta z): close to ReLU for a large beta."""
+    """z sigmoid(beta z), https://arxiv.org/abs/1710.05941; close to ReLU for a large beta."""
 
     def __init__(self, beta: float) -> None:
         super().__init__()
         self.beta = positive("beta", beta)
 
     def forward(self, z: Tensor) -> Tensor:
+        """(...) -> the same shape"""
         return z * torch.sigmoid(self.beta * z)
 
     def extra_repr(self) -> str:
@@ -160,17 +164,17 @@ class Swish(nn.Module):
 
 
 class QuickGELU(Swish):
-    """z sigmoid(1.702 z), close to GELU."""
+    """z sigmoid(1.702 z), which approximates GELU, https://arxiv.org/abs/1606.08415."""
 
     def __init__(self) -> None:
         super().__init__(1.702)
 
 
 class DepthwiseConv(nn.Conv2d):
-    """One kernel x kernel filter per channel, no bias, output as large as the input.
+    """One kernel x kernel filter per channel, without bias; the output has the input's size.
 
-    An even kernel takes its additional zero row and column at the bottom and on the right, as
-    torch's `padding="same"` does.
+    With an even kernel the additional row and column of zeros lie at the bottom and on the right,
+    as for torch's `padding="same"`.
     """
 
     units = 1
@@ -186,76 +190,30 @@ class DepthwiseConv(nn.Conv2d):
         return super().forward(F.pad(z, (0, self.extra, 0, self.extra)) if self.extra else z)
 
 
-class DropPath(nn.Module):
-    """Stochastic depth: drops a branch for some images and scales it up for the others.
-
-    Which images is no decision of this module: it reads `keep`, its row of the mask that
-    `draw_keep_masks` draws once per training step. So a step can be repeated, or restarted at an
-    inner block, with the same branches. In evaluation mode it passes z on.
-    """
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = fraction("drop_path", rate)
-        self.keep: Tensor | None = None  # (B,), 1 where the branch stays
-
-    def forward(self, z: Tensor) -> Tensor:
-        """(B, ...) -> (B, ...)"""
-        if not self.training:
-            return z
-        if self.keep is None or len(self.keep) != len(z):
-            raise RuntimeError(
-                f"no drop-path mask for {len(z)} images: "
-                "call draw_keep_masks(method, len(images)) before each training step"
-            )
-        factor = (self.keep / (1 - self.rate)).to(z.dtype)
-        return z * factor.view(-1, *[1] * (z.ndim - 1))
-
-    def extra_repr(self) -> str:
-        return f"rate={self.rate:.3f}"
-
-
-def draw_keep_masks(
-    network: nn.Module, images: int, generator: torch.Generator | None = None
-) -> None:
-    """Draw the keep-masks of one training step on `images` images, for all drop paths at once.
-
-    Drawn on the CPU, so that all devices drop the same branches for the same seed.
-    """
-    paths = [module for module in network.modules() if isinstance(module, DropPath)]
-    if not paths:
-        return
-    draws = torch.rand(len(paths), images, generator=generator, device="cpu")
-    rates = torch.tensor([path.rate for path in paths], device="cpu")
-    kept = (draws >= rates[:, None]).float().to(next(network.parameters()).device)
-    for path, keep in zip(paths, kept, strict=True):
-        path.keep = keep
-
-
 def affine(module: nn.Module, like: nn.Linear) -> nn.Linear:
-    """The linear map that an affine `module` is in eval mode, in the type and shape of `like`.
+    """The linear layer with the outputs of an affine `module` in eval mode, shaped as `like`.
 
-    Read off its answers to the unit vectors, in float64. Raises Unsupported where it has a bias
-    and `like` has none.
+    module: (..., in) -> (..., out). Its outputs for zero and for unit vectors, in float64, give b
+    and W. Raises Unsupported if b is not zero and `like` has no bias.
     """
     exact = copy.deepcopy(module).double().eval()
     unit = torch.eye(like.in_features, dtype=torch.float64, device=like.weight.device)
     with torch.no_grad():
-        origin = exact(torch.zeros_like(unit[:1]))
-        weight = (exact(unit) - origin).T
-    if like.bias is None and origin.any():
+        bias = exact(torch.zeros_like(unit[:1]))
+        weight = (exact(unit) - bias).T
+    if like.bias is None and bias.any():
         raise Unsupported(NO_BIAS)
     plain = nn.Linear(
         *(like.in_features, like.out_features), bias=like.bias is not None, device=weight.device
     )
     plain.weight = nn.Parameter(weight.to(like.weight.dtype))
     if like.bias is not None:
-        plain.bias = nn.Parameter(origin[0].to(like.weight.dtype))
+        plain.bias = nn.Parameter(bias[0].to(like.weight.dtype))
     return plain
 
 
 class QueryAndValue(nn.Module):
-    """A fused qkv projection with something learned beside its query and its value rows."""
+    """A fused qkv projection with updates of query and value: q + query(x), k, v + value(x)."""
 
     def __init__(self, qkv: nn.Linear, query: nn.Module, value: nn.Module) -> None:
         super().__init__()
@@ -269,12 +227,12 @@ class QueryAndValue(nn.Module):
         return torch.cat([q + self.query(x), k, v + self.value(x)], dim=-1)
 
     def folded(self) -> nn.Module:
-        """One linear map."""
+        """One linear layer, if query and value are linear."""
         return affine(self, self.qkv)
 
 
 class Parallel(nn.Module):
-    """op(x) + branch(x): a frozen op with something learned beside it."""
+    """op(x) + branch(x): a frozen op and a trained branch."""
 
     def __init__(self, op: nn.Module, branch: nn.Module) -> None:
         super().__init__()
@@ -282,9 +240,9 @@ class Parallel(nn.Module):
         self.branch = branch
 
     def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
-        """Keywords go to the op alone: timm passes masks to its attention."""
+        """The shapes of `op`, which alone takes keywords: timm passes masks to its attention."""
         return self.op(x, **kwargs) + self.branch(x)  # type: ignore[no-any-return]
 
     def folded(self) -> nn.Module:
-        """One linear map, where op and branch are linear."""
+        """One linear layer, if op and branch are linear."""
         return affine(self, cast(nn.Linear, self.op))

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from petlbench.data.task import Split
 from petlbench.model.backbone import Backbone
-from petlbench.model.families import Block
+from petlbench.model.folding import folded
+from petlbench.model.stage import Block
 
 
 @dataclass(frozen=True)
@@ -158,19 +159,27 @@ class Method(nn.Module):
         head = {id(tensor) for tensor in self.backbone.head.parameters()}
         return (t for t in self.parameters() if t.requires_grad and id(t) not in head)
 
+    def merge(self) -> nn.Module:
+        """A plain timm network with the outputs of this method; `merge.merged` checks them.
+
+        By default every module with `folded()` is folded in a copy of the network. Raises
+        Unsupported if one cannot be.
+        """
+        return folded(self.backbone.net)
+
 
 def frozen_prefix(method: Method) -> int:
-    """Leading blocks whose output depends on nothing trained, found by one forward pass.
+    """Number of leading blocks whose outputs do not depend on trained tensors.
 
-    Their outputs are the same at every step, so they can be computed once (where drop path and
-    augmentation leave the input alone) and shared by tasks.
+    Without drop path and augmentation these outputs are the same at every step, and tasks can
+    share them. One forward pass counts the blocks.
     """
-    constant: list[bool] = []
+    is_constant: list[bool] = []
 
     def watched(block: Block) -> Block:
         def call(z: Tensor) -> Tensor:
             out = block(z)
-            constant.append(not out.requires_grad)
+            is_constant.append(not out.requires_grad)
             return out
 
         return call
@@ -186,4 +195,4 @@ def frozen_prefix(method: Method) -> int:
         method.train(training)
         for stage, blocks in zip(stages, original, strict=True):
             stage.blocks[:] = blocks
-    return len(list(takewhile(bool, constant)))
+    return len(list(takewhile(bool, is_constant)))

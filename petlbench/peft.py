@@ -1,16 +1,16 @@
-"""LoRA and DoRA in the files of Hugging Face PEFT: adapter_config.json, adapter_model.safetensors.
+"""LoRA and DoRA as files of Hugging Face PEFT: adapter_config.json, adapter_model.safetensors.
 
-    export.to_peft(method, folder)
+    to_peft(method, folder)
     network = timm.create_model(name, pretrained=True, num_classes=K, img_size=S, global_pool=P)
     peft.PeftModel.from_pretrained(network, folder)
 
-The network has to be what the run had: its very weights, image size and pooling (`backbone.pool`
-cls is timm's token, norm_then_mean its avg); PEFT's files say nothing of these.
+The network must have the weights, image size and pooling of the run, which PEFT's files do not
+record: global_pool is "token" for backbone.pool=cls and "avg" for norm_then_mean.
 
-PEFT knows one pair of matrices for a linear map. The pairs of query and value, which share timm's
-fused projection, become one pair of twice the rank: A holds both down maps, B is block-shaped with
-zeros in the rows of the key. So the exported tensors are larger than the delta, and training them
-on in PEFT would train the zeros too.
+PEFT has one pair of matrices per linear layer. The pairs of query and value, which share timm's
+fused projection, become one pair of twice the rank: A stacks both down matrices, B is block-shaped
+with zeros in the rows of the key. So the exported tensors are larger than the delta, and further
+training in PEFT would also train the zeros.
 """
 
 import json
@@ -27,12 +27,16 @@ from petlbench.layers import LowRank, Parallel, QueryAndValue, Scaled
 from petlbench.method import Method
 from petlbench.system import write_atomically
 
-PREFIX = "base_model.model."  # what PEFT wraps the network in
+PREFIX = "base_model.model."  # of the wrapper that PEFT puts around the network
 
 
 @dataclass(frozen=True)
 class Update:
-    """W + scale B A, with `down` A (r, in) and `up` B (out, r); DoRA has a `magnitude` (out)."""
+    """W + scale B A, with `down` A (r, in) and `up` B (out, r).
+
+    magnitude: m (out,) of DoRA, m (W + scale B A) / ||W + scale B A|| with the norm of each row;
+    https://arxiv.org/abs/2402.09353, eq. 5. None for LoRA.
+    """
 
     down: Tensor
     up: Tensor
@@ -42,16 +46,16 @@ class Update:
 
 @runtime_checkable
 class Updated(Protocol):
-    """A module that stands in for a linear map and knows its update."""
+    """A module that replaces a linear layer and knows its update."""
 
     def low_rank_update(self) -> Update:
-        """The update of the map that it stands in for."""
+        """The update of the layer that it replaces."""
 
 
 def to_peft(method: Method, folder: Path) -> None:
-    """Write a method's low-rank updates and its head for PEFT; the folder is made.
+    """Write the low-rank updates and the head of a method for PEFT; creates the folder.
 
-    Raises Unsupported where something else was learned than low-rank updates of linear maps.
+    Raises Unsupported if something other than equal low-rank updates of linear layers was learned.
     """
     updates = _updates(method)
     kinds = {(u.scale, len(u.down), u.magnitude is not None) for u in updates.values()}
@@ -88,24 +92,23 @@ def to_peft(method: Method, folder: Path) -> None:
 
 
 def _updates(method: Method) -> dict[str, Update]:
-    """By the names of the linear maps in the plain network."""
-    found: dict[str, Update] = {}
-    told = {id(tensor) for tensor in method.backbone.head.parameters()}
+    """Updates by the names of their linear layers in the plain network."""
+    updates: dict[str, Update] = {}
+    exported = {id(tensor) for tensor in method.backbone.head.parameters()}
     for name, module in method.backbone.net.named_modules():
         if isinstance(module, Updated):
-            found[name] = module.low_rank_update()
+            updates[name] = module.low_rank_update()
         elif isinstance(module, QueryAndValue):
-            found[name] = side_by_side(_pair(module.query), _pair(module.value))
+            updates[name] = side_by_side(_pair(module.query), _pair(module.value))
         elif isinstance(module, Parallel):
-            found[name] = _pair(module.branch)
+            updates[name] = _pair(module.branch)
         else:
             continue
-        told |= {id(tensor) for tensor in module.parameters()}
-    others = [n for n, p in method.named_parameters() if p.requires_grad and id(p) not in told]
-    if others or not found:
-        what = f"it learned {others[0]}" if others else "it learned none"
-        raise _only_low_rank(what)
-    return found
+        exported |= {id(tensor) for tensor in module.parameters()}
+    others = [n for n, p in method.named_parameters() if p.requires_grad and id(p) not in exported]
+    if others or not updates:
+        raise _only_low_rank(f"it learned {others[0]}" if others else "it learned none")
+    return updates
 
 
 def _pair(branch: nn.Module) -> Update:
@@ -113,13 +116,14 @@ def _pair(branch: nn.Module) -> Update:
         inner = branch.op[-1] if isinstance(branch.op, nn.Sequential) else branch.op
         if isinstance(inner, LowRank):
             return Update(inner.down.weight, inner.up.weight, branch.scale)
-    raise _only_low_rank(f"it learned a {type(branch).__name__} of another kind")
+    raise _only_low_rank(f"it learned another {type(branch).__name__}")
 
 
 def side_by_side(query: Update, value: Update) -> Update:
-    """One update of a fused query, key and value projection; the key's rows stay as they are.
+    """One update of a fused query, key and value projection; the rows of the key stay zero.
 
-    Raises Unsupported where the two have different scales.
+    A (r, d) and B (d, r) of each -> A (2 r, d) and B (3 d, 2 r). Raises Unsupported if their
+    scales differ.
     """
     if query.scale != value.scale:
         raise _only_low_rank("query and value have different scales")
@@ -131,4 +135,6 @@ def side_by_side(query: Update, value: Update) -> Update:
 
 
 def _only_low_rank(why: str) -> Unsupported:
-    return Unsupported(f"only equal low-rank updates of linear maps fit PEFT's files, and {why}")
+    return Unsupported(
+        f"PEFT's files hold only equal low-rank updates of linear layers, and {why}"
+    )

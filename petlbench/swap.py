@@ -1,4 +1,4 @@
-"""Swapping modules of a network in place."""
+"""Replacing modules of a network in place."""
 
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
@@ -7,16 +7,18 @@ from typing import Any
 from torch import nn
 
 from petlbench.errors import Unsupported
-from petlbench.model.block import Wrapped
+from petlbench.model.block import BlockCall
 
-Make = Callable[[Any], nn.Module]  # the module found -> the one that takes its place
+Make = Callable[[Any], nn.Module]  # old module -> new module, which may hold the old one
 
 
 def swap(network: nn.Module, glob: str, make: Make) -> None:
-    """Put make(module) in the place of each module whose dotted name matches `glob`.
+    """Replace each module whose dotted name matches `glob` by make(module).
 
-    What is swapped may hold the old module; only modules that were there at the call are
-    replaced. Raises Unsupported where nothing matches, and for a projection that is never called.
+    `*` also matches dots. A new module is called as the network calls the old one: a block of
+    DINOv3 with `rope=`, one of ConvNeXt on (B, C, H, W); `Backbone.swap_blocks` replaces blocks
+    that are called as block(z). Raises Unsupported if no module matches, or if the network uses
+    the weight of the old module without calling it.
     """
     _refuse_uncalled(network, glob)
     if not _replace(network, lambda name, module: fnmatchcase(f".{name}", glob), make):
@@ -24,39 +26,40 @@ def swap(network: nn.Module, glob: str, make: Make) -> None:
 
 
 def swap_type(network: nn.Module, kind: type[nn.Module], make: Make) -> None:
-    """Put make(module) in the place of each module of a type; there may be none."""
+    """Replace each module of a type, if there is one, by make(module)."""
     _replace(network, lambda name, module: isinstance(module, kind), make)
 
 
-def swap_these(network: nn.Module, made: Mapping[nn.Module, nn.Module]) -> None:
-    """Put made[module] in the place of each module that is a key."""
-    _replace(network, lambda name, module: module in made, lambda old: made[old])
+def swap_these(network: nn.Module, new: Mapping[nn.Module, nn.Module]) -> None:
+    """Replace each module that is a key of `new` by its value."""
+    _replace(network, lambda name, module: module in new, lambda old: new[old])
 
 
-def _replace(network: nn.Module, wanted: Callable[[str, nn.Module], bool], make: Make) -> int:
-    found = [
+def _replace(network: nn.Module, matches: Callable[[str, nn.Module], bool], make: Make) -> int:
+    """Replace modules and return their number; modules that `make` brings are not searched."""
+    places = [
         (parent, name, module)
         for prefix, parent in network.named_modules()
         for name, module in parent.named_children()
-        if wanted(f"{prefix}.{name}".lstrip("."), module)
+        if matches(f"{prefix}.{name}".lstrip("."), module)
     ]
-    for parent, name, module in found:
+    for parent, name, module in places:
         setattr(parent, name, make(module))
-    return len(found)
+    return len(places)
 
 
 def _refuse_uncalled(network: nn.Module, glob: str) -> None:
-    """Timm's EVA and Swin V2 multiply by the weight of `qkv` and add biases of their own."""
+    """Timm's EVA and Swin V2 multiply by the weight of `qkv` and add their own biases."""
     for name, module in network.named_modules():
         if fnmatchcase(f".{name}.qkv", glob) and getattr(module, "q_bias", None) is not None:
             raise Unsupported(
-                f"{type(module).__name__} takes the weight of its qkv projection and never calls "
-                "it, so that nothing can stand in its place; choose another backbone"
+                f"{type(module).__name__} uses the weight of its qkv projection without calling "
+                "it, so the projection cannot be replaced; choose another backbone"
             )
 
 
 def _nothing_matches(network: nn.Module, glob: str) -> str:
-    net = network.block if isinstance(network, Wrapped) else getattr(network, "net", network)
+    net = network.block if isinstance(network, BlockCall) else getattr(network, "net", network)
     names = [
         name for name, module in net.named_modules() if next(module.parameters(), None) is not None
     ]

@@ -2,16 +2,21 @@
 
 import copy
 import pickle
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from petlbench.errors import Unsupported, UserError
-from petlbench.layers import DropPath, draw_keep_masks
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
-from tests.tiny import SIZE, images, tiny
+from petlbench.model.drop_path import DropPath, keep_masks
+from petlbench.swap import swap
+from petlbench.train.precision import Precision
+from petlbench.train.step import training_step
+from tests.tiny import SIZE, config, images, tiny
 
 FAMILIES = ("vit", "swin", "convnext")
 
@@ -97,6 +102,71 @@ def test_stages_of_a_copy_are_the_copys_modules(family: str) -> None:
         assert not inside & {id(module) for module in backbone.net.modules()}
 
 
+class Doubled(nn.Module):
+    """Twice a block, called as the network calls the block."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, z: torch.Tensor, **others: torch.Tensor) -> torch.Tensor:
+        return 2 * self.block(z, **others)  # type: ignore[no-any-return]
+
+
+PLACES = {
+    "vit": ("*.blocks.3", 0),
+    "swin": ("*.layers.2.blocks.3", 2),
+    "dinov3": ("*.blocks.3", 0),
+    "convnext": ("*.stages.2.blocks.3", 2),
+}
+
+
+@pytest.mark.parametrize("family", PLACES)
+def test_a_swapped_block_reaches_the_walk_and_its_copies(family: str) -> None:
+    method = Method(tiny(family)).eval()
+    earlier, glob = copy.deepcopy(method), PLACES[family][0]
+    with torch.no_grad():
+        before = method(images())
+        names = list(method.state_dict())
+        swap(method.backbone, glob, Doubled)
+        after = method(images())
+        assert torch.equal(after, method.backbone.net(images()))
+        assert not torch.equal(after, before)
+        assert torch.equal(copy.deepcopy(method)(images()), after)
+        assert torch.equal(earlier(images()), before)
+        swap(method.backbone, glob, lambda doubled: doubled.block)
+        assert torch.equal(method(images()), before)
+    assert list(method.state_dict()) == names
+
+
+@pytest.mark.parametrize("family", ["vit", "dinov3"])
+def test_a_module_set_on_the_network_reaches_the_walk(family: str) -> None:
+    method = Method(tiny(family)).eval()
+    blocks = method.backbone.net.blocks
+    blocks[3] = Doubled(blocks[3])
+    with torch.no_grad():
+        assert torch.equal(method(images()), method.backbone.net(images()))
+
+
+@pytest.mark.parametrize("family", PLACES)
+def test_an_assigned_block_changes_the_walk_alone_until_the_own_one_is_back(family: str) -> None:
+    method = Method(tiny(family)).eval()
+    stage = method.backbone.stages[PLACES[family][1]]
+    own, enter = stage.blocks[3], stage.enter
+    with torch.no_grad():
+        before = method(images())
+        stage.blocks[3] = lambda z: 2 * own(z)
+        stage.enter = lambda z: 3 * enter(z)
+        after = method(images())
+        assert not torch.equal(after, before)
+        assert torch.equal(copy.deepcopy(method)(images()), after)
+        assert torch.equal(method.backbone.net(images()), before)
+        stage.blocks[3], stage.enter = own, enter
+        assert torch.equal(method(images()), before)
+        swap(method.backbone, PLACES[family][0], Doubled)
+        assert torch.equal(method(images()), method.backbone.net(images()))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_split_is_the_whole_in_order(family: str) -> None:
     backbone = tiny(family)
@@ -161,26 +231,45 @@ def test_drop_path_grows_linearly_and_is_off_by_default(family: str) -> None:
 
 def test_masks_are_drawn_at_the_rate_and_branches_scaled() -> None:
     backbone = tiny("vit", drop_path=0.4).train()
-    draw_keep_masks(backbone, 5000, torch.Generator().manual_seed(0))
     path = paths(backbone)[-1]
-    assert path.keep is not None
-    assert path.keep.mean().item() == pytest.approx(0.6, abs=0.02)
-    out = path(torch.ones(5000, 2, 3))
-    assert out.unique().tolist() == pytest.approx([0.0, 1 / 0.6])
-    assert torch.equal(out[:, 0, 0] > 0, path.keep.bool())
+    with keep_masks(backbone, 5000, torch.Generator().manual_seed(0)):
+        assert path.keep is not None
+        assert path.keep.mean().item() == pytest.approx(0.6, abs=0.02)
+        out = path(torch.ones(5000, 2, 3))
+        assert out.unique().tolist() == pytest.approx([0.0, 1 / 0.6])
+        assert torch.equal(out[:, 0, 0] > 0, path.keep.bool())
 
 
 def test_training_without_masks_is_refused_and_evaluation_needs_none() -> None:
     method = Method(tiny("vit", drop_path=0.4))
-    with pytest.raises(RuntimeError, match="call draw_keep_masks"):
+    with pytest.raises(RuntimeError, match="run each training step inside `with keep_masks"):
         method.train()(images())
-    draw_keep_masks(method, 3)
-    with pytest.raises(RuntimeError, match="no drop-path mask for 2 images"):
+    wrong_size = pytest.raises(RuntimeError, match="no drop-path mask for 2 images")
+    with keep_masks(method, 3), wrong_size:
         method(images(2))
     method.eval()(images())
 
 
-def test_the_head_starts_as_it_is_told() -> None:
+def test_a_checkpointed_block_drops_the_same_branches_and_no_mask_is_left() -> None:
+    """The gradients of a training step do not depend on checkpointing, which runs blocks again."""
+
+    def gradient(method: Method) -> torch.Tensor | None:
+        optimiser = torch.optim.SGD(method.backbone.net.blocks[0].parameters(), lr=0.0)
+        masks = torch.Generator().manual_seed(0)
+        fp32 = Precision("fp32", torch.device("cpu"))
+        training_step(method, optimiser, fp32, images(), torch.tensor([0, 1, 2]), masks)
+        assert all(path.keep is None for path in paths(method.backbone))
+        return method.backbone.net.blocks[0].mlp.fc1.weight.grad  # type: ignore[no-any-return]
+
+    method = Method(tiny("vit", drop_path=0.4)).train().requires_grad_(True)
+    expected = gradient(method)
+    stage = method.backbone.stages[0]
+    stage.blocks[:] = [partial(checkpoint, block, use_reentrant=False) for block in stage.blocks]
+    assert expected is not None
+    torch.testing.assert_close(gradient(method), expected)
+
+
+def test_the_head_starts_as_configured() -> None:
     bound = tiny("vit").widths[0] ** -0.5
     torch.manual_seed(0)
     small, uniform = (
@@ -248,12 +337,4 @@ def test_a_network_that_does_more_than_its_blocks_is_refused() -> None:
     backbone = tiny("vit")
     backbone.net.__class__ = Doubled
     with pytest.raises(Unsupported, match="more than a walk over its blocks"):
-        Backbone(
-            backbone.net,
-            pool="cls",
-            mean=[0.5],
-            std=[0.5],
-            image_size=SIZE,
-            origin=backbone.origin,
-            head_start="small_normal",
-        )
+        Backbone(backbone.net, config("vit"), image_size=SIZE)

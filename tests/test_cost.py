@@ -6,8 +6,8 @@ import torch
 from petlbench import registry
 from petlbench.config import compose
 from petlbench.cost import memory, shapes
-from petlbench.layers import draw_keep_masks
 from petlbench.method import Method
+from petlbench.model.drop_path import keep_masks
 from petlbench.run import build
 from petlbench.train.precision import Precision
 
@@ -41,8 +41,8 @@ def shown(name: str) -> Method:
 @pytest.mark.parametrize("name", registry.names())
 def test_saved_bytes_on_shapes_are_those_of_a_real_step(name: str) -> None:
     method = made(name, "backbone.drop_path=0.1").train()
-    draw_keep_masks(method, 4)
-    real = shapes.saved_bytes(method, FP32, torch.randn(4, 3, 48, 48))
+    with keep_masks(method, 4):
+        real = shapes.saved_bytes(method, FP32, torch.randn(4, 3, 48, 48))
     assert shapes.saved_bytes_on_cpu(method, FP32, batch=4, size=48) == real
 
 

@@ -1,17 +1,25 @@
 """The delta: exact on reload, small, and refused where it does not belong."""
 
+import copy
 import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from petlbench import delta, registry
+from petlbench.cost import shapes
 from petlbench.errors import UserError
 from petlbench.method import Method
+from petlbench.model.backbone import Backbone
+from petlbench.multitask.network import MultiTask
+from petlbench.multitask.sharing import twin
+from petlbench.swap import swap
 from tests.test_methods import made, on, randomised, where_supported
-from tests.tiny import images, tiny
+from tests.tiny import CLASSES, SIZE, images, tiny
 
 
 def changed(path: Path) -> Method:
@@ -96,6 +104,117 @@ def test_a_damaged_delta_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:200])
     refused(path, method, "cannot be read")
     refused(tmp_path / "none.safetensors", method, "cannot be read")
+
+
+class SharedRandom(nn.Module):
+    """qkv(x) plus b B (d A x): A and B frozen, random and shared by all layers (as in VeRA)."""
+
+    def __init__(self, qkv: nn.Linear, pair: tuple[Tensor, Tensor], *, as_buffers: bool) -> None:
+        super().__init__()
+        self.qkv = qkv
+        for name, tensor in zip(("down", "up"), pair, strict=True):
+            if as_buffers:
+                self.register_buffer(name, tensor)
+            else:
+                setattr(self, name, tensor)
+        self.register_buffer("ones", torch.ones(4), persistent=False)
+        self.inner = nn.Parameter(torch.zeros(4))
+        self.outer = nn.Parameter(torch.zeros(qkv.out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., d) -> (..., 3 d)"""
+        hidden = (x @ self.down.T) * self.inner * self.ones  # type: ignore[operator]
+        return self.qkv(x) + self.outer * (hidden @ self.up.T)  # type: ignore[no-any-return, operator]
+
+
+class ToyVeRA(Method):
+    """Trains two vectors in each block; one pair of random matrices serves all of them."""
+
+    def __init__(self, backbone: Backbone, *, as_buffers: bool) -> None:
+        super().__init__(backbone)
+        width = backbone.widths[0]
+        down, up = torch.randn(4, width), torch.randn(3 * width, 4)
+        if not as_buffers:
+            down, up = (
+                nn.Parameter(down, requires_grad=False),
+                nn.Parameter(up, requires_grad=False),
+            )
+        pair = (down, up)
+        swap(backbone, "*.attn.qkv", lambda qkv: SharedRandom(qkv, pair, as_buffers=as_buffers))
+
+
+def vera(seed: int, *, as_buffers: bool, backbone: Backbone | None = None) -> Method:
+    backbone = tiny("vit") if backbone is None else backbone
+    torch.manual_seed(seed)
+    return randomised(ToyVeRA(backbone, as_buffers=as_buffers)).eval()
+
+
+@pytest.mark.parametrize("as_buffers", [False, True])
+@pytest.mark.parametrize("moved", [False, True])
+def test_frozen_random_tensors_reload_exactly(
+    as_buffers: bool, moved: bool, tmp_path: Path
+) -> None:
+    """moved: between devices or types torch makes several tensors of a shared buffer."""
+    path = tmp_path / "delta.safetensors"
+    method = vera(1, as_buffers=as_buffers)
+    expected = method(images())
+    for saved in (method, copy.deepcopy(method).double().float()):
+        delta.save(path, saved, {"method": "vera"})
+        fresh = vera(2, as_buffers=as_buffers)
+        fresh = fresh.double().float() if moved else fresh
+        assert not torch.equal(fresh(images()), expected)
+        delta.load(path, fresh)
+        assert torch.equal(fresh(images()), expected)
+        with safe_open(path, framework="pt") as file:
+            frozen = [n for n in file.keys() if n.endswith((".down", ".up"))]  # noqa: SIM118
+            assert len(frozen) == 2, "a shared tensor is stored once"
+            assert not [n for n in file.keys() if n.endswith("ones")]  # noqa: SIM118
+
+
+@pytest.mark.parametrize("as_buffers", [False, True])
+def test_a_delta_without_the_frozen_tensors_is_refused_by_name(
+    as_buffers: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "delta.safetensors"
+    method = vera(1, as_buffers=as_buffers)
+    delta.save(path, method, {})
+    with safe_open(path, framework="pt") as file:
+        metadata = {k: v for k, v in file.metadata().items() if k != "aliases"}
+    save_file(dict[str, Tensor](delta.trained(method)), path, metadata)
+    refused(path, vera(2, as_buffers=as_buffers), r"it has no backbone.net.blocks.0.attn.qkv.down")
+
+
+@pytest.mark.parametrize("as_buffers", [False, True])
+@pytest.mark.parametrize("seeds", [(1, 2), (1, 1)])
+def test_tasks_with_frozen_tensors_of_their_own_stay_exact(
+    as_buffers: bool, seeds: tuple[int, int]
+) -> None:
+    backbone = tiny("vit").double()
+    tasks = {
+        f"task {number}": vera(seed, as_buffers=as_buffers, backbone=twin(backbone, CLASSES))
+        for number, seed in enumerate(seeds)
+    }
+    tasks = {task: method.double() for task, method in tasks.items()}
+    together = MultiTask(tasks)
+    assert len(together.branches) == len(set(seeds)), "equal frozen tensors make one batch"
+    for task, logits in together(images().double()).items():
+        torch.testing.assert_close(logits, tasks[task](images().double()), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_frozen_tensors_of_the_backbone_stay_out(name: str) -> None:
+    method = made(name, "vit")
+    frozen = [n for n, t in delta.delta_tensors(method).items() if not t.requires_grad]
+    assert all(n.endswith(".index") for n in frozen)
+    assert bool(frozen) == (name == "sct")
+
+
+def test_a_backbone_module_that_a_method_removed_stays_out() -> None:
+    method = Method(tiny("vit"))
+    method.backbone.net.blocks[3].mlp = nn.Identity()
+    twin = copy.deepcopy(method).double()
+    assert set(delta.delta_tensors(twin)) == set(delta.trained(method))
+    assert shapes.gflops(method, batch=1, size=SIZE)["step"] > 0
 
 
 def test_shared_tensors_count_once() -> None:

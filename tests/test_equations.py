@@ -12,11 +12,12 @@ from torch.nn import functional as F
 
 from petlbench import registry
 from petlbench.errors import Unsupported
-from petlbench.layers import Chosen, DropPath
+from petlbench.layers import Chosen
 from petlbench.merge import merged
 from petlbench.method import Method
 from petlbench.methods import lst
 from petlbench.methods.binary import levels, quantise_head
+from petlbench.model.drop_path import DropPath
 from tests.test_methods import made, on, randomised
 from tests.tiny import images, tiny
 

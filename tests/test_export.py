@@ -1,4 +1,4 @@
-"""Export for PEFT: the written tensors compute what the method does; PEFT itself, where it is."""
+"""Export for PEFT: the written tensors have the outputs of the method, also in PEFT itself."""
 
 import json
 from pathlib import Path
@@ -64,7 +64,7 @@ def test_peft_loads_it(name: str, family: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["linear", "bitfit", "fact_tk", "adapter", "dtl", "bi_lora"])
 def test_others_say_why_not(name: str, tmp_path: Path) -> None:
-    with pytest.raises(Unsupported, match="only equal low-rank updates of linear maps"):
+    with pytest.raises(Unsupported, match="only equal low-rank updates of linear layers"):
         to_peft(made(name, "vit"), tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
 

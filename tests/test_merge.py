@@ -1,4 +1,4 @@
-"""Merging: the plain network computes what the method does, or the reason is told."""
+"""Merging: the plain network has the outputs of the method, or the reason is reported."""
 
 from typing import Any
 
@@ -10,9 +10,8 @@ from petlbench.errors import Unsupported
 from petlbench.merge import merged
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
-from petlbench.model.weights import Origin
 from tests.test_methods import made, on, on_all, randomised
-from tests.tiny import CLASSES, POOLS, SIZE, images, tiny
+from tests.tiny import CLASSES, SIZE, config, images, tiny
 
 
 def plain(family: str) -> torch.nn.Module:
@@ -40,21 +39,12 @@ def test_merged_equals_unmerged_or_says_why_not(name: str, family: str) -> None:
     before = {key: tensor.clone() for key, tensor in method.state_dict().items()}
     net = plain(family)
     net.load_state_dict(merged(method).state_dict(), strict=True)
-    origin = Origin(name="merged", checkpoint=None, pretrained=False)
-    backbone = Backbone(
-        net,
-        pool=POOLS[family],
-        mean=[0.5],
-        std=[0.5],
-        image_size=SIZE,
-        origin=origin,
-        head_start="small_normal",
-    )
+    backbone = Backbone(net, config(family), image_size=SIZE)
     with torch.no_grad():
-        expected, found = method(images()), Method(backbone).eval()(images())
+        expected, walked = method(images()), Method(backbone).eval()(images())
         alone = merged(method)(images())
     assert (alone - expected).abs().max() <= 1e-4 * expected.abs().max()
-    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+    assert (walked - expected).abs().max() <= 1e-4 * expected.abs().max()
     assert torch.equal(method(images()), expected), "the method stays as it is"
     assert all(torch.equal(tensor, before[key]) for key, tensor in method.state_dict().items())
 
@@ -90,7 +80,7 @@ def test_the_merged_network_pools_as_the_method_does_or_is_refused() -> None:
     with torch.no_grad():
         torch.testing.assert_close(merged(method)(images()), method(images()))
     method = randomised(on(tiny("vit", pool="patch_mean_then_norm"), "lora")).eval()
-    with pytest.raises(Unsupported, match=r"pools otherwise than backbone\.pool=patch_mean"):
+    with pytest.raises(Unsupported, match=r"cannot pool as backbone\.pool=patch_mean"):
         merged(method)
 
 
@@ -105,3 +95,29 @@ def test_what_was_learned_outside_the_layers_is_not_lost_in_silence() -> None:
 
     with pytest.raises(Unsupported, match="something was learned outside its layers"):
         merged(Shifted(tiny("vit")))
+
+
+class Rescaled(Method):
+    """Learns the scale of the logits, which no module folds; it merges itself."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__(backbone)
+        self.scale = torch.nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images) * self.scale
+
+    def merge(self) -> torch.nn.Module:
+        net: Any = super().merge()
+        with torch.no_grad():
+            for parameter in net.head.parameters():
+                parameter.mul_(self.scale)
+        return net  # type: ignore[no-any-return]
+
+
+def test_a_method_may_merge_itself() -> None:
+    method = Rescaled(tiny("vit")).eval()
+    net = plain("vit")
+    net.load_state_dict(merged(method).state_dict(), strict=True)
+    with torch.no_grad():
+        torch.testing.assert_close(net(images()), method(images()))

@@ -17,10 +17,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from petlbench import registry
 from petlbench.cost import shapes
 from petlbench.errors import Unsupported, UserError
-from petlbench.layers import DepthwiseConv, DropPath, draw_keep_masks
+from petlbench.layers import DepthwiseConv
 from petlbench.method import Method, frozen_prefix
 from petlbench.methods.dtl import DTL
 from petlbench.model.backbone import Backbone
+from petlbench.model.drop_path import DropPath, keep_masks
 from petlbench.swap import swap
 from tests.tiny import SMALLER, images, tiny
 
@@ -73,8 +74,8 @@ def trained(method: Method) -> dict[str, nn.Parameter]:
 
 
 def loss(method: Method) -> Tensor:
-    draw_keep_masks(method, len(images()), torch.Generator().manual_seed(0))
-    return method(images()).square().mean()  # type: ignore[no-any-return]
+    with keep_masks(method, len(images()), torch.Generator().manual_seed(0)):
+        return method(images()).square().mean()  # type: ignore[no-any-return]
 
 
 def plain_logits(backbone: Backbone) -> Tensor:
@@ -176,15 +177,16 @@ def test_drop_path_follows_its_seeded_mask(name: str, family: str) -> None:
     batch = images(8)
 
     def draw(seed: int) -> Tensor:
-        draw_keep_masks(method, len(batch), torch.Generator().manual_seed(seed))
-        return method(batch).detach()  # type: ignore[no-any-return]
+        with keep_masks(method, len(batch), torch.Generator().manual_seed(seed)):
+            first = method(batch).detach()
+            assert torch.equal(method(batch), first), "a mask is not drawn at each forward pass"
+        return first  # type: ignore[no-any-return]
 
     paths = [path for path in method.modules() if isinstance(path, DropPath)]
     drops = any(path.training for path in paths)  # VPT and VQT keep the backbone in eval mode
     first = draw(3)
     assert paths
     assert torch.equal(draw(3), first)
-    assert torch.equal(method(batch), first), "the mask stays until the next one is drawn"
     assert torch.equal(draw(4), first) != drops
     assert torch.equal(method.eval()(batch), first) != drops
 
@@ -219,8 +221,8 @@ def test_blocks_before_the_frozen_prefix_save_nothing(name: str, family: str) ->
 
     for stage in method.backbone.stages:
         stage.blocks[:] = map(watched, stage.blocks)
-    draw_keep_masks(method, len(images()))
-    method(images())
+    with keep_masks(method, len(images())):
+        method(images())
     assert saved == []
     assert count == method.backbone.depth
 
@@ -403,7 +405,7 @@ def test_a_projection_that_timm_never_calls_is_not_swapped() -> None:
     eva = Eva(img_size=16, patch_size=4, embed_dim=32, depth=2, num_heads=4)
     with pytest.raises(Unsupported, match="EvaAttention takes the weight of its qkv projection"):
         swap(eva, "*.attn.qkv", nn.Sequential)
-    with pytest.raises(Unsupported, match="never calls it"):
+    with pytest.raises(Unsupported, match="without calling it"):
         swap(eva.blocks[0], "*.attn.qkv", nn.Sequential)
 
 
@@ -445,5 +447,5 @@ def test_nothing_stays_on_the_cpu_when_the_network_is_on_a_gpu(name: str, family
         batch = torch.empty(images().shape, device=gpu)
         for training in (True, False):
             method.train(training)
-            shapes.draw(method, len(batch))
-            assert method(batch).device == gpu
+            with shapes.masks(method, len(batch)):
+                assert method(batch).device == gpu

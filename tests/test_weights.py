@@ -16,6 +16,7 @@ from petlbench.errors import UserError
 from petlbench.method import Method
 from petlbench.model import weights
 from petlbench.model.backbone import Backbone
+from petlbench.system import sha256_of
 from tests.tiny import CLASSES, images, tiny
 
 State = dict[str, Tensor]
@@ -197,7 +198,7 @@ UNFIT: list[tuple[Callable[[State], Any], str]] = [
 
 @pytest.mark.parametrize(("change", "message"), UNFIT)
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_what_does_not_fit_is_refused(
+def test_a_checkpoint_that_does_not_fit_is_refused(
     change: Callable[[State], State], message: str, suffix: str, tmp_path: Path
 ) -> None:
     path = written(change(other("vit").net.state_dict()), tmp_path / f"net{suffix}")
@@ -257,7 +258,7 @@ class Boom:
 @pytest.mark.parametrize(
     "save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))]
 )
-def test_a_pickle_that_wants_code_is_refused(
+def test_a_pickle_that_runs_code_is_refused(
     save: Callable[[Any, Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "net.pth"
@@ -270,14 +271,18 @@ def test_a_pickle_that_wants_code_is_refused(
     assert "code ran" not in capsys.readouterr().out
 
 
-def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path) -> None:
+def test_other_files_are_refused(tmp_path: Path) -> None:
     refused("vit", tmp_path / "none.safetensors", "none.safetensors' does not exist")
-    refused("vit", tmp_path / "net.h5", "is none of .safetensors, .pth, .npz")
+    refused(
+        "vit",
+        tmp_path / "net.h5",
+        "has no known format; convert it to one of .safetensors, .pth, .npz",
+    )
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
     refused("vit", tmp_path / "list.pth", "it holds a list")
 
 
-def test_weights_that_are_not_here_name_the_file_to_fetch(
+def test_unavailable_weights_name_the_file_to_fetch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
@@ -299,7 +304,7 @@ def test_weights_in_the_cache_are_used(tmp_path: Path, monkeypatch: pytest.Monke
     backbone = tiny("vit", name=name, image_size=32, pretrained=True)
     backbone.load_weights()
     assert backbone.checkpoint["tag"] == name
-    assert backbone.checkpoint["sha256"] == weights.sha256(path)
+    assert backbone.checkpoint["sha256"] == sha256_of(path)
 
 
 def test_a_name_without_a_tag_does_not_say_which_weights() -> None:

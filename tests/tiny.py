@@ -1,5 +1,6 @@
 """Backbones small enough for property tests; timm knows them as petlbench_vit and _swin."""
 
+import copy
 from typing import Any
 
 import torch
@@ -11,8 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from petlbench.config.schema import BackboneConfig
-from petlbench.model import backbone
-from petlbench.model.backbone import Backbone
+from petlbench.model.backbone import Backbone, create
 
 CLASSES = 5
 SIZE = 16
@@ -96,9 +96,32 @@ def petlbench_convnext(*, num_classes: int, drop_path_rate: float, **others: Any
 
 
 def tiny(family: str, **changed: Any) -> Backbone:
-    """A tiny `vit`, `swin`, `dinov3` or `convnext` with random weights, always the same."""
-    torch.manual_seed(0)
-    values = {
+    """A tiny `vit`, `swin`, `dinov3` or `convnext` with random weights, always the same.
+
+    changed: values of the configuration, or `classes` and `image_size`. A copy of a network that
+    was built once; the random state is afterwards as if it had just been built.
+    """
+    key = repr((family, sorted(changed.items()), torch.get_default_device()))
+    if key not in _BUILT:
+        torch.manual_seed(0)
+        _BUILT[key] = (_build(family, **changed), torch.get_rng_state())
+    network, state = _BUILT[key]
+    torch.set_rng_state(state)
+    return copy.deepcopy(network)
+
+
+_BUILT: dict[str, tuple[Backbone, Tensor]] = {}
+
+
+def _build(
+    family: str, *, classes: int = CLASSES, image_size: int = SIZE, **changed: Any
+) -> Backbone:
+    return create(config(family, **changed), classes=classes, image_size=image_size)
+
+
+def config(family: str, **changed: Any) -> BackboneConfig:
+    """The configuration of a tiny network."""
+    values: dict[str, Any] = {
         "name": f"petlbench_{family}",
         "pool": POOLS[family],
         "mean": [0.5] * 3,
@@ -109,9 +132,7 @@ def tiny(family: str, **changed: Any) -> Backbone:
         "head_start": "small_normal",
         "pretrained": False,
     }
-    sizes = {"classes": CLASSES, "image_size": SIZE}
-    own = {key: changed.pop(key) for key in sizes if key in changed}
-    return backbone.create(BackboneConfig(**values | changed), **sizes | own)
+    return BackboneConfig(**values | changed)
 
 
 # Default values that a network of width 16 or 32 has no room for, or a test no time.

@@ -34,8 +34,8 @@ def peak_mib(
     copied = shapes.restated(method, shapes.CPU, fake)
     with fake, CudaRules():
         step = memory.TrainingStep(copied, formats, train, torch.empty(batch, 3, size, size))
-        shapes.draw(copied, batch)
-        saved = shapes.saved_bytes(copied, formats, step.images)
+        with shapes.masks(copied, batch):
+            saved = shapes.saved_bytes(copied, formats, step.images)
         step()  # makes the optimiser's state
         gc.collect()
         with LiveBytes() as live:

@@ -46,12 +46,13 @@ class TrainingStep:
 def measured(step: TrainingStep, *, warmup: int, steps: int) -> dict[str, Any]:
     """On CUDA: `saved_mb`, and `peak_mib` of `steps` training steps after `warmup` others.
 
-    warmup: at least 1, which makes the optimiser's state and the masks of drop path.
+    warmup: at least 1, which creates the optimiser's state.
     """
     for _ in range(warmup):
         step()
     step.optimiser.zero_grad(set_to_none=True)
-    saved = shapes.saved_bytes(step.method, step.precision, step.images)
+    with shapes.masks(step.method, len(step.images)):
+        saved = shapes.saved_bytes(step.method, step.precision, step.images)
     device = step.images.device
     free_unused(device)
     torch.cuda.reset_peak_memory_stats(device)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-from petlbench.layers import draw_keep_masks
 from petlbench.method import Method
+from petlbench.model.drop_path import keep_masks
 from petlbench.train.precision import Precision
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -46,8 +46,7 @@ def saved_bytes_on_cpu(method: Method, precision: Precision, *, batch: int, size
     """
     fake = FakeTensorMode()
     shapes = restated(method, CPU, fake).train()
-    with fake:
-        draw(shapes, batch)
+    with fake, masks(shapes, batch):
         return saved_bytes(shapes, precision, torch.empty(batch, 3, size, size))
 
 
@@ -58,8 +57,8 @@ def gflops(method: Method, *, batch: int, size: int) -> dict[str, float]:
         plain = restated(method, META, nullcontext()).eval().requires_grad_(False)
         forward = flops(lambda: plain(images))
         shapes = restated(method, META, nullcontext()).train()
-        draw(shapes, batch)
-        step = flops(lambda: shapes(images).sum().backward())
+        with masks(shapes, batch):
+            step = flops(lambda: shapes(images).sum().backward())
     return {"forward": forward / batch / 1e9, "step": step / batch / 1e9}
 
 
@@ -93,16 +92,17 @@ def restated(method: Method, device: torch.device, mode: AbstractContextManager[
     """
     memo: dict[int, Any] = {}
     with mode:
-        for tensor in [*method.parameters(), *method.buffers()]:
+        plain = method.backbone.plain_parameters  # a method may have removed some of them
+        for tensor in [*method.parameters(), *method.buffers(), *plain]:
             empty = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
             trained = isinstance(tensor, nn.Parameter)
             memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if trained else empty
     return copy.deepcopy(method, memo)
 
 
-def draw(method: Method, batch: int) -> None:
+def masks(method: Method, batch: int) -> AbstractContextManager[None]:
     """Keep-masks from a generator of their own: counting leaves torch's random state alone."""
-    draw_keep_masks(method, batch, torch.Generator())
+    return keep_masks(method, batch, torch.Generator())
 
 
 def _storage(tensor: Tensor) -> int:

@@ -1,4 +1,4 @@
-"""Transformer blocks taken apart, for methods that act inside them."""
+"""Blocks of a network: called as block(z), and split into their parts for methods."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -9,70 +9,74 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from petlbench.errors import Unsupported
-from petlbench.layers import DropPath
+from petlbench.model.drop_path import DropPath
 
 
-class Wrapped(nn.Module):
-    """A block of a network, to be called as block(z) where the network calls it otherwise."""
+class BlockCall(nn.Module):
+    """A module of the network that is called as block(z); the network calls it differently."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
         self.block = block
 
 
-class WithRope(Wrapped):
-    """A block that wants rotary positions."""
+class WithRope(BlockCall):
+    """A block that takes rotary positions as an argument; rope() returns those of the grid."""
 
     def __init__(self, block: nn.Module, rope: Callable[[], Tensor]) -> None:
         super().__init__(block)
         self.rope = rope
 
     def forward(self, z: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, C)"""
         return cast(Tensor, self.block(z, rope=self.rope()))
 
 
-class ChannelsLast(Wrapped):
-    """A block on (B, C, H, W), for z as (B, H, W, C). Nothing is copied: timm's are strided so."""
+class ChannelsLast(BlockCall):
+    """A module on (B, C, H, W), called with z as (B, H, W, C); views only, nothing is copied."""
 
     def forward(self, z: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H', W', C'); a block keeps the shape"""
         return cast(Tensor, self.block(z.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 
 class OpenBlock(nn.Module):
-    """A pre-norm block with its parts at hand.
+    """A pre-norm block, z + attention(norm1(z)) and then z + mlp(norm2(z)), with its parts.
 
-    A method derives from this class and writes its equation as `forward`; as it stands it
-    computes what timm's block does. `attention` and `mlp` end with the block's layer scale and
-    drop path. In a Swin, `attention` takes the whole map (B, H, W, C): windows and shift lie
-    inside it. Raises Unsupported for a block of another make.
+    A method derives from this class and writes its equation as `forward`; the class itself has
+    the outputs of timm's block. `attention` and `mlp` end with layer scale and drop path of the
+    block. In a Swin, `attention` takes the whole map (B, H, W, C) and includes windows and shift.
     """
 
     def __init__(self, block: nn.Module) -> None:
+        """Raises Unsupported for other blocks than those of timm's ViT, Swin and EVA."""
         super().__init__()
         if isinstance(block, WithRope):
             self.rope = block.rope
-        if isinstance(block, Wrapped):
+        if isinstance(block, BlockCall):
             block = block.block
         if type(block) not in (Block, SwinTransformerBlock, EvaBlock):
             raise Unsupported(
-                f"the method acts inside pre-norm transformer blocks, and {type(block).__name__} "
-                "is none; choose another backbone"
+                "the method acts inside pre-norm transformer blocks and does not support "
+                f"{type(block).__name__}; choose another backbone"
             )
         self.block: Any = block
 
     def forward(self, z: Tensor) -> Tensor:
-        """(B, N, C) or (B, H, W, C), as it goes from block to block"""
+        """(B, N, C) or (B, H, W, C) -> the same shape"""
         z = z + self.attention(self.norm1(z))
         return z + self.mlp(self.norm2(z))
 
     def norm1(self, z: Tensor) -> Tensor:
+        """The norm before attention: (B, ..., C) -> (B, ..., C)"""
         return cast(Tensor, self.block.norm1(z))
 
     def norm2(self, z: Tensor) -> Tensor:
+        """The norm before the MLP: (B, ..., C) -> (B, ..., C)"""
         return cast(Tensor, self.block.norm2(z))
 
     def attention(self, n: Tensor) -> Tensor:
-        """The attention branch on the normalised n."""
+        """The attention branch on the normalised n: (B, ..., C) -> (B, ..., C)"""
         block = self.block
         if isinstance(block, SwinTransformerBlock):
             return cast(Tensor, block.drop_path1(block._attn(n)))
@@ -82,7 +86,7 @@ class OpenBlock(nn.Module):
         return cast(Tensor, block.drop_path1(block.ls1(block.attn(n))))
 
     def mlp(self, n: Tensor) -> Tensor:
-        """The MLP branch on the normalised n."""
+        """The MLP branch on the normalised n: (B, ..., C) -> (B, ..., C)"""
         block = self.block
         out = block.mlp(n)
         if isinstance(block, EvaBlock):
@@ -90,11 +94,11 @@ class OpenBlock(nn.Module):
         return cast(Tensor, block.drop_path2(block.ls2(out) if hasattr(block, "ls2") else out))
 
     def own_drop_path(self) -> nn.Module:
-        """A drop path of this block's rate that draws for itself."""
+        """A new drop path with the rate of this block and masks of its own."""
         path = self.block.drop_path1
         return DropPath(path.rate) if isinstance(path, DropPath) else nn.Identity()
 
 
 def _times(gamma: Tensor | None, branch: Tensor) -> Tensor:
-    """Layer scale, where the block has one."""
+    """Layer scale gamma (C,), if the block has one, times a branch (B, N, C)."""
     return branch if gamma is None else gamma * branch

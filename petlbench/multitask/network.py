@@ -1,9 +1,9 @@
-"""Multi-task inference: one network, T deltas, one pass over what they have in common.
+"""Multi-task inference: one network and T deltas; what the tasks share runs once.
 
-As in the section on advantages of DTL, https://arxiv.org/abs/2312.07856: the blocks whose input no
-task has touched yet run once; from there on the tasks run as one batch. Nothing is declared for
-it. `torch.vmap` over the learned tensors computes once what depends on none of them, and frozen
-blocks take the tasks' inputs as one batch.
+As in the section on advantages of DTL, https://arxiv.org/abs/2312.07856: blocks with the same
+input for all tasks run once, and after them the tasks run as one batch. Methods declare nothing
+for this. `torch.vmap` over the learned tensors computes once what does not depend on them, and
+frozen blocks take the inputs of the tasks as one batch.
 """
 
 import copy
@@ -18,75 +18,74 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from petlbench import delta, registry
-from petlbench.delta import trained
+from petlbench.delta import delta_tensors
 from petlbench.errors import Unsupported, UserError
 from petlbench.method import Method, frozen_prefix
 from petlbench.model.backbone import Backbone
-from petlbench.multitask.once import Once, answer_once
+from petlbench.multitask.once import Once, run_once
 from petlbench.multitask.sharing import Pool, Shell, twin
 
 
 class MultiTask(nn.Module):
-    """The methods of several tasks as one network, exact against each of them alone.
+    """The methods of several tasks as one network, with the outputs of each method alone.
 
-    Frozen tensors are kept once, whether the methods share them or bring equal ones; the methods
-    themselves stay as they are, and what they learn later does not come in here. They may be of
-    different makes (another method, rank or kernel): those of one make run as one batch, makes
-    after each other, and frozen blocks with a common input run once for all. It is for inference:
-    it stays in eval mode and keeps nothing for backward.
+    Equal frozen tensors are stored once. The methods are copied: later training does not reach
+    this network. Methods of one kind (the same method and hyper-parameters) run as one batch, the
+    kinds one after another, and frozen blocks with a common input once for all. The network is for
+    inference: it stays in eval mode and saves nothing for backward.
     """
 
     def __init__(self, methods: Mapping[str, Method]) -> None:
-        """Take the methods by task. Raises UserError where they stand on different backbones."""
+        """methods: by task. Raises UserError if their backbones differ."""
         super().__init__()
         _check_backbones(methods)
         self.tasks = tuple(methods)
-        pool, answers = Pool(), dict[bytes, Once]()
+        pool, parts = Pool(), dict[bytes, Once]()
         shells = {task: Shell(method, pool) for task, method in methods.items()}
-        makes: dict[object, list[str]] = {}
+        kinds: dict[object, list[str]] = {}
         for task, shell in shells.items():
-            makes.setdefault(shell.make(), []).append(task)
+            kinds.setdefault(shell.kind(), []).append(task)
         self.branches = nn.ModuleList()
-        for tasks in makes.values():
+        for tasks in kinds.values():
             first = methods[tasks[0]]
             _check_readout(tasks[0], first)
-            answer_once(shells[tasks[0]], answers)
+            run_once(shells[tasks[0]], parts)
             places = [self.tasks.index(task) for task in tasks]
             self.branches.append(
                 Branches([shells[task] for task in tasks], places, frozen_prefix(first))
             )
         self.heads = nn.ModuleList(_head(method) for method in methods.values())
-        self._answers = list(answers.values())
+        self._parts = list(parts.values())
         self.eval()
 
     @classmethod
     def load(cls, backbone: Backbone, deltas: Mapping[str, str | Path]) -> Self:
-        """The network of some deltas (paths by task) on their backbone, with its weights loaded.
+        """The network of deltas (paths by task) on a backbone with its weights loaded.
 
-        Raises UserError where a delta cannot be read or belongs to another backbone.
+        Raises UserError if a delta cannot be read or belongs to another backbone.
         """
         return cls({task: restored(backbone, Path(path)) for task, path in deltas.items()})
 
     @property
     def shared_blocks(self) -> int:
-        """Leading blocks that run once for all tasks."""
-        columns = zip(*(branches.blocks for branches in self._makes()), strict=True)
+        """Number of leading blocks that run once for all tasks."""
+        columns = zip(*(branches.blocks for branches in self._kinds()), strict=True)
         same = len(list(takewhile(lambda blocks: len(set(map(id, blocks))) == 1, columns)))
-        return min(same, *(branches.prefix for branches in self._makes()))
+        return min(same, *(branches.prefix for branches in self._kinds()))
 
     @property
     def blocks(self) -> int:
-        """Blocks of the backbone."""
-        return len(self._makes()[0].blocks)
+        """Number of blocks of the backbone."""
+        return len(self._kinds()[0].blocks)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) -> logits of each task (B, its classes)"""
         return self._logits(images, None)
 
     def apart(self, images: Tensor) -> dict[str, Tensor]:
-        """Images of its own for each task, (T, B, 3, H, W) -> logits of each task.
+        """Other images for each task, (T, B, 3, H, W) -> logits of each task (B, its classes)
 
-        One batch of T B through all blocks: nothing is in common. The order is that of `tasks`.
+        One batch of T B images runs through all blocks. The order is that of `tasks`.
         """
         return self._logits(images, 0)
 
@@ -94,27 +93,27 @@ class MultiTask(nn.Module):
     def _logits(self, images: Tensor, lanes: int | None) -> dict[str, Tensor]:
         features: dict[int, Tensor] = {}
         try:
-            for branches in self._makes():
+            for branches in self._kinds():
                 own = images if lanes is None else images[branches.places]
                 features |= zip(branches.places, branches(own, lanes), strict=True)
         finally:
-            for once in self._answers:
+            for once in self._parts:
                 once.forget()
         heads = zip(self.tasks, self.heads, strict=True)
         return {task: head(features[place]) for place, (task, head) in enumerate(heads)}
 
-    def _makes(self) -> list["Branches"]:
+    def _kinds(self) -> list["Branches"]:
         return list(self.branches)  # type: ignore[arg-type]
 
     def train(self, mode: bool = True) -> Self:
-        """Stays in eval mode."""
+        """The network stays in eval mode."""
         return super().train(False)
 
 
 class Branches(nn.Module):
-    """Methods of one make: one shell, and their learned tensors stacked.
+    """Methods of one kind: one shell, and their learned tensors as stacks of T.
 
-    places: of their tasks among all.
+    places: positions of their tasks among all. prefix: leading blocks with a constant output.
     """
 
     def __init__(self, shells: Sequence[Shell], places: list[int], prefix: int) -> None:
@@ -131,13 +130,13 @@ class Branches(nn.Module):
             )
             for name in dict.fromkeys(self.names.values())
         )
-        # vmap needs an input with lanes, also where all that was learned is a head
+        # vmap needs an input with lanes even if only the head was trained.
         self.lane: Tensor
         self.register_buffer("lane", torch.arange(len(shells)), persistent=False)
 
     @property
     def blocks(self) -> list[Any]:
-        """What stands for the blocks of the backbone."""
+        """The blocks of the backbone, or what replaces them."""
         return [block for stage in self.shell.backbone.stages for block in stage.blocks]
 
     def forward(self, images: Tensor, lanes: int | None) -> Tensor:
@@ -147,11 +146,11 @@ class Branches(nn.Module):
         def branch(_: Tensor, own: list[Tensor], images: Tensor) -> Tensor:
             tensors = dict(zip(names, own, strict=True))
             filled = {place: tensors[name] for place, name in self.names.items()}
-            # tie_weights would put the tensors back in a wrong order where modules are shared
+            # tie_weights would restore the tensors of shared modules in a wrong order
             return functional_call(self.shell, filled, (images,), tie_weights=False)  # type: ignore[no-any-return]
 
         with warnings.catch_warnings():
-            # some attention on CPU, inside a block with learned tensors: task by task, and exact
+            # Some attention on CPU has no batching rule and runs task by task, with equal results.
             warnings.filterwarnings("ignore", "There is a performance drop")
             return torch.vmap(branch, in_dims=(0, 0, lanes))(self.lane, list(self.stacked), images)
 
@@ -159,38 +158,38 @@ class Branches(nn.Module):
 def restored(backbone: Backbone, path: Path) -> Method:
     """The method of a delta, on the frozen tensors of `backbone`.
 
-    Raises UserError where the delta cannot be read or belongs to another backbone.
+    Raises UserError if the delta cannot be read or belongs to another backbone.
     """
-    made = delta.made(path, backbone)
-    method = on_shared(backbone, made.method, made.values, classes=made.classes)
+    spec = delta.method_spec(path, backbone)
+    method = on_shared(backbone, spec.name, spec.values, classes=spec.classes)
     delta.load(path, method)
     return method
 
 
 def on_shared(backbone: Backbone, name: str, values: Mapping[str, Any], *, classes: int) -> Method:
-    """A method by name that shares the frozen tensors of `backbone`, which stays as it is."""
+    """A method by name that shares the frozen tensors of `backbone`; the backbone is unchanged."""
     method = registry.create(name, twin(backbone, classes), **values)
     method.to(next(backbone.parameters()))
-    for tensor in trained(method).values():
-        tensor.data = tensor.data.clone()  # what it unfreezes is no longer the backbone's
+    for tensor in delta_tensors(method).values():
+        tensor.data = tensor.data.clone()  # training or loading them must not change the backbone
     return method.eval()
 
 
 def _check_backbones(methods: Mapping[str, Method]) -> None:
     if not methods:
         raise UserError("multi-task inference needs at least one task and its delta")
-    seen = {task: _origin(method.backbone) for task, method in methods.items()}
-    first, *others = seen
+    backbones = {task: _described(method.backbone) for task, method in methods.items()}
+    first, *others = backbones
     for task in others:
-        if seen[task] != seen[first]:
+        if backbones[task] != backbones[first]:
             raise UserError(
-                f"task '{task}' stands on {seen[task]} and task '{first}' on {seen[first]}; "
-                "multi-task inference needs one backbone"
+                f"task '{task}' has the backbone {backbones[task]}, task '{first}' has "
+                f"{backbones[first]}; multi-task inference needs one backbone"
             )
 
 
-def _origin(backbone: Backbone) -> str:
-    """Which weights there are, and what images go in."""
+def _described(backbone: Backbone) -> str:
+    """Name, weights and images of a backbone."""
     weights = backbone.checkpoint["sha256"]
     return (
         f"{backbone.tag} (weights {weights[:12] if weights else 'random'}, {backbone.image_size} "
@@ -200,7 +199,7 @@ def _origin(backbone: Backbone) -> str:
 
 @torch.no_grad()
 def _check_readout(task: str, method: Method) -> None:
-    """Refuse a method whose logits are not what its head returns: heads are apart here."""
+    """Refuse a method whose logits are not the output of its head; heads run separately here."""
     returned: list[Tensor] = []
     hook = method.backbone.head.register_forward_hook(lambda *call: returned.append(call[-1]))
     training = method.training
@@ -211,8 +210,8 @@ def _check_readout(task: str, method: Method) -> None:
         method.train(training)
     if not returned or logits is not returned[-1]:
         raise Unsupported(
-            f"task '{task}' cannot join multi-task inference: {type(method).__name__} goes on "
-            "after its head, and heads may differ in size; run its method alone"
+            f"task '{task}' cannot join multi-task inference: {type(method).__name__} changes the "
+            "output of its head, and heads may differ in size; run its method alone"
         )
 
 

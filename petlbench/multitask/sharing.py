@@ -1,4 +1,4 @@
-"""What several methods have in common, found by comparison: frozen tensors, and whole makes."""
+"""Frozen tensors and structure that several methods share, by comparison."""
 
 import copy
 import io
@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from petlbench.delta import learned
-from petlbench.layers import DropPath
+from petlbench.delta import delta_tensors
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
 
@@ -21,41 +20,42 @@ UNPICKLABLE = (pickle.PicklingError, AttributeError, TypeError, NotImplementedEr
 
 
 def twin(backbone: Backbone, classes: int) -> Backbone:
-    """A backbone with modules and a head of its own, on the same frozen tensors."""
+    """A copy of a backbone with a new head; both have the same frozen tensors."""
     memo: dict[int, Any] = {id(tensor): tensor for tensor in backbone.buffers()}
-    for tensor in backbone.parameters():
-        # a new parameter on the old storage: what a method unfreezes stays frozen elsewhere
+    for tensor in chain(backbone.parameters(), backbone.plain_parameters):
+        # A new parameter on the old storage: unfreezing it leaves the original frozen.
         memo[id(tensor)] = nn.Parameter(tensor.detach(), requires_grad=False)
-    made = copy.deepcopy(backbone, memo)
-    made.net.reset_classifier(classes)
-    made.start_head()
-    made.head.to(next(backbone.parameters())).requires_grad_(True)
-    return made
+    copied = copy.deepcopy(backbone, memo)
+    copied.net.reset_classifier(classes)
+    copied.start_head()
+    copied.head.to(next(backbone.parameters())).requires_grad_(True)
+    return copied
 
 
 class Pool:
-    """Frozen tensors, each kept once however many methods bring an equal one.
+    """Frozen tensors, each stored once for all methods that have an equal one.
 
-    On the meta device, where tensors have no values, equal shapes are enough.
+    On the meta device, where tensors have no values, equal shapes suffice.
     """
 
     def __init__(self) -> None:
-        self._kept: dict[Any, list[Any]] = {}
+        self._tensors: dict[Any, list[Any]] = {}
 
     def __call__(self, tensor: AnyTensor) -> AnyTensor:
-        make = (type(tensor), tensor.dtype, tensor.device, tensor.shape, tensor.stride())
-        known: list[AnyTensor] = self._kept.setdefault(make, [])
-        same_place = (old for old in known if old.data_ptr() == tensor.data_ptr())
-        same_values = (old for old in known if torch.equal(old, tensor))
-        found = next(chain(same_place, same_values), None)
-        if found is None:
-            known.append(tensor)
-        return tensor if found is None else found
+        """The stored tensor that equals `tensor`, or else `tensor`, which is stored."""
+        layout = (type(tensor), tensor.dtype, tensor.device, tensor.shape, tensor.stride())
+        stored: list[AnyTensor] = self._tensors.setdefault(layout, [])
+        same_place = (old for old in stored if old.data_ptr() == tensor.data_ptr())
+        same_values = (old for old in stored if torch.equal(old, tensor))
+        match = next(chain(same_place, same_values), None)
+        if match is None:
+            stored.append(tensor)
+        return tensor if match is None else match
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What an object is but for the values of learned tensors: equal for what computes alike."""
+    """An object without the values of learned tensors; equal ones have equal outputs."""
 
     content: bytes
     has_holes: bool
@@ -64,23 +64,28 @@ class Fingerprint:
 class Shell:
     """A copy of a method without its head: frozen tensors from the pool, holes for learned ones.
 
+    Learned are the trained parameters and, as integers, indices chosen from the data. Frozen
+    random tensors come from the pool: equal ones are shared, and with others the kinds differ.
+
     `places`: the holes, as `torch.func.functional_call` names them, each with the name that
-    `learned(method)` has for its tensor; one that modules share has several places.
+    `delta_tensors(method)` has for its tensor; one that modules share has several places.
     """
 
     def __init__(self, method: Method, pool: Pool) -> None:
         self.pool = pool
-        self.learned = learned(method)
+        self.learned = {
+            name: tensor
+            for name, tensor in delta_tensors(method).items()
+            if tensor.requires_grad or not tensor.is_floating_point()
+        }
         self.holes = {name: _hole(tensor) for name, tensor in self.learned.items()}
         memo: dict[int, Any] = {id(self.learned[name]): h for name, h in self.holes.items()}
-        for tensor in chain(method.parameters(), method.buffers()):
+        plain = method.backbone.plain_parameters
+        for tensor in chain(method.parameters(), method.buffers(), plain):
             if id(tensor) not in memo:
                 memo[id(tensor)] = pool(tensor)
         self.method = copy.deepcopy(method, memo).eval()
         self.method.backbone.net.reset_classifier(0)
-        for module in self.method.modules():
-            if isinstance(module, DropPath):
-                module.keep = None  # of the last training step
         self.names = {id(hole): name for name, hole in self.holes.items()}
         self.places = {
             f"{prefix}.{name}".lstrip("."): self.names[id(tensor)]
@@ -91,20 +96,22 @@ class Shell:
             if id(tensor) in self.names
         }
 
-    def make(self) -> object:
-        """Equal for two methods where the values of their learned tensors are all that differs."""
-        found = self.fingerprint(self.method)
+    def kind(self) -> object:
+        """Equal for two methods that differ in the values of their learned tensors alone."""
+        fingerprint = self.fingerprint(self.method)
         tensors = [(place, self.learned[name]) for place, name in self.places.items()]
         shapes = tuple((place, tensor.shape, tensor.dtype) for place, tensor in tensors)
-        return object() if found is None else (found.content, shapes, tuple(self.places.values()))
+        if fingerprint is None:
+            return object()
+        return fingerprint.content, shapes, tuple(self.places.values())
 
-    def fingerprint(self, part: object, apart: Container[int] = ()) -> Fingerprint | None:
-        """The fingerprint of something inside the shell, objects with an id in `apart` left out.
+    def fingerprint(self, part: object, excluded: Container[int] = ()) -> Fingerprint | None:
+        """The fingerprint of a part of the shell, without the objects whose id is in `excluded`.
 
-        None where it cannot be taken, so that it equals nothing.
+        None if the part cannot be pickled; it then equals no other one.
         """
         file = io.BytesIO()
-        pickler = _Pickler(file, self, apart)
+        pickler = _Pickler(file, self, excluded)
         try:
             pickler.dump(part)
         except UNPICKLABLE:
@@ -113,18 +120,18 @@ class Shell:
 
 
 class _Pickler(pickle.Pickler):
-    """Pickles structure and plain values in full, and of a tensor only which one it is."""
+    """Pickles structure and plain values in full; of a tensor only its identity."""
 
-    def __init__(self, file: io.BytesIO, shell: Shell, apart: Container[int]) -> None:
+    def __init__(self, file: io.BytesIO, shell: Shell, excluded: Container[int]) -> None:
         super().__init__(file)
         self.shell = shell
-        self.apart = apart
+        self.excluded = excluded
         self.has_holes = False
 
     def persistent_id(self, obj: object) -> object:
-        """Pickle's hook: what stands for an object, None for the object itself."""
-        if id(obj) in self.apart:
-            return "apart"
+        """Pickle's hook: a substitute for an object, or None to pickle the object itself."""
+        if id(obj) in self.excluded:
+            return "excluded"
         if not isinstance(obj, Tensor):
             return None
         if id(obj) in self.shell.names:

@@ -17,7 +17,7 @@ from petlbench.errors import UserError, unknown
 from petlbench.method import Method
 from petlbench.model import backbone as backbones
 from petlbench.model.backbone import Backbone
-from petlbench.model.weights import Origin
+from petlbench.model.weights import WeightSource
 from petlbench.train.trainer import Epoch, Trainer
 
 
@@ -116,9 +116,9 @@ def weights(config: Config) -> None:
     source(config.backbone).find()
 
 
-def source(node: BackboneConfig) -> Origin:
+def source(node: BackboneConfig) -> WeightSource:
     """Where the weights of a backbone come from."""
-    return Origin(name=node.name, checkpoint=node.checkpoint, pretrained=node.pretrained)
+    return WeightSource(name=node.name, checkpoint=node.checkpoint, pretrained=node.pretrained)
 
 
 def trainer(

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from petlbench.layers import draw_keep_masks
 from petlbench.method import Method
+from petlbench.model.drop_path import keep_masks
 from petlbench.train.objective import PLAIN, Objective
 from petlbench.train.precision import Precision
 
@@ -24,13 +24,13 @@ def training_step(
     """
     optimiser.zero_grad(set_to_none=True)  # before forward, whose end is the peak of memory
     images, targets = objective.mixed(images, labels)
-    draw_keep_masks(method, len(images), masks)
-    with precision.autocast():
-        logits = method(images)
-        loss = objective.loss(logits.float(), targets)
-        if isinstance(method, Method) and (
-            (term := method.extra_loss(images, logits, targets)) is not None
-        ):
-            loss = loss + term
-    precision.step(loss, optimiser)
+    with keep_masks(method, len(images), masks):
+        with precision.autocast():
+            logits = method(images)
+            loss = objective.loss(logits.float(), targets)
+            if isinstance(method, Method) and (
+                (term := method.extra_loss(images, logits, targets)) is not None
+            ):
+                loss = loss + term
+        precision.step(loss, optimiser)
     return loss.detach()

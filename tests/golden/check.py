@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from petlbench import registry
 from petlbench.model.backbone import Backbone
-from petlbench.model.weights import Origin
 from tests.golden.adapters import adapters
 from tests.golden.case import Case, Plan, Tied
+from tests.tiny import config
 
 TOLERANCE = 1e-9
 
@@ -63,18 +63,12 @@ class Comparison:
         self.case, self.plan = case, plan
         self.result = Result(case.path.stem)
         net = case.network()
-        self.of_backbone = dict(net.named_parameters())  # timm's names, before any surgery
-        origin = Origin(name=case.path.stem, checkpoint=None, pretrained=False)
+        self.of_backbone = dict(
+            net.named_parameters()
+        )  # timm's names, before the method changes them
         size = cast(Any, net.patch_embed).img_size[0]
-        backbone = Backbone(
-            net,
-            pool=plan.pool,
-            mean=[0.5],
-            std=[0.5],
-            image_size=size,
-            origin=origin,
-            head_start="small_normal",
-        )
+        values = config("vit", name=case.path.stem, pool=plan.pool)
+        backbone = Backbone(net, values, image_size=size)
         self.method = registry.create(plan.method, backbone, **plan.values).double().train()
         self.parameters = dict(self.method.named_parameters())
 

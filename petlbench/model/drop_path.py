@@ -1,0 +1,62 @@
+"""Drop path: Deep Networks with Stochastic Depth, https://arxiv.org/abs/1603.09382."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from petlbench.checks import fraction
+
+
+class DropPath(nn.Module):
+    """Drops a branch for some images and divides it by 1 - rate for the others.
+
+    The module draws nothing itself: it reads `keep`, its row of the masks that `keep_masks` draws
+    for a training step. So the step can be repeated, or a block of it recomputed, with the same
+    branches. In eval mode the input passes unchanged.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = fraction("drop_path", rate)
+        self.keep: Tensor | None = None  # (B,), 1 where the branch stays
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, ...) -> (B, ...)"""
+        if not self.training:
+            return z
+        if self.keep is None or len(self.keep) != len(z):
+            raise RuntimeError(
+                f"no drop-path mask for {len(z)} images: "
+                "run each training step inside `with keep_masks(method, len(images)):`"
+            )
+        factor = (self.keep / (1 - self.rate)).to(z.dtype)
+        return z * factor.view(-1, *[1] * (z.ndim - 1))
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:.3f}"
+
+
+@contextmanager
+def keep_masks(
+    network: nn.Module, images: int, generator: torch.Generator | None = None
+) -> Iterator[None]:
+    """Masks for one training step on `images` images, for all drop paths of a network.
+
+    Hold it open over forward and backward, where checkpointed blocks are recomputed; afterwards
+    no module holds a mask. generator: torch's own if None. Masks are drawn on the CPU, so that all
+    devices drop the same branches for the same seed.
+    """
+    paths = [module for module in network.modules() if isinstance(module, DropPath)]
+    try:
+        if paths:
+            draws = torch.rand(len(paths), images, generator=generator, device="cpu")
+            rates = torch.tensor([path.rate for path in paths], device="cpu")
+            masks = (draws >= rates[:, None]).float().to(next(network.parameters()).device)
+            for path, mask in zip(paths, masks, strict=True):
+                path.keep = mask
+        yield
+    finally:
+        for path in paths:
+            path.keep = None

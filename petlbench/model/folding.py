@@ -1,0 +1,37 @@
+"""Folding modules that stand in for linear maps and norms back into plain ones."""
+
+import copy
+from typing import Protocol, runtime_checkable
+
+from torch import nn
+
+from petlbench.model.drop_path import DropPath
+
+
+@runtime_checkable
+class Foldable(Protocol):
+    """A module that stands in for a linear map or a norm and can become one again."""
+
+    def folded(self) -> nn.Module:
+        """The plain module with the same outputs in eval mode."""
+
+
+def folded(net: nn.Module) -> nn.Module:
+    """A copy of a network, in eval mode, with every `Foldable` module folded.
+
+    Drop paths, which do nothing in eval mode, become identities. Raises Unsupported if a module
+    cannot be folded.
+    """
+    plain = copy.deepcopy(net).eval()
+    _fold(plain)
+    return plain
+
+
+def _fold(parent: nn.Module) -> None:
+    for name, module in list(parent.named_children()):
+        if isinstance(module, Foldable):
+            setattr(parent, name, module.folded())
+        elif isinstance(module, DropPath):
+            setattr(parent, name, nn.Identity())
+        else:
+            _fold(module)
