@@ -1,6 +1,6 @@
 """Transformer blocks taken apart, for methods that act inside them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from timm.models.eva import EvaBlock
@@ -93,6 +93,17 @@ class OpenBlock(nn.Module):
         """A drop path of this block's rate that draws for itself."""
         path = self.block.drop_path1
         return DropPath(path.rate) if isinstance(path, DropPath) else nn.Identity()
+
+
+def plain_vit_blocks(method: str, network: str, blocks: Iterable[object]) -> list[Block]:
+    """`blocks` as timm's blocks of a plain ViT.
+
+    Raises Unsupported, naming `method` and `network`, if one is of another type.
+    """
+    plain = list(blocks)
+    if not all(type(block) is Block for block in plain):
+        raise Unsupported(f"{method} supports plain ViTs only, not {network}")
+    return cast(list[Block], plain)
 
 
 def _times(gamma: Tensor | None, branch: Tensor) -> Tensor:
