@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -14,7 +13,7 @@ from petlbench import registry
 from petlbench.errors import Unsupported
 from petlbench.layers import Chosen, DropPath
 from petlbench.merge import merged
-from petlbench.method import Method
+from petlbench.method import Method, SearchTrainer
 from petlbench.methods import lst_pruning
 from petlbench.methods.quantised import levels, quantise_head
 from tests.test_methods import made, on, randomised
@@ -521,19 +520,10 @@ class Examples:
 
     device = torch.device("cpu")
     seed = 0
-    scratch = Path()
 
-    def __init__(self) -> None:
-        self.notes: dict[str, Any] = {}
-
-    def train_before(self, method: Method, split: Any, **phase: Any) -> None:
-        """Leave it as it is."""
-
-    def halves(self) -> Any:
-        """Nothing to search on."""
-
-    def evaluate(self, method: nn.Module, split: Any) -> Any:
-        """No score."""
+    def search(self) -> SearchTrainer:
+        """No search."""
+        raise AssertionError("the method asked for a search")
 
     def examples(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         batch, labels = images(8), torch.arange(8) % 5
