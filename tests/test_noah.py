@@ -3,7 +3,6 @@
 import json
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from petlbench import registry
-from petlbench.config import compose
-from petlbench.config.schema import Config, Target
+from petlbench.config.schema import Config
 from petlbench.cost.section import parameters
 from petlbench.delta import load, trained
 from petlbench.errors import UserError
@@ -25,6 +23,7 @@ from petlbench.run import build
 from petlbench.run.record import Store
 from petlbench.run.training import run
 from petlbench.train.trainer import SearchTrainer
+from tests.settings import config, with_values
 from tests.test_methods import made, randomised
 from tests.tiny import SMALLER, images, tiny
 
@@ -209,27 +208,8 @@ def test_the_supernet_draws_sizes_at_each_step_from_dice_seeded_by_the_epoch(
     assert len(set(search.sizes)) == 6
 
 
-BRIGHT = {"name": "bright", "title": "Bright", "suite": "fake", "group": "natural", "classes": 3}
-
-
-def config(root: Path, method: str, **values: Any) -> Config:
-    """A run of one epoch on the bright images of tests/fake.py, with some values of its method."""
-    options = [f"method={method}", "backbone=vit_mini", "dataset=mini/digits", "protocol=final"]
-    training = ["train.epochs=1", "train.batch_size=8", "train.precision=fp32", "device=cpu"]
-    composed = compose.single([*options, *training, "input.size=48", f"results.root={root}"])
-    task = Target("tests.fake.load", BRIGHT)
-    return replace(
-        composed,
-        factors=replace(composed.factors, task="fake/bright"),
-        dataset=replace(
-            composed.dataset, target=task, task="fake/bright", names_task=True, classes=3
-        ),
-        method=replace(composed.method, values={**composed.method.values, **values}),
-    )
-
-
 def search_config(root: Path) -> Config:
-    return config(root, "noah", **SMALLER["noah"])
+    return with_values(config(root, "noah", epochs=1), **SMALLER["noah"])
 
 
 def test_a_search_records_the_subnet_and_its_generations(tmp_path: Path) -> None:
@@ -246,7 +226,7 @@ def test_a_search_records_the_subnet_and_its_generations(tmp_path: Path) -> None
     fresh = registry.create("noah_subnet", build.method(config(tmp_path, "linear")).backbone)
     with pytest.raises(UserError, match="does not fit"):
         load(path, fresh)
-    load(path, build.method(config(tmp_path, "noah_subnet", **search["genes"])))
+    load(path, build.method(with_values(config(tmp_path, "noah_subnet"), **search["genes"])))
     assert not Store(tmp_path).path(record, ".unfinished").exists()
 
 
