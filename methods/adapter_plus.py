@@ -10,7 +10,10 @@ from petlbench.model.drop_path import DropPath
 
 
 class PostAdapted(nn.Module):
-    """x + gamma * droppath(W_u GELU(W_d x + b_d) + b_u) with x = block(z), gamma a vector."""
+    """x + gamma * droppath(W_u GELU(W_d x + b_d) + b_u) with x = block(z), gamma (d).
+
+    W_d and W_u start as Houlsby's, from N(0, 0.01^2) cut at two deviations (visinf/adapter_plus).
+    """
 
     def __init__(self, block: nn.Module, width: int, rank: int, drop_path: float) -> None:
         super().__init__()
@@ -22,16 +25,16 @@ class PostAdapted(nn.Module):
             nn.init.trunc_normal_(layer.weight, std=0.01, a=-0.02, b=0.02)
 
     def forward(self, z: Tensor) -> Tensor:
+        """(B, N, d) or (B, H, W, d) -> the same shape"""
         x: Tensor = self.block(z)
         return x + self.gamma * self.drop_path(self.adapter(x))  # type: ignore[no-any-return]
 
 
 class AdapterPlus(Method):
-    """An adapter with channel-wise scaling behind every block, on the residual stream.
+    """An adapter with channel-wise scaling after every block, on the residual stream.
 
-    Its drop path has the same rate, `adapter_drop_path`, in all blocks and draws apart from the
-    backbone's. Weights start as Houlsby's (N(0, 0.01^2), cut at two deviations), not at zero, so
-    training does not start at the pre-trained network (visinf/adapter_plus).
+    Its drop path has the same rate, `adapter_drop_path`, in all blocks and a mask of its own.
+    W_u does not start at zero, so training does not start at the pre-trained network.
     """
 
     starts_as_pretrained = False

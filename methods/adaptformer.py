@@ -21,15 +21,16 @@ class ParallelBlock(OpenBlock):
         self.branch = branch
 
     def forward(self, z: Tensor) -> Tensor:
+        """(B, N, d) or (B, H, W, d) -> the same shape"""
         y = z + self.attention(self.norm1(z))
         return y + self.mlp(self.norm2(y)) + self.branch(y)  # type: ignore[no-any-return]
 
 
 class AdaptFormer(Method):
-    """s (W_u ReLU(W_d y + b_d) + b_u) beside every MLP.
+    """The branch s (W_u ReLU(W_d y + b_d) + b_u) beside every MLP.
 
-    The authors' code (ShoufaChen/AdaptFormer @ 6967d676) has biases; that of PETL-ViT, which made
-    the numbers on VTAB, has none: `bias`.
+    bias: the authors' code (ShoufaChen/AdaptFormer @ 6967d676) has b_d and b_u; that of PETL-ViT,
+    the source of the numbers on VTAB-1K, has neither.
     """
 
     unmergeable = "its branch has an activation"

@@ -1,100 +1,25 @@
 """Bi-LoRA and Bi-AdaptFormer: Revisiting the Parameter Efficiency of Adapters from the Perspective
 of Precision Redundancy, https://arxiv.org/abs/2307.16867.
 
-LoRA and AdaptFormer whose weights need a few bits each: in training every matrix is quantised on
-its way through the forward pass, and its gradient goes past the rounding.
+LoRA and AdaptFormer with a few bits per weight: the forward pass quantises every matrix, and the
+gradient skips the rounding.
 """
 
-from typing import cast
-
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from petlbench.checks import fraction, whole
 from petlbench.layers import QueryAndValue, Scaled
 from petlbench.method import Method
 from petlbench.methods.adaptformer import ParallelBlock
+from petlbench.methods.quantised import Quantised, quantise_head
 from petlbench.model.backbone import Backbone
-from petlbench.swap import swap, swap_these
-
-ROUNDS = 500  # of the fixed point; as in JieShibo/PETL-ViT @ 026e4f12
-MOST_BITS = 8
-
-
-def levels(bits: int) -> Tensor:
-    """The 2^bits values that a standard normal is rounded to, ascending, float32.
-
-    Fixed point of: each level is the median of its cell, each threshold the midpoint between two
-    levels. One bit: the quartiles, -0.6745 and 0.6745. As many rounds as the authors' code takes,
-    which reach the fixed point up to 4 bits; at 8 bits a round still moves levels by up to 7e-4.
-    """
-    values = torch.linspace(-1, 1, 2**bits, dtype=torch.float64, device="cpu")
-    for _ in range(ROUNDS):
-        below = torch.special.ndtr((values[:-1] + values[1:]) / 2)
-        below = torch.cat([below.new_zeros(1), below, below.new_ones(1)])
-        values = torch.special.ndtri((below[:-1] + below[1:]) / 2)
-    rounded: Tensor = values.float()
-    return rounded
-
-
-class Quantised(nn.Linear):
-    """A bias-free linear map whose weight is rounded to 2^bits levels of its own mean and spread.
-
-    w^ = (w - mean) / (std + 1e-5), rounded to the nearest level, times std, plus mean. The
-    gradient takes the rounding for the identity; mean and std stay in the graph.
-    """
-
-    def __init__(self, width: int, out: int, bits: int) -> None:
-        super().__init__(width, out, bias=False)
-        bits = whole("bits", bits, low=1, high=MOST_BITS)
-        self.register_buffer("levels", levels(bits).to(self.weight.device), persistent=False)
-        self.levels: Tensor
-
-    def rounded(self) -> Tensor:
-        """The weight as it is used, (out, width)."""
-        mean, std = self.weight.mean(), self.weight.std()
-        normal = (self.weight - mean) / (std + 1e-5)
-        with torch.no_grad():
-            middles = (self.levels[:-1] + self.levels[1:]) / 2
-            # a tie goes to the lower level; trained weights do not lie on a threshold
-            nearest = self.levels.to(normal.dtype)[
-                torch.bucketize(normal, middles.to(normal.dtype))
-            ]
-            step = nearest - normal
-        return (normal + step) * std + mean
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., width) -> (..., out)"""
-        return F.linear(x, self.rounded())
-
-
-class QuantisedHead(Quantised):
-    """A classification head of a few bits a weight, without bias, that starts as `head` does."""
-
-    def __init__(self, head: nn.Linear, bits: int) -> None:
-        super().__init__(head.in_features, head.out_features, bits)
-        self.weight = nn.Parameter(head.weight.detach())
-
-    def folded(self) -> nn.Module:
-        """One linear map, with the bias of zero that timm's head wants."""
-        plain = nn.Linear(self.in_features, self.out_features, device=self.weight.device)
-        nn.init.zeros_(plain.bias)
-        plain.weight = nn.Parameter(self.rounded().detach())
-        return plain.to(self.weight.dtype)
-
-
-def quantise_head(backbone: Backbone, bits: int | None) -> None:
-    """Put a quantised head in the place of the backbone's, or leave it where `bits` is None."""
-    if bits is not None:
-        head = cast(nn.Linear, backbone.head)
-        swap_these(backbone.net, {head: QuantisedHead(head, bits)})
+from petlbench.swap import swap
 
 
 class BinaryBranch(nn.Module):
-    """up(dropout(act(down(x)))), both maps quantised.
+    """W_u dropout(phi(W_d x)) with W_d (rank, width) and W_u (width, rank) quantised.
 
-    `down` starts Kaiming-uniform, `up` from N(0, 0.001^2) cut at two deviations: a matrix of zeros
+    W_d starts Kaiming-uniform, W_u from N(0, 0.001^2) cut at two deviations: a matrix of zeros
     would have no spread to quantise by.
     """
 
@@ -115,9 +40,9 @@ class BinaryBranch(nn.Module):
 
 
 class BiLoRA(Method):
-    """LoRA on query and value with quantised factors.
+    """LoRA on query and value with quantised factors: W x + b + s B A x, phi the identity.
 
-    `head_bits`: the head is quantised too (the authors' bihead has 1); None leaves it as it is.
+    head_bits: bits of a quantised head (1 in the authors' bihead); None leaves the head as it is.
     """
 
     starts_as_pretrained = False
@@ -147,7 +72,10 @@ class BiLoRA(Method):
 
 
 class BiAdaptFormer(Method):
-    """AdaptFormer without biases, its bottleneck quantised; `head_bits` as for BiLoRA."""
+    """AdaptFormer without biases and with a quantised bottleneck, phi = ReLU.
+
+    head_bits: as for BiLoRA.
+    """
 
     starts_as_pretrained = False
     unmergeable = "its branch has an activation"

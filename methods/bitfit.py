@@ -7,10 +7,10 @@ from petlbench.model.backbone import Backbone
 
 
 class BitFit(Method):
-    """All biases of the backbone are trained, and no new tensor is added.
+    """Trains all biases of the backbone and adds no tensor.
 
-    `include_relpos` adds the tables of relative position biases of a Swin: the rule "bias in the
-    name" catches them, and the published 0.20 M on Swin-B counts them.
+    include_relpos: also the tables of relative position biases of a Swin. Their names contain
+    "bias", and the published 0.20 M on Swin-B counts them.
     """
 
     def __init__(self, backbone: Backbone, *, include_relpos: bool) -> None:

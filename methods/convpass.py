@@ -17,17 +17,19 @@ from petlbench.model.block import OpenBlock
 from petlbench.model.tokens import Tokens
 
 SITES = ("attn", "mlp")
-INITS: Mapping[str, Callable[[Tensor], object]] = {
+Init = Callable[[Tensor], object]
+INITS: Mapping[str, Init] = {
     "identity": nn.init.dirac_,  # the centre tap passes each channel on
     "xavier": nn.init.xavier_uniform_,
 }
 
 
 class Bypass(nn.Module):
-    """Down to a few channels, a 3 x 3 convolution over the patch grid, and up again.
+    """W_u dropout(phi(K(phi(W_d n + b_d)))) + b_u with phi QuickGELU.
 
-    QuickGELU before and after the convolution. Prefix tokens go through the same convolution, each
-    as an image of one pixel: the centre tap and the bias. `up` starts at zero.
+    W_d (h, d), W_u (d, h); K is a 3 x 3 convolution over the patch grid. Prefix tokens go through
+    the same convolution, each as an image of one pixel: the centre tap and the bias. W_u starts at
+    zero.
     """
 
     units = 2  # a bottleneck and its convolution
@@ -37,7 +39,7 @@ class Bypass(nn.Module):
         width: int,
         hidden: int,
         dropout: float,
-        init: Callable[[Tensor], object],
+        init: Init,
         tokens: Tokens,
     ) -> None:
         super().__init__()
@@ -56,8 +58,8 @@ class Bypass(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, n: Tensor) -> Tensor:
-        """(B, N, width) or (B, H, W, width) -> the same"""
-        hidden = self.act(self.down(n))
+        """(B, N, d) or (B, H, W, d) -> the same shape"""
+        hidden = self.act(self.down(n))  # (..., h)
         mixed = self.tokens.on_patches(self.conv, hidden)
         if n.ndim == 3:
             prefix, _ = self.tokens.split(hidden)
@@ -69,16 +71,17 @@ class Bypass(nn.Module):
 class BypassedBlock(OpenBlock):
     """z + attention(n) + s bypass(n) with n = norm1(z); likewise beside the MLP.
 
-    Each bypass has a drop path of the block's rate, drawn apart from that of the branch.
+    Each bypass has a drop path with the block's rate and a mask of its own.
     """
 
-    def __init__(self, block: nn.Module, make: Callable[[], nn.Module], at: list[str]) -> None:
+    def __init__(self, block: nn.Module, make: Callable[[], nn.Module], sites: list[str]) -> None:
         super().__init__(block)
         self.beside = nn.ModuleDict(
-            {site: nn.Sequential(make(), self.own_drop_path()) for site in SITES if site in at}
+            {site: nn.Sequential(make(), self.own_drop_path()) for site in SITES if site in sites}
         )
 
     def forward(self, z: Tensor) -> Tensor:
+        """(B, N, d) or (B, H, W, d) -> the same shape"""
         for site, norm, branch in (
             ("attn", self.norm1, self.attention),
             ("mlp", self.norm2, self.mlp),
@@ -108,10 +111,12 @@ class Convpass(Method):
         super().__init__(backbone)
         if conv_init not in INITS:
             raise unknown("method.conv_init", conv_init, INITS)
-        at = subset("method.sites", sites, SITES)
+        places = subset("method.sites", sites, SITES)
 
         def bypass(width: int) -> nn.Module:
-            made = Bypass(width, hidden, dropout, INITS[conv_init], backbone.tokens)
-            return Scaled(scale, made)
+            init = INITS[conv_init]
+            return Scaled(scale, Bypass(width, hidden, dropout, init, backbone.tokens))
 
-        backbone.swap_blocks(lambda block, width: BypassedBlock(block, lambda: bypass(width), at))
+        backbone.swap_blocks(
+            lambda block, width: BypassedBlock(block, lambda: bypass(width), places)
+        )

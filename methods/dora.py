@@ -15,10 +15,11 @@ from petlbench.swap import swap
 
 
 class Decomposed(nn.Module):
-    """The change of x W^T when W becomes m V / ||V||, V = W + s B A, eq. 5.
+    """The change of W x when W becomes m V / ||V|| with V = W + s B A, eq. 5.
 
-    m (out) starts as the norms of the rows of W, so nothing changes at the start. The norms
-    ||V|| are constants for the gradient (section 4.3).
+    A (r, d) and B (out, r) start as LoRA's, and the magnitudes m (out) as the norms of the rows of
+    W, so nothing changes at the start. The norms ||V|| are constants for the gradient (section
+    4.3).
     """
 
     def __init__(self, weight: Tensor, rank: int, scale: float) -> None:
@@ -29,18 +30,19 @@ class Decomposed(nn.Module):
         self.magnitude = nn.Parameter(weight.detach().norm(dim=1))
 
     def forward(self, x: Tensor, product: Tensor, weight: Tensor) -> Tensor:
-        """(..., d) and product = x W^T (..., out) -> (..., out)"""
+        """(..., d), product = x W^T (..., out), weight = W (out, d) -> (..., out)"""
         with torch.no_grad():
             change = self.scale * self.update.up.weight @ self.update.down.weight
             norms = (weight + change).norm(dim=1)
         ratio = (self.magnitude / norms).to(product.dtype)
+        # m V x / ||V|| - W x, with V x = W x + s B A x
         return (ratio - 1) * product + ratio * self.scale * self.update(x)  # type: ignore[no-any-return]
 
 
-class QueryAndValue(nn.Module):
-    """qkv(x) with decomposed query and value rows; the bias stays outside the scaling.
+class DecomposedQKV(nn.Module):
+    """W x + b with decomposed query and value rows; the bias stays outside the scaling.
 
-    Both changes are of dropout(x), as in huggingface/peft, also their part that is W's.
+    Dropout acts on the x of both changes, also on their W x, as in huggingface/peft.
     """
 
     def __init__(self, qkv: nn.Linear, rank: int, scale: float, dropout: float) -> None:
@@ -57,8 +59,8 @@ class QueryAndValue(nn.Module):
         query, _, value = self.qkv.weight.chunk(3)
         if self.training and self.dropout.p:
             x = self.dropout(x)
-            products = F.linear(x, query), F.linear(x, value)
-        else:
+            products = F.linear(x, query), F.linear(x, value)  # (..., d) each
+        else:  # without dropout q and v have W x already
             query_bias, _, value_bias = _bias(self.qkv).chunk(3)
             products = q - query_bias, v - value_bias
         q = q + self.query(x, products[0], query)
@@ -81,15 +83,16 @@ class QueryAndValue(nn.Module):
 
 
 class DoRA(Method):
-    """Magnitude and direction of the query and value projections, the direction by low rank.
+    """Query and value projections as magnitude times direction, the direction updated by low rank.
 
-    As huggingface/peft does it. Its authors give no recipe for ViTs: the values are LoRA's.
+    As in huggingface/peft. The authors give no recipe for ViTs: the values are LoRA's.
     """
 
     def __init__(self, backbone: Backbone, *, rank: int, scale: float, dropout: float) -> None:
         super().__init__(backbone)
-        swap(backbone, "*.attn.qkv", lambda qkv: QueryAndValue(qkv, rank, scale, dropout))
+        swap(backbone, "*.attn.qkv", lambda qkv: DecomposedQKV(qkv, rank, scale, dropout))
 
 
 def _bias(layer: nn.Linear) -> Tensor:
+    """(out), zeros if the layer has no bias"""
     return layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias

@@ -1,7 +1,7 @@
 """DTL: Disentangled Transfer Learning for Visual Recognition, https://arxiv.org/abs/2312.07856.
 
-A compact side path leaves the backbone alone: it extracts from the blocks and injects into the
-late ones only. So the early blocks have constant inputs, and backward does not enter them.
+A compact side network reads every block and changes the outputs of the late blocks only. So the
+early blocks have constant inputs, and backward does not enter them.
 """
 
 from torch import Tensor, nn
@@ -16,10 +16,10 @@ from petlbench.model.stage import Stage
 class DTL(Method):
     """h <- h + z_i a_i c_i from block `extract_from` on; z <- z + theta(h) from `inject_from` on.
 
-    theta(h) = h sigmoid(beta h), and the identity where `beta` is None (Table 5 of the paper). In
-    the first update z is the input of block i, in the second its output. Block numbers count from
-    1 over all stages. h starts at zero in each stage; a stage in which nothing is injected has no
-    side path, since it could not learn.
+    theta(h) = h sigmoid(beta h), or the identity if `beta` is None (Table 5 of the paper). In the
+    first update z is the input of block i, in the second its output. Blocks are counted from 1
+    over all stages. h starts at zero in each stage; a stage without an injection has no side
+    network, since that could not learn.
     """
 
     unmergeable = "its side path crosses the blocks"
@@ -34,36 +34,38 @@ class DTL(Method):
         beta: float | None,
     ) -> None:
         super().__init__(backbone)
-        self.extract_from = block_number("extract_from", extract_from, backbone.depth)
-        self.inject_from = block_number("inject_from", inject_from, backbone.depth)
+        first = block_number("extract_from", extract_from, backbone.depth)
+        # before the first extraction h is zero
+        self.inject_from = max(first, block_number("inject_from", inject_from, backbone.depth))
         self.activation = nn.Identity() if beta is None else Swish(beta)
+        widths = {
+            number: stage.width
+            for stage in self.injecting()
+            for number in range(stage.first, stage.first + len(stage.blocks))
+            if number >= first
+        }
+        self.extracting = frozenset(widths)  # block numbers
         self.side = nn.ModuleDict(
-            {
-                str(number): LowRank(stage.width, stage.width, rank)
-                for stage in self.injecting()
-                for number in range(stage.first, stage.first + len(stage.blocks))
-                if number >= self.extract_from
-            }
+            {str(number): LowRank(width, width, rank) for number, width in widths.items()}
         )
 
     def injecting(self) -> list[Stage]:
-        """Stages with a block at which something extracted is injected."""
-        start = max(self.extract_from, self.inject_from)
-        return [s for s in self.backbone.stages if s.first + len(s.blocks) > start]
+        """Stages with a block from `inject_from` on."""
+        return [s for s in self.backbone.stages if s.first + len(s.blocks) > self.inject_from]
 
     def theta(self, h: Tensor, stage: Stage) -> Tensor:
-        """What the blocks of a stage are given of the side state h."""
+        """Side state (B, N, C) or (B, H, W, C) -> the term added to a block's output, as large"""
         return self.activation(h)  # type: ignore[no-any-return]
 
     def features(self, z: Tensor) -> Tensor:
-        """Patch embedding to last block, with the side path beside it."""
+        """Patch embedding -> output of the last block: (B, N, C), or (B, H, W, C) in a Swin"""
         for stage in self.backbone.stages:
             z = stage.enter(z)
-            h = z.new_zeros(())
+            h = z.new_zeros(())  # grows to the shape of z at the first extraction
             for number, block in enumerate(stage.blocks, stage.first):
-                if str(number) in self.side:
+                if number in self.extracting:
                     h = h + self.side[str(number)](z)
                 z = block(z)
-                if number >= max(self.extract_from, self.inject_from):
+                if number >= self.inject_from:
                     z = z + self.theta(h, stage)
         return z

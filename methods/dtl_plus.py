@@ -1,6 +1,6 @@
 """DTL+ and DTL+*: DTL with a depthwise convolution, https://arxiv.org/abs/2312.07856.
 
-DTL+* is DTL+ that injects after every block: a preset, conf/method/dtl_plus_star.yaml.
+DTL+* is DTL+ with an injection after every block: a preset, conf/method/dtl_plus_star.yaml.
 """
 
 from torch import Tensor, nn
@@ -12,10 +12,10 @@ from petlbench.model.stage import Stage
 
 
 class DTLPlus(DTL):
-    """DTL whose injected term is convolved: theta first, then one depthwise filter per channel.
+    """DTL with a convolved injection: z <- z + conv(theta(h)), one filter per channel.
 
-    The filter is shared by the blocks of a stage and has no bias (and, other than the paper's
-    words say, no pointwise part: heekhero/DTL @ bf6c51e). The class token bypasses it.
+    The blocks of a stage share the filter, which has no bias (and, unlike the paper's text, no
+    pointwise part: heekhero/DTL @ bf6c51e). The class token bypasses it.
     """
 
     def __init__(
@@ -36,5 +36,5 @@ class DTLPlus(DTL):
         )
 
     def theta(self, h: Tensor, stage: Stage) -> Tensor:
-        """The side state h, activated and convolved over the patch grid."""
+        """The side state, activated and convolved over the patch grid; the shape stays."""
         return self.backbone.tokens.on_patches(self.mix[str(stage.first)], super().theta(h, stage))

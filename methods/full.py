@@ -1,11 +1,11 @@
-"""Full fine-tuning: every weight of the backbone is trained."""
+"""Full fine-tuning: trains every weight of the backbone; the upper end of the cost."""
 
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
 
 
 class Full(Method):
-    """All parameters trained; the upper end of cost."""
+    """Trains all parameters."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__(backbone)

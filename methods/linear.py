@@ -1,7 +1,7 @@
-"""Linear probing: only the classification head is trained."""
+"""Linear probing: trains the classification head only."""
 
 from petlbench.method import Method
 
 
 class Linear(Method):
-    """Nothing but the head, which is trainable in every method."""
+    """Trains only the head, as every method does."""

@@ -10,12 +10,12 @@ from petlbench.model.backbone import Backbone
 
 
 class LNTune(Method):
-    """Weight and bias of every LayerNorm are trained, and no new tensor is added."""
+    """Trains weight and bias of every LayerNorm and adds no tensor."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__(backbone)
         norms = [module for module in backbone.net.modules() if isinstance(module, nn.LayerNorm)]
         if not norms:
-            raise Unsupported(f"LN-Tune trains LayerNorms, and {backbone.tag} has none")
+            raise Unsupported(f"LN-Tune trains LayerNorms, but {backbone.tag} has none")
         for norm in norms:
             norm.requires_grad_(True)

@@ -1,73 +1,71 @@
 """LoRA: Low-Rank Adaptation of Large Language Models, https://arxiv.org/abs/2106.09685.
 
-Two forms are in use on vision transformers. `qv` (PETL-ViT, and eq. 2 of DTL): an update each for
-query and value. `qkv_shared` (NOAH): one update of query, key and value through one down map, as
-many parameters. The scale multiplies as it is; there is no alpha / rank.
+The form used on vision transformers (PETL-ViT, and eq. 2 of DTL): an update each for query and
+value. The scale s multiplies the update directly; there is no alpha / r.
 """
 
-from collections.abc import Callable
-from functools import partial
+import torch
+from torch import Tensor, nn
 
-from torch import nn
-
-from petlbench.checks import fraction
-from petlbench.errors import unknown
-from petlbench.layers import LowRank, Parallel, QueryAndValue, Scaled
+from petlbench.checks import positive
+from petlbench.layers import LowRank, affine
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
+from petlbench.peft import Update, side_by_side
 from petlbench.swap import swap
 
 
-def query_and_value(qkv: nn.Linear, *, rank: int, scale: float, dropout: float) -> QueryAndValue:
-    """qkv(x) with s B A x added to its query and value rows, eq. 3: W and b stay frozen."""
-    width = qkv.in_features
-    query, value = (Scaled(scale, LowRank(width, width, rank, dropout)) for _ in "qv")
-    return QueryAndValue(qkv, query, value)
+class LowRankUpdate(nn.Module):
+    """s B dropout(A x), the update of eq. 3, with A (r, d) and B (d, r).
+
+    A starts Kaiming-uniform and B at zero, so the network starts as the pre-trained one.
+    """
+
+    def __init__(self, width: int, rank: int, scale: float, dropout: float) -> None:
+        super().__init__()
+        self.scale = positive("scale", scale)
+        self.op = LowRank(width, width, rank, dropout)  # A: op.down, B: op.up
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., d) -> (..., d)"""
+        codes = self.op.dropout(self.op.down(x))  # A x, (..., r)
+        return self.scale * self.op.up(codes)  # type: ignore[no-any-return]
 
 
-def shared(qkv: nn.Linear, *, rank: int, scale: float, dropout: float) -> Parallel:
-    """qkv(x) + s B A dropout(x), where B feeds query, key and value."""
-    update = LowRank(qkv.in_features, qkv.out_features, rank)
-    return Parallel(
-        qkv, Scaled(scale, nn.Sequential(nn.Dropout(fraction("dropout", dropout)), update))
-    )
+class AdaptedQKV(nn.Module):
+    """W x + b with s B A x added to its query rows and its value rows, eq. 3.
 
+    W (3 d, d) and b stay frozen; query and value have an A and a B each.
+    """
 
-def zero_up(update: LowRank) -> None:
-    """B = 0: the network starts as it was; LowRank is made so."""
+    def __init__(self, qkv: nn.Linear, rank: int, scale: float, dropout: float) -> None:
+        super().__init__()
+        width = qkv.in_features
+        self.qkv = qkv
+        self.query = LowRankUpdate(width, rank, scale, dropout)
+        self.value = LowRankUpdate(width, rank, scale, dropout)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., d) -> (..., 3 d)"""
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        return torch.cat([q + self.query(x), k, v + self.value(x)], dim=-1)
 
-def noah(update: LowRank) -> None:
-    """A and B from N(0, 0.02^2), as NOAH's model constructor leaves them."""
-    nn.init.trunc_normal_(update.down.weight, std=0.02)
-    nn.init.trunc_normal_(update.up.weight, std=0.02)
+    def folded(self) -> nn.Module:
+        """One linear map, W + s B A."""
+        return affine(self, self.qkv)
 
-
-FORMS: dict[str, Callable[..., nn.Module]] = {"qv": query_and_value, "qkv_shared": shared}
-INITS = {"zero_up": zero_up, "noah": noah}
+    def low_rank_update(self) -> Update:
+        """One update of all rows, for PEFT's files; that of the key rows is zero."""
+        query, value = (
+            Update(part.op.down.weight, part.op.up.weight, part.scale)
+            for part in (self.query, self.value)
+        )
+        return side_by_side(query, value)
 
 
 class LoRA(Method):
-    """A low-rank update beside the fused query, key and value projection of every block."""
+    """A low-rank update of the query and value projections of every block."""
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        *,
-        rank: int,
-        scale: float,
-        dropout: float,
-        form: str,
-        init: str,
-    ) -> None:
+    def __init__(self, backbone: Backbone, *, rank: int, scale: float, dropout: float) -> None:
         super().__init__(backbone)
-        if form not in FORMS:
-            raise unknown("method.form", form, FORMS)
-        if init not in INITS:
-            raise unknown("method.init", init, INITS)
-        make = partial(FORMS[form], rank=rank, scale=scale, dropout=dropout)
-        swap(backbone, "*.attn.qkv", make)
-        for module in backbone.modules():
-            if isinstance(module, LowRank):
-                INITS[init](module)
-        self.starts_as_pretrained = init == "zero_up"
+        swap(backbone, "*.attn.qkv", lambda qkv: AdaptedQKV(qkv, rank, scale, dropout))

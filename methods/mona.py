@@ -17,7 +17,7 @@ NORM_EPS = 1e-5
 
 
 class MultiScale(nn.Module):
-    """t + 1x1(t) with t = z + the mean of three depthwise convolutions of z, on (B, C, H, W)."""
+    """t + C(t) with t = z + (K_3(z) + K_5(z) + K_7(z)) / 3: depthwise K_k, and C a 1 x 1 one."""
 
     units = len(KERNELS) + 1
 
@@ -30,13 +30,17 @@ class MultiScale(nn.Module):
         self.mix = nn.Conv2d(width, width, kernel_size=1)
 
     def forward(self, z: Tensor) -> Tensor:
+        """(B, h, H, W) -> (B, h, H, W)"""
         filtered = torch.stack([conv(z) for conv in self.depthwise]).sum(0)
         t = z + filtered / len(KERNELS)
         return t + self.mix(t)  # type: ignore[no-any-return]
 
 
 class MonaLayer(nn.Module):
-    """z + W_u dropout(GELU(K(W_d (a LN(z) + c z)))): prefix tokens bypass the convolutions K."""
+    """z + W_u dropout(GELU(K(W_d (a LN(z) + c z)))), with W_d (h, d), W_u (d, h), a and c (d).
+
+    Prefix tokens bypass the convolutions K.
+    """
 
     units = 1
 
@@ -56,14 +60,14 @@ class MonaLayer(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, z: Tensor) -> Tensor:
-        """(B, N, width) or (B, H, W, width) -> the same"""
+        """(B, N, d) or (B, H, W, d) -> the same shape"""
         hidden = self.down(self.of_norm * self.norm(z) + self.of_input * z)
         mixed = F.gelu(self.tokens.on_patches(self.convolutions, hidden))
         return z + self.up(self.dropout(mixed))  # type: ignore[no-any-return]
 
 
 class MonaBlock(OpenBlock):
-    """A Mona layer on the residual stream behind attention, and one behind the MLP."""
+    """A Mona layer on the residual stream after attention, and one after the MLP."""
 
     def __init__(self, block: nn.Module, first: MonaLayer, second: MonaLayer) -> None:
         super().__init__(block)
@@ -71,6 +75,7 @@ class MonaBlock(OpenBlock):
         self.after_mlp = second
 
     def forward(self, z: Tensor) -> Tensor:
+        """(B, N, d) or (B, H, W, d) -> the same shape"""
         z = self.after_attention(z + self.attention(self.norm1(z)))
         return self.after_mlp(z + self.mlp(self.norm2(z)))  # type: ignore[no-any-return]
 
@@ -78,9 +83,9 @@ class MonaBlock(OpenBlock):
 class Mona(Method):
     """Multi-cognitive visual adapters: convolutions of three sizes inside a bottleneck.
 
-    As Leiyi-Hu/mona has it for Swin. Nothing starts at zero, so training does not start at the
+    As in Leiyi-Hu/mona for Swin. Nothing starts at zero, so training does not start at the
     pre-trained network. On a ViT with backbone.pool=cls the convolutions of the last block have no
-    effect, since the class token bypasses them.
+    effect, because the class token bypasses them.
     """
 
     starts_as_pretrained = False
@@ -89,8 +94,8 @@ class Mona(Method):
     def __init__(self, backbone: Backbone, *, hidden: int, dropout: float) -> None:
         super().__init__(backbone)
 
-        def opened(block: nn.Module, width: int) -> nn.Module:
+        def adapted(block: nn.Module, width: int) -> nn.Module:
             first, second = (MonaLayer(width, hidden, dropout, backbone.tokens) for _ in range(2))
             return MonaBlock(block, first, second)
 
-        backbone.swap_blocks(opened)
+        backbone.swap_blocks(adapted)

@@ -1,8 +1,8 @@
 """NOAH: Neural Prompt Search, https://arxiv.org/abs/2206.04673.
 
-A network with LoRA, adapter and prompts in every block, whose sizes an evolutionary search finds:
-`NOAH` trains a supernet, searches, and returns the `NOAHSubnet` found, trained from the
-pre-trained network.
+A network with LoRA, adapter and prompts in every block, with sizes from an evolutionary search:
+`NOAH` trains a supernet, searches, and returns the best `NOAHSubnet`, trained from the pre-trained
+network.
 """
 
 import copy
@@ -29,12 +29,13 @@ log = logging.getLogger("petlbench")
 
 
 class NOAH(Composed):
-    """The supernet, as large as its space allows, and the search in it.
+    """The supernet, with the largest sizes of its search space, and the search.
 
-    `fit` trains the supernet with sizes drawn anew at each step, then lets subnets of at most
-    `budget_m` million parameters evolve: they are scored with the supernet's weights on the second
-    half of the training split (its val part, where there is one). The best is built at its exact
-    size and trained as the run's settings say. A killed search goes on after its last generation.
+    `fit` trains the supernet with new random sizes at each step, then evolves subnets of at most
+    `budget_m` million parameters. They use the supernet's weights and are scored on the second
+    half of the training split (its val part, if it has one). The best one is built at its exact
+    size and trained with the run's settings. An interrupted search resumes after its last
+    generation.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class NOAH(Composed):
         pristine = copy.deepcopy(backbone)
         largest = (max(dims),) * backbone.depth
         super().__init__(backbone, Genes(largest, largest, largest), dropout)
-        self.pristine = [pristine]  # in a list: no part of the supernet
+        self.pristine = [pristine]  # a list, so that it is no submodule of the supernet
         self.dropout = dropout
         self.space = Space(tuple(dims), tuple(depths), backbone.depth)
         self.plan = Plan(
@@ -81,7 +82,7 @@ class NOAH(Composed):
         self.supernet_lr = positive("supernet_lr", supernet_lr)
 
     def become(self, genes: Genes) -> None:
-        """Take these sizes for the forward passes to come."""
+        """Use these sizes in the next forward passes."""
         for number, block in enumerate(self.backbone.net.blocks):
             block.after_mlp.size = genes.adapter[number]
             block.block.attn.qkv.size = genes.lora[number]

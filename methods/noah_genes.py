@@ -4,15 +4,15 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
-# Tries to find a child that is new and fits the budget, for each child that is wanted. Mutants and
-# crossovers as in ZhangYuanhan-AI/NOAH @ e9c55f36, which draws the others until it has enough: of
-# the few-shot space 3 % fit.
+# Draws per child until one is new and fits the budget: for mutants and crossovers as in
+# ZhangYuanhan-AI/NOAH @ e9c55f36. That code has no limit for random children; 3 % of the few-shot
+# space fit its budget.
 TRIES, TRIES_BY_CHANCE = 10, 250
 
 
 @dataclass(frozen=True)
 class Genes:
-    """Sizes in each block: rank of LoRA, width of the adapter, number of prompts; 0 is none."""
+    """Sizes in each block: rank of LoRA, width of the adapter, number of prompts; 0 for none."""
 
     lora: tuple[int, ...]
     adapter: tuple[int, ...]
@@ -21,7 +21,7 @@ class Genes:
     def parameters(self, width: int) -> int:
         """Trained parameters of a subnet without its head.
 
-        The authors' count has the prompts ahead of the first block and their positions too, which
+        The authors' count includes the prompts before the first block and their positions, which
         no output depends on: (p_1 + 100) width more.
         """
         lora = sum(4 * width * rank for rank in self.lora)
@@ -34,7 +34,7 @@ MODULES = tuple(field.name for field in fields(Genes))
 
 @dataclass(frozen=True)
 class Space:
-    """What may be sampled: for each module a depth, and for each block down to it a size."""
+    """The search space: for each module a depth, and a size for each block up to it."""
 
     dims: tuple[int, ...]
     depths: tuple[int, ...]
@@ -45,29 +45,29 @@ class Space:
         return Genes(*(self.padded(self.drawn(dice.choice(self.depths), dice)) for _ in MODULES))
 
     def drawn(self, count: int, dice: random.Random) -> tuple[int, ...]:
-        """Dims for so many blocks."""
+        """Dims for `count` blocks, uniformly."""
         return tuple(dice.choice(self.dims) for _ in range(count))
 
     def padded(self, dims: tuple[int, ...]) -> tuple[int, ...]:
-        """Dims for the first blocks, and none in those behind."""
+        """`dims` for the first blocks and 0 for the others."""
         return dims + (0,) * (self.blocks - len(dims))
 
     def mutated(self, genes: Genes, dice: random.Random, module: float, depth: float) -> Genes:
-        """Each module with probability `module`: with probability `depth` a new depth, else as is.
+        """Draw a new depth for each module with probability `module` x `depth`.
 
-        A larger depth appends new dims and a smaller one cuts; present dims are never drawn again.
+        A larger depth appends new dims and a smaller one cuts; present dims are never redrawn.
         """
-        changed = {}
+        modules = {}
         for name in MODULES:
             present: tuple[int, ...] = tuple(d for d in getattr(genes, name) if d)
             if dice.random() < module and dice.random() < depth:
-                new = dice.choice(self.depths)
-                present = present[:new] + self.drawn(max(0, new - len(present)), dice)
-            changed[name] = self.padded(present)
-        return Genes(**changed)
+                blocks = dice.choice(self.depths)
+                present = present[:blocks] + self.drawn(max(0, blocks - len(present)), dice)
+            modules[name] = self.padded(present)
+        return Genes(**modules)
 
     def crossed(self, first: Genes, second: Genes, dice: random.Random) -> Genes:
-        """Each module whole, from one of the two."""
+        """Take each module whole from one of the two parents."""
         return Genes(*(getattr(dice.choice((first, second)), name) for name in MODULES))
 
 
@@ -90,7 +90,7 @@ Seen = dict[Genes, float]
 def next_generation(
     seen: Seen, space: Space, plan: Plan, fits: Callable[[Genes], bool], dice: random.Random
 ) -> list[Genes]:
-    """New subnets that fit the budget: mutants and crossovers of the best, filled up by chance."""
+    """New subnets that fit the budget: mutants and crossovers of the best, then random ones."""
     best = sorted(seen, key=seen.__getitem__, reverse=True)[: plan.parents]
 
     def mutant() -> Genes:
@@ -101,12 +101,12 @@ def next_generation(
 
     bred = [(plan.mutants, TRIES, mutant), (plan.crossovers, TRIES, crossover)] if best else []
     by_chance = (plan.population, TRIES_BY_CHANCE, lambda: space.sample(dice))
-    found: list[Genes] = []
-    for count, most, make in [*bred, by_chance]:
-        tries, wanted = 0, min(plan.population, len(found) + count)
-        while len(found) < wanted and tries < most * count:
+    children: list[Genes] = []
+    for count, most, draw in [*bred, by_chance]:
+        tries, enough = 0, min(plan.population, len(children) + count)
+        while len(children) < enough and tries < most * count:
             tries += 1
-            child = make()
-            if child not in seen and child not in found and fits(child):
-                found.append(child)
-    return found
+            child = draw()
+            if child not in seen and child not in children and fits(child):
+                children.append(child)
+    return children

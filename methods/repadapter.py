@@ -14,13 +14,14 @@ from petlbench.method import Method
 from petlbench.model.backbone import Backbone
 from petlbench.swap import swap
 
-SITES = {"attn": "*.blocks.*.attn.qkv", "mlp": "*.blocks.*.mlp.fc1"}  # what reads a norm's output
+SITES = {"attn": "*.blocks.*.attn.qkv", "mlp": "*.blocks.*.mlp.fc1"}  # both read a norm
 
 
 class LinearAdapter(nn.Module):
-    """W_u dropout(W_d n + b_d) + b_u, where W_u is block-diagonal with `groups` blocks.
+    """W_u dropout(W_d n + b_d) + b_u with W_d (h, d) and W_u (d, h), block-diagonal in `groups`.
 
-    No activation, so in eval mode it can be folded into the linear map behind it.
+    It has no activation, so in eval mode it folds into the linear map after it. W_d starts
+    Xavier-uniform and the rest at zero.
     """
 
     units = 1
@@ -41,12 +42,12 @@ class LinearAdapter(nn.Module):
             nn.init.zeros_(tensor)
 
     def forward(self, n: Tensor) -> Tensor:
-        """(..., width) -> (..., width)"""
+        """(..., d) -> (..., d)"""
         return self.up(self.dropout(self.down(n)))  # type: ignore[no-any-return]
 
 
 class Adapted(nn.Sequential):
-    """A linear map behind a linear adapter: W (n + s A(n)) + b."""
+    """W (n + s A(n)) + b: a linear adapter A, then a frozen linear map."""
 
     def folded(self) -> nn.Module:
         """One linear map."""
@@ -56,8 +57,8 @@ class Adapted(nn.Sequential):
 class RepAdapter(Method):
     """n + s A(n) between norm and attention, and between norm and MLP: `sites`, eq. 6.
 
-    The authors' `repblock` has both sites, their `repattn` only attention. Biases are counted,
-    other than in the paper's 0.22 M.
+    The authors' `repblock` has both sites, their `repattn` attention only. Biases are counted
+    here, but not in the paper's 0.22 M.
     """
 
     def __init__(

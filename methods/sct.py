@@ -15,11 +15,14 @@ from petlbench.model.backbone import Backbone
 from petlbench.model.block import OpenBlock
 from petlbench.swap import swap
 
-BATCH = 50  # images at a time while channels are chosen
+BATCH = 50  # images per batch of the channel selection
 
 
 class SalientChannels(nn.Module):
-    """z + s (W z_S + b) in the channels S; with `scale_on_x`, s z_S + W z_S + b."""
+    """z with z_S + s (W z_S + b) in its salient channels S, W (K, K); the others pass unchanged.
+
+    scale_on_x: s z_S + W z_S + b instead.
+    """
 
     units = 1
 
@@ -34,36 +37,38 @@ class SalientChannels(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, z: Tensor) -> Tensor:
-        """(..., width) -> (..., width)"""
+        """(..., d) -> (..., d)"""
         channels = self.salient.index
-        chosen = z.index_select(-1, channels)
-        update = self.linear(chosen)
-        change = update + (self.scale - 1) * chosen if self.scale_on_x else self.scale * update
+        salient = z.index_select(-1, channels)  # z_S, (..., K)
+        update = self.linear(salient)
+        change = update + (self.scale - 1) * salient if self.scale_on_x else self.scale * update
         return z.index_add(-1, channels, change.to(z.dtype))
 
 
 class AfterAttention(OpenBlock):
-    """A block with a tuning of the residual stream behind attention."""
+    """A block with a tuning T after attention: y = T(z + attention(norm1(z)))."""
 
     def __init__(self, block: nn.Module, tuning: SalientChannels) -> None:
         super().__init__(block)
         self.tuning = tuning
 
     def forward(self, z: Tensor) -> Tensor:
+        """(B, N, d) or (B, H, W, d) -> the same shape"""
         z = self.tuning(z + self.attention(self.norm1(z)))
         return z + self.mlp(self.norm2(z))
 
 
 class AfterMLP(AfterAttention):
-    """A block with a tuning of its output."""
+    """A block with a tuning T of its output: T(y + mlp(norm2(y)))."""
 
     def forward(self, z: Tensor) -> Tensor:
+        """(B, N, d) or (B, H, W, d) -> the same shape"""
         z = z + self.attention(self.norm1(z))
         return self.tuning(z + self.mlp(self.norm2(z)))  # type: ignore[no-any-return]
 
 
 class TunedProjection(nn.Module):
-    """A fused qkv projection with a tuning of its output."""
+    """T(W x + b): a fused qkv projection and a tuning of its output."""
 
     def __init__(self, qkv: nn.Linear, tuning: SalientChannels) -> None:
         super().__init__()
@@ -84,13 +89,13 @@ SITES = (*BLOCKS, "qkv")
 
 
 class SCT(Method):
-    """A square linear map on each block's K salient channels, chosen from the training data.
+    """A square linear map on each block's K salient channels, selected from the training data.
 
     Salient are the channels with the largest L2 norm over the patches of a class, averaged over
-    classes, in the frozen pre-trained network. `site` is the residual stream behind attention
-    (`attn`, the authors' sct_attn) or behind the MLP (`mlp`, sct_mlp), or the output of the fused
-    query, key and value projection (`qkv`, sct_qkv). W starts from N(0, 0.02^2), so training does
-    not start at the pre-trained network.
+    classes, in the frozen pre-trained network.
+    site: the residual stream after attention (`attn`, the authors' sct_attn) or after the MLP
+    (`mlp`, sct_mlp), or the output of the fused query, key and value projection (`qkv`, sct_qkv).
+    W starts from N(0, 0.02^2), so training does not start at the pre-trained network.
     """
 
     starts_as_pretrained = False
@@ -114,7 +119,7 @@ class SCT(Method):
             backbone.swap_blocks(lambda block, width: tuned(block, tuning(width)))
 
     def fit(self, trainer: Trainer) -> Fitted:
-        """Choose the channels, then train."""
+        """Select the channels, then train."""
         self.to(trainer.device)
         self.choose(trainer.examples(BATCH))
         trainer.train(self)
@@ -128,7 +133,7 @@ class SCT(Method):
         sums: dict[SalientChannels, dict[int, Tensor]] = {tuning: {} for tuning in tunings}
 
         def watch(tuning: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            """Keep what comes in and pass it on: so the network is the pre-trained one."""
+            """Record the input and return it, so that the network stays the pre-trained one."""
             assert isinstance(tuning, SalientChannels)
             seen[tuning] = inputs[0]
             return inputs[0]

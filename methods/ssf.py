@@ -22,7 +22,7 @@ CONVOLUTIONAL = (
 
 
 class Transformed(nn.Sequential):
-    """A linear map, convolution or norm with its scale and shift behind it."""
+    """gamma op(x) + beta, with gamma and beta (C): op is a linear map, convolution or norm."""
 
     def folded(self) -> nn.Module:
         """The same kind of module: gamma W x + (gamma b + beta)."""
@@ -37,16 +37,15 @@ class Transformed(nn.Sequential):
 
 
 class SSF(Method):
-    """y = gamma x + beta, channel by channel, behind every linear map and norm of the network.
+    """y = gamma x + beta, channel by channel, after every linear map and norm of the network.
 
-    That is of patch embedding, blocks and the final norm: CLIP's norm ahead of the blocks and
-    SigLIP's attention pooling, which the authors' networks do not have, stay as they are. Where
-    the patch embedding has a norm (Swin), it gets a pair too; in a ConvNeXt the first two layers
-    of the stem, blocks and downsampling, but not ConvNeXt-V2's response norm. `merge_norm` adds
-    the norms of a Swin's patch merging, which the paper means and the authors' code never creates
-    (dongzelian/SSF @ e94e0e70 passes a list where a name is compared).
-    gamma ~ N(1, 0.02^2) and beta ~ N(0, 0.02^2), so training does not start at the pre-trained
-    network.
+    These are the layers of patch embedding (with its norm, in a Swin), blocks, and the final norm;
+    in a ConvNeXt those of stem, downsampling and blocks, except ConvNeXt-V2's response norm.
+    CLIP's norm before the blocks and SigLIP's attention pooling, which the authors' networks do
+    not have, stay as they are. merge_norm: also after the norms of a Swin's patch merging, as in
+    the paper; the authors' code never creates these pairs (dongzelian/SSF @ e94e0e70 compares a
+    list with a name). gamma ~ N(1, 0.02^2) and beta ~ N(0, 0.02^2), so training does not start at
+    the pre-trained network.
     """
 
     starts_as_pretrained = False
@@ -63,7 +62,7 @@ class SSF(Method):
 
 
 def transformed(op: Any) -> Transformed:
-    """An op on (..., C), or on (B, C, H, W), with its pair."""
+    """`op`, with outputs (..., C) or (B, C, H, W), and its pair of gamma and beta."""
     channels = 1 if isinstance(op, nn.Conv2d | LayerNorm2d | RmsNorm2d) else -1
     return Transformed(op, ScaleShift(len(op.weight), channels))
 

@@ -1,25 +1,23 @@
 """VQT: Visual Query Tuning, https://arxiv.org/abs/2212.03220."""
 
-import math
 from typing import Self, cast
 
 import torch
 from timm.layers import Attention
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from petlbench.checks import fraction, whole
-from petlbench.errors import Unsupported
 from petlbench.method import Method
+from petlbench.methods.vpt import start_bound
 from petlbench.model.backbone import Backbone
-from petlbench.model.block import OpenBlock
+from petlbench.model.block import OpenBlock, plain_vit_blocks
 
 
 class QueriedBlock(OpenBlock):
-    """A block that also answers queries: attention over the tokens z, then the MLP.
+    """A block that also answers queries: a = q + attention(q, z), then a + mlp(norm2(a)).
 
-    The tokens never see the queries, so z goes through the block as if there were none.
+    The tokens do not attend to the queries, so the block's own output does not depend on them.
     """
 
     def ask(self, queries: Tensor, z: Tensor) -> Tensor:
@@ -28,7 +26,7 @@ class QueriedBlock(OpenBlock):
         return answers + self.mlp(self.norm2(answers))
 
     def attend(self, queries: Tensor, n: Tensor) -> Tensor:
-        """Attention of the normalised queries to the normalised tokens."""
+        """Normalised queries (B, T, C) attend to normalised tokens n (B, N, C) -> (B, T, C)"""
         block, attn = self.block, cast(Attention, self.block.attn)
         width = attn.qkv.in_features
         weight, bias = attn.qkv.weight, attn.qkv.bias
@@ -43,12 +41,12 @@ class QueriedBlock(OpenBlock):
 
 
 class VQT(Method):
-    """T learned queries a block, whose answers join the class token before a wider head.
+    """T learned queries per block; a wider head reads their answers beside the class token.
 
-    The head reads [class token after the norm; the T answers of each block], each part normalised
-    to length 1: its width is (1 + L T) d, which is most of what is trained. Only the path of a
-    query through its own block needs a gradient. The frozen network stays in eval mode, as in the
-    authors' code (andytu28/VQT).
+    The head reads [class token after the norm; the T answers of each block], (1 + L T) d values,
+    with each part normalised to length 1; most trained parameters are the head's. Only the path of
+    a query through its own block needs a gradient. The frozen network stays in eval mode, as in
+    the authors' code (andytu28/VQT).
     """
 
     starts_as_pretrained = False
@@ -57,11 +55,11 @@ class VQT(Method):
     def __init__(self, backbone: Backbone, *, queries: int, dropout: float) -> None:
         super().__init__(backbone)
         whole("queries", queries, low=1)
-        if {type(block) for stage in backbone.stages for block in stage.blocks} != {Block}:
-            raise Unsupported(f"VQT is defined for plain ViTs, and {backbone.tag} is none")
+        blocks = (block for stage in backbone.stages for block in stage.blocks)
+        plain_vit_blocks("VQT", backbone.tag, blocks)
         width, depth = backbone.widths[0], backbone.depth
         backbone.swap_blocks(lambda block, _: QueriedBlock(block))
-        bound = math.sqrt(6 / (3 * math.prod(backbone.net.patch_embed.patch_size) + width))
+        bound = start_bound(backbone)
         self.queries = nn.Parameter(torch.empty(depth, queries, width).uniform_(-bound, bound))
         self.units = depth
         self.dropout = nn.Dropout(fraction("dropout", dropout))
@@ -72,12 +70,11 @@ class VQT(Method):
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> class logits (B, K)"""
         z = self.backbone.embed(images)
-        parts = []
-        steps = zip(
-            self.queries, self.backbone.net.blocks, self.backbone.stages[0].blocks, strict=True
-        )
-        for queries, asked, block in steps:
-            parts.append(asked.ask(self.dropout(queries.expand(len(z), -1, -1)), z).flatten(1))
+        parts = []  # the answers of each block, (B, T C)
+        blocks = zip(self.backbone.net.blocks, self.backbone.stages[0].blocks, strict=True)
+        for queries, (queried, block) in zip(self.queries, blocks, strict=True):
+            expanded = self.dropout(queries.expand(len(z), -1, -1))  # (B, T, C)
+            parts.append(queried.ask(expanded, z).flatten(1))
             z = block(z)
         parts = [F.normalize(part, dim=-1) for part in (self.backbone.pooled(z), *parts)]
         return self.backbone.head(torch.cat(parts, dim=-1))  # type: ignore[no-any-return]

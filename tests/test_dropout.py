@@ -229,7 +229,7 @@ def rounded(formula: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 BLOCKS: list[tuple[str, Callable[..., Tensor], dict[str, Any]]] = [
     ("lora", lora, {"scale": SCALE}),
-    ("lora", shared_lora, {"scale": SCALE, "form": "qkv_shared"}),
+    ("lora_noah", shared_lora, {"scale": SCALE}),
     ("dora", dora, {"scale": SCALE}),
     ("fact_tt", partial(fact, tt_core), {"scale": SCALE}),
     ("fact_tk", partial(fact, tk_core), {"scale": SCALE}),
@@ -333,6 +333,6 @@ def test_dropout_of_tokens(
 
 
 def test_every_method_with_dropout_has_a_formula_here() -> None:
-    presets = {"lora_noah", "adapter", "convpass_attn", "noah"}  # of what is in a table above
+    presets = {"adapter", "convpass_attn", "noah"}  # of what is in a table above
     covered = {name for name, _, _ in [*BLOCKS, *WALKS]} | presets
     assert covered == {name for name in registry.names() if "dropout" in registry.values(name)}

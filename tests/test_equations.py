@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -14,9 +13,9 @@ from petlbench import registry
 from petlbench.errors import Unsupported
 from petlbench.layers import Chosen
 from petlbench.merge import merged
-from petlbench.method import Method
-from petlbench.methods import lst
-from petlbench.methods.binary import levels, quantise_head
+from petlbench.method import Method, SearchTrainer
+from petlbench.methods import lst_pruning
+from petlbench.methods.quantised import levels, quantise_head
 from petlbench.model.drop_path import DropPath
 from tests.test_methods import made, on, randomised
 from tests.tiny import images, tiny
@@ -522,19 +521,10 @@ class Examples:
 
     device = torch.device("cpu")
     seed = 0
-    scratch = Path()
 
-    def __init__(self) -> None:
-        self.notes: dict[str, Any] = {}
-
-    def train_before(self, method: Method, split: Any, **phase: Any) -> None:
-        """Leave it as it is."""
-
-    def halves(self) -> Any:
-        """Nothing to search on."""
-
-    def evaluate(self, method: nn.Module, split: Any) -> Any:
-        """No score."""
+    def search(self) -> SearchTrainer:
+        """No search."""
+        raise AssertionError("the method asked for a search")
 
     def examples(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         batch, labels = images(8), torch.arange(8) % 5
@@ -599,8 +589,10 @@ def test_a_pruned_ladder_keeps_rows_by_the_products_of_query_key_and_value() -> 
 def test_fisher_importance_sums_squared_gradients_image_by_image(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lst, "MOST_EXAMPLES", 5)
-    found = lst.fisher(tiny("vit").double(), ((x.double(), y) for x, y in Examples().examples(1)))
+    monkeypatch.setattr(lst_pruning, "MOST_EXAMPLES", 5)
+    found = lst_pruning.fisher(
+        tiny("vit").double(), ((x.double(), y) for x, y in Examples().examples(1))
+    )
     method = Method(tiny("vit").double()).eval()
     net = method.backbone.net.requires_grad_(True)
     matrices = {n: p for n, p in net.named_parameters() if n.endswith("weight") and p.ndim > 1}
@@ -638,5 +630,5 @@ def test_a_tied_ladder_keeps_the_channels_of_the_embedding(tied: bool) -> None:
 def test_a_pruned_ladder_is_refused_where_the_mlp_is_gated() -> None:
     with torch.device("meta"):
         gated = tiny("vit", name="vit_giant_patch14_reg4_dinov2", image_size=28)
-        with pytest.raises(Unsupported, match="no pruned start from the gated MLPs"):
+        with pytest.raises(Unsupported, match="no pruned start for the gated MLPs"):
             registry.create("lst", gated, prune="magnitude")

@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from petlbench.errors import Unsupported
-from petlbench.layers import Scaled
 from petlbench.merge import merged
 from petlbench.method import Method
+from petlbench.methods.lora import LowRankUpdate
 from petlbench.peft import to_peft
 from tests.test_merge import plain
 from tests.test_methods import made, randomised
@@ -71,10 +71,10 @@ def test_others_say_why_not(name: str, tmp_path: Path) -> None:
 
 def test_updates_of_several_scales_are_refused(tmp_path: Path) -> None:
     method = made("lora", "vit")
-    scaled = [module for module in method.modules() if isinstance(module, Scaled)]
-    scaled[0].scale = 2.0
+    updates = [module for module in method.modules() if isinstance(module, LowRankUpdate)]
+    updates[0].scale = 2.0
     with pytest.raises(Unsupported, match="query and value have different scales"):
         to_peft(method, tmp_path)
-    scaled[1].scale = 2.0
+    updates[1].scale = 2.0
     with pytest.raises(Unsupported, match="several scales or ranks"):
         to_peft(method, tmp_path)

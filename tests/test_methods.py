@@ -250,20 +250,20 @@ def test_frozen_prefix_leaves_the_mode_alone() -> None:
 # Particular to one method
 
 
-@pytest.mark.parametrize("form", ["qv", "qkv_shared"])
-def test_lora_leaves_the_key_alone_only_in_its_own_form(form: str) -> None:
-    method = randomised(made("lora", "vit", form=form, dropout=0.0)).eval()
+@pytest.mark.parametrize("name", ["lora", "lora_noah"])
+def test_only_noahs_lora_updates_the_key(name: str) -> None:
+    method = randomised(made(name, "vit", dropout=0.0)).eval()
     qkv = method.backbone.net.blocks[3].attn.qkv
     x = torch.randn(2, 17, 32)
-    plain = qkv.qkv if form == "qv" else qkv.op
+    plain = qkv.qkv if name == "lora" else qkv.op
     q, k, v = (qkv(x) - plain(x)).chunk(3, dim=-1)
     assert q.any()
     assert v.any()
-    assert bool(k.any()) == (form == "qkv_shared")
+    assert bool(k.any()) == (name == "lora_noah")
 
 
 def test_lora_with_noahs_start_differs_from_the_pretrained_network() -> None:
-    method = made("lora", "vit", form="qkv_shared", init="noah").eval()
+    method = made("lora_noah", "vit").eval()
     assert not method.starts_as_pretrained
     assert not torch.equal(method(images()), plain_logits(tiny("vit")))
 
@@ -362,9 +362,8 @@ BAD_VALUES = [
     ("lora", {"scale": -1.0}, "scale is -1.0; it must be a number above 0"),
     ("lora", {"scale": float("nan")}, "scale is nan"),
     ("lora", {"dropout": 1.0}, "dropout is 1.0"),
-    ("lora", {"dropout": 1.0, "form": "qkv_shared"}, "dropout is 1.0"),
-    ("lora", {"form": "qk"}, "unknown method.form 'qk'; .*Known: qkv_shared, qv"),
-    ("lora", {"init": "zero"}, "unknown method.init 'zero'; did you mean 'zero_up'"),
+    ("lora_noah", {"dropout": 1.0}, "dropout is 1.0"),
+    ("adapter", {"init": "zero"}, "unknown method.init 'zero'; did you mean 'zero_up'.*Known: "),
     ("lora", {"rnak": 4}, "unknown value of method lora 'rnak'; did you mean 'rank'"),
     ("dtl", {"rank": 0}, "rank is 0"),
     ("dtl", {"inject_from": 13}, "inject_from 13 is outside the network's 12 blocks"),

@@ -1,27 +1,30 @@
-"""NOAH: the search space, the evolution, the supernet, and a search that is killed and goes on."""
+"""NOAH: the search space, the evolution, the supernet, and an interrupted search that resumes."""
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from petlbench import registry
+from petlbench.config.schema import Config
 from petlbench.cost.section import parameters
 from petlbench.delta import load, trained
 from petlbench.errors import UserError
-from petlbench.method import Method
+from petlbench.method import Method, Step
 from petlbench.methods.noah import NOAH
 from petlbench.methods.noah_genes import MODULES, Genes, Plan, Space, next_generation
 from petlbench.run import build
 from petlbench.run.record import Store
 from petlbench.run.training import run
-from tests.test_equations import Examples
+from petlbench.train.trainer import SearchTrainer
+from tests.settings import config, with_values
 from tests.test_methods import made, randomised
-from tests.test_run import config
 from tests.tiny import SMALLER, images, tiny
 
 SPACE = Space(dims=(1, 5, 10), depths=(3, 6, 9, 12), blocks=12)
@@ -92,23 +95,23 @@ def test_a_generation_is_new_within_the_budget_and_from_the_best() -> None:
 
 
 def test_chance_has_more_tries_than_breeding() -> None:
-    """Ten for each mutant or crossover that is wanted, 250 for each drawn by chance."""
-    asked: list[Genes] = []
+    """Ten for each mutant or crossover of the plan, 250 for each random subnet."""
+    tried: list[Genes] = []
 
     def unfit(genes: Genes) -> bool:
-        asked.append(genes)
+        tried.append(genes)
         return False
 
     plan = Plan(2, 4, 2, 2, 2, module_chance=1.0, depth_chance=1.0)
     parents = [SPACE.sample(random.Random(seed)) for seed in (1, 2)]
     next_generation(dict.fromkeys(parents, 1.0), SPACE, plan, unfit, random.Random(0))
-    assert 4 * 250 < len(asked) <= (2 + 2) * 10 + 4 * 250
-    asked.clear()
+    assert 4 * 250 < len(tried) <= (2 + 2) * 10 + 4 * 250
+    tried.clear()
     next_generation({}, SPACE, plan, unfit, random.Random(0))
-    assert len(asked) == 4 * 250
+    assert len(tried) == 4 * 250
 
 
-def test_an_impossible_budget_is_told() -> None:
+def test_an_impossible_budget_leaves_no_subnet() -> None:
     assert next_generation({}, SPACE, PLAN, lambda genes: False, random.Random(0)) == []
 
 
@@ -136,7 +139,7 @@ def test_the_supernet_at_some_sizes_is_that_subnet() -> None:
 
 
 def test_prompts_follow_the_authors_order() -> None:
-    """Appended at the end; a block without any leaves those of the block before it."""
+    """Appended at the end; a block without prompts keeps those of the block before it."""
     counts = [2, 0, 3, *[0] * 9]
     method = randomised(
         registry.create(
@@ -156,24 +159,32 @@ def test_prompts_follow_the_authors_order() -> None:
     torch.testing.assert_close(method(images()), logits)
 
 
-class Steps(Examples):
-    """A trainer that takes no steps, but writes down the sizes at each."""
+class Steps:
+    """A search trainer that changes no weights and records the sizes at each step."""
+
+    fit: Any = None
+    val: Any = None
 
     def __init__(self, scratch: Path, epochs: list[int]) -> None:
-        super().__init__()
         self.scratch = scratch
         self.epochs = epochs
         self.sizes: list[Genes] = []
 
-    def train_before(self, method: Method, split: Any, **phase: Any) -> None:
+    def train(
+        self, method: Method, *, epochs: int, lr: float, before_step: Callable[[Step], None]
+    ) -> None:
         for epoch in self.epochs:
-            for step in range(3):
-                phase["before_step"](epoch, step)
+            for index in range(3):
+                before_step(Step(epoch, index, number=0, total=0))
                 self.sizes.append(sizes(method))
+
+    def score(self, method: nn.Module) -> float:
+        """No score."""
+        raise AssertionError("the supernet was scored")
 
 
 def sizes(supernet: Any) -> Genes:
-    """Those in use."""
+    """The sizes that a supernet uses."""
     blocks = list(supernet.backbone.net.blocks)
     return Genes(
         tuple(block.block.attn.qkv.size for block in blocks),
@@ -187,24 +198,22 @@ def test_the_supernet_draws_sizes_at_each_step_from_dice_seeded_by_the_epoch(
 ) -> None:
     method = made("noah", "vit")
     assert isinstance(method, NOAH)
-    trainer = Steps(tmp_path, epochs=[2, 1, 2])
-    method._train_supernet(trainer, None)
+    search = Steps(tmp_path, epochs=[2, 1, 2])
+    method._train_supernet(search, torch.device("cpu"))
     expected = {}
     for epoch in (1, 2):
         dice = random.Random(epoch)
         expected[epoch] = [method.space.sample(dice) for _ in range(3)]
-    assert trainer.sizes == expected[2] + expected[1] + expected[2]
-    assert len(set(trainer.sizes)) == 6
+    assert search.sizes == expected[2] + expected[1] + expected[2]
+    assert len(set(search.sizes)) == 6
 
 
-def settings(root: Path) -> dict[str, Any]:
-    made = config(root, "noah", epochs=1)
-    made["method"] |= SMALLER["noah"]
-    return made
+def search_config(root: Path) -> Config:
+    return with_values(config(root, "noah", epochs=1), **SMALLER["noah"])
 
 
-def test_a_search_leaves_the_subnet_and_its_story(tmp_path: Path) -> None:
-    record = run(settings(tmp_path))
+def test_a_search_records_the_subnet_and_its_generations(tmp_path: Path) -> None:
+    record = run(search_config(tmp_path))
     assert record["status"] == "finished", record["reason"]
     search = record["notes"]["search"]
     assert [generation["scored"] for generation in search["generations"]] == [4, 4]
@@ -217,42 +226,40 @@ def test_a_search_leaves_the_subnet_and_its_story(tmp_path: Path) -> None:
     fresh = registry.create("noah_subnet", build.method(config(tmp_path, "linear")).backbone)
     with pytest.raises(UserError, match="does not fit"):
         load(path, fresh)
-    again = config(tmp_path, "noah_subnet")
-    again["method"] |= search["genes"]
-    load(path, build.method(again))
+    load(path, build.method(with_values(config(tmp_path, "noah_subnet"), **search["genes"])))
     assert not Store(tmp_path).path(record, ".unfinished").exists()
 
 
-def test_a_killed_search_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = run(settings(tmp_path / "whole"))
-    scores = NOAH._score
+def test_a_killed_search_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(search_config(tmp_path / "whole"))
+    scores = SearchTrainer.score
     calls = 0
 
-    def stops(self: NOAH, *arguments: Any) -> float:
+    def stops(self: SearchTrainer, method: nn.Module) -> float:
         nonlocal calls
         calls += 1
         if calls == 6:
             raise KeyboardInterrupt
-        return scores(self, *arguments)
+        return scores(self, method)
 
-    monkeypatch.setattr(NOAH, "_score", stops)
+    monkeypatch.setattr(SearchTrainer, "score", stops)
     with pytest.raises(KeyboardInterrupt):
-        run(settings(tmp_path / "cut"))
+        run(search_config(tmp_path / "cut"))
     monkeypatch.undo()
-    found = list((tmp_path / "cut").glob("**/search.json"))
-    assert len(json.loads(found[0].read_text())) == 1
+    [history] = (tmp_path / "cut").glob("**/search.json")
+    assert len(json.loads(history.read_text())) == 1
 
     def forbidden(*arguments: Any, **values: Any) -> None:
         raise AssertionError("the supernet was trained again")
 
-    monkeypatch.setattr("petlbench.train.trainer.Trainer.train_before", forbidden)
-    again = run(settings(tmp_path / "cut"))
-    assert again["status"] == "finished"
-    assert again["notes"]["search"] == whole["notes"]["search"]
+    monkeypatch.setattr(SearchTrainer, "train", forbidden)
+    resumed = run(search_config(tmp_path / "cut"))
+    assert resumed["status"] == "finished"
+    assert resumed["notes"]["search"] == whole["notes"]["search"]
     deltas = [
         load_file(Store(tmp_path / root).path(record, ".safetensors"))
-        for root, record in (("whole", whole), ("cut", again))
+        for root, record in (("whole", whole), ("cut", resumed))
     ]
     assert deltas[0].keys() == deltas[1].keys()
     assert all(torch.equal(tensor, deltas[1][name]) for name, tensor in deltas[0].items())
-    assert not found[0].exists()
+    assert not history.exists()

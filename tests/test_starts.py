@@ -147,7 +147,6 @@ CHOICES: list[tuple[str, dict[str, Any], dict[str, Start]]] = [
     ("adapter", {"init": "zero_up"}, LOW_RANK | {"*.bias": ZEROS}),
     ("adapter", {"init": "houlsby"}, {"*.weight": cut(0.01), "*.bias": ZEROS}),
     ("convpass", {"conv_init": "xavier"}, BYPASS | {"*.conv.weight": xavier}),
-    ("lora", {"init": "noah"}, {"*.weight": SMALL}),
 ]
 
 

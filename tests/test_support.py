@@ -53,4 +53,4 @@ def test_the_page_is_what_the_checks_say(method: str, backbone: str) -> None:
 def test_a_refusal_is_a_note() -> None:
     lines = table(["linear", "vqt"], ["swin_b"]).splitlines()
     assert lines[2:4] == ["| linear | yes |", "| vqt | no (1) |"]
-    assert lines[5].startswith("1. VQT is defined for plain ViTs")
+    assert lines[5].startswith("1. VQT supports plain ViTs only")

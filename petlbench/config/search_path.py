@@ -58,7 +58,8 @@ def register() -> None:
 
 def _is_importable(package: str) -> bool:
     try:
-        import_module(package)
+        if not hasattr(import_module(package), "__path__"):
+            raise ImportError("it is a module, not a package")
     except Exception as error:  # whatever the code of another package raises on import
         log.warning(
             "warning: package '%s' (entry point %s) cannot be imported (%s); its options are left "

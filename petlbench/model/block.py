@@ -1,6 +1,6 @@
 """Blocks of a network: called as block(z), and split into their parts for methods."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from timm.models.eva import EvaBlock
@@ -97,6 +97,17 @@ class OpenBlock(nn.Module):
         """A new drop path with the rate of this block and masks of its own."""
         path = self.block.drop_path1
         return DropPath(path.rate) if isinstance(path, DropPath) else nn.Identity()
+
+
+def plain_vit_blocks(method: str, network: str, blocks: Iterable[object]) -> list[Block]:
+    """`blocks` as timm's blocks of a plain ViT.
+
+    Raises Unsupported, naming `method` and `network`, if one is of another type.
+    """
+    plain = list(blocks)
+    if not all(type(block) is Block for block in plain):
+        raise Unsupported(f"{method} supports plain ViTs only, not {network}")
+    return cast(list[Block], plain)
 
 
 def _times(gamma: Tensor | None, branch: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""One reference vector, and the plan by which a method of this project meets it."""
+"""A reference vector, and how a method of this project corresponds to it."""
 
 import importlib
 import json
@@ -67,16 +67,16 @@ class Case:
 
 
 def as_it_is(tensor: Tensor) -> Tensor:
-    """Laid out alike here and there."""
+    """The same layout in the vector and in the method."""
     return tensor
 
 
 @dataclass(frozen=True)
 class Tied:
-    """What one of the vector's method tensors is here.
+    """The parameter that corresponds to a method tensor of the vector.
 
-    parameter: its name, None where the method makes no such tensor. view: a view (it is written
-    through) of the parameter, or of its gradient, in the vector's layout.
+    parameter: its name, None if the method has no such tensor. view: a view of the parameter, or
+    of its gradient, in the vector's layout; values are written through it.
     """
 
     parameter: str | None
@@ -85,10 +85,10 @@ class Tied:
 
 @dataclass(frozen=True)
 class Plan:
-    """How the project meets a vector.
+    """How to build the method of a vector.
 
-    method, values: for the registry. pool: of the backbone. tensors: for each of the vector's
-    method tensors, what it is here. zeros: parameters that the vector has not and that are zero.
+    method, values: for the registry. pool: of the backbone. tensors: the parameter of each method
+    tensor of the vector. zeros: parameters that the vector does not have; they are set to zero.
     """
 
     method: str

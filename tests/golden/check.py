@@ -17,12 +17,12 @@ TOLERANCE = 1e-9
 
 
 class UnknownMethod(LookupError):
-    """The project has no such method, or no adapter for its vectors."""
+    """The project has no such method, or no adapter for the vector."""
 
 
 @dataclass
 class Result:
-    """Largest absolute difference of each kind, and what is wrong besides."""
+    """Largest absolute difference of each kind, and other problems."""
 
     name: str
     differences: dict[str, float] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Result:
 
 
 def check(case: Case) -> Result:
-    """Run one vector. Raises UnknownMethod where there is no method to run."""
+    """Compare one vector. Raises UnknownMethod if the project has no method for it."""
     adapter = adapters().get(case.about["method"])
     if adapter is None:
         raise UnknownMethod(case.about["method"])
@@ -57,15 +57,13 @@ def check(case: Case) -> Result:
 
 
 class Comparison:
-    """A method of this project, made as a vector describes, beside that vector's numbers."""
+    """A method of this project, built as a vector describes, and the numbers of that vector."""
 
     def __init__(self, case: Case, plan: Plan) -> None:
         self.case, self.plan = case, plan
         self.result = Result(case.path.stem)
         net = case.network()
-        self.of_backbone = dict(
-            net.named_parameters()
-        )  # timm's names, before the method changes them
+        self.of_backbone = dict(net.named_parameters())  # timm's names, before any swap
         size = cast(Any, net.patch_embed).img_size[0]
         values = config("vit", name=case.path.stem, pool=plan.pool)
         backbone = Backbone(net, values, image_size=size)
@@ -73,7 +71,7 @@ class Comparison:
         self.parameters = dict(self.method.named_parameters())
 
     def fill(self) -> None:
-        """Copy the vector's method tensors in."""
+        """Copy the vector's method tensors into the method."""
         with torch.no_grad():
             for name, value in self.case.below("method/").items():
                 tied = self.plan.tensors[name]
@@ -87,7 +85,7 @@ class Comparison:
                 self.parameters[name].zero_()
 
     def outputs(self) -> None:
-        """Compare a forward pass, and leave the gradients of its loss behind."""
+        """Compare a forward pass; the backward pass leaves its gradients."""
         images, backbone = self.case.arrays["x"], self.method.backbone
         logits = self.method(images)
         loss = F.cross_entropy(logits, self.case.arrays["y"])
@@ -98,7 +96,7 @@ class Comparison:
             self.result.differences[kind] = _apart(value, self.case.arrays[kind])
 
     def gradients(self) -> None:
-        """Compare every gradient of the vector; that of a tensor not made here is to be zero."""
+        """Compare every gradient of the vector; without a parameter here it must be zero."""
         apart = [0.0]
         for name, expected in self.case.below("grad/").items():
             parameter, tied = self._own(name)
@@ -112,7 +110,7 @@ class Comparison:
         self.result.differences["grads"] = float(torch.tensor(apart).max())  # NaN stays NaN
 
     def freezing(self) -> None:
-        """Find what is trained here alone; a method's own tensor may be, where it stays idle."""
+        """Report parameters that only this project trains, except unused ones of the method."""
         known = {id(self._own(name)[0]) for name in self.case.below("grad/")}
         known |= {id(self.parameters[name]) for name in self.plan.zeros}
         frozen_there = {id(parameter) for parameter in self.of_backbone.values()}

@@ -16,9 +16,8 @@ def lora(case: Case) -> Plan:
     fused = any(".attn.qkv." in name for name in case.method_tensors)
     rank = config["bottleneck_or_rank"] if "bottleneck_or_rank" in config else config["rank"]
     values = {"rank": rank, "scale": config.get("scale", 1.0), "dropout": 0.0}
-    values["form"] = "qkv_shared" if fused else "qv"
     tensors = {name: Tied(_parameter(name)) for name in case.method_tensors}
-    return Plan("lora", values, usual_pool(case), tensors)
+    return Plan("lora_noah" if fused else "lora", values, usual_pool(case), tensors)
 
 
 def _parameter(name: str) -> str:
