@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from petlbench import registry
-from petlbench.config import options
 from tools import catalogue
 
 FOLDER = Path(__file__).parent.parent / "docs" / "methods"
@@ -19,7 +18,7 @@ def test_there_is_a_page_for_every_file_of_methods_and_no_other() -> None:
 @pytest.mark.parametrize("name", registry.names())
 def test_a_page_has_the_yaml_and_the_index_a_row(name: str) -> None:
     page = (FOLDER / f"{catalogue.page_of(name)}.md").read_text()
-    assert options.text("method", name).strip() in page
+    assert catalogue.yaml_text(name) in page
     [row] = [
         line for line in (FOLDER / "README.md").read_text().splitlines() if f"[`{name}`]" in line
     ]

@@ -19,10 +19,9 @@ from petlbench.methods.noah_genes import MODULES, Genes, Plan, Space, next_gener
 from petlbench.run import build
 from petlbench.run.record import Store
 from petlbench.run.training import run
-from tests.test_equations import Examples
-from tests.test_methods import made, randomised
+from petlbench.testing import declared, images, randomised, tiny, tiny_method
+from tests.helpers import Examples
 from tests.test_run import config
-from tests.tiny import SMALLER, images, tiny
 
 SPACE = Space(dims=(1, 5, 10), depths=(3, 6, 9, 12), blocks=12)
 PLAN = Plan(2, 50, 10, 25, 25, module_chance=0.2, depth_chance=0.4)
@@ -121,7 +120,7 @@ def test_parameters_of_genes_are_those_of_the_subnet() -> None:
 
 def test_the_supernet_at_some_sizes_is_that_subnet() -> None:
     """Leading slices: copied into a subnet of exact size they give the same outputs."""
-    supernet = randomised(made("noah", "vit")).eval()
+    supernet = randomised(tiny_method("noah", "vit")).eval()
     assert isinstance(supernet, NOAH)
     genes = SPACE.sample(random.Random(1))
     supernet.become(genes)
@@ -185,7 +184,7 @@ def sizes(supernet: Any) -> Genes:
 def test_the_supernet_draws_sizes_at_each_step_from_dice_seeded_by_the_epoch(
     tmp_path: Path,
 ) -> None:
-    method = made("noah", "vit")
+    method = tiny_method("noah", "vit")
     assert isinstance(method, NOAH)
     trainer = Steps(tmp_path, epochs=[2, 1, 2])
     method._train_supernet(trainer, None)
@@ -199,7 +198,7 @@ def test_the_supernet_draws_sizes_at_each_step_from_dice_seeded_by_the_epoch(
 
 def settings(root: Path) -> dict[str, Any]:
     made = config(root, "noah", epochs=1)
-    made["method"] |= SMALLER["noah"]
+    made["method"] |= declared("noah")["tiny"]
     return made
 
 

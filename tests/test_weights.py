@@ -16,7 +16,8 @@ from petlbench.errors import UserError
 from petlbench.method import Method
 from petlbench.model import weights
 from petlbench.model.backbone import Backbone
-from tests.tiny import CLASSES, images, tiny
+from petlbench.testing import images, tiny
+from petlbench.testing.networks import CLASSES
 
 State = dict[str, Tensor]
 FAMILIES = ("vit", "swin")
