@@ -1,12 +1,11 @@
 """What several test files share: pairs of methods and tiny networks, formulas, a trainer."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from petlbench import registry
 from petlbench.method import Method
@@ -55,19 +54,9 @@ class Examples:
 
     device = torch.device("cpu")
     seed = 0
-    scratch = Path()
 
-    def __init__(self) -> None:
-        self.notes: dict[str, Any] = {}
-
-    def train_before(self, method: Method, split: Any, **phase: Any) -> None:
-        """Leave it as it is."""
-
-    def halves(self) -> Any:
-        """Nothing to search on."""
-
-    def evaluate(self, method: nn.Module, split: Any) -> Any:
-        """No score."""
+    def search(self) -> Any:
+        """No search."""
 
     def examples(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         batch, labels = images(8), torch.arange(8) % 5

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from petlbench import registry
+from petlbench.config import options
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
 from petlbench.testing import PROPERTIES, Case, Undeclared, case, facts, support_is_as_declared
@@ -60,13 +61,11 @@ def careless(monkeypatch: pytest.MonkeyPatch) -> None:
         "method": {"_target_": f"{__name__}.Careless", "_partial_": True, "rank": 1},
         "train": {"lr": 0.1},
     }
-    real = registry.options.content
+    real, text = options.content, options.text
     own = {("method", "careless"): content}
-    for module in (registry.options, facts.options):
-        monkeypatch.setattr(module, "content", lambda *key: own.get(key) or real(*key))
-    text = registry.options.text
+    monkeypatch.setattr(options, "content", lambda *key: own.get(key) or real(*key))
     monkeypatch.setattr(
-        registry.options,
+        options,
         "text",
         lambda *key: "# @package _global_\n" if key in own else text(*key),
     )
@@ -98,6 +97,6 @@ def test_an_undeclared_refusal_names_the_key(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_an_unknown_fact_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facts.options, "content", lambda *_: {"facts": {"unit": 3}})
+    monkeypatch.setattr(options, "content", lambda *_: {"facts": {"unit": 3}})
     with pytest.raises(ValueError, match="unknown fact of method lora 'unit'; did you mean 'un"):
         facts.declared("lora")

@@ -177,7 +177,7 @@ def _full_size(option: str, classes: int) -> Backbone:
 
 def timm_network(family: str) -> nn.Module:
     """The tiny network as timm builds it, in eval mode."""
-    size = {} if family == "convnext" else {"img_size": SIZE}
+    size: dict[str, Any] = {} if family == "convnext" else {"img_size": SIZE}
     network: nn.Module = timm.create_model(
         f"petlbench_{family}", num_classes=CLASSES, drop_path_rate=0.0, **size
     )

@@ -40,7 +40,7 @@ def every_trained_tensor_gets_a_gradient(case: Case) -> None:
     """No trained tensor is idle."""
     # With pool=cls, the output of the last block at its patches reaches no logit.
     method = randomised(method_on(tiny(case.family, pool="norm_then_mean"), case.method)).eval()
-    loss(method).backward()  # type: ignore[no-untyped-call]
+    loss(method).backward()
     idle = [name for name, p in trained(method).items() if p.grad is None or not p.grad.any()]
     assert not idle, f"no gradient reaches {', '.join(idle)}"
 
@@ -50,7 +50,7 @@ def a_step_moves_the_trained_tensors_alone(case: Case) -> None:
     method = case.randomised().train()
     before = {name: tensor.detach().clone() for name, tensor in method.named_parameters()}
     optimiser = torch.optim.AdamW(method.parameters(), lr=0.01, weight_decay=0.1)
-    loss(method).backward()  # type: ignore[no-untyped-call]
+    loss(method).backward()
     optimiser.step()
     moved = {name for name, p in method.named_parameters() if not torch.equal(p, before[name])}
     wrong = moved ^ trained(method).keys()
