@@ -15,7 +15,7 @@ from petlbench.errors import unknown
 from petlbench.layers import Bottleneck, QuickGELU, Residual
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
-from petlbench.model.block import OpenBlock
+from petlbench.model.block import PreNormBlock
 
 SITES = ("attn", "mlp")
 # How W_d and W_u start; None: as Bottleneck leaves them, W_d Kaiming-uniform and W_u zero.
@@ -27,7 +27,7 @@ INITS: Mapping[str, Callable[[Tensor], object] | None] = {
 }
 
 
-class AdaptedBlock(OpenBlock):
+class AdaptedBlock(PreNormBlock):
     """z + A(attention(norm1(z))), then z + A(mlp(norm2(z))), with A(m) = m + W_u phi(W_d m).
 
     phi is QuickGELU. At a site without an adapter A(m) = m.

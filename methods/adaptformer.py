@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from petlbench.layers import Bottleneck, Scaled
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
-from petlbench.model.block import OpenBlock
+from petlbench.model.block import PreNormBlock
 
 
-class ParallelBlock(OpenBlock):
+class ParallelBlock(PreNormBlock):
     """y = z + attention(norm1(z)); y + mlp(norm2(y)) + branch(y), eq. 4.
 
     The branch reads the residual stream itself, without norm2, and is not under drop path.

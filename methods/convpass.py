@@ -13,7 +13,7 @@ from petlbench.errors import unknown
 from petlbench.layers import QuickGELU, Scaled
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
-from petlbench.model.block import OpenBlock
+from petlbench.model.block import PreNormBlock
 from petlbench.model.tokens import Tokens
 
 SITES = ("attn", "mlp")
@@ -68,7 +68,7 @@ class Bypass(nn.Module):
         return self.up(self.dropout(self.act(mixed)))  # type: ignore[no-any-return]
 
 
-class BypassedBlock(OpenBlock):
+class BypassedBlock(PreNormBlock):
     """z + attention(n) + s bypass(n) with n = norm1(z); likewise beside the MLP.
 
     Each bypass has a drop path with the block's rate and a mask of its own.

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from petlbench.checks import fraction, whole
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
-from petlbench.model.block import OpenBlock
+from petlbench.model.block import PreNormBlock
 from petlbench.model.tokens import Tokens
 
 KERNELS = (3, 5, 7)
@@ -66,7 +66,7 @@ class MonaLayer(nn.Module):
         return z + self.up(self.dropout(mixed))  # type: ignore[no-any-return]
 
 
-class MonaBlock(OpenBlock):
+class MonaBlock(PreNormBlock):
     """A Mona layer on the residual stream after attention, and one after the MLP."""
 
     def __init__(self, block: nn.Module, first: MonaLayer, second: MonaLayer) -> None:

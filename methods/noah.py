@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from petlbench.checks import positive, whole
+from petlbench.checks import positive, probability, whole
 from petlbench.delta import delta_tensors
 from petlbench.errors import UserError
 from petlbench.method import Fitted, SearchTrainer, Step, Trainer
@@ -74,8 +74,8 @@ class NOAH(Composed):
             parents=whole("parents", parents, low=1),
             mutants=whole("mutants", mutants, low=0),
             crossovers=whole("crossovers", crossovers, low=0),
-            module_chance=module_chance,
-            depth_chance=depth_chance,
+            module_chance=probability("module_chance", module_chance),
+            depth_chance=probability("depth_chance", depth_chance),
         )
         self.budget = positive("budget_m", budget_m) * 1e6
         self.supernet_epochs = whole("supernet_epochs", supernet_epochs, low=1)

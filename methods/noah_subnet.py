@@ -16,11 +16,11 @@ from petlbench.method import Method
 from petlbench.methods.noah_elastic import ElasticAdapter, ElasticLoRA, ElasticPrompts
 from petlbench.methods.noah_genes import MODULES, Genes
 from petlbench.model.backbone import Backbone
-from petlbench.model.block import OpenBlock, plain_vit_blocks
+from petlbench.model.block import PreNormBlock, plain_vit_blocks
 from petlbench.swap import swap
 
 
-class SearchedBlock(OpenBlock):
+class SearchedBlock(PreNormBlock):
     """y = z + attention(norm1(z)); y + A(mlp(norm2(y))), A after the branch's drop path."""
 
     def __init__(self, block: nn.Module, adapter: nn.Module) -> None:

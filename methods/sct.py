@@ -12,7 +12,7 @@ from petlbench.errors import unknown
 from petlbench.layers import Chosen, affine
 from petlbench.method import Fitted, Method, Trainer
 from petlbench.model.backbone import Backbone
-from petlbench.model.block import OpenBlock
+from petlbench.model.block import PreNormBlock
 from petlbench.swap import swap
 
 BATCH = 50  # images per batch of the channel selection
@@ -45,7 +45,7 @@ class SalientChannels(nn.Module):
         return z.index_add(-1, channels, change.to(z.dtype))
 
 
-class AfterAttention(OpenBlock):
+class AfterAttention(PreNormBlock):
     """A block with a tuning T after attention: y = T(z + attention(norm1(z)))."""
 
     def __init__(self, block: nn.Module, tuning: SalientChannels) -> None:

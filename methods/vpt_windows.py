@@ -20,10 +20,10 @@ from torch.nn import functional as F
 
 from petlbench.errors import Unsupported
 from petlbench.model.backbone import Backbone
-from petlbench.model.block import OpenBlock
+from petlbench.model.block import PreNormBlock
 
 
-class PromptedWindows(OpenBlock):
+class PromptedWindows(PreNormBlock):
     """A Swin block on (B, P + H W, C): P prompts before the patches, in every window.
 
     After attention each prompt is the mean of its copies over the windows. Relative positions and

@@ -11,10 +11,10 @@ from petlbench.checks import fraction, whole
 from petlbench.method import Method
 from petlbench.methods.vpt import start_bound
 from petlbench.model.backbone import Backbone
-from petlbench.model.block import OpenBlock, plain_vit_blocks
+from petlbench.model.block import PreNormBlock, plain_vit_blocks
 
 
-class QueriedBlock(OpenBlock):
+class QueriedBlock(PreNormBlock):
     """A block that also answers queries: a = q + attention(q, z), then a + mlp(norm2(a)).
 
     The tokens do not attend to the queries, so the block's own output does not depend on them.

@@ -42,10 +42,11 @@ def create(name: str, backbone: Backbone, **changed: Any) -> Method:
 
 
 def _node(name: str) -> Mapping[str, Any]:
-    files = _files()
-    if name not in files or "suite" in files[name]:
+    # Reads one file: this is called for each method that is created.
+    content = options.content("method", name)
+    if "method" not in content:
         raise unknown("method", name, names())
-    node: Mapping[str, Any] = files[name]["method"]
+    node: Mapping[str, Any] = content["method"]
     return node
 
 

@@ -14,9 +14,10 @@ from petlbench.method import Method
 from petlbench.model.backbone import Backbone
 from petlbench.model.drop_path import DropPath, keep_masks
 from petlbench.swap import swap
+from petlbench.testing import images, tiny
+from petlbench.testing.networks import SIZE, config
 from petlbench.train.precision import Precision
 from petlbench.train.step import training_step
-from tests.tiny import SIZE, config, images, tiny
 
 FAMILIES = ("vit", "swin", "convnext")
 
@@ -328,7 +329,7 @@ def test_unknown_families_are_refused_in_one_line(name: str) -> None:
 
 
 def test_a_network_that_does_more_than_its_blocks_is_refused() -> None:
-    from tests.tiny import petlbench_vit
+    from petlbench.testing.networks import petlbench_vit
 
     class Doubled(type(petlbench_vit(num_classes=5, img_size=16, drop_path_rate=0.0))):  # type: ignore[misc]
         def forward_features(self, x: torch.Tensor) -> torch.Tensor:

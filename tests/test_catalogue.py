@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from petlbench import registry
-from tests.tiny import SMALLER, tiny
+from petlbench.testing import tiny
 from tools import catalogue
 
 FOLDER = Path(__file__).parent.parent / "docs" / "methods"

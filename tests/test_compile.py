@@ -5,9 +5,10 @@ from typing import cast
 import pytest
 import torch
 
+from petlbench.delta import trained
 from petlbench.method import Method
-from tests.test_methods import every_pair, loss, made, on, randomised, trained
-from tests.tiny import tiny
+from petlbench.testing import loss, method_on, randomised, tiny, tiny_method
+from tests.helpers import on_vit_and_swin
 
 
 def compiled_agrees(method: Method, backend: str) -> None:
@@ -28,16 +29,16 @@ def compiled_agrees(method: Method, backend: str) -> None:
         torch.testing.assert_close(tensor.grad, expected[name], rtol=1e-3, atol=1e-5)
 
 
-@every_pair
+@on_vit_and_swin
 def test_one_graph(name: str, family: str) -> None:
-    compiled_agrees(randomised(made(name, family)), "aot_eager")
+    compiled_agrees(randomised(tiny_method(name, family)), "aot_eager")
 
 
 @pytest.mark.parametrize("name", ["convpass", "dtl_plus"])
 def test_one_graph_with_drop_path(name: str) -> None:
-    compiled_agrees(randomised(on(tiny("vit", drop_path=0.5), name)), "aot_eager")
+    compiled_agrees(randomised(method_on(tiny("vit", drop_path=0.5), name)), "aot_eager")
 
 
 @pytest.mark.parametrize("name", ["lora", "dtl_plus", "ssf"])
 def test_inductor(name: str) -> None:
-    compiled_agrees(randomised(made(name, "vit")), "inductor")
+    compiled_agrees(randomised(tiny_method(name, "vit")), "inductor")

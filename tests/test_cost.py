@@ -1,19 +1,22 @@
-"""What a training step is said to cost: counted on shapes as in a real step, at full size too."""
+"""The cost of a training step at full size, and how it is counted.
+
+That bytes counted on shapes equal those of a real step is a property of every method
+(petlbench.testing), tested in test_methods.py.
+"""
 
 import pytest
 import torch
 
-from petlbench import registry
 from petlbench.config import compose
 from petlbench.cost import memory, shapes
 from petlbench.method import Method
-from petlbench.model.drop_path import keep_masks
 from petlbench.run import build
+from petlbench.testing import images, tiny_method
 from petlbench.train.precision import Precision
 
 CPU = torch.device("cpu")
 FP32 = Precision("fp32", CPU)
-# MB at batch 32 on ViT-B/16 in fp32 with fused attention; none may come to need more.
+# MB at batch 32 on ViT-B/16 in fp32 with fused attention; an upper bound.
 BARS = {
     "full": 3820,
     "bitfit": 2400,
@@ -26,42 +29,30 @@ BARS = {
 }
 
 
-def made(name: str, *overrides: str) -> Method:
-    return build.method(
-        compose.single([f"method={name}", "backbone.pretrained=false", *overrides])
-    )
-
-
-def shown(name: str) -> Method:
+def on_vit_b16(name: str) -> Method:
     return build.on_meta(
         compose.single([f"method={name}", "backbone=vit_b16", "dataset=vtab/cifar"])
     )
 
 
-@pytest.mark.parametrize("name", registry.names())
-def test_saved_bytes_on_shapes_are_those_of_a_real_step(name: str) -> None:
-    method = made(name, "backbone.drop_path=0.1").train()
-    with keep_masks(method, 4):
-        real = shapes.saved_bytes(method, FP32, torch.randn(4, 3, 48, 48))
-    assert shapes.saved_bytes_on_cpu(method, FP32, batch=4, size=48) == real
-
-
 @pytest.mark.parametrize("name", BARS)
 def test_bytes_saved_at_full_size(name: str) -> None:
-    saved = shapes.saved_bytes_on_cpu(shown(name), FP32, batch=32, size=224)
+    saved = shapes.saved_bytes_on_cpu(on_vit_b16(name), FP32, batch=32, size=224)
     assert saved <= BARS[name] * 1e6
 
 
 def test_flops_of_vit_b16() -> None:
-    """Forward by the formula of a ViT; a full step is three forwards but for the first layer."""
+    """Forward by the formula of a ViT; a full step is three forwards without the gradient of the
+    images.
+    """
     width, tokens, depth = 768, 197, 12
     block = 12 * width**2 * tokens + 2 * tokens**2 * width
     embedding, head = 196 * width * 3 * 16 * 16, 100 * width
     forward = 2 * (depth * block + embedding + head)
-    found = shapes.gflops(shown("full"), batch=1, size=224)
-    assert found["forward"] == pytest.approx(forward / 1e9, rel=1e-6)
-    assert found["step"] == pytest.approx((3 * forward - 2 * embedding) / 1e9, rel=1e-6)
-    linear = shapes.gflops(shown("linear"), batch=1, size=224)
+    full = shapes.gflops(on_vit_b16("full"), batch=1, size=224)
+    assert full["forward"] == pytest.approx(forward / 1e9, rel=1e-6)
+    assert full["step"] == pytest.approx((3 * forward - 2 * embedding) / 1e9, rel=1e-6)
+    linear = shapes.gflops(on_vit_b16("linear"), batch=1, size=224)
     assert linear["step"] == pytest.approx((forward + 2 * head) / 1e9, rel=1e-6)
 
 
@@ -84,13 +75,13 @@ def test_the_parts_of_a_peak_add_up(saved: int) -> None:
 
 
 def test_what_belongs_to_a_network_after_a_step() -> None:
-    method = made("lora")
-    settings = compose.single(["method=lora"])["train"]
-    step = memory.TrainingStep(method, FP32, settings, torch.randn(2, 3, 48, 48))
+    method = tiny_method("lora", "vit")
+    settings = compose.single(["method=lora"]).train
+    step = memory.TrainingStep(method, FP32, settings, images())
     step()
     trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
     tensors = len([p for p in method.parameters() if p.requires_grad])
-    found = step.state_bytes()
-    assert found["gradients"] == 4 * trained
-    assert found["optimiser"] == 4 * (2 * trained + tensors)  # AdamW: two means, and a count
-    assert found["weights"] == 4 * sum(p.numel() for p in method.parameters())
+    size = step.state_bytes()
+    assert size["gradients"] == 4 * trained
+    assert size["optimiser"] == 4 * (2 * trained + tensors)  # AdamW: two means, and a count
+    assert size["weights"] == 4 * sum(p.numel() for p in method.parameters())

@@ -1,4 +1,4 @@
-"""The delta: exact on reload, small, and refused where it does not belong."""
+"""The delta: what it holds, and where it is refused. petlbench.testing reloads every method."""
 
 import copy
 import json
@@ -18,26 +18,14 @@ from petlbench.model.backbone import Backbone
 from petlbench.multitask.network import MultiTask
 from petlbench.multitask.sharing import twin
 from petlbench.swap import swap
-from tests.test_methods import made, on, randomised, where_supported
-from tests.tiny import CLASSES, SIZE, images, tiny
+from petlbench.testing import images, method_on, randomised, tiny, tiny_method
+from petlbench.testing.networks import CLASSES, SIZE
 
 
 def changed(path: Path) -> Method:
     method = randomised(registry.create("lora", tiny("vit")))
     delta.save(path, method, {"method": "lora", "values": registry.values("lora")})
     return method
-
-
-@where_supported
-def test_a_delta_reloads_exactly(name: str, family: str, tmp_path: Path) -> None:
-    path = tmp_path / "runs" / "delta.safetensors"
-    method = randomised(made(name, family)).eval()
-    size = delta.save(path, method, {"method": name, "values": registry.values(name)})
-    assert size == path.stat().st_size
-    fresh = made(name, family).eval()
-    assert not torch.equal(fresh(images()), method(images()))
-    delta.load(path, fresh)
-    assert torch.equal(fresh(images()), method(images()))
 
 
 def test_a_delta_holds_the_trained_tensors_and_says_what_they_are(tmp_path: Path) -> None:
@@ -90,9 +78,9 @@ def test_a_delta_of_another_make_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", registry.names())
 def test_every_method_refuses_a_delta_of_another_network(name: str, tmp_path: Path) -> None:
     path = tmp_path / "delta.safetensors"
-    method = randomised(made(name, "vit"))
+    method = randomised(tiny_method(name, "vit"))
     delta.save(path, method, {"method": name, "values": registry.values(name)})
-    other = on(tiny("vit", classes=7), name)
+    other = method_on(tiny("vit", classes=7), name)
     refused(path, other, r"has shape \(5.*\), not \(7")
     other.backbone.checkpoint["sha256"] = "ab12"
     refused(path, other, "its backbone_sha256 is none, random weights, not ab12")

@@ -1,4 +1,7 @@
-"""Where dropout acts: each formula with its masks, against a training step with the same ones."""
+"""Where dropout acts: each formula with its masks, against a training step with the same ones.
+
+How often it acts, and on which shapes, is declared by each method in `facts.dropout`.
+"""
 
 import math
 from collections.abc import Callable, Mapping
@@ -10,9 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from petlbench import registry
-from tests.test_equations import embedded, linear, pair, quick_gelu
-from tests.tiny import images
+from petlbench.testing import images
+from tests.helpers import embedded, linear, pair, quick_gelu
 
 Tensors = Mapping[str, Tensor]
 SCALE = 0.7
@@ -330,9 +332,3 @@ def test_dropout_of_tokens(
     torch.testing.assert_close(logits, method.backbone.head(expected))
     assert bool(drawn.shapes) == training
     assert sorted(drawn.shapes) == sorted(written.shapes)
-
-
-def test_every_method_with_dropout_has_a_formula_here() -> None:
-    presets = {"adapter", "convpass_attn", "noah"}  # of what is in a table above
-    covered = {name for name, _, _ in [*BLOCKS, *WALKS]} | presets
-    assert covered == {name for name in registry.names() if "dropout" in registry.values(name)}

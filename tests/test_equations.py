@@ -1,7 +1,7 @@
 """Methods written out once more, in a few lines, on the pre-trained blocks of a tiny network."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
@@ -13,45 +13,18 @@ from petlbench import registry
 from petlbench.errors import Unsupported
 from petlbench.layers import Chosen
 from petlbench.merge import merged
-from petlbench.method import Method, SearchTrainer
+from petlbench.method import Method
 from petlbench.methods import lst_pruning
 from petlbench.methods.quantised import levels, quantise_head
 from petlbench.model.drop_path import DropPath
-from tests.test_methods import made, on, randomised
-from tests.tiny import images, tiny
-
-Net = Any
-
-
-def pair(name: str, family: str = "vit", **values: Any) -> tuple[Method, Net, dict[str, Tensor]]:
-    """A randomised method in float64, the same network untouched, and the method's tensors.
-
-    Tensors of a block are found under `<number of the block>.<the rest of the name>`.
-    """
-    method = randomised(made(name, family, **values)).double().eval()
-    tensors = {}
-    for key, tensor in method.named_parameters(remove_duplicate=False):
-        short = key.removeprefix("backbone.net.").removeprefix("blocks.")
-        tensors[short] = tensor.detach()
-    return method, tiny(family).double().eval().net, tensors
+from petlbench.testing import images, method_on, randomised, tiny, tiny_method
+from tests.helpers import Examples, Net, embedded, linear, pair, quick_gelu
 
 
 def same(method: Method, z: Tensor) -> None:
     """The method's logits are those that z, the last block's output, leads to."""
     head_input = method.backbone.pooled(z)
     torch.testing.assert_close(method(images().double()), method.backbone.head(head_input))
-
-
-def embedded(net: Net) -> Tensor:
-    return net.norm_pre(net._pos_embed(net.patch_embed(images().double())))  # type: ignore[no-any-return]
-
-
-def quick_gelu(z: Tensor) -> Tensor:
-    return z / (1 + torch.exp(-1.702 * z))
-
-
-def linear(x: Tensor, tensors: Mapping[str, Tensor], name: str) -> Tensor:
-    return x @ tensors[f"{name}.weight"].T + tensors.get(f"{name}.bias", torch.zeros(1))
 
 
 def numbered(net: Net) -> Iterator[tuple[int, Any]]:
@@ -329,10 +302,10 @@ def test_sct_chooses_the_channels_with_the_largest_norm_per_class() -> None:
 
 @pytest.mark.parametrize("family", ["vit", "swin"])
 def test_sct_chooses_among_the_channels_of_query_key_and_value(family: str) -> None:
-    method = made("sct", family, site="qkv").double().eval()
+    method = tiny_method("sct", family, site="qkv").double().eval()
     batch, labels = images(6).double(), torch.tensor([0, 1, 0, 3, 1, 0])
     method.choose([(batch, labels)])  # type: ignore[operator]
-    plain = made("linear", family).double().eval().backbone
+    plain = tiny_method("linear", family).double().eval().backbone
     z = plain.embed(batch)
     for stage, own in zip(plain.stages, method.backbone.stages, strict=True):
         z = stage.enter(z)
@@ -433,7 +406,7 @@ def test_ssf_on_swin(merge_norm: bool) -> None:
 
 def dropped(name: str, kept: set[str], **values: Any) -> tuple[Method, Tensor, Tensor]:
     """Input and output of an inner block whose drop paths drop all images, but for those named."""
-    method = randomised(on(tiny("vit", drop_path=0.5), name, **values)).train()
+    method = randomised(method_on(tiny("vit", drop_path=0.5), name, **values)).train()
     for module in method.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -476,7 +449,7 @@ def test_convpass_draws_for_branch_and_bypass_apart() -> None:
 
 
 def test_adapter_plus_drops_its_adapter_at_one_rate_everywhere() -> None:
-    method = made("adapter_plus", "vit")
+    method = tiny_method("adapter_plus", "vit")
     rates = [path.rate for path in method.modules() if isinstance(path, DropPath)]
     assert rates == [0.1] * 12
 
@@ -494,7 +467,7 @@ def test_adapter_plus_draws_for_block_and_adapter_apart() -> None:
 
 def test_vpt_and_vqt_keep_the_backbone_in_eval_mode() -> None:
     for name in ("vpt_deep", "vqt"):
-        method = made(name, "vit").train()
+        method = tiny_method(name, "vit").train()
         assert method.training
         assert method.dropout.training  # type: ignore[union-attr]
         assert not any(module.training for module in method.backbone.modules())
@@ -511,32 +484,14 @@ def test_levels_of_the_quantiser() -> None:
 
 
 def test_quantised_weights_take_two_values() -> None:
-    method = randomised(made("bi_lora", "vit"))
+    method = randomised(tiny_method("bi_lora", "vit"))
     weight = method.backbone.net.blocks[0].attn.qkv.query.op.down.rounded()
     assert len(weight.unique()) == 2
 
 
-class Examples:
-    """A trainer that offers images and does not train."""
-
-    device = torch.device("cpu")
-    seed = 0
-
-    def search(self) -> SearchTrainer:
-        """No search."""
-        raise AssertionError("the method asked for a search")
-
-    def examples(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        batch, labels = images(8), torch.arange(8) % 5
-        yield from zip(batch.split(batch_size), labels.split(batch_size), strict=True)
-
-    def train(self, method: Method) -> None:
-        """Leave the method as it starts."""
-
-
 @pytest.mark.parametrize("prune", ["magnitude", "fisher"])
 def test_a_pruned_ladder_starts_with_parts_of_the_network(prune: str) -> None:
-    method = made("lst", "vit", prune=prune)
+    method = tiny_method("lst", "vit", prune=prune)
     frozen = {n: p.clone() for n, p in method.backbone.named_parameters()}
     method.fit(Examples())
     for large, small in zip(method.backbone.net.blocks, method.side, strict=True):  # type: ignore[arg-type]
@@ -551,7 +506,7 @@ def test_a_pruned_ladder_starts_with_parts_of_the_network(prune: str) -> None:
 
 
 def test_a_pruned_ladder_keeps_the_rows_that_matter() -> None:
-    method = made("lst", "vit", prune="magnitude")
+    method = tiny_method("lst", "vit", prune="magnitude")
     net: Any = method.backbone.net
     with torch.no_grad():
         net.patch_embed.proj.weight[[3, 8, 20, 31]] += 100.0
@@ -567,7 +522,7 @@ def test_a_pruned_ladder_keeps_the_rows_that_matter() -> None:
 
 def test_a_pruned_ladder_keeps_rows_by_the_products_of_query_key_and_value() -> None:
     """Products element by element, summed over the columns that are kept; others are decoys."""
-    method = made("lst", "vit", prune="magnitude")
+    method = tiny_method("lst", "vit", prune="magnitude")
     net: Any = method.backbone.net
     importance = {name: weight.detach().abs() for name, weight in net.named_parameters()}
     importance["patch_embed.proj.weight"][:4] += 100.0  # columns 0 to 3 are kept
@@ -610,7 +565,7 @@ def test_fisher_importance_sums_squared_gradients_image_by_image(
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_tied_ladder_keeps_the_channels_of_the_embedding(tied: bool) -> None:
-    method = made("lst", "vit", prune="magnitude", tied=tied)
+    method = tiny_method("lst", "vit", prune="magnitude", tied=tied)
     net: Any = method.backbone.net
     with torch.no_grad():
         net.patch_embed.proj.weight[[3, 8, 20, 31]] += 100.0

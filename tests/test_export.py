@@ -14,9 +14,8 @@ from petlbench.merge import merged
 from petlbench.method import Method
 from petlbench.methods.lora import LowRankUpdate
 from petlbench.peft import to_peft
-from tests.test_merge import plain
-from tests.test_methods import made, randomised
-from tests.tiny import images
+from petlbench.testing import images, randomised, tiny_method
+from petlbench.testing.networks import timm_network
 
 PAIRS = [(name, family) for name in ("lora", "lora_noah", "dora") for family in ("vit", "swin")]
 
@@ -29,8 +28,8 @@ def written(method: Method, folder: Path) -> tuple[dict[str, Any], dict[str, Ten
 
 @pytest.mark.parametrize(("name", "family"), PAIRS)
 def test_the_tensors_are_the_methods_update(name: str, family: str, tmp_path: Path) -> None:
-    method = randomised(made(name, family)).eval()
-    frozen = dict(made("linear", family).backbone.net.named_parameters())
+    method = randomised(tiny_method(name, family)).eval()
+    frozen = dict(tiny_method("linear", family).backbone.net.named_parameters())
     config, tensors = written(method, tmp_path)
     folded = dict(merged(method).named_parameters())
     assert config["use_dora"] == (name == "dora")
@@ -51,10 +50,10 @@ def test_the_tensors_are_the_methods_update(name: str, family: str, tmp_path: Pa
 @pytest.mark.parametrize(("name", "family"), PAIRS)
 def test_peft_loads_it(name: str, family: str, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft", reason="PEFT is not installed")
-    method = randomised(made(name, family)).eval()
+    method = randomised(tiny_method(name, family)).eval()
     to_peft(method, tmp_path)
-    network = plain(family)
-    state = made("linear", family).backbone.net.state_dict()
+    network = timm_network(family)
+    state = tiny_method("linear", family).backbone.net.state_dict()
     network.load_state_dict(state)
     loaded = peft.PeftModel.from_pretrained(network, tmp_path).eval()
     with torch.no_grad():
@@ -65,12 +64,12 @@ def test_peft_loads_it(name: str, family: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["linear", "bitfit", "fact_tk", "adapter", "dtl", "bi_lora"])
 def test_others_say_why_not(name: str, tmp_path: Path) -> None:
     with pytest.raises(Unsupported, match="only equal low-rank updates of linear layers"):
-        to_peft(made(name, "vit"), tmp_path / "nothing")
+        to_peft(tiny_method(name, "vit"), tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
 
 
 def test_updates_of_several_scales_are_refused(tmp_path: Path) -> None:
-    method = made("lora", "vit")
+    method = tiny_method("lora", "vit")
     updates = [module for module in method.modules() if isinstance(module, LowRankUpdate)]
     updates[0].scale = 2.0
     with pytest.raises(Unsupported, match="query and value have different scales"):

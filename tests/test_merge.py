@@ -1,64 +1,26 @@
-"""Merging: the plain network has the outputs of the method, or the reason is reported."""
-
-from typing import Any
+"""Merging, beside the property of every method in petlbench.testing: equal logits, or a reason."""
 
 import pytest
-import timm
 import torch
 
 from petlbench.errors import Unsupported
 from petlbench.merge import merged
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
-from tests.test_methods import made, on, on_all, randomised
-from tests.tiny import CLASSES, SIZE, config, images, tiny
-
-
-def plain(family: str) -> torch.nn.Module:
-    """Timm's own network, as it comes."""
-    options: dict[str, Any] = {} if family == "convnext" else {"img_size": SIZE}
-    return timm.create_model(
-        f"petlbench_{family}", num_classes=CLASSES, drop_path_rate=0.0, **options
-    ).eval()
-
-
-NO_PLACE_FOR_A_BIAS = {("repadapter", "dinov3"), ("ssf", "dinov3")}  # its qkv has none
-
-
-@on_all
-def test_merged_equals_unmerged_or_says_why_not(name: str, family: str) -> None:
-    method = randomised(made(name, family)).eval()
-    if method.unmergeable:
-        with pytest.raises(Unsupported, match=f"cannot be merged .*: {method.unmergeable}"):
-            merged(method)
-        return
-    if (name, family) in NO_PLACE_FOR_A_BIAS:
-        with pytest.raises(Unsupported, match=f"into petlbench_{family}: it learned a bias"):
-            merged(method)
-        return
-    before = {key: tensor.clone() for key, tensor in method.state_dict().items()}
-    net = plain(family)
-    net.load_state_dict(merged(method).state_dict(), strict=True)
-    backbone = Backbone(net, config(family), image_size=SIZE)
-    with torch.no_grad():
-        expected, walked = method(images()), Method(backbone).eval()(images())
-        alone = merged(method)(images())
-    assert (alone - expected).abs().max() <= 1e-4 * expected.abs().max()
-    assert (walked - expected).abs().max() <= 1e-4 * expected.abs().max()
-    assert torch.equal(method(images()), expected), "the method stays as it is"
-    assert all(torch.equal(tensor, before[key]) for key, tensor in method.state_dict().items())
+from petlbench.testing import images, method_on, randomised, tiny, tiny_method
+from petlbench.testing.networks import CLASSES, timm_network
 
 
 def test_what_is_affine_can_be_merged() -> None:
     names = ["lora", "dora", "fact_tt", "fact_tk", "ssf", "repadapter", "bi_lora"]
     names += ["bitfit", "ln_tune", "full", "linear"]
-    assert not [name for name in names if made(name, "vit").unmergeable]
+    assert not [name for name in names if tiny_method(name, "vit").unmergeable]
 
 
 def test_merging_changes_the_network() -> None:
     """The test above would hold for a merge that forgets the update, if the update were zero."""
-    method = randomised(made("lora", "vit")).eval()
-    net = plain("vit")
+    method = randomised(tiny_method("lora", "vit")).eval()
+    net = timm_network("vit")
     net.load_state_dict(merged(method).state_dict())
     unchanged = method.backbone.net.blocks[0].attn.qkv.qkv.weight
     assert not torch.equal(net.state_dict()["blocks.0.attn.qkv.weight"], unchanged)
@@ -66,8 +28,8 @@ def test_merging_changes_the_network() -> None:
 
 @pytest.mark.parametrize("family", ["vit", "swin"])
 def test_salient_channels_of_the_projection_merge(family: str) -> None:
-    method = randomised(made("sct", family, site="qkv")).eval()
-    net = plain(family)
+    method = randomised(tiny_method("sct", family, site="qkv")).eval()
+    net = timm_network(family)
     net.load_state_dict(merged(method).state_dict(), strict=True)
     for name, module in method.backbone.net.named_modules():
         if name.endswith("attn.qkv"):
@@ -76,10 +38,10 @@ def test_salient_channels_of_the_projection_merge(family: str) -> None:
 
 
 def test_the_merged_network_pools_as_the_method_does_or_is_refused() -> None:
-    method = randomised(on(tiny("vit", pool="norm_then_mean"), "lora")).eval()
+    method = randomised(method_on(tiny("vit", pool="norm_then_mean"), "lora")).eval()
     with torch.no_grad():
         torch.testing.assert_close(merged(method)(images()), method(images()))
-    method = randomised(on(tiny("vit", pool="patch_mean_then_norm"), "lora")).eval()
+    method = randomised(method_on(tiny("vit", pool="patch_mean_then_norm"), "lora")).eval()
     with pytest.raises(Unsupported, match=r"cannot pool as backbone\.pool=patch_mean"):
         merged(method)
 

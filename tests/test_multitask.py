@@ -23,9 +23,8 @@ from petlbench.multitask.network import MultiTask, on_shared
 from petlbench.run import job
 from petlbench.run import multitasking as multitask
 from petlbench.run.record import Store
+from petlbench.testing import declared, images, randomised, tiny
 from petlbench.train.precision import Precision
-from tests.test_methods import randomised
-from tests.tiny import SMALLER, images, tiny
 
 CLASSES = {"birds": 3, "cars": 5, "flowers": 3}
 
@@ -41,7 +40,7 @@ def methods(name: str, network: str) -> dict[str, Method]:
 
 
 def learned(name: str, backbone: Backbone, task: str) -> Method:
-    values = registry.values(name) | SMALLER.get(name, {})
+    values = registry.values(name) | declared(name).get("tiny", {})
     own = {key: value for key, value in values.items() if key[0] != "_"}
     try:
         made = on_shared(backbone, name, own, classes=CLASSES[task])

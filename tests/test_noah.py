@@ -22,10 +22,9 @@ from petlbench.methods.noah_genes import MODULES, Genes, Plan, Space, next_gener
 from petlbench.run import build
 from petlbench.run.record import Store
 from petlbench.run.training import run
+from petlbench.testing import declared, images, randomised, tiny, tiny_method
 from petlbench.train.trainer import SearchTrainer
 from tests.settings import config, with_values
-from tests.test_methods import made, randomised
-from tests.tiny import SMALLER, images, tiny
 
 SPACE = Space(dims=(1, 5, 10), depths=(3, 6, 9, 12), blocks=12)
 PLAN = Plan(2, 50, 10, 25, 25, module_chance=0.2, depth_chance=0.4)
@@ -124,7 +123,7 @@ def test_parameters_of_genes_are_those_of_the_subnet() -> None:
 
 def test_the_supernet_at_some_sizes_is_that_subnet() -> None:
     """Leading slices: copied into a subnet of exact size they give the same outputs."""
-    supernet = randomised(made("noah", "vit")).eval()
+    supernet = randomised(tiny_method("noah", "vit")).eval()
     assert isinstance(supernet, NOAH)
     genes = SPACE.sample(random.Random(1))
     supernet.become(genes)
@@ -196,7 +195,7 @@ def sizes(supernet: Any) -> Genes:
 def test_the_supernet_draws_sizes_at_each_step_from_dice_seeded_by_the_epoch(
     tmp_path: Path,
 ) -> None:
-    method = made("noah", "vit")
+    method = tiny_method("noah", "vit")
     assert isinstance(method, NOAH)
     search = Steps(tmp_path, epochs=[2, 1, 2])
     method._train_supernet(search, torch.device("cpu"))
@@ -209,7 +208,7 @@ def test_the_supernet_draws_sizes_at_each_step_from_dice_seeded_by_the_epoch(
 
 
 def search_config(root: Path) -> Config:
-    return with_values(config(root, "noah", epochs=1), **SMALLER["noah"])
+    return with_values(config(root, "noah", epochs=1), **declared("noah")["tiny"])
 
 
 def test_a_search_records_the_subnet_and_its_generations(tmp_path: Path) -> None:

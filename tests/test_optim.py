@@ -16,10 +16,9 @@ from petlbench.delta import trained
 from petlbench.errors import UserError
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
+from petlbench.testing import tiny, tiny_method
 from petlbench.train.optim import build_optimiser, cosine, parameter_groups, schedule_time
 from tests.settings import schedule, train
-from tests.test_methods import made
-from tests.tiny import tiny
 
 DTL = {
     "warmup_epochs": 10,
@@ -177,7 +176,7 @@ def test_the_schedule_of_adapter_plus_is_lightnings() -> None:
 @pytest.mark.parametrize("name", ["ssf", "adapter", "lora_noah", "noah_subnet", "adapter_plus"])
 def test_one_dimensional_is_timms_rule(name: str) -> None:
     """NOAH, SSF and Adapter+ group by timm's factory, or by the same rule."""
-    method = made(name, "vit")
+    method = tiny_method(name, "vit")
     theirs, _ = param_groups_weight_decay(method, weight_decay=0.1)
     parts = parameter_groups(method, train(no_decay="one_dimensional"))
     ours = [tensor for part in parts if part["weight_decay"] == 0 for tensor in part["params"]]

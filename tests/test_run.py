@@ -21,10 +21,10 @@ from petlbench.run.record import Record, Store
 from petlbench.run.training import run
 from petlbench.sweep.conduct import check_place
 from petlbench.sweep.plan import TO_RUN, Planned
+from petlbench.testing import declared
 from petlbench.train.trainer import Trainer
 from tests import fake
 from tests.settings import config, with_values
-from tests.tiny import SMALLER
 
 
 def test_a_run_leaves_a_whole_record_and_its_delta(tmp_path: Path) -> None:
@@ -247,6 +247,6 @@ def test_ctrl_c_is_not_hidden_by_an_error_on_its_way(
 
 def test_every_method_runs(tmp_path: Path) -> None:
     for name in registry.names():
-        settings = with_values(config(tmp_path, name, epochs=1), **SMALLER.get(name, {}))
+        settings = with_values(config(tmp_path, name, epochs=1), **declared(name).get("tiny", {}))
         record = run(settings)
         assert record["status"] == "finished", (name, record["reason"])

@@ -1,12 +1,13 @@
-"""docs/support.md says which pairs there are: held against the checks of a plan."""
+"""docs/support.md against the checks of a plan: which method works on which backbone."""
 
 from pathlib import Path
 
 import pytest
 
 from petlbench import registry
-from petlbench.commands.support import YES, reason, table
-from tests.test_methods import SUPPORTED
+from petlbench.commands.support import YES, main, reason, table
+from petlbench.testing import supported
+from petlbench.testing.networks import FULL_SIZE
 
 PAGE = Path(__file__).parent.parent / "docs" / "support.md"
 
@@ -23,21 +24,18 @@ def stated() -> dict[tuple[str, str], str]:
 
 
 def test_the_page_has_a_row_for_every_method() -> None:
-    assert {method for method, _ in stated()} == set(registry.names())
+    assert {method for method, _ in stated()} == set(registry.names()), "run make docs"
 
 
 def test_every_method_works_on_vit_b16() -> None:
     assert {stated()[method, "vit_b16"] for method in registry.names()} == {YES}
 
 
-TINY = {"vit_b16": "vit", "swin_b": "swin", "dinov3_b16": "dinov3", "convnext_b": "convnext"}
-
-
-@pytest.mark.parametrize("backbone", TINY)
-def test_what_the_page_promises_is_what_runs(backbone: str) -> None:
-    """The tests of all methods build and run these on a tiny network, and skip none of them."""
-    promised = {name for name in registry.names() if stated()[name, backbone] == YES}
-    assert promised == SUPPORTED[TINY[backbone]]
+@pytest.mark.parametrize("family", FULL_SIZE)
+def test_what_the_page_promises_is_what_the_yamls_declare(family: str) -> None:
+    """The declared families are those on which test_methods.py builds and runs the methods."""
+    promised = {name for name in registry.names() if stated()[name, FULL_SIZE[family]] == YES}
+    assert promised == {name for name in registry.names() if supported(name, family)}
 
 
 REFUSED = [pair for pair, cell in stated().items() if cell != YES]
@@ -46,11 +44,26 @@ ACCEPTED = [(method, "eva02_b14") for method in registry.names()]  # the one tha
 
 @pytest.mark.parametrize(("method", "backbone"), sorted({*REFUSED, *ACCEPTED}))
 def test_the_page_is_what_the_checks_say(method: str, backbone: str) -> None:
-    why = reason(method, backbone)
-    assert (stated()[method, backbone] == YES) == (why is None), why
+    refusal = reason(method, backbone)
+    assert (stated()[method, backbone] == YES) == (refusal is None), refusal
+    assert "\n" not in (refusal or "")
 
 
 def test_a_refusal_is_a_note() -> None:
     lines = table(["linear", "vqt"], ["swin_b"]).splitlines()
     assert lines[2:4] == ["| linear | yes |", "| vqt | no (1) |"]
-    assert lines[5].startswith("1. VQT supports plain ViTs only")
+    assert lines[5] == f"1. {reason('vqt', 'swin_b')}"
+    assert "VQT" in lines[5]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [("swim_b", "unknown backbone 'swim_b'; did you mean 'swin_b'"), ("", "unknown backbone ''")],
+)
+def test_an_unknown_backbone_is_refused_in_one_line(
+    argument: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["vit_b16", argument]) == 2
+    out, error = capsys.readouterr()
+    assert error.startswith(message)
+    assert (out, error.count("\n")) == ("", 1)

@@ -17,7 +17,8 @@ from petlbench.method import Method
 from petlbench.model import weights
 from petlbench.model.backbone import Backbone
 from petlbench.system import sha256_of
-from tests.tiny import CLASSES, images, tiny
+from petlbench.testing import images, tiny
+from petlbench.testing.networks import CLASSES
 
 State = dict[str, Tensor]
 FAMILIES = ("vit", "swin")

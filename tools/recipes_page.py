@@ -1,6 +1,6 @@
 """The page on published values: python -m tools.recipes_page prints it.
 
-docs/recipes.md is made by `make docs`.
+`make docs` writes docs/recipes.md.
 """
 
 from petlbench.config import recipes
@@ -8,36 +8,36 @@ from petlbench.config import recipes
 HEAD = """\
 # Published hyper-parameters
 
-Made by `make docs` from `results/published/recipes/`, where the values stand. With \
-`recipe=paper` a run takes those of its method, backbone and task; `--cfg job` shows them, the \
-command line wins, and the record names their source, what they do not reproduce, and what the \
-command changed (`recipe` in its configuration). A pair that is not in the table is refused.
+Made by `make docs` from `results/published/recipes/`, which holds the values. With \
+`recipe=paper` a run takes the values of its method, backbone and task. `--cfg job` shows them, \
+and the command line overrides them. The record (`recipe` in its configuration) names their \
+source, what they do not reproduce, and what the command changed. A pair that is not in the table \
+is refused.
 
 Random numbers are drawn in another order than in any of these code bases, so single runs differ \
-from theirs even where every value is the same."""
+from theirs even if every value is the same."""
 
 
 def page() -> str:
-    """Markdown: which pairs there are, and what is not reproduced of each."""
-    found = recipes.covered()
-    places = sorted({(suite != "vtab", backbone, suite) for _, backbone, suite in found})
+    """Markdown: the pairs with published values, and what these do not reproduce."""
+    files = recipes.covered()
+    places = sorted({(suite != "vtab", backbone, suite) for _, backbone, suite in files})
     columns = [(backbone, suite) for _, backbone, suite in places]
     lines = [HEAD, "", _line("method", *(f"{suite} on {backbone}" for backbone, suite in columns))]
     lines.append(_line("---", *("--:" for _ in columns)))
-    for method in dict.fromkeys(name for name, _, _ in found):
+    for method in dict.fromkeys(name for name, _, _ in files):
         counts = (_count(method, backbone, suite) for backbone, suite in columns)
         lines.append(_line(f"`{method}`", *counts))
     lines += ["", "Numbers are tasks. Sources, and what is not reproduced:", ""]
-    for file in found:
-        told = recipes.provenance(*file)
-        lines.append(f"- `{file[0]}` on {file[1]}, {file[2]}: {told['source']}")
-        lines += [f"    - {text}" for text in told["not_reproduced"]]
+    for method, backbone, suite in files:
+        provenance = recipes.provenance(method, backbone, suite)
+        lines.append(f"- `{method}` on {backbone}, {suite}: {provenance['source']}")
+        lines += [f"    - {text}" for text in provenance["not_reproduced"]]
     return "\n".join([*lines, ""]).replace("<", "&lt;")
 
 
 def _count(method: str, backbone: str, suite: str) -> str:
-    known = (method, backbone, suite) in recipes.covered()
-    return str(len(recipes.tasks(method, backbone, suite))) if known else "–"
+    return str(len(recipes.tasks(method, backbone, suite)) or "–")
 
 
 def _line(*cells: str) -> str:

@@ -1,23 +1,24 @@
 """Which method works on which backbone: python -m petlbench.support [BACKBONE ...].
 
-Builds each pair on the meta device, as a plan does, and prints the table in Markdown; a second or
-two for each pair. docs/support.md is made by `make docs`.
+Builds each pair on the meta device, as the plan of a sweep does, and prints a table in Markdown; a
+second or two per pair. `make docs` writes docs/support.md.
 """
 
+import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from itertools import count
 
 from petlbench import registry
 from petlbench.config import compose, options
-from petlbench.errors import Unsupported
+from petlbench.errors import Unsupported, UserError, unknown
 from petlbench.run import build
 
 YES = "yes"
 
 
 def reason(method: str, backbone: str) -> str | None:
-    """Why the pair cannot be, or None."""
+    """Why the method does not work on the backbone, or None if it does."""
     config = compose.single([f"method={method}", f"backbone={backbone}"])
     try:
         build.check(config)
@@ -26,19 +27,19 @@ def reason(method: str, backbone: str) -> str | None:
     return None
 
 
-def table(methods: Iterable[str], on: Iterable[str]) -> str:
-    """Markdown: a row a method, a column a backbone, refusals as numbered notes."""
-    names, notes, numbers = list(on), dict[str, int](), count(1)
+def table(methods: Iterable[str], backbones: Iterable[str]) -> str:
+    """Markdown: one row per method, one column per backbone, refusals as numbered notes."""
+    names, notes, numbers = list(backbones), dict[str, int](), count(1)
     lines = [_line(["method", *names]), _line(["---"] * (len(names) + 1))]
     for method in methods:
         cells = []
         for name in names:
-            why = reason(method, name)
-            if why is not None and why not in notes:
-                notes[why] = next(numbers)
-            cells.append(YES if why is None else f"no ({notes[why]})")
+            refusal = reason(method, name)
+            if refusal is not None and refusal not in notes:
+                notes[refusal] = next(numbers)
+            cells.append(YES if refusal is None else f"no ({notes[refusal]})")
         lines.append(_line([method, *cells]))
-    return "\n".join([*lines, "", *(f"{number}. {why}" for why, number in notes.items()), ""])
+    return "\n".join([*lines, "", *(f"{number}. {text}" for text, number in notes.items()), ""])
 
 
 def _line(cells: list[str]) -> str:
@@ -46,7 +47,22 @@ def _line(cells: list[str]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table."""
-    chosen = sys.argv[1:] if arguments is None else list(arguments)
-    print(table(registry.names(), chosen or options.names("backbone")), end="")
+    """Print the table; returns 2 for an unknown backbone, else 0."""
+    backbones = options.names("backbone")
+    parser = argparse.ArgumentParser(
+        "petlbench.support",
+        description="Not every method works on every backbone: print a table in Markdown.",
+    )
+    parser.add_argument(
+        "backbone", nargs="*", help=f"columns of the table (default: all): {', '.join(backbones)}"
+    )
+    chosen = parser.parse_args(arguments).backbone or backbones
+    try:
+        for name in chosen:
+            if name not in backbones:
+                raise unknown("backbone", name, backbones)
+        print(table(registry.names(), dict.fromkeys(chosen)), end="")
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
     return 0

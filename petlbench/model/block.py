@@ -40,7 +40,7 @@ class ChannelsLast(BlockCall):
         return cast(Tensor, self.block(z.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 
-class OpenBlock(nn.Module):
+class PreNormBlock(nn.Module):
     """A pre-norm block, z + attention(norm1(z)) and then z + mlp(norm2(z)), with its parts.
 
     A method derives from this class and writes its equation as `forward`; the class itself has

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from petlbench import registry
 from petlbench.model.backbone import Backbone
+from petlbench.testing.networks import config
 from tests.golden.adapters import adapters
 from tests.golden.case import Case, Plan, Tied
-from tests.tiny import config
 
 TOLERANCE = 1e-9
 

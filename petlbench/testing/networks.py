@@ -1,38 +1,64 @@
-"""Backbones small enough for property tests; timm knows them as petlbench_vit and _swin."""
+"""Networks to test methods on: tiny ones with random weights, and full-size ones in shapes only.
+
+timm knows the tiny ones as petlbench_vit, petlbench_swin, petlbench_dinov3, petlbench_convnext and
+petlbench_wide.
+"""
 
 import copy
+from functools import cache
 from typing import Any
 
+import timm
 import torch
 from timm.models import register_model
 from timm.models.convnext import ConvNeXt
 from timm.models.eva import Eva
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
+from petlbench.config import options
 from petlbench.config.schema import BackboneConfig
 from petlbench.model.backbone import Backbone, create
 
 CLASSES = 5
-SIZE = 16
+SIZE = 16  # px
+PATCH = 4  # px, in the two plain ones and the wide one
 POOLS = {
     "vit": "cls",
     "swin": "norm_then_mean",
     "dinov3": "norm_then_mean",
     "convnext": "patch_mean_then_norm",
 }
+FAMILIES = tuple(POOLS)
+FULL_SIZE = {  # an option of conf/backbone for each family
+    "vit": "vit_b16",
+    "swin": "swin_b",
+    "dinov3": "dinov3_b16",
+    "convnext": "convnext_b",
+}
+WIDE = 128  # channels: enough draws to tell distributions apart
 
 
 @register_model
-def petlbench_vit(
-    *, num_classes: int, img_size: int, drop_path_rate: float, **_: Any
-) -> VisionTransformer:
+def petlbench_vit(**options: Any) -> VisionTransformer:
     """12 blocks of width 32, a class token and a 4 x 4 grid of patches at 16 px."""
+    return _plain_vit(32, **options)
+
+
+@register_model
+def petlbench_wide(**options: Any) -> VisionTransformer:
+    """The same with width 128."""
+    return _plain_vit(WIDE, **options)
+
+
+def _plain_vit(
+    width: int, *, num_classes: int, img_size: int, drop_path_rate: float, **_: Any
+) -> VisionTransformer:
     return VisionTransformer(
         img_size=img_size,
-        patch_size=4,
-        embed_dim=32,
+        patch_size=PATCH,
+        embed_dim=width,
         depth=12,
         num_heads=4,
         num_classes=num_classes,
@@ -83,7 +109,7 @@ def petlbench_dinov3(*, num_classes: int, img_size: int, drop_path_rate: float, 
 @register_model
 def petlbench_convnext(*, num_classes: int, drop_path_rate: float, **others: Any) -> ConvNeXt:
     """Four stages of 2, 2, 6 and 2 blocks on grids of 16, 8, 4 and 2 at 16 px."""
-    own = {key: value for key, value in others.items() if key == "img_size"}
+    size = {key: value for key, value in others.items() if key == "img_size"}
     return ConvNeXt(
         patch_size=1,
         depths=(2, 2, 6, 2),
@@ -91,15 +117,15 @@ def petlbench_convnext(*, num_classes: int, drop_path_rate: float, **others: Any
         ls_init_value=0.5,
         num_classes=num_classes,
         drop_path_rate=drop_path_rate,
-        **own,  # which no ConvNeXt takes
+        **size,  # refused by ConvNeXt: petlbench then builds it for all sizes
     )
 
 
 def tiny(family: str, **changed: Any) -> Backbone:
-    """A tiny `vit`, `swin`, `dinov3` or `convnext` with random weights, always the same.
+    """A tiny `vit`, `swin`, `dinov3` or `convnext` with the same random weights at each call.
 
     changed: values of the configuration, or `classes` and `image_size`. A copy of a network that
-    was built once; the random state is afterwards as if it had just been built.
+    is built once; torch's random state is set to the one after it was built.
     """
     key = repr((family, sorted(changed.items()), torch.get_default_device()))
     if key not in _BUILT:
@@ -135,24 +161,29 @@ def config(family: str, **changed: Any) -> BackboneConfig:
     return BackboneConfig(**values | changed)
 
 
-# Default values that a network of width 16 or 32 has no room for, or a test no time.
-SMALLER: dict[str, dict[str, Any]] = {
-    "fact_tk": {"rank": 8},
-    "bi_lora": {"rank": 8},
-    "bi_adaptformer": {"rank": 8},
-    "sct": {"channels": 4},
-    "noah": {
-        "budget_m": 0.05,
-        "supernet_epochs": 1,
-        "generations": 2,
-        "population": 4,
-        "parents": 2,
-        "mutants": 1,
-        "crossovers": 1,
-    },
-}
+def full_size(option: str, classes: int = 100) -> Backbone:
+    """An option of conf/backbone on the meta device."""
+    return copy.deepcopy(_full_size(option, classes))
+
+
+@cache
+def _full_size(option: str, classes: int) -> Backbone:
+    content = options.content("backbone", option)
+    values = {"pool": "norm_then_mean", "drop_path": 0.1} | content.get("backbone", content)
+    size = content.get("input", {}).get("size", 224)
+    with torch.device("meta"):
+        return create(config("vit", **values), classes=classes, image_size=size)
+
+
+def timm_network(family: str) -> nn.Module:
+    """The tiny network as timm builds it, in eval mode."""
+    size: dict[str, Any] = {} if family == "convnext" else {"img_size": SIZE}
+    network: nn.Module = timm.create_model(
+        f"petlbench_{family}", num_classes=CLASSES, drop_path_rate=0.0, **size
+    )
+    return network.eval()
 
 
 def images(count: int = 3) -> Tensor:
-    """(count, 3, 16, 16), the same ones at each call."""
+    """(count, 3, 16, 16), the same at each call."""
     return torch.randn(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))

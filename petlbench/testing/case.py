@@ -1,0 +1,98 @@
+"""A method on a tiny network, and what the properties of methods have in common."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from petlbench import registry
+from petlbench.errors import UserError
+from petlbench.method import Method
+from petlbench.model.backbone import Backbone
+from petlbench.model.drop_path import keep_masks
+from petlbench.testing.facts import declared
+from petlbench.testing.networks import images, tiny
+
+Forward = Callable[[Tensor], Tensor]
+
+
+def method_on(backbone: Backbone, name: str, **changed: Any) -> Method:
+    """A method with its yaml's values, those of `facts.tiny`, and then `changed`."""
+    return registry.create(name, backbone, **declared(name).get("tiny", {}) | changed)
+
+
+def tiny_method(name: str, family: str, **changed: Any) -> Method:
+    """A method on a tiny network, the same at each call; so is torch's random state afterwards."""
+    if changed:
+        return method_on(tiny(family), name, **changed)
+    method, state = _tiny_method(name, family)
+    torch.set_rng_state(state)
+    return copy.deepcopy(method)
+
+
+@lru_cache(maxsize=8)
+def _tiny_method(name: str, family: str) -> tuple[Method, Tensor]:
+    return method_on(tiny(family), name), torch.get_rng_state()
+
+
+def randomised(method: Method) -> Method:
+    """The method with all trained tensors changed, also those that start at zero."""
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in method.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+    return method
+
+
+def loss(method: Method) -> Tensor:
+    """A scalar of the logits for `images()`, with drop-path masks from a fixed seed."""
+    with keep_masks(method, len(images()), torch.Generator().manual_seed(0)):
+        return method(images()).square().mean()  # type: ignore[no-any-return]
+
+
+def plain_logits(backbone: Backbone) -> Tensor:
+    """(B, K): logits of the backbone without a method, for `images()`."""
+    with torch.no_grad():
+        return Method(backbone).eval()(images())  # type: ignore[no-any-return]
+
+
+def watch_blocks(method: Method, watch: Callable[[Forward], Forward]) -> None:
+    """Replace every block of the walk by watch(block)."""
+    for stage in method.backbone.stages:
+        stage.blocks[:] = map(watch, stage.blocks)
+
+
+def error_of(call: Callable[[], object]) -> str | None:
+    """The message of the UserError that a call raises, or None; asserts that it is one line."""
+    message = None
+    try:
+        call()
+    except UserError as error:
+        message = str(error)
+    assert "\n" not in (message or ""), f"an error message has several lines: {message}"
+    return message
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method by name and a family of tiny networks."""
+
+    method: str
+    family: str
+
+    def start(self) -> Method:
+        """The method before training."""
+        return tiny_method(self.method, self.family)
+
+    def randomised(self) -> Method:
+        """The method with all trained tensors changed."""
+        return randomised(self.start())
+
+    def refusal(self) -> str | None:
+        """The message of the error if the method does not support the network."""
+        return error_of(lambda: _tiny_method(self.method, self.family))

@@ -1,0 +1,66 @@
+"""What several test files share: pairs of methods and tiny networks, formulas, a trainer."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from petlbench import registry
+from petlbench.method import Method
+from petlbench.testing import FAMILIES, images, randomised, supported, tiny, tiny_method
+
+
+def pairs(*families: str) -> pytest.MarkDecorator:
+    """Each registered method on each of the families that it supports."""
+    rows = [(name, family) for name in registry.names() for family in families]
+    return pytest.mark.parametrize(("name", "family"), [row for row in rows if supported(*row)])
+
+
+where_supported = pairs(*FAMILIES)
+on_vit_and_swin = pairs("vit", "swin")
+
+Net = Any
+
+
+def pair(name: str, family: str = "vit", **values: Any) -> tuple[Method, Net, dict[str, Tensor]]:
+    """A randomised method in float64, the same network untouched, and the method's tensors.
+
+    Tensors of a block are found under `<number of the block>.<the rest of the name>`.
+    """
+    method = randomised(tiny_method(name, family, **values)).double().eval()
+    tensors = {}
+    for key, tensor in method.named_parameters(remove_duplicate=False):
+        short = key.removeprefix("backbone.net.").removeprefix("blocks.")
+        tensors[short] = tensor.detach()
+    return method, tiny(family).double().eval().net, tensors
+
+
+def embedded(net: Net) -> Tensor:
+    return net.norm_pre(net._pos_embed(net.patch_embed(images().double())))  # type: ignore[no-any-return]
+
+
+def quick_gelu(z: Tensor) -> Tensor:
+    return z / (1 + torch.exp(-1.702 * z))
+
+
+def linear(x: Tensor, tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    return x @ tensors[f"{name}.weight"].T + tensors.get(f"{name}.bias", torch.zeros(1))
+
+
+class Examples:
+    """A trainer that offers images and does not train."""
+
+    device = torch.device("cpu")
+    seed = 0
+
+    def search(self) -> Any:
+        """No search."""
+
+    def examples(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        batch, labels = images(8), torch.arange(8) % 5
+        yield from zip(batch.split(batch_size), labels.split(batch_size), strict=True)
+
+    def train(self, method: Method) -> None:
+        """Leave the method as it starts."""
