@@ -1,4 +1,4 @@
-"""Data sets of a few small images in the layouts that circulate, and small tasks for them."""
+"""Data sets of a few small images in the published layouts, and small tasks for them."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -21,7 +21,7 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
 
 
 def shrink(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    """Let every task have the few images of SMALL, and its own cache."""
+    """Let every task expect the few images of SMALL, and set the folder of the cache."""
     real = compose.single
 
     def single(overrides: Iterable[str]) -> compose.Config:
@@ -44,12 +44,13 @@ def data(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, A
 
 
 def paint(path: Path, value: int, size: tuple[int, int] = (6, 5)) -> None:
-    """An image that no other value has."""
+    """Save an image of one colour, which depends on the value."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (value % 256, value // 256, 7)).save(path)
 
 
 def write(path: Path, labels: Mapping[str, int]) -> None:
+    """Save a list of images."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{name} {label}\n" for name, label in labels.items()))
 
