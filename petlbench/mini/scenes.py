@@ -1,8 +1,8 @@
-"""Procedural scenes to pre-train on: a sprite and distractors on a texture, with their labels.
+"""Procedural scenes for pre-training: a sprite and distractors on a texture, with labels.
 
 All draws come from one torch.Generator on the device of the tensors, and every step is vectorised
-over the batch, so scenes are made at training speed on a CPU core or on a GPU. Nothing here is
-shared with the renderers of the tasks.
+over the batch, so one CPU core or GPU makes scenes as fast as training uses them. The tasks of the
+embedded suite share no code with this module.
 """
 
 import math
@@ -34,9 +34,9 @@ HEADS = {
 
 @dataclass(frozen=True)
 class Scenes:
-    """A batch. cover: how much of each patch the sprite covers, and how much the distractors.
+    """A batch: images (B, 3, SIZE, SIZE) in [0, 1], labels: kind -> (B,), cover (B, patches, 2).
 
-    images (B, 3, SIZE, SIZE) in [0, 1], labels: kind -> (B,), cover (B, patches, 2)
+    cover: the shares of each patch that the sprite and the distractors cover.
     """
 
     images: Tensor
@@ -45,7 +45,7 @@ class Scenes:
 
 
 class Generator:
-    """Draws batches of scenes; `easy` is the share with calm backgrounds (curriculum)."""
+    """Draws batches of scenes from a seed."""
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self.device = device
@@ -59,7 +59,7 @@ class Generator:
 
     @torch.no_grad()
     def draw(self, batch: int, easy: float) -> Scenes:
-        """`batch` scenes, of which a share `easy` (in the mean) is easy."""
+        """`batch` scenes; each is easy, with a calm background, with probability `easy`."""
         calm = self.uniform(batch) < easy
         labels: dict[str, Tensor] = {}
         image, ground = self._background(batch, calm, labels)
@@ -70,13 +70,16 @@ class Generator:
         return Scenes(self._camera(image, calm), labels, patches)
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """Uniform numbers from low to high."""
         draws = torch.rand(shape, generator=self.random, device=self.device)
         return draws * (high - low) + low
 
     def whole(self, below: int, *shape: int) -> Tensor:
+        """Whole numbers from 0 to below - 1."""
         return torch.randint(0, below, shape, generator=self.random, device=self.device)
 
     def normal(self, *shape: int) -> Tensor:
+        """Standard normal numbers."""
         return torch.randn(shape, generator=self.random, device=self.device)
 
     def colour(self, batch: int, hue: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -177,7 +180,7 @@ class Generator:
         return image, cover
 
     def _apart(self, place: Tensor) -> Tensor:
-        """Push points that are too close away from each other, three times."""
+        """(B, n, 2) -> (B, n, 2): push points that are too close apart, three times."""
         for _ in range(3):
             gap = place[:, :, None] - place[:, None]
             length = gap.norm(dim=-1, keepdim=True) + 1e-3
@@ -196,7 +199,9 @@ class Generator:
         width = 0.36 + 0.58 * large
         labels["size"] = _bins(large, 0, 1, HEADS["size"])
         inside = (1 - width * 0.8).clamp(min=0.05)[:, None]
-        place = self.uniform(batch, 2, low=-1) * inside  # half of the time wholly in the image
+        place = (
+            self.uniform(batch, 2, low=-1) * inside
+        )  # in half of the scenes entirely in the image
         anywhere = self.uniform(batch, 2, low=-0.8, high=0.8)
         place = torch.where(self.uniform(batch, 2) < 0.5, place, anywhere)
         labels["x"], labels["y"] = (
@@ -215,7 +220,7 @@ class Generator:
     def _paint(
         self, ground: Tensor, calm: Tensor, mask: Tensor, labels: dict[str, Tensor]
     ) -> Tensor:
-        """The sprite's colour: visible on the ground, at times textured, at times shaded."""
+        """The sprite's colour (B, 3, H, W): it contrasts; 30 % are textured, a third is shaded."""
         batch = len(ground)
         hue, colour = self.colour(batch)
         close = (colour - ground).abs().sum(-1) < 0.5
@@ -231,7 +236,7 @@ class Generator:
         return (paint * self._shading(mask)).clamp(0, 1)
 
     def _shading(self, mask: Tensor) -> Tensor:
-        """For a third of the scenes, light from a side on the sprite's blurred relief."""
+        """(B, 1, H, W) -> factor of brightness: a third is lit from one side, the others are 1."""
         batch = len(mask)
         relief = F.avg_pool2d(F.avg_pool2d(mask, 7, 1, 3), 7, 1, 3)
         slope_y, slope_x = torch.gradient(relief, dim=(2, 3))
@@ -241,7 +246,7 @@ class Generator:
         return 1 + lit * (4 * slope).clamp(-0.6, 0.6)
 
     def _camera(self, image: Tensor, calm: Tensor) -> Tensor:
-        """Contrast, brightness, loss of colour and noise."""
+        """Change contrast and brightness, remove the colour of 15 %, add noise."""
         batch = len(image)
         image = (image - 0.5) * self.uniform(batch, 1, 1, 1, low=0.6, high=1.3) + 0.5
         image = image + self.uniform(batch, 1, 1, 1, low=-0.15, high=0.15)

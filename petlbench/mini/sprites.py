@@ -1,4 +1,4 @@
-"""The sprite bank of the pre-training scenes: silhouettes from formulas, drawn once."""
+"""The sprites of the pre-training scenes: silhouettes from formulas."""
 
 import math
 
@@ -8,11 +8,11 @@ from torch import Tensor
 SIDE = 40  # pixels of a stored sprite
 VARIANTS = 4  # drawings of each class, slightly different
 STROKES, GIELIS, FRACTALS = 160, 100, 80  # classes of each kind
-FORMULA_SEED = 1234  # the classes are the same whatever seed draws the scenes
+FORMULA_SEED = 1234  # the classes do not depend on the seed of the scenes
 
 
 def bank() -> tuple[Tensor, Tensor]:
-    """(sprites (S, 1, SIDE, SIDE) in [0, 1], class of each (S,)); stroke characters come first."""
+    """(sprites (S, 1, SIDE, SIDE) in [0, 1], their classes (S,)); stroke characters are first."""
     random = torch.Generator().manual_seed(FORMULA_SEED)
     kinds = ((STROKES, stroke_character), (GIELIS, gielis), (FRACTALS, fractal))
     drawn = torch.cat([draw(random) for count, draw in kinds for _ in range(count)])
@@ -21,13 +21,14 @@ def bank() -> tuple[Tensor, Tensor]:
 
 
 def axes() -> tuple[Tensor, Tensor]:
-    """Y and x of the pixel centres, from -1 to 1."""
+    """Y and x (SIDE, SIDE) of the pixel centres, from -1 to 1."""
     line = (torch.arange(SIDE) + 0.5) / SIDE * 2 - 1
     y, x = torch.meshgrid(line, line, indexing="ij")
     return y, x
 
 
 def uniform(random: torch.Generator, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+    """Uniform numbers from low to high."""
     return torch.rand(shape, generator=random) * (high - low) + low
 
 
@@ -38,11 +39,11 @@ def stroke_character(random: torch.Generator) -> Tensor:
     """
     strokes = int(torch.randint(2, 5, (), generator=random))
     knots = torch.randint(0, 16, (strokes, 3), generator=random)
-    for stroke in range(1, strokes):  # most strokes begin where one before them ended or began
+    for stroke in range(1, strokes):  # most strokes begin at an end of an earlier one
         if torch.rand((), generator=random) < 0.7:
             end = int(torch.randint(0, 2, (), generator=random)) * 2
             knots[stroke, 0] = knots[int(torch.randint(0, stroke, (), generator=random)), end]
-        # never a dot: the last knot is another one than the first
+        # never a dot: the last knot differs from the first
         knots[stroke, 2] = (knots[stroke, 0] + 1 + knots[stroke, 2] % 15) % 16
     grid = torch.stack([knots % 4, knots // 4], -1) / 3 * 1.5 - 0.75
     straight = uniform(random, strokes, 1) < 0.5
@@ -84,7 +85,7 @@ def gielis(random: torch.Generator) -> Tensor:
 
 
 def fractal(random: torch.Generator) -> Tensor:
-    """The attractor of two to five affine contractions; drawn anew where it is too thin."""
+    """The attractor of two to five affine contractions; drawn again if it is too thin."""
     while True:
         drawn = _attractors(random)
         if ((drawn > 0.3).float().mean((1, 2)) > 0.1).all():

@@ -30,10 +30,8 @@ class Member:
 def members(archive: Path) -> list[Member]:
     """All files in an archive, which is read to its end if it is a tar.
 
-    Raises UserError for an archive that is missing, cut off or damaged, and for unsafe members.
+    Raises UserError for an archive that is cut off or damaged, and for unsafe members.
     """
-    if not archive.is_file():
-        raise UserError(f"no archive '{archive}'")
     with damage_reported(archive):
         if _is_zip(archive):
             files = list(_zip_members(archive))

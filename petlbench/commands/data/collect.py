@@ -24,9 +24,6 @@ def plan(
 
     target: the folder of the suite; on the disk of the images, hard links take no space.
     """
-    for option, root in (("--lists", lists_root), ("--images", images_root)):
-        if not root.is_dir():
-            raise UserError(f"{option}: no folder '{root}'")
     existing = next(above for above in (target, *target.absolute().parents) if above.exists())
     links = existing.stat().st_dev == images_root.stat().st_dev
     for folder in required:

@@ -10,19 +10,20 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from petlbench.arguments import Parser
 from petlbench.commands.data.suites import NoImages
 from petlbench.config import compose
 from petlbench.errors import UserError
 from petlbench.progress import say
 from petlbench.system import user_path
 
-WRONG, MISTYPED, INTERRUPTED = 1, 2, 130
+WRONG, INTERRUPTED = 1, 130
 WIDTH = 140  # characters if the output is not a terminal
 SIZE = 224  # pixels; the input size of most backbones
 EXAMPLES = """examples:
@@ -34,14 +35,6 @@ EXAMPLES = """examples:
 """
 ROOT_HELP = """folder that holds vtab/, fewshot/, dg/ (default: PETLBENCH_DATA, or data);
 for the suite folder, the folder of your own images"""
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that reports a mistyped command in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the message and exit with status 2."""
-        self.exit(MISTYPED, f"error: {message}; {self.prog} --help shows the options\n")
 
 
 def parser() -> argparse.ArgumentParser:

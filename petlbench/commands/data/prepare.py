@@ -48,6 +48,9 @@ class FolderStates:
 
 def from_archives(suite: str, archives: Sequence[Path], root: Path | None) -> Report:
     """Unpack the folders of a suite; members of several archives may make one folder."""
+    for file in archives:
+        if not file.is_file():
+            raise UserError(f"no archive '{file}'")
     target, required = required_folders(suite, root)
     jobs = [FolderJob(*parts) for parts in unpack.plan(required, archives, task_names())]
     return _run(suite, target, required, jobs, ", ".join(f"'{file}'" for file in archives))
@@ -55,6 +58,9 @@ def from_archives(suite: str, archives: Sequence[Path], root: Path | None) -> Re
 
 def from_lists(suite: str, lists_root: Path, images_root: Path, root: Path | None) -> Report:
     """Make the folders of a suite from lists and folders of images; by links if possible."""
+    for option, folder in (("--lists", lists_root), ("--images", images_root)):
+        if not folder.is_dir():
+            raise UserError(f"{option}: no folder '{folder}'")
     target, required = required_folders(suite, root)
     jobs = [FolderJob(*parts) for parts in collect.plan(required, lists_root, images_root, target)]
     return _run(suite, target, required, jobs, f"'{lists_root}'")
