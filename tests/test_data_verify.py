@@ -275,7 +275,7 @@ def test_rendered_images_are_compared_with_the_projects(
     monkeypatch.setattr(mini, "render", lambda *_: other)
     status, task = verify_one(capsys, "mini/cells")
     assert status == 1
-    assert "differs from the project's own images" in task["defects"][0]
+    assert "differs from the published images" in task["defects"][0]
     assert task["splits"]["train"]["images"] == 800
 
 

@@ -169,7 +169,7 @@ def test_the_shipped_weights_fit_and_are_small() -> None:
 
 def test_scenes_and_tasks_share_no_code() -> None:
     root = Path(petlbench.mini.__file__).parent
-    scenes = {"scenes", "sprites", "objective", "recipe", "pretrain"}
+    scenes = {"scenes", "sprites", "draws", "objective", "recipe", "pretrain"}
     tasks = {"render", "suite", "tasks"}
     files = {name: [root / f"{name}.py"] for name in scenes | {"render", "suite"}}
     files["tasks"] = list((root / "tasks").glob("*.py"))

@@ -124,7 +124,7 @@ class Canvas:
         self.paint(edge(distance - width / 2), colour, box[0], box[2])
 
     def blur(self, radius: float) -> None:
-        """Three passes of the kernel (1, 2, 1) / 4, each blended in by radius / 3 (radius 0 to 3)."""
+        """Three passes of the kernel (1, 2, 1) / 4, each blended in by radius / 3, at most 1."""
         for _ in range(3):
             for axis in (0, 1):
                 pads = [(1, 1) if axis == other else (0, 0) for other in range(3)]

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from petlbench.mini import sprites
+from petlbench.mini.draws import Draws
 
 SIZE = 48
 PATCH = 8
@@ -44,12 +45,11 @@ class Scenes:
     cover: Tensor
 
 
-class Generator:
+class Generator(Draws):
     """Draws batches of scenes from a seed."""
 
     def __init__(self, seed: int, device: torch.device) -> None:
-        self.device = device
-        self.random = torch.Generator(device).manual_seed(seed)
+        super().__init__(seed, device)
         bank, classes = sprites.bank()
         self.sprites = bank.to(device)
         round_shapes = (classes >= sprites.STROKES) & (classes < sprites.STROKES + sprites.GIELIS)
@@ -68,26 +68,6 @@ class Generator:
         covers = torch.cat([cover, others * (1 - cover)], 1)
         patches = F.avg_pool2d(covers, PATCH).flatten(2).transpose(1, 2)
         return Scenes(self._camera(image, calm), labels, patches)
-
-    def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """Uniform numbers from low to high."""
-        draws = torch.rand(shape, generator=self.random, device=self.device)
-        return draws * (high - low) + low
-
-    def whole(self, below: int, *shape: int) -> Tensor:
-        """Whole numbers from 0 to below - 1."""
-        return torch.randint(0, below, shape, generator=self.random, device=self.device)
-
-    def normal(self, *shape: int) -> Tensor:
-        """Standard normal numbers."""
-        return torch.randn(shape, generator=self.random, device=self.device)
-
-    def colour(self, batch: int, hue: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(hue (B,) in [0, 1), RGB (B, 3)) of random saturation and value."""
-        hue = self.uniform(batch) if hue is None else hue
-        saturation, value = self.uniform(batch, 1), self.uniform(batch, 1, low=0.15)
-        turn = (torch.tensor([5.0, 3.0, 1.0], device=self.device) + hue[:, None] * 6) % 6
-        return hue, value - value * saturation * torch.minimum(turn, 4 - turn).clamp(0, 1)
 
     def _background(
         self, batch: int, calm: Tensor, labels: dict[str, Tensor]
@@ -173,7 +153,7 @@ class Generator:
             shape = self.sprites[self.shapes[self.whole(len(self.shapes), len(at))]]
             width = self.uniform(len(at), low=0.17, high=0.30)
             turn = self.uniform(len(at), high=2 * math.pi)
-            mask = _pasted(shape, place[at, number], width, turn)
+            mask = sprites.paste(SIZE, shape, place[at, number], width, turn)
             colour = torch.where(uniform_colour[at], common[at], self.colour(len(at))[1])
             image[at] = image[at] * (1 - mask) + mask * colour[:, :, None, None]
             cover[at] = torch.maximum(cover[at], mask)
@@ -199,9 +179,7 @@ class Generator:
         width = 0.36 + 0.58 * large
         labels["size"] = _bins(large, 0, 1, HEADS["size"])
         inside = (1 - width * 0.8).clamp(min=0.05)[:, None]
-        place = (
-            self.uniform(batch, 2, low=-1) * inside
-        )  # in half of the scenes entirely in the image
+        place = self.uniform(batch, 2, low=-1) * inside  # for half of the draws below
         anywhere = self.uniform(batch, 2, low=-0.8, high=0.8)
         place = torch.where(self.uniform(batch, 2) < 0.5, place, anywhere)
         labels["x"], labels["y"] = (
@@ -211,7 +189,7 @@ class Generator:
         turned = self.uniform(batch, low=-math.pi, high=math.pi)
         turn = torch.where(self.uniform(batch) < 0.6, upright, turned)
         labels["orientation"] = _bins(turn / (2 * math.pi) % 1, 0, 1, HEADS["orientation"])
-        mask = _pasted(self.sprites[drawn], place, width, turn)
+        mask = sprites.paste(SIZE, self.sprites[drawn], place, width, turn)
         paint = self._paint(ground, calm, mask, labels)
         outlined = self.uniform(batch, 1, 1, 1) < 0.2
         border = (F.max_pool2d(mask, 3, 1, 1) - mask) * outlined
@@ -255,17 +233,6 @@ class Generator:
         noise = self.uniform(batch, 1, 1, 1, high=0.06)
         noise = noise * torch.where(calm, 0.2, 1.0).view(-1, 1, 1, 1)
         return (image + self.normal(*image.shape) * noise).clamp(0, 1)
-
-
-def _pasted(sprite: Tensor, place: Tensor, width: Tensor, turn: Tensor) -> Tensor:
-    """Sprites (B, 1, s, s) on the canvas: centre (B, 2) from -1 to 1, width as a share of it."""
-    cos, sin = turn.cos() / width, turn.sin() / width
-    x, y = place.unbind(-1)
-    first = torch.stack([cos, sin, -(cos * x + sin * y)], -1)
-    second = torch.stack([-sin, cos, sin * x - cos * y], -1)
-    shape = [len(sprite), 1, SIZE, SIZE]
-    grid = F.affine_grid(torch.stack([first, second], 1), shape, align_corners=False)
-    return F.grid_sample(sprite, grid, align_corners=False)
 
 
 def _bins(value: Tensor, low: float, high: float, bins: int) -> Tensor:

@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 SIDE = 40  # pixels of a stored sprite
 VARIANTS = 4  # drawings of each class, slightly different
@@ -30,6 +31,20 @@ def axes() -> tuple[Tensor, Tensor]:
 def uniform(random: torch.Generator, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
     """Uniform numbers from low to high."""
     return torch.rand(shape, generator=random) * (high - low) + low
+
+
+def paste(size: int, sprite: Tensor, place: Tensor, width: Tensor, turn: Tensor) -> Tensor:
+    """Sprites (B, 1, s, s) on a canvas -> (B, 1, size, size).
+
+    place: centres (B, 2) from -1 to 1. width: (B,), as a share of the canvas. turn: (B,), radians.
+    """
+    cos, sin = turn.cos() / width, turn.sin() / width
+    x, y = place.unbind(-1)
+    first = torch.stack([cos, sin, -(cos * x + sin * y)], -1)
+    second = torch.stack([-sin, cos, sin * x - cos * y], -1)
+    shape = [len(sprite), 1, size, size]
+    grid = F.affine_grid(torch.stack([first, second], 1), shape, align_corners=False)
+    return F.grid_sample(sprite, grid, align_corners=False)
 
 
 def stroke_character(random: torch.Generator) -> Tensor:
