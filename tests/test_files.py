@@ -276,7 +276,7 @@ def test_a_folder_may_have_a_dot_in_its_name(tmp_path: Path) -> None:
     assert pixels.locate(task.lists["val"](), view=wide, cache=tmp_path) != pixels.locate(
         task.lists["val"](), view=VIEW, cache=tmp_path
     )
-    assert resolvers._name(str(tmp_path / "photos.v2")) == "photos.v2"
+    assert resolvers.name_of(str(tmp_path / "photos.v2")) == "photos.v2"
 
 
 def test_hidden_files_are_ignored(tmp_path: Path) -> None:
@@ -408,15 +408,16 @@ def test_too_few_images_for_a_test_set(tmp_path: Path) -> None:
 
 def test_the_configuration_reads_classes_and_content_from_a_folder(tmp_path: Path) -> None:
     root = own(tmp_path / "My pets!")
-    found = compose.single(["dataset=folder", f"dataset.root={str(root)!r}"])
-    assert found["dataset"]["classes"] == 2
-    assert found["factors"]["task"] == "folder/My_pets_"
-    assert found["dataset"]["content"] == tree.scan(str(root)).content()
-    made = build.task(found)
-    assert (made.name, made.classes) == ("My_pets_", 2)
+    config = compose.single(["dataset=folder", f"dataset.root={str(root)!r}"])
+    assert config.dataset.classes == 2
+    assert config.factors.task == "folder/My_pets_"
+    content = config.dataset.target.values["content"]
+    assert content == tree.scan(str(root)).content()
+    task = build.task(config)
+    assert (task.name, task.classes) == ("My_pets_", 2)
     own(tmp_path / "other", images=21)
     other = compose.single(["dataset=folder", f"dataset.root={tmp_path / 'other'}"])
-    assert other["dataset"]["content"] != found["dataset"]["content"]
+    assert other.dataset.target.values["content"] != content
 
 
 def test_the_data_of_a_protocol_are_checked_before_training(
@@ -449,10 +450,10 @@ def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
 def test_a_search_gets_two_parts_of_the_training_images(tmp_path: Path) -> None:
     few_shot(tmp_path, *LAYOUTS[0])
     task = few_shot_task(tmp_path)
-    both = {"protocol": {"fit_on": "train", "select_on": "val"}}
+    both = compose.single(["protocol=trial"])
     first, second = build.halves(both, task)
     assert (len(first), len(second)) == (6, 4)
-    alone = {"protocol": {"fit_on": "trainval", "select_on": None}}
+    alone = compose.single(["protocol=final"])
     with pytest.raises(UserError, match="too few training images a class for a search"):
         build.halves(alone, task)
     divided = own_task(own(tmp_path / "pets"), tmp_path / "cache")

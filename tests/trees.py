@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 from petlbench.commands.data.main import main
 from petlbench.config import compose
+from petlbench.config.schema import Config
 from petlbench.data.readers import vtab
 
 COUNTS = {"train": 8, "val": 4, "trainval": 12}
@@ -24,10 +26,11 @@ def shrink(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     """Let every task expect the few images of SMALL, and set the folder of the cache."""
     real = compose.single
 
-    def single(overrides: Iterable[str]) -> compose.Config:
+    def single(overrides: Iterable[str]) -> Config:
         config = real(overrides)
-        config["dataset"] |= SMALL.get(config["dataset"]["suite"], {})
-        return config
+        reader = config.dataset.target
+        small = replace(reader, values={**reader.values, **SMALL.get(config.dataset.suite, {})})
+        return replace(config, dataset=replace(config.dataset, target=small))
 
     monkeypatch.setattr(compose, "single", single)
     monkeypatch.setattr(vtab, "COUNTS", COUNTS)

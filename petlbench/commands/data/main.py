@@ -18,7 +18,7 @@ from rich.console import Console
 
 from petlbench.arguments import Parser
 from petlbench.commands.data.suites import NoImages
-from petlbench.config import compose
+from petlbench.config import mistakes
 from petlbench.errors import UserError
 from petlbench.progress import say
 from petlbench.system import user_path
@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserError, NoImages) as error:
         return _fail(f"error: {error}", WRONG)
     except (HydraException, OmegaConfBaseException) as error:
-        return _fail(f"error: {compose.first_line(error)}", WRONG)
+        return _fail(f"error: {mistakes.explain(error, list)}", WRONG)
     except OSError as error:
         return _fail(f"error: '{error.filename}': {error.strerror or error}", WRONG)
     except KeyboardInterrupt:

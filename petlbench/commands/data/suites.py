@@ -2,20 +2,20 @@
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from pkgutil import resolve_name
-from typing import Any
 
 from petlbench.checks import whole
-from petlbench.config import compose, options
+from petlbench.config import compose, options, target
+from petlbench.config.schema import Config
 from petlbench.data.readers.layout import DRAWS, RequiredFolder, merged
 from petlbench.data.task import Task
 from petlbench.errors import UserError, unknown
 from petlbench.system import user_path
 
 LARGEST_SIZE = 65_536  # pixels, as of input.size
+Layout = Callable[[Mapping[str, object]], Iterable[RequiredFolder]]
 
 
 class NoImages(Exception):
@@ -31,13 +31,12 @@ class TaskDraw:
 
     task_name: str
     name: str
-    config: compose.Config
+    config: Config
 
     @property
-    def values(self) -> dict[str, Any]:
+    def values(self) -> Mapping[str, object]:
         """The values of the reader."""
-        values: dict[str, Any] = self.config["dataset"]
-        return values
+        return self.config.dataset.target.values
 
     def task(self) -> Task:
         """The task. Raises UserError if its data are missing, and NoImages if it has no split."""
@@ -51,14 +50,8 @@ class TaskDraw:
     @property
     def folders(self) -> tuple[RequiredFolder, ...]:
         """The folders that the task needs; empty if the module of its reader has no `layout`."""
-        target = self.values["_target_"]
-        try:
-            module = sys.modules[resolve_name(target).__module__]
-        except (ImportError, AttributeError, ValueError) as error:
-            raise UserError(
-                f"{self.task_name}: its reader '{target}' cannot be imported: {error}"
-            ) from error
-        layout: Callable[[Any], Iterable[RequiredFolder]] = getattr(module, "layout", lambda _: ())
+        reader = target.find(self.config.dataset.target.path, f"{self.task_name}: _target_")
+        layout: Layout = getattr(sys.modules[reader.__module__], "layout", lambda _: ())
         return tuple(layout(self.values))
 
 
@@ -106,14 +99,15 @@ def task_draws(suite: str, root: Path | None, size: int) -> Iterator[TaskDraw]:
         yield from _draws(name, config)
 
 
-def _draws(name: str, config: compose.Config) -> Iterator[TaskDraw]:
-    values = config["dataset"]
-    if "draw" not in values:
+def _draws(name: str, config: Config) -> Iterator[TaskDraw]:
+    reader = config.dataset.target
+    if "draw" not in reader.values:
         yield TaskDraw(name, name, config)
         return
     for draw in range(DRAWS):
-        changed = config | {"dataset": values | {"draw": draw}}
-        yield TaskDraw(name, f"{name} draw {draw}", changed)
+        drawn = replace(reader, values={**reader.values, "draw": draw})
+        dataset = replace(config.dataset, target=drawn, draw=draw)
+        yield TaskDraw(name, f"{name} draw {draw}", replace(config, dataset=dataset))
 
 
 def required_folders(suite: str, root: Path | None) -> tuple[Path, list[RequiredFolder]]:
@@ -122,7 +116,7 @@ def required_folders(suite: str, root: Path | None) -> tuple[Path, list[Required
     folders = merged(folder for draw in draws for folder in draw.folders)
     if not folders:
         raise UserError(f"{suite} needs no lists and folders of its own; nothing to prepare")
-    return user_path("--root", draws[0].values["root"]), folders
+    return user_path("--root", str(draws[0].values["root"])), folders
 
 
 def _suite_of(name: str) -> list[str] | None:
