@@ -450,7 +450,7 @@ def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
 def test_a_search_gets_two_parts_of_the_training_images(tmp_path: Path) -> None:
     few_shot(tmp_path, *LAYOUTS[0])
     task = few_shot_task(tmp_path)
-    both = compose.single(["protocol=trial"])
+    both = compose.single(["protocol=best_on_val"])
     first, second = build.halves(both, task)
     assert (len(first), len(second)) == (6, 4)
     alone = compose.single(["protocol=final"])
