@@ -70,8 +70,8 @@ def test_an_archive_becomes_the_standard_layout(
     assert status == 0
     [row] = report["folders"]
     assert (row["folder"], row["state"], row["files"]) == ("kitti", "made", 34)
-    made = tmp_path / "data/vtab/kitti"
-    assert contents(made) == contents(source / "kitti")  # no byte is changed
+    prepared = tmp_path / "data/vtab/kitti"
+    assert contents(prepared) == contents(source / "kitti")  # no byte is changed
     assert partial_folders(tmp_path) == []
     assert data(capsys, "verify", "vtab/kitti", "--root", tmp_path / "data")[0] == 0
 
@@ -272,10 +272,10 @@ def test_an_interrupted_folder_is_made_again(
     real = unpack._unpack
 
     def interrupted(sources: Any, target: Path) -> Any:
-        made = real(sources, target)
+        digests = real(sources, target)
         if target.name == ".kitti.part":
             raise KeyboardInterrupt
-        return made
+        return digests
 
     monkeypatch.setattr(unpack, "_unpack", interrupted)
     command = ["prepare", "vtab/structured", archive, "--root", tmp_path]
@@ -331,10 +331,10 @@ def test_lists_and_images_become_the_standard_layout(tmp_path: Path, capsys: Cap
     given = ["--lists", tmp_path / "a", "--images", tmp_path / "images"]
     status, report, _ = data(capsys, "prepare", "fewshot/pets_2", *given, "--root", tmp_path)
     assert (status, report["folders"][0]["state"]) == (0, "made")
-    made = tmp_path / "fewshot/oxford-pets/images/class 1/100.png"
+    prepared = tmp_path / "fewshot/oxford-pets/images/class 1/100.png"
     original = tmp_path / "images/oxford_pets/class 1/101.png"
-    assert not made.exists()
-    assert made.with_name("101.png").stat().st_ino == original.stat().st_ino  # no second copy
+    assert not prepared.exists()
+    assert prepared.with_name("101.png").stat().st_ino == original.stat().st_ino  # no second copy
     assert data(capsys, "verify", "fewshot/pets_2", "--root", tmp_path)[0] == 0
 
 
@@ -348,8 +348,8 @@ def test_files_are_copied_if_the_disk_has_no_links(
     trees.few_shot(tmp_path / "a", "oxford-pets/annotations", "images")
     given = ["--lists", tmp_path / "a/oxford-pets", "--images", tmp_path / "a"]
     assert data(capsys, "prepare", "fewshot/pets_2", *given, "--root", tmp_path)[0] == 0
-    made = tmp_path / "fewshot/oxford-pets/images/class 1/101.png"
-    assert made.read_bytes() == (tmp_path / "a/images/class 1/101.png").read_bytes()
+    prepared = tmp_path / "fewshot/oxford-pets/images/class 1/101.png"
+    assert prepared.read_bytes() == (tmp_path / "a/images/class 1/101.png").read_bytes()
 
 
 def test_domains_are_prepared_from_the_official_folders(tmp_path: Path, capsys: Capture) -> None:
@@ -419,8 +419,8 @@ def test_images_are_cached_once(tmp_path: Path, capsys: Capture) -> None:
     assert "4 lists to decode, 0.00 GB" in err
     assert {split: row["state"] for split, row in rows.items()} == dict.fromkeys(rows, "made")
     assert (rows["test"]["images"], rows["test"]["bytes"]) == (6, 6 * 3 * 4 * 4)
-    [kept] = (tmp_path / "cache/vtab").glob("kitti-test-*.json")
-    assert rows["test"]["sha256"] == json.loads(kept.read_text())["sha256"]
+    [about] = (tmp_path / "cache/vtab").glob("kitti-test-*.json")
+    assert rows["test"]["sha256"] == json.loads(about.read_text())["sha256"]
     status, report, _ = data(capsys, *command)
     assert {row["state"] for row in report["splits"]} == {"there"}
     listed = data(capsys, "list", "vtab/kitti", "--root", tmp_path, "--size", 4)[1]

@@ -182,8 +182,8 @@ def test_every_kind_of_image_is_read(tmp_path: Path, capsys: Capture) -> None:
         "turned.jpg": (image, {"exif": rotated()}),
         "small.webp": (image, {"lossless": True}),
     }
-    for name, (made, options) in kinds.items():
-        made.save(folder / "images" / name, **options)
+    for name, (picture, options) in kinds.items():
+        picture.save(folder / "images" / name, **options)
         lines[f"images/{name}"] = len(lines) % 4
     trees.write(folder / "test.txt", lines)
     status, task = verify_one(capsys, "vtab/kitti", "--root", tmp_path)

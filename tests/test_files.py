@@ -232,14 +232,14 @@ def own(root: Path, splits: tuple[str, ...] = ("",), images: int = 20) -> Path:
 
 
 def own_task(root: Path, cache: Path, **changed: Any) -> Task:
-    found = tree.scan(str(root))
+    images = tree.scan(str(root))
     options: dict[str, Any] = {
         "name": "pets",
         "title": "pets",
         "suite": "folder",
         "group": "own",
-        "classes": len(found.names),
-        "content": found.content(),
+        "classes": len(images.names),
+        "content": images.content(),
         "val_share": 0.1,
         "test_share": 0.2,
         "split_seed": 0,

@@ -181,8 +181,8 @@ def test_scenes_and_tasks_share_no_code() -> None:
 
 def imported(path: Path) -> set[str]:
     """Modules of petlbench.mini that a file imports."""
-    found = set()
+    names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("petlbench.mini"):
-            found |= {*(node.module or "").split(".")[2:3], *(name.name for name in node.names)}
-    return found
+            names |= {*(node.module or "").split(".")[2:3], *(alias.name for alias in node.names)}
+    return names

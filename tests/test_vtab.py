@@ -135,8 +135,8 @@ def test_images_are_decoded_as_by_the_authors_loader(kind: str, tmp_path: Path) 
 def test_16_bits_keep_the_upper_eight(tmp_path: Path) -> None:
     values = np.array([[0, 256 * 100], [256 * 200 + 255, 65535]], dtype=np.uint16)
     Image.fromarray(values).save(tmp_path / "deep.png")
-    made = view(2).of(original(tmp_path / "deep.png", upright=False))
-    assert made[..., 1].tolist() == [[0, 100], [200, 255]]
+    pixels = view(2).of(original(tmp_path / "deep.png", upright=False))
+    assert pixels[..., 1].tolist() == [[0, 100], [200, 255]]
 
 
 def test_lists_may_have_blanks_tabs_and_crlf(tmp_path: Path) -> None:

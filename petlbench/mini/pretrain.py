@@ -230,7 +230,7 @@ def _check_device(name: str) -> None:
 
 
 def _prepare_folder(name: str, resume: bool) -> Path:
-    """The folder of a run, made unless it exists; with a state exactly if a run is resumed."""
+    """The folder of a run, created if needed; it has a state only if the run is resumed."""
     out = user_path("--out", name)
     exists = (out / "state.pt").exists()
     if resume and not exists:

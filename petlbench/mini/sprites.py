@@ -119,13 +119,13 @@ def _attractors(random: torch.Generator, walkers: int = 300, steps: int = 20) ->
     drawings = []
     for _ in range(VARIANTS):
         own = linear * (1 + 0.06 * torch.randn(linear.shape, generator=random))
-        points, seen = uniform(random, walkers, 2, low=-1.0), []
+        points, visited = uniform(random, walkers, 2, low=-1.0), []
         for step in range(2 * steps):
             which = torch.multinomial(weight, walkers, replacement=True, generator=random)
             points = (own[which] @ points[..., None])[..., 0] + shift[which]
             if step >= steps:
-                seen.append(points)
-        drawings.append(_histogram(torch.cat(seen)))
+                visited.append(points)
+        drawings.append(_histogram(torch.cat(visited)))
     return torch.stack(drawings)
 
 

@@ -125,5 +125,5 @@ def _suite_of(name: str) -> list[str] | None:
 
 def _quoted(text: str) -> str:
     """A text as a value of Hydra's command line, which takes no escapes but before a quote."""
-    doubled = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" * bool(found[2])), text)
+    doubled = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" * bool(match[2])), text)
     return f"'{doubled}'"
