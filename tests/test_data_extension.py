@@ -95,7 +95,7 @@ def readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleT
 
 
 def by_task(report: dict[str, Any]) -> dict[str, Any]:
-    return {row["task"]: row for row in report.get("tasks", report.get("splits"))}
+    return {row["task"]: row for row in report["tasks"]}
 
 
 def test_list_shows_what_exists_and_what_needs_no_files(

@@ -12,6 +12,7 @@ from petlbench.commands.data.main import main
 from tests import trees
 
 Capture = pytest.CaptureFixture[str]
+Mistake = tuple[list[str], str | None]  # arguments, start of the message if there is one
 LONG = "x" * 300
 COMMANDS = {
     "list": ["vtab/kitti"],
@@ -41,7 +42,7 @@ SUITES = {
     "nan": "unknown task or suite 'nan'",
     LONG: f"unknown task or suite '{LONG}'",
 }
-OF_EVERY_COMMAND = [
+OF_EVERY_COMMAND: list[Mistake] = [
     ([command, *rest, "--root", root], message)
     for root, message in ROOTS.items()
     for command, rest in COMMANDS.items()
@@ -50,12 +51,12 @@ OF_EVERY_COMMAND = [
     for suite, message in SUITES.items()
     for command, rest in COMMANDS.items()
 ]
-WRONG_SIZES = [
+WRONG_SIZES: list[Mistake] = [
     ([command, "vtab/kitti", "--size", size], message)
     for size, message in SIZES.items()
     for command in ("list", "cache")
 ]
-MISTAKES: list[tuple[list[str], str | None]] = [
+MISTAKES: list[Mistake] = [
     (["verify"], "the following arguments are required: suite"),
     (["verify", "vtab", "--roof", "x"], "unrecognized arguments: --roof x"),
     (["look"], "argument COMMAND: invalid choice: 'look'"),

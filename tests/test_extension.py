@@ -14,8 +14,8 @@ from petlbench.commands.support import reason
 from petlbench.config import options, search_path
 from petlbench.errors import UserError
 from petlbench.run.record import Store
+from tests.processes import finished
 from tests.test_methods import loss, plain_logits, randomised
-from tests.test_sweep import finished
 from tests.tiny import images, tiny
 
 ROOT = Path(__file__).parent.parent

@@ -8,7 +8,7 @@ from petlbench.config import compose
 from petlbench.report.__main__ import main as report
 from petlbench.report.rows import listed
 from tests import trees
-from tests.test_sweep import command, finished, records, wait_for
+from tests.processes import command, finished, records, wait_for
 
 IMAGES = 40  # files of a task; its lists name them again and again
 SWEEP = [
