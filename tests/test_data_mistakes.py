@@ -43,13 +43,16 @@ SUITES = {
     LONG: f"unknown task or suite '{LONG}'",
 }
 OF_EVERY_COMMAND: list[Mistake] = [
-    ([command, *rest, "--root", root], message)
-    for root, message in ROOTS.items()
-    for command, rest in COMMANDS.items()
-] + [
-    ([command, suite, *rest[1:]], message)
-    for suite, message in SUITES.items()
-    for command, rest in COMMANDS.items()
+    *(
+        ([command, *rest, "--root", root], message)
+        for root, message in ROOTS.items()
+        for command, rest in COMMANDS.items()
+    ),
+    *(
+        ([command, suite, *rest[1:]], message)
+        for suite, message in SUITES.items()
+        for command, rest in COMMANDS.items()
+    ),
 ]
 WRONG_SIZES: list[Mistake] = [
     ([command, "vtab/kitti", "--size", size], message)
