@@ -4,7 +4,6 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from types import TracebackType
 from typing import TypeVar
 
 from rich.console import Console
@@ -21,22 +20,22 @@ def say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def progress(items: Iterable[T], what: str, total: int) -> Iterator[T]:
-    """Yield the items and show how many of `total` are done."""
+def progress(items: Iterable[T], description: str, total: int) -> Iterator[T]:
+    """Yield the items and show the description and how many of `total` are done."""
     console, hidden = Console(stderr=True), not sys.stderr.isatty()
-    shown = track(
-        items, description=what, total=total, transient=True, console=console, disable=hidden
+    tracked = track(
+        items, description, total=total, transient=True, console=console, disable=hidden
     )
     logged = time.monotonic()
-    for number, item in enumerate(shown):
+    for number, item in enumerate(tracked):
         yield item
         if hidden and time.monotonic() - logged > LOG_EVERY_S:
             logged = time.monotonic()
-            say(f"{what}: {number + 1} of {total}")
+            say(f"{description}: {number + 1} of {total}")
 
 
 class EpochProgress:
-    """Counts epochs; `advance` takes the newest figure to show beside them."""
+    """Progress of a training: epochs, a note such as the loss, and the time left."""
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
@@ -57,15 +56,11 @@ class EpochProgress:
         self.bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
     def advance(self, note: str) -> None:
+        """Count one epoch and show the note beside it."""
         self.done += 1
         self.bar.update(self.task, completed=self.done, note=note)
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""What differs between operating systems, and files that are written whole or not at all."""
+"""Differences between operating systems, paths of the user, and atomic writing of files."""
 
 import hashlib
 import os
@@ -21,11 +21,11 @@ MAX_THREADS = 32
 
 
 class WriteError(UserError):
-    """A file cannot be written: no result that comes later can be kept either."""
+    """A file cannot be written, so later results could not be written either."""
 
 
 def cpu_count() -> int:
-    """Processors that this process may use."""
+    """The number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # Linux: respects taskset, Slurm and containers
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -39,6 +39,24 @@ def threads() -> Iterator[ThreadPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def user_path(name: str, value: str | Path) -> Path:
+    """A path that the user gave, with ~ expanded.
+
+    name: the option or key, for the message of the UserError if the path is empty, has a control
+    character, is too long for the file system or starts with an unknown home folder.
+    """
+    text = str(value)
+    if not text.strip() or any(ord(sign) < 32 for sign in text):
+        raise UserError(f"{name} is {text!r}; it must be the path of a file or folder")
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{name} is '{text}': {reason}; give another path") from error
+    return path
 
 
 def lock(file: IO[bytes] | IO[str], *, wait: bool) -> None:
@@ -87,7 +105,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-            os.fchmod(handle, 0o666 & ~_umask())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner reads
         os.replace(temporary, path)
         temporary = None
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A task without files, for tests of the engine: bright channels, and a log of what was opened."""
+"""A task without files, for tests of training: bright channels, and a log of opened splits."""
 
 from functools import partial
 

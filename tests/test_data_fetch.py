@@ -1,4 +1,4 @@
-"""`python -m petlbench.data fetch` from servers that the test runs: cut off, wrong, or silent."""
+"""`python -m petlbench.data fetch` from local servers that cut connections or send errors."""
 
 import hashlib
 import random
@@ -83,134 +83,143 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
 
 
-def fetched(capsys: Capture, url: str, to: object, sha256: str = SHA256) -> tuple[int, Any, str]:
+def run_fetch(capsys: Capture, url: str, to: object, sha256: str = SHA256) -> tuple[int, Any, str]:
     return data(capsys, "fetch", url, "--sha256", sha256, "--to", to)
 
 
-def test_a_file_comes_whole(server: Server, tmp_path: Path, capsys: Capture) -> None:
-    status, report, _ = fetched(capsys, f"{server.url}/some%20data.zip?x=1", tmp_path)
+def test_a_file_is_downloaded_completely(server: Server, tmp_path: Path, capsys: Capture) -> None:
+    status, report, _ = run_fetch(capsys, f"{server.url}/some%20data.zip?x=1", tmp_path)
     assert (status, report["state"], report["bytes"]) == (0, "fetched", len(CONTENT))
     assert (tmp_path / "some data.zip").read_bytes() == CONTENT
     assert [path.name for path in tmp_path.iterdir()] == ["some data.zip"]
-    status, report, _ = fetched(capsys, f"{server.url}/some%20data.zip", tmp_path, SHA256.upper())
+    status, report, _ = run_fetch(
+        capsys, f"{server.url}/some%20data.zip", tmp_path, SHA256.upper()
+    )
     assert (status, report["state"], len(server.asked)) == (0, "there", 1)
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_cut_connection_is_made_again(
+def test_a_cut_connection_is_opened_again(
     ranges: bool, server: Server, tmp_path: Path, capsys: Capture
 ) -> None:
     server.ranges, server.cuts = ranges, [100_000, *([50_000] if ranges else [])]
-    status, _, err = fetched(capsys, f"{server.url}/a.zip", tmp_path)
+    status, _, err = run_fetch(capsys, f"{server.url}/a.zip", tmp_path)
     assert status == 0
-    assert "the connection was cut at 0.1 MB; going on from there" in err
+    assert "the connection was cut at 0.1 MB; continuing from there" in err
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
     asked = [headers.get("Range") for headers in server.asked]
     assert asked == [None, "bytes=100000-", *(["bytes=150000-"] if ranges else [])]
 
 
-def test_the_next_call_goes_on(server: Server, tmp_path: Path, capsys: Capture) -> None:
+def test_the_next_call_continues(server: Server, tmp_path: Path, capsys: Capture) -> None:
     server.cuts = [100_000, 0]
-    status, _, err = fetched(capsys, f"{server.url}/a.zip", tmp_path)
+    status, _, err = run_fetch(capsys, f"{server.url}/a.zip", tmp_path)
     assert status == 1
-    assert "the connection was cut; 0.1 MB are kept, the same command goes on" in err
+    assert "the connection was cut; 0.1 MB are kept, the same command continues" in err
     assert [path.name for path in tmp_path.iterdir()] == ["a.zip.part"]
-    assert fetched(capsys, f"{server.url}/a.zip", tmp_path)[0] == 0
+    assert run_fetch(capsys, f"{server.url}/a.zip", tmp_path)[0] == 0
     assert server.asked[-1]["Range"] == "bytes=100000-"
     assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
 
 
-def test_a_part_that_is_whole_is_taken(server: Server, tmp_path: Path, capsys: Capture) -> None:
+def test_a_complete_part_is_used(server: Server, tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "a.zip.part").write_bytes(CONTENT)
-    assert fetched(capsys, f"{server.url}/a.zip", tmp_path)[0] == 0
+    assert run_fetch(capsys, f"{server.url}/a.zip", tmp_path)[0] == 0
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
 
 
-def test_a_server_may_not_say_how_long(server: Server, tmp_path: Path, capsys: Capture) -> None:
+def test_a_server_may_omit_the_length(server: Server, tmp_path: Path, capsys: Capture) -> None:
     server.sized = False
-    assert fetched(capsys, f"{server.url}/a.zip", tmp_path)[0] == 0
+    assert run_fetch(capsys, f"{server.url}/a.zip", tmp_path)[0] == 0
 
 
 @pytest.mark.parametrize("before", [b"", b"from another file"])
-def test_a_wrong_hash_keeps_nothing(
+def test_a_file_with_a_wrong_hash_is_deleted(
     before: bytes, server: Server, tmp_path: Path, capsys: Capture
 ) -> None:
     if before:
         (tmp_path / "a.zip.part").write_bytes(before)
-    status, _, err = fetched(capsys, f"{server.url}/a.zip", tmp_path, "0" * 64)
+    status, _, err = run_fetch(capsys, f"{server.url}/a.zip", tmp_path, "0" * 64)
     assert status == 1
-    assert f"not {'0' * 64}; nothing was kept" in err
+    assert f"not {'0' * 64}; the download was deleted" in err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_left_of_another_file_is_thrown_away(
+def test_the_part_of_another_file_is_replaced(
     server: Server, tmp_path: Path, capsys: Capture
 ) -> None:
     (tmp_path / "a.zip.part").write_bytes(b"from another file")
-    status, _, err = fetched(capsys, f"{server.url}/a.zip", tmp_path)
+    status, _, err = run_fetch(capsys, f"{server.url}/a.zip", tmp_path)
     assert status == 0
-    assert "what was kept of an earlier try does not fit; starting again" in err
+    assert "the part of an earlier download does not fit; starting again" in err
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
 
 
-def test_odd_addresses(server: Server, tmp_path: Path, capsys: Capture) -> None:
+def test_unusual_addresses(server: Server, tmp_path: Path, capsys: Capture) -> None:
     assert (
-        fetched(capsys, f"{server.url}/\N{LATIN SMALL LETTER E WITH ACUTE}.zip", tmp_path)[0] == 0
+        run_fetch(capsys, f"{server.url}/\N{LATIN SMALL LETTER E WITH ACUTE}.zip", tmp_path)[0]
+        == 0
     )
-    status, _, err = fetched(capsys, "http://[::1", tmp_path)
+    status, _, err = run_fetch(capsys, "http://[::1", tmp_path)
     assert status == 1
-    assert err.startswith("error: 'http://[::1' is no address to fetch from")
+    assert err.startswith("error: 'http://[::1' is not an address to fetch from")
 
 
 def test_another_file_is_never_overwritten(
     server: Server, tmp_path: Path, capsys: Capture
 ) -> None:
     (tmp_path / "a.zip").write_bytes(b"mine")
-    status, _, err = fetched(capsys, f"{server.url}/a.zip", tmp_path)
+    status, _, err = run_fetch(capsys, f"{server.url}/a.zip", tmp_path)
     assert (status, server.asked) == (1, [])
-    assert "a.zip' is there and is another file; give another --to" in err
+    assert "a.zip' exists and is another file; give another --to" in err
     assert (tmp_path / "a.zip").read_bytes() == b"mine"
-    assert fetched(capsys, f"{server.url}/a.zip", tmp_path / "new" / "b.zip")[0] == 0
+    assert run_fetch(capsys, f"{server.url}/a.zip", tmp_path / "new" / "b.zip")[0] == 0
     assert (tmp_path / "new" / "b.zip").read_bytes() == CONTENT
-    assert fetched(capsys, f"{server.url}/a.zip", f"{tmp_path}/folder/")[0] == 0
+    assert run_fetch(capsys, f"{server.url}/a.zip", f"{tmp_path}/folder/")[0] == 0
     assert (tmp_path / "folder" / "a.zip").read_bytes() == CONTENT
 
 
 MISTAKES = [
     ("{server}/missing.zip", SHA256, "cannot be fetched: HTTP 404 Not Found"),
     ("http://127.0.0.1:1/a.zip", SHA256, "Connection refused (is this machine online?)"),
-    ("{server}/a.zip", "abc", "--sha256 'abc' is no sha256; it has 64 hexadecimal digits"),
+    ("{server}/a.zip", "abc", "--sha256 is 'abc'; it must be 64 hexadecimal digits"),
     ("{server}/..%2Fa.zip", SHA256, "ends with no file name; give one with --to FILE"),
     ("{server}/", SHA256, "ends with no file name; give one with --to FILE"),
-    ("ftp://host/a.zip", SHA256, "is no address to fetch from; use http(s)://HOST/FILE or hf://"),
-    ("hf://datasets/owner", SHA256, "is no address to fetch from"),
+    ("http://127.0.0.1:99999/a.zip", SHA256, "is not an address to fetch from"),
+    ("http://" + 70 * "a" + "/a.zip", SHA256, "cannot be fetched: "),
+    (
+        "ftp://host/a.zip",
+        SHA256,
+        "is not an address to fetch from; use http(s)://HOST/FILE or hf://",
+    ),
+    ("hf://datasets/owner", SHA256, "is not an address to fetch from"),
 ]
 
 
 @pytest.mark.parametrize(("url", "sha256", "message"), MISTAKES)
-def test_what_cannot_be_fetched_is_one_line(
+def test_an_error_is_one_line(
     url: str, sha256: str, message: str, server: Server, tmp_path: Path, capsys: Capture
 ) -> None:
-    status, _, err = fetched(capsys, url.format(server=server.url), tmp_path, sha256)
+    status, _, err = run_fetch(capsys, url.format(server=server.url), tmp_path, sha256)
     assert status == 1
     assert message in err
     assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_repository_of_the_hub_is_an_address(
+def test_a_file_on_the_hub_has_an_address(
     server: Server, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import huggingface_hub
 
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    found, headers = fetch._address("hf://datasets/some/data@v1/folder/a.zip")
-    assert found.endswith("/datasets/some/data/resolve/v1/folder/a.zip")
+    address, headers = fetch._address("hf://datasets/some/data@v1/folder/a.zip")
+    assert address.endswith("/datasets/some/data/resolve/v1/folder/a.zip")
     assert headers["authorization"] == "Bearer hf_secret"
     monkeypatch.setattr(fetch, "_address", lambda _: (f"{server.url}/a.zip", headers))
     other = f"http://localhost:{server.url.rpartition(':')[2]}"
     server.moved_to = other
-    with pytest.raises(UserError):  # it moves for ever
+    with pytest.raises(UserError):  # endless redirection
         fetch.fetch("hf://", SHA256, str(tmp_path))
     tokens = [headers.get("Authorization") for headers in server.asked]
     assert tokens[0] == "Bearer hf_secret"
@@ -221,14 +230,16 @@ def test_a_repository_of_the_hub_is_an_address(
         fetch.fetch("hf://datasets/some/data/a.zip", SHA256, str(tmp_path))
 
 
-def test_two_at_once_do_not_mix(server: Server, tmp_path: Path, capsys: Capture) -> None:
-    with fetch._alone(tmp_path / "a.zip.part"):
-        status, _, err = fetched(capsys, f"{server.url}/a.zip", tmp_path)
+def test_two_processes_do_not_write_one_file(
+    server: Server, tmp_path: Path, capsys: Capture
+) -> None:
+    with fetch._locked(tmp_path / "a.zip.part"):
+        status, _, err = run_fetch(capsys, f"{server.url}/a.zip", tmp_path)
     assert (status, server.asked) == (1, [])
     assert "another process fetches" in err
 
 
-def test_an_interrupt_keeps_what_came(
+def test_an_interrupt_keeps_the_downloaded_part(
     server: Server, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object) -> None:

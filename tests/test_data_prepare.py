@@ -1,10 +1,11 @@
-"""`python -m petlbench.data prepare` on archives and folders that the tests make, whole or not."""
+"""`python -m petlbench.data prepare`, `list` and `cache` on archives and folders made here."""
 
 import io
 import json
 import os
 import shutil
 import stat
+import subprocess
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -13,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from petlbench.commands.data import unpack
-from petlbench.commands.data.listing import every_suite
+from petlbench.commands.data import listing, unpack
 from petlbench.commands.data.main import main
+from petlbench.commands.data.suites import all_suites
 from petlbench.data import pixels
 from tests import trees
 from tests.trees import data
@@ -34,8 +35,8 @@ def source(tmp_path: Path) -> Path:
     return trees.vtab_task(tmp_path / "source").parent
 
 
-def packed(source: Path, archive: Path, above: str = "") -> Path:
-    """All files of a folder, below `above` in an archive whose name tells its kind."""
+def pack(source: Path, archive: Path, above: str = "") -> Path:
+    """Write all files of a folder, below `above`, to an archive of the kind of its suffix."""
     files = [path for path in sorted(source.rglob("*")) if path.is_file()]
     names = {path: f"{above}{path.relative_to(source).as_posix()}" for path in files}
     if archive.suffix == ".zip":
@@ -55,7 +56,7 @@ def contents(folder: Path) -> Mapping[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-def left_over(root: Path) -> list[Path]:
+def partial_folders(root: Path) -> list[Path]:
     return [path for path in root.rglob("*") if path.name.endswith(".part")]
 
 
@@ -64,21 +65,21 @@ def left_over(root: Path) -> list[Path]:
 def test_an_archive_becomes_the_standard_layout(
     name: str, above: str, source: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    archive = packed(source, tmp_path / name, above)
+    archive = pack(source, tmp_path / name, above)
     status, report, _ = data(capsys, "prepare", "vtab/kitti", archive, "--root", tmp_path / "data")
     assert status == 0
     [row] = report["folders"]
     assert (row["folder"], row["state"], row["files"]) == ("kitti", "made", 34)
-    made = tmp_path / "data/vtab/kitti"
-    assert contents(made) == contents(source / "kitti")  # no byte is changed
-    assert left_over(tmp_path) == []
+    prepared = tmp_path / "data/vtab/kitti"
+    assert contents(prepared) == contents(source / "kitti")  # no byte is changed
+    assert partial_folders(tmp_path) == []
     assert data(capsys, "verify", "vtab/kitti", "--root", tmp_path / "data")[0] == 0
 
 
-def test_another_task_is_not_taken_for_the_one_that_is_wanted(
+def test_another_task_is_not_taken_for_the_required_one(
     source: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    archive = packed(source, tmp_path / "a.zip")
+    archive = pack(source, tmp_path / "a.zip")
     status, _, err = data(capsys, "prepare", "vtab/cifar", archive, "--root", tmp_path / "data")
     assert status == 1
     assert "a.zip' has the task 'kitti' and no folder cifar" in err
@@ -87,11 +88,11 @@ def test_another_task_is_not_taken_for_the_one_that_is_wanted(
 
 def test_folders_are_found_by_other_names(tmp_path: Path, capsys: Capture) -> None:
     trees.vtab_task(tmp_path / "a", "cifar_100")
-    archive = packed(tmp_path / "a", tmp_path / "a.zip", "x/")
+    archive = pack(tmp_path / "a", tmp_path / "a.zip", "x/")
     assert main(["prepare", "vtab/natural", str(archive), "--root", str(tmp_path)]) == 0
     assert (tmp_path / "vtab/cifar/test.txt").is_file()
     shutil.rmtree(tmp_path / "vtab")
-    nameless = packed(tmp_path / "a" / "cifar_100", tmp_path / "b.zip")
+    nameless = pack(tmp_path / "a" / "cifar_100", tmp_path / "b.zip")
     assert main(["prepare", "vtab/cifar", str(nameless), "--root", str(tmp_path)]) == 0
     assert (tmp_path / "vtab/cifar/images/test/000000.png").is_file()
     assert main(["prepare", "vtab/natural", str(nameless), "--root", str(tmp_path)]) == 1
@@ -101,7 +102,7 @@ def test_folders_are_found_by_other_names(tmp_path: Path, capsys: Capture) -> No
 def test_a_finished_folder_is_checked_and_left_alone(
     source: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    command = ["prepare", "vtab/kitti", packed(source, tmp_path / "a.zip"), "--root", tmp_path]
+    command = ["prepare", "vtab/kitti", pack(source, tmp_path / "a.zip"), "--root", tmp_path]
     data(capsys, *command)
     image = tmp_path / "vtab/kitti/images/test/000000.png"
     before = image.stat().st_ino, image.stat().st_mtime_ns
@@ -111,26 +112,27 @@ def test_a_finished_folder_is_checked_and_left_alone(
     trees.paint(image, 99)
     status, report, err = data(capsys, *command)
     assert (status, report["folders"][0]["state"]) == (1, "broken")
-    assert "000000.png' is not what SHA256SUMS says" in err
+    assert "000000.png' differs from SHA256SUMS" in err
     status, report, _ = data(capsys, "verify", "vtab/kitti", "--root", tmp_path)
     assert status == 1
     [defect] = report["tasks"][0]["defects"]
-    assert "000000.png' is not what SHA256SUMS says" in defect
+    assert "000000.png' differs from SHA256SUMS" in defect
 
 
 def test_a_folder_of_the_user_is_kept(source: Path, tmp_path: Path, capsys: Capture) -> None:
     own = tmp_path / "vtab/kitti"
     own.mkdir(parents=True)
-    archive = packed(source, tmp_path / "a.zip")
+    archive = pack(source, tmp_path / "a.zip")
     status, report, _ = data(capsys, "prepare", "vtab/kitti", archive, "--root", tmp_path)
     assert (status, report["folders"][0]["state"]) == (0, "kept")
     assert list(own.iterdir()) == []
 
 
 def test_checksums_are_those_of_sha256sum(source: Path, tmp_path: Path, capsys: Capture) -> None:
-    data(capsys, "prepare", "vtab/kitti", packed(source, tmp_path / "a.tar"), "--root", tmp_path)
+    data(capsys, "prepare", "vtab/kitti", pack(source, tmp_path / "a.tar"), "--root", tmp_path)
     folder = tmp_path / "vtab/kitti"
-    assert os.system(f"cd '{folder}' && sha256sum --quiet -c SHA256SUMS") == 0
+    tool = ["sha256sum"] if shutil.which("sha256sum") else ["shasum", "-a", "256"]  # macOS
+    assert subprocess.run([*tool, "-c", "SHA256SUMS"], cwd=folder, check=False).returncode == 0
     assert len((folder / "SHA256SUMS").read_text().splitlines()) == 34
 
 
@@ -151,7 +153,7 @@ def cut_between_members(archive: Path) -> Path:
 
 
 def flip(archive: Path) -> Path:
-    """One byte of an image is another."""
+    """Change one byte of an image."""
     content = archive.read_bytes()
     place = content.index(b"IDAT") + 6
     archive.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
@@ -173,12 +175,12 @@ def test_a_damaged_archive_leaves_nothing(
     name: str, damage: Callable[[Path], Path], message: str, source: Path, tmp_path: Path,
     capsys: Capture,
 ) -> None:  # fmt: skip
-    archive = damage(packed(source, tmp_path / name))
+    archive = damage(pack(source, tmp_path / name))
     status, _, err = data(capsys, "prepare", "vtab/kitti", archive, "--root", tmp_path / "data")
     assert status == 1
     assert message in err
     assert not (tmp_path / "data/vtab/kitti").exists()
-    assert left_over(tmp_path) == []
+    assert partial_folders(tmp_path) == []
 
 
 def tar_link(name: str, target: str, kind: bytes) -> tarfile.TarInfo:
@@ -208,11 +210,11 @@ def test_members_that_could_write_elsewhere_are_refused(
 ) -> None:
     member = HOSTILE[kind]
     if isinstance(member, zipfile.ZipInfo):
-        archive = packed(source, tmp_path / "a.zip")
+        archive = pack(source, tmp_path / "a.zip")
         with zipfile.ZipFile(archive, "a") as file:
             file.writestr(member, b"/etc/passwd")
     else:
-        archive = packed(source, tmp_path / "a.tar")
+        archive = pack(source, tmp_path / "a.tar")
         with tarfile.open(archive, "a") as tape:
             tape.addfile(member, io.BytesIO())
     status, _, err = data(capsys, "prepare", "vtab/kitti", archive, "--root", tmp_path / "data")
@@ -244,12 +246,12 @@ INCOMPLETE: list[tuple[Callable[[Path], None], str]] = [
 
 
 @pytest.mark.parametrize(("change", "message"), INCOMPLETE)
-def test_what_is_incomplete_is_not_put_in_place(
+def test_an_incomplete_folder_is_not_put_in_place(
     change: Callable[[Path], None], message: str, source: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     trees.vtab_task(source, "dmlab")
     change(source / "kitti")
-    archive = packed(source, tmp_path / "a.zip")
+    archive = pack(source, tmp_path / "a.zip")
     status, report, err = data(capsys, "prepare", "vtab/structured", archive, "--root", tmp_path)
     assert status == 1
     assert message in err
@@ -262,18 +264,18 @@ def test_what_is_incomplete_is_not_put_in_place(
     ]
 
 
-def test_what_was_interrupted_begins_again(
+def test_an_interrupted_folder_is_made_again(
     source: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trees.vtab_task(source, "dmlab")
-    archive = packed(source, tmp_path / "a.zip")
+    archive = pack(source, tmp_path / "a.zip")
     real = unpack._unpack
 
     def interrupted(sources: Any, target: Path) -> Any:
-        made = real(sources, target)
+        digests = real(sources, target)
         if target.name == ".kitti.part":
             raise KeyboardInterrupt
-        return made
+        return digests
 
     monkeypatch.setattr(unpack, "_unpack", interrupted)
     command = ["prepare", "vtab/structured", archive, "--root", tmp_path]
@@ -285,24 +287,24 @@ def test_what_was_interrupted_begins_again(
     status, report, _ = data(capsys, *command)
     states = {row["folder"]: row["state"] for row in report["folders"]}
     assert (status, states) == (0, {"dmlab": "finished before", "kitti": "made"})
-    assert left_over(tmp_path) == []
+    assert partial_folders(tmp_path) == []
 
 
 def test_a_full_disk_is_refused_before_it_is_full(
     source: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pixels, "SPARE", 2**60)
-    archive = packed(source, tmp_path / "a.zip")
+    archive = pack(source, tmp_path / "a.zip")
     status, _, err = data(capsys, "prepare", "vtab/kitti", archive, "--root", tmp_path)
     assert status == 1
-    assert "GB left; make room, or give another --root" in err
+    assert "GB left; free some space, or give another --root" in err
 
 
-def test_litter_is_left_out(source: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_system_files_are_skipped(source: Path, tmp_path: Path, capsys: Capture) -> None:
     for name in ("__MACOSX/kitti/._test.txt", "kitti/.DS_Store", "kitti/images/._a.png"):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_bytes(b"junk")
-    archive = packed(source, tmp_path / "a.zip")
+    archive = pack(source, tmp_path / "a.zip")
     _, report, _ = data(capsys, "prepare", "vtab/kitti", archive, "--root", tmp_path)
     assert report["folders"][0]["files"] == 34
 
@@ -311,32 +313,32 @@ def test_litter_is_left_out(source: Path, tmp_path: Path, capsys: Capture) -> No
 
 
 def test_several_archives_make_one_folder(tmp_path: Path, capsys: Capture) -> None:
-    """As heekhero/DTL has it: lists in a folder of their own, images in another."""
+    """The layout of heekhero/DTL: lists in one folder, images in another."""
     trees.few_shot(tmp_path / "a", "few-shot_split/oxford-pets/annotations", "oxford-pets")
-    lists = packed(tmp_path / "a/few-shot_split", tmp_path / "lists.zip", "FGFS/few-shot_split/")
-    images = packed(tmp_path / "a/oxford-pets", tmp_path / "images.tar", "FGFS/oxford_pets/")
+    lists = pack(tmp_path / "a/few-shot_split", tmp_path / "lists.zip", "FGFS/few-shot_split/")
+    images = pack(tmp_path / "a/oxford-pets", tmp_path / "images.tar", "FGFS/oxford_pets/")
     command = ["prepare", "fewshot/pets_2", lists, images, "--root", tmp_path]
     status, report, _ = data(capsys, *command)
     assert (status, report["folders"][0]["state"]) == (0, "made")
     assert data(capsys, "verify", "fewshot/pets_2", "--root", tmp_path)[0] == 0
     status, _, err = data(capsys, *command[:3], lists, "--root", tmp_path / "b")
     assert status == 1
-    assert "twice in" in err
+    assert "is in '" in err
 
 
-def test_lists_and_folders_of_images_are_laid_out(tmp_path: Path, capsys: Capture) -> None:
+def test_lists_and_images_become_the_standard_layout(tmp_path: Path, capsys: Capture) -> None:
     trees.few_shot(tmp_path / "a", "oxford-pets/annotations", "../images/oxford_pets")
     given = ["--lists", tmp_path / "a", "--images", tmp_path / "images"]
     status, report, _ = data(capsys, "prepare", "fewshot/pets_2", *given, "--root", tmp_path)
     assert (status, report["folders"][0]["state"]) == (0, "made")
-    made = tmp_path / "fewshot/oxford-pets/images/class 1/100.png"
+    prepared = tmp_path / "fewshot/oxford-pets/images/class 1/100.png"
     original = tmp_path / "images/oxford_pets/class 1/101.png"
-    assert not made.exists()
-    assert made.with_name("101.png").stat().st_ino == original.stat().st_ino  # no second copy
+    assert not prepared.exists()
+    assert prepared.with_name("101.png").stat().st_ino == original.stat().st_ino  # no second copy
     assert data(capsys, "verify", "fewshot/pets_2", "--root", tmp_path)[0] == 0
 
 
-def test_links_become_copies_where_the_disk_has_none(
+def test_files_are_copied_if_the_disk_has_no_links(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(*_: object) -> None:
@@ -346,11 +348,11 @@ def test_links_become_copies_where_the_disk_has_none(
     trees.few_shot(tmp_path / "a", "oxford-pets/annotations", "images")
     given = ["--lists", tmp_path / "a/oxford-pets", "--images", tmp_path / "a"]
     assert data(capsys, "prepare", "fewshot/pets_2", *given, "--root", tmp_path)[0] == 0
-    made = tmp_path / "fewshot/oxford-pets/images/class 1/101.png"
-    assert made.read_bytes() == (tmp_path / "a/images/class 1/101.png").read_bytes()
+    prepared = tmp_path / "fewshot/oxford-pets/images/class 1/101.png"
+    assert prepared.read_bytes() == (tmp_path / "a/images/class 1/101.png").read_bytes()
 
 
-def test_domains_are_laid_out_from_the_official_folders(tmp_path: Path, capsys: Capture) -> None:
+def test_domains_are_prepared_from_the_official_folders(tmp_path: Path, capsys: Capture) -> None:
     trees.domains(tmp_path / "lists", tmp_path / "images")
     for split in ("train", "val"):  # as ImageNet is unpacked
         shutil.move(tmp_path / "images/imagenet/images" / split, tmp_path / "images/imagenet")
@@ -381,10 +383,10 @@ def test_a_part_of_a_suite_is_not_taken_for_all_of_it(tmp_path: Path, capsys: Ca
     assert "it has no 'annotations/train_meta.list.num_shot_1.seed_0'; delete" in err
 
 
-# --- what is there, and the store
+# --- list and cache
 
 
-def test_what_is_needed_and_there_is_listed(tmp_path: Path, capsys: Capture) -> None:
+def test_required_and_existing_data_are_listed(tmp_path: Path, capsys: Capture) -> None:
     trees.vtab_task(tmp_path / "vtab")
     status, report, _ = data(capsys, "list", "vtab/structured", "--root", tmp_path, "--size", 4)
     tasks = {task["task"]: task for task in report["suites"][0]["tasks"]}
@@ -396,19 +398,23 @@ def test_what_is_needed_and_there_is_listed(tmp_path: Path, capsys: Capture) -> 
     assert "vtab/dmlab has no folder" in dmlab["missing"]
     assert (dmlab["images"], dmlab["folders"]) == (30, ["dmlab"])
     assert main(["list", "mini", "--root", str(tmp_path)]) == 0
-    assert "mini: 8 of 8 tasks are there" in capsys.readouterr().out
-    assert {"dg", "dg_per_target", "fewshot", "mini", "vtab"} <= set(every_suite())
+    assert "mini: 8 of 8 tasks are available" in capsys.readouterr().out
 
 
-def test_all_suites_are_listed_where_none_is_named(tmp_path: Path, capsys: Capture) -> None:
-    status, report, _ = data(capsys, "list", "--root", tmp_path)
-    assert status == 0
-    suites = {suite["suite"] for suite in report["suites"]}
-    assert {"mini", "vtab", "fewshot", "dg"} <= suites
-    assert not {"probe", "folder"} & suites
+def test_all_suites_are_listed_if_none_is_named(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suites = {"dg", "dg_per_target", "fewshot", "mini", "probe", "vtab"}
+    assert suites <= set(all_suites())
+    assert "folder" not in all_suites()
+    few = ["mini/natural", "probe", "vtab/kitti"]  # composing all takes many seconds
+    monkeypatch.setattr(listing, "all_suites", lambda: few)
+    status, report, _ = data(capsys, "list")
+    listed = [suite["suite"] for suite in report["suites"]]
+    assert (status, listed) == (0, ["mini/natural", "vtab/kitti"])  # a probe has no images
 
 
-def test_the_store_is_filled_once(tmp_path: Path, capsys: Capture) -> None:
+def test_images_are_cached_once(tmp_path: Path, capsys: Capture) -> None:
     folder = trees.vtab_task(tmp_path / "vtab")
     command = ["cache", "vtab/kitti", "--root", tmp_path, "--size", 4]
     status, report, err = data(capsys, *command)
@@ -417,8 +423,8 @@ def test_the_store_is_filled_once(tmp_path: Path, capsys: Capture) -> None:
     assert "4 lists to decode, 0.00 GB" in err
     assert {split: row["state"] for split, row in rows.items()} == dict.fromkeys(rows, "made")
     assert (rows["test"]["images"], rows["test"]["bytes"]) == (6, 6 * 3 * 4 * 4)
-    [kept] = (tmp_path / "cache/vtab").glob("kitti-test-*.json")
-    assert rows["test"]["sha256"] == json.loads(kept.read_text())["sha256"]
+    [about] = (tmp_path / "cache/vtab").glob("kitti-test-*.json")
+    assert rows["test"]["sha256"] == json.loads(about.read_text())["sha256"]
     status, report, _ = data(capsys, *command)
     assert {row["state"] for row in report["splits"]} == {"there"}
     listed = data(capsys, "list", "vtab/kitti", "--root", tmp_path, "--size", 4)[1]
@@ -430,7 +436,7 @@ def test_the_store_is_filled_once(tmp_path: Path, capsys: Capture) -> None:
     assert "cannot be decoded" in rows["test"]["reason"]
 
 
-def test_the_store_looks_at_the_disk_first(
+def test_caching_checks_the_disk_first(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trees.vtab_task(tmp_path / "vtab")

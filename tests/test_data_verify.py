@@ -1,4 +1,4 @@
-"""`python -m petlbench.data verify`: trees that are right, and every way in which they are not."""
+"""`python -m petlbench.data verify` on correct data sets, and on each kind of defect."""
 
 import re
 import shutil
@@ -24,7 +24,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     trees.shrink(monkeypatch, tmp_path / "cache")
 
 
-def only(capsys: Capture, *arguments: object) -> tuple[int, Any]:
+def verify_one(capsys: Capture, *arguments: object) -> tuple[int, Any]:
     """The exit status and the report on the one task."""
     status, report, _ = data(capsys, "verify", *arguments)
     [task] = report["tasks"]
@@ -32,9 +32,9 @@ def only(capsys: Capture, *arguments: object) -> tuple[int, Any]:
     return status, task
 
 
-def test_what_is_right_is_told_in_figures(tmp_path: Path, capsys: Capture) -> None:
+def test_correct_data_are_reported_in_figures(tmp_path: Path, capsys: Capture) -> None:
     trees.vtab_task(tmp_path / "my data" / "vtab")
-    status, task = only(capsys, "vtab/kitti", "--root", tmp_path / "my data")
+    status, task = verify_one(capsys, "vtab/kitti", "--root", tmp_path / "my data")
     assert (status, task["defects"], task["notes"]) == (0, [], [])
     assert list(task["splits"]) == ["train", "val", "trainval", "test"]
     test = task["splits"]["test"]
@@ -44,23 +44,24 @@ def test_what_is_right_is_told_in_figures(tmp_path: Path, capsys: Capture) -> No
     assert test["bytes"] > 0
 
 
-def test_a_fingerprint_is_of_bytes_and_labels_not_of_places(
+def test_a_fingerprint_depends_on_bytes_and_labels_not_on_paths(
     tmp_path: Path, capsys: Capture
 ) -> None:
     folders = [trees.vtab_task(tmp_path / name / "vtab") for name in "ab"]
 
-    def prints() -> list[str]:
-        found = [only(capsys, "vtab/kitti", "--root", tmp_path / name)[1] for name in "ab"]
-        return [task["splits"]["test"]["fingerprint"] for task in found]
+    def fingerprints() -> list[str]:
+        tasks = [verify_one(capsys, "vtab/kitti", "--root", tmp_path / name)[1] for name in "ab"]
+        return [task["splits"]["test"]["fingerprint"] for task in tasks]
 
-    first = prints()
-    assert first[0] == first[1]
+    before = fingerprints()
+    assert before[0] == before[1]
     trees.paint(folders[1] / "images/test/000000.png", 99)
-    assert prints()[0] == first[0] != prints()[1]
+    after = fingerprints()
+    assert after[0] == before[0] != after[1]
 
 
 def damage(folder: Path) -> None:
-    """Everything that can be wrong with a task, at once."""
+    """Give a task one defect of each kind."""
     (folder / "val200.txt").unlink()
     lines = (folder / "test.txt").read_text().splitlines()
     (folder / "test.txt").write_text("\n".join([*lines, "images/test/000000.png 4", "alone"]))
@@ -75,19 +76,19 @@ def damage(folder: Path) -> None:
 DEFECTS = (
     "list '.*val200.txt' cannot be read: No such file",
     "line 7 of '.*test.txt' has label 4; the task has 4 classes, labels 0 to 3",
-    "line 8 of '.*test.txt' is no path and label: 'alone'",
+    "line 8 of '.*test.txt' is not a path and a label: 'alone'",
     "'.*test.txt' lists 8 images, and the task has 6",
     "'.*train800.txt' lists 1 images, and the task has 8",
     "image '.*000001.png' cannot be decoded",
     "image '.*000002.png' cannot be decoded",
-    "image '.*000003.png', which '.*test.txt' lists, is not there",
+    "image '.*000003.png', which '.*test.txt' lists, is missing",
     "test shares 1 images with trainval, for example '.*000005.png' and '.*test/000004.png'",
 )
 
 
-def test_all_that_is_wrong_is_told_at_once(tmp_path: Path, capsys: Capture) -> None:
+def test_all_defects_are_reported_at_once(tmp_path: Path, capsys: Capture) -> None:
     damage(trees.vtab_task(tmp_path / "vtab"))
-    status, task = only(capsys, "vtab/kitti", "--root", tmp_path)
+    status, task = verify_one(capsys, "vtab/kitti", "--root", tmp_path)
     assert status == 1
     assert len(task["defects"]) == len(DEFECTS)
     text = "\n".join(task["defects"])
@@ -95,7 +96,7 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path: Path, capsys: Capture) -> N
         assert re.search(expected, text), expected
 
 
-def test_the_table_ends_with_what_is_wrong(tmp_path: Path, capsys: Capture) -> None:
+def test_the_table_ends_with_the_defects(tmp_path: Path, capsys: Capture) -> None:
     damage(trees.vtab_task(tmp_path / "vtab"))
     assert main(["verify", "vtab/structured", "--root", str(tmp_path)]) == 1
     out = capsys.readouterr().out
@@ -141,10 +142,10 @@ NOTES: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize("kind", NOTES)
-def test_what_is_worth_knowing_is_no_defect(kind: str, tmp_path: Path, capsys: Capture) -> None:
+def test_notes_are_not_defects(kind: str, tmp_path: Path, capsys: Capture) -> None:
     change, expected = NOTES[kind]
     change(trees.vtab_task(tmp_path / "vtab"))
-    status, task = only(capsys, "vtab/kitti", "--root", tmp_path)
+    status, task = verify_one(capsys, "vtab/kitti", "--root", tmp_path)
     assert status == 0
     assert any(expected in note for note in task["notes"]), task["notes"]
 
@@ -154,10 +155,10 @@ def test_shared_images_can_be_allowed(tmp_path: Path, capsys: Capture) -> None:
     # the same pixels in another file: no other byte is equal
     with Image.open(folder / "images/val200/000000.png") as image:
         image.save(folder / "images/test/000000.png", compress_level=0)
-    status, task = only(capsys, "vtab/kitti", "--root", tmp_path)
+    status, task = verify_one(capsys, "vtab/kitti", "--root", tmp_path)
     assert status == 1
     assert "test shares 1 images with val" in task["defects"][0]
-    status, task = only(capsys, "vtab/kitti", "--root", tmp_path, "--allow-duplicates")
+    status, task = verify_one(capsys, "vtab/kitti", "--root", tmp_path, "--allow-duplicates")
     assert status == 0
     assert "test shares 1 images with val" in "".join(task["notes"])
 
@@ -181,11 +182,11 @@ def test_every_kind_of_image_is_read(tmp_path: Path, capsys: Capture) -> None:
         "turned.jpg": (image, {"exif": rotated()}),
         "small.webp": (image, {"lossless": True}),
     }
-    for name, (made, options) in kinds.items():
-        made.save(folder / "images" / name, **options)
+    for name, (picture, options) in kinds.items():
+        picture.save(folder / "images" / name, **options)
         lines[f"images/{name}"] = len(lines) % 4
     trees.write(folder / "test.txt", lines)
-    status, task = only(capsys, "vtab/kitti", "--root", tmp_path)
+    status, task = verify_one(capsys, "vtab/kitti", "--root", tmp_path)
     assert status == 0
     test = task["splits"]["test"]
     assert test["formats"] == {"PNG": 2, "JPEG": 2, "GIF": 1, "WEBP": 1}
@@ -193,12 +194,12 @@ def test_every_kind_of_image_is_read(tmp_path: Path, capsys: Capture) -> None:
     assert test["sizes"]["largest"] == [[6, 4]]  # VTAB ignores the rotation
 
 
-def test_files_are_held_against_their_checksums(tmp_path: Path, capsys: Capture) -> None:
+def test_files_are_compared_with_their_checksums(tmp_path: Path, capsys: Capture) -> None:
     folder = trees.vtab_task(tmp_path / "vtab")
     (folder / "SHA256SUMS").write_text(f"{'0' * 64}  images/test/000000.png\n{'1' * 64}  test.txt")
-    _, task = only(capsys, "vtab/kitti", "--root", tmp_path)
+    _, task = verify_one(capsys, "vtab/kitti", "--root", tmp_path)
     assert len(task["defects"]) == 2
-    assert all("is not what SHA256SUMS says" in line for line in task["defects"])
+    assert all("differs from SHA256SUMS" in line for line in task["defects"])
 
 
 def test_every_draw_of_a_few_shot_set_is_verified(tmp_path: Path, capsys: Capture) -> None:
@@ -232,78 +233,59 @@ def test_domains_are_verified_with_their_test_sets(tmp_path: Path, capsys: Captu
     assert "dg/imagenet has no folder" in defect
 
 
-def test_own_folders_are_turned_and_searched_for_twins(tmp_path: Path, capsys: Capture) -> None:
+def test_own_images_are_rotated_and_compared(tmp_path: Path, capsys: Capture) -> None:
     root = tmp_path / "my photos"
     for split, first in (("train", 0), ("test", 50)):
         for number in range(4):
             trees.paint(root / split / f"kind {number % 2}" / f"{number}.png", first + number)
     Image.new("RGB", (8, 4)).save(root / "train/kind 0/turned.jpg", exif=rotated())
-    status, task = only(capsys, "folder", "--root", root)
+    status, task = verify_one(capsys, "folder", "--root", root)
     assert status == 0
     assert task["splits"]["train"]["sizes"]["largest"] == [[4, 8]]
     shutil.copy(root / "train/kind 0/0.png", root / "test/kind 0/twin.png")
     (root / "test/kind 1/broken.png").write_bytes(b"nothing")
     tree.scan.cache_clear()  # a command is a process of its own
-    status, task = only(capsys, "folder", "--root", root)
+    status, task = verify_one(capsys, "folder", "--root", root)
     assert status == 1
     assert "broken.png' cannot be decoded" in task["defects"][0]
     assert "test shares 1 images with train" in task["defects"][1]
 
 
-def test_what_a_folder_holds_beside_its_images_is_told(tmp_path: Path, capsys: Capture) -> None:
+def test_ignored_files_of_a_folder_are_notes(tmp_path: Path, capsys: Capture) -> None:
     root = tmp_path / "own"
     for number in range(20):
         trees.paint(root / ["cat", "dog"][number % 2] / f"{number}.png", number)
     trees.paint(root / "loose.png", 77)
     (root / "cat" / "a.heic").write_bytes(b"")
     (root / "bird").mkdir()
-    status, task = only(capsys, "folder", "--root", root)
+    status, task = verify_one(capsys, "folder", "--root", root)
     assert status == 0
-    said = " ".join(task["notes"])
-    assert f"1 images in no class folder are left out, for example '{root / 'loose.png'}'" in said
-    assert f"for example '{root / 'cat' / 'a.heic'}'" in said
-    assert f"1 folders hold no image, for example '{root / 'bird'}'" in said
+    notes = " ".join(task["notes"])
+    assert (
+        f"1 images outside a class folder are ignored, for example '{root / 'loose.png'}'" in notes
+    )
+    assert f"for example '{root / 'cat' / 'a.heic'}'" in notes
+    assert f"1 folders hold no image, for example '{root / 'bird'}'" in notes
 
 
-def test_rendered_images_are_held_against_the_projects(
+def test_rendered_images_are_compared_with_the_projects(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = np.zeros((1001, 3, 4, 4), np.uint8), np.arange(1001) % 6
     monkeypatch.setattr(mini, "render", lambda *_: other)
-    status, task = only(capsys, "mini/cells")
+    status, task = verify_one(capsys, "mini/cells")
     assert status == 1
-    assert "differs from the project's own images" in task["defects"][0]
+    assert "differs from the published images" in task["defects"][0]
     assert task["splits"]["train"]["images"] == 800
 
 
-MISTAKES = [
-    (["verify", "vtb"], "unknown task or suite 'vtb'; did you mean 'vtab'?"),
-    (["verify", "folder"], "folder is a folder of your own; name it with --root FOLDER"),
-    (["verify", "folder", "--root", "/nowhere/'x"], "no folder or file '/nowhere/'x'"),
-    (["cache", "vtab/kitti", "--root", "/nowhere"], None),
-    (["prepare", "vtab"], "prepare takes archives, or --lists DIR and --images DIR"),
-    (["list", "probe"], "probe has no images"),
-    (["list", "vtab", "--size", "-3"], "--size is -3; it must be a whole number from 1 on"),
-    (["prepare", "mini", "x.zip"], "mini needs no lists and folders"),
-]
-
-
-@pytest.mark.parametrize(("arguments", "message"), MISTAKES)
-def test_mistakes_are_one_line(arguments: list[str], message: str | None, capsys: Capture) -> None:
-    assert main(arguments) == 1
-    err = capsys.readouterr().err
-    if message is not None:
-        assert err.startswith(f"error: {message}")
-        assert err.count("\n") == 1
-
-
-def test_an_interrupt_is_no_traceback(
+def test_an_interrupt_prints_no_traceback(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
     trees.vtab_task(tmp_path / "vtab")
-    monkeypatch.setattr("petlbench.commands.data.verify._split", interrupted)
+    monkeypatch.setattr("petlbench.commands.data.verify.list_figures", interrupted)
     assert main(["verify", "vtab/kitti", "--root", str(tmp_path)]) == 130
-    assert capsys.readouterr().err.startswith("interrupted; what was finished is kept")
+    assert capsys.readouterr().err.startswith("interrupted; the same command continues")

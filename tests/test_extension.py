@@ -16,7 +16,7 @@ from petlbench.config import options, search_path
 from petlbench.errors import UserError
 from petlbench.run.record import Store
 from petlbench.testing import images, loss, plain_logits, randomised, tiny
-from tests.test_sweep import finished
+from tests.processes import finished
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "your_own_method.md").read_text()

@@ -1,4 +1,4 @@
-"""Few-shot, domain generalisation and a user's own images, from trees that the tests make."""
+"""Few-shot, domain generalisation and a user's own images, from small data sets made here."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,6 @@ from petlbench.config import compose, resolvers
 from petlbench.data import pixels
 from petlbench.data.images import View, original
 from petlbench.data.readers import dg, fewshot, folder, tree
-from petlbench.data.readers.lists import Listed
 from petlbench.data.task import Task
 from petlbench.errors import UserError
 from petlbench.run import build
@@ -29,7 +28,7 @@ VIEW = View(size=4, interpolation="bicubic", resize=None, aspect="squash")
 
 @pytest.mark.parametrize("size", [(40, 30), (30, 40), (17, 17)])
 @pytest.mark.parametrize("aspect", ["squash", "keep"])
-def test_resizing_and_cutting_are_torchvisions(size: tuple[int, int], aspect: str) -> None:
+def test_resizing_and_cropping_equal_torchvisions(size: tuple[int, int], aspect: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
     image = Image.fromarray(noise)
     view = View(size=16, interpolation="bicubic", resize=20, aspect=aspect)
@@ -41,18 +40,18 @@ def test_resizing_and_cutting_are_torchvisions(size: tuple[int, int], aspect: st
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"resize": 3}, "input.resize is 3; it must be a whole number from 4 on"),
+        ({"resize": 3}, "input.resize is 3; it must be a whole number of at least 4"),
         ({"aspect": "kept"}, "unknown input.aspect 'kept'; did you mean 'keep'"),
         ({"interpolation": "cubic"}, "unknown input.interpolation 'cubic'"),
         ({"size": 0}, "input.size is 0"),
     ],
 )
-def test_a_view_that_cannot_be_is_refused(changed: dict[str, Any], message: str) -> None:
+def test_an_invalid_view_is_refused(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         replace(VIEW, **changed)
 
 
-def test_exif_rotation_counts_where_it_is_wanted(tmp_path: Path) -> None:
+def test_exif_rotation_is_applied_on_request(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
     Image.new("RGB", (8, 4)).save(tmp_path / "turned.jpg", exif=exif)
@@ -64,7 +63,7 @@ def test_exif_rotation_counts_where_it_is_wanted(tmp_path: Path) -> None:
 
 
 def few_shot(root: Path, lists: str, images: str, twice: bool = False) -> None:
-    """Three classes, 2 shots, in a layout that circulates; names have blanks."""
+    """Three classes, 2 shots, in a published layout; names have blanks."""
     names = {f"class {label}/{number}.png": label for label in range(3) for number in range(2)}
     write(root / lists / "train_meta.list.num_shot_2.seed_1", names)
     if twice:
@@ -114,15 +113,15 @@ def test_few_shot_layouts(lists: str, images: str, tmp_path: Path) -> None:
     assert task.open("test").images[:, 0, 0, 0].tolist() == list(range(10, 15))
 
 
-def test_an_image_listed_twice_counts_once_if_asked(tmp_path: Path) -> None:
+def test_an_image_listed_twice_counts_once_with_unique(tmp_path: Path) -> None:
     few_shot(tmp_path, *LAYOUTS[0], twice=True)
     assert len(few_shot_task(tmp_path).open("train")) == 12
     once = few_shot_task(tmp_path, unique=True).open("train")
     assert once.labels.tolist() == [0, 0, 1, 1, 2, 2]
 
 
-def test_every_draw_has_pixels_of_its_own(tmp_path: Path) -> None:
-    """Names of lists have dots; the store must not take what follows one for a suffix."""
+def test_every_draw_has_its_own_pixels(tmp_path: Path) -> None:
+    """Names of lists have dots; the pixel cache must not take the rest for a suffix."""
     few_shot(tmp_path, *LAYOUTS[0])
     notes = tmp_path / LAYOUTS[0][0]
     first = (notes / "train_meta.list.num_shot_2.seed_1").read_text().splitlines()
@@ -196,11 +195,11 @@ def test_one_training_has_several_test_sets(tmp_path: Path) -> None:
     assert task.open("train").labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
     assert task.open("imagenet").labels.tolist() == [0, 1, 2, 3, 4, 0]
     assert task.open("a").labels.tolist() == [1, 4]  # the labels of the source
-    with pytest.raises(UserError, match=r"dg/imagenet has no val images, but train, .*protocol"):
+    with pytest.raises(UserError, match=r"dg/imagenet has no val images, only train, .*protocol"):
         task.open("val")
 
 
-def test_a_set_of_few_classes_is_scored_among_all(tmp_path: Path) -> None:
+def test_a_test_set_of_few_classes_is_scored_among_all(tmp_path: Path) -> None:
     domains(tmp_path, classes=1000)
     task = domain_task(tmp_path, classes=1000, test_images={"a": 201})
     labels = task.open("a").labels
@@ -233,14 +232,14 @@ def own(root: Path, splits: tuple[str, ...] = ("",), images: int = 20) -> Path:
 
 
 def own_task(root: Path, cache: Path, **changed: Any) -> Task:
-    found = tree.scan(str(root))
+    images = tree.scan(str(root))
     options: dict[str, Any] = {
         "name": "pets",
         "title": "pets",
         "suite": "folder",
         "group": "own",
-        "classes": len(found.names),
-        "content": found.content(),
+        "classes": len(images.names),
+        "content": images.content(),
         "val_share": 0.1,
         "test_share": 0.2,
         "split_seed": 0,
@@ -251,11 +250,10 @@ def own_task(root: Path, cache: Path, **changed: Any) -> Task:
 
 
 def paths(task: Task, split: str) -> set[str]:
-    listed: Listed = task.listed[split]()
-    return set(listed.paths)
+    return set(task.lists[split]().paths)
 
 
-def test_a_folder_is_divided_alike_in_each_class(tmp_path: Path) -> None:
+def test_every_class_of_a_folder_is_divided_by_the_same_shares(tmp_path: Path) -> None:
     task = own_task(own(tmp_path / "pets"), tmp_path / "cache")
     assert task.names == ("cat", "dog 2")
     parts = {split: paths(task, split) for split in ("train", "val", "test")}
@@ -263,10 +261,10 @@ def test_a_folder_is_divided_alike_in_each_class(tmp_path: Path) -> None:
     assert len(set.union(*parts.values())) == 20
     assert task.open("test").labels.sum() == 2
     assert paths(task, "trainval") == parts["train"] | parts["val"]
-    assert task.listed["train"]().upright
+    assert task.lists["train"]().upright
 
 
-def test_a_dot_in_a_folders_name_ends_no_name(tmp_path: Path) -> None:
+def test_a_folder_may_have_a_dot_in_its_name(tmp_path: Path) -> None:
     splits = ("train", "val", "test")
     task = own_task(own(tmp_path / "photos.v2", splits), tmp_path / "cache")
     opened = {split: task.open(split) for split in splits}
@@ -275,13 +273,13 @@ def test_a_dot_in_a_folders_name_ends_no_name(tmp_path: Path) -> None:
     changed = own_task(tmp_path / "photos.v2", tmp_path / "cache").open("test")
     assert changed.images[0, 0, 0, 0] == 99
     wide = replace(VIEW, interpolation="bilinear")
-    assert pixels.place(task.listed["val"](), view=wide, cache=tmp_path) != pixels.place(
-        task.listed["val"](), view=VIEW, cache=tmp_path
+    assert pixels.locate(task.lists["val"](), view=wide, cache=tmp_path) != pixels.locate(
+        task.lists["val"](), view=VIEW, cache=tmp_path
     )
-    assert resolvers._name(str(tmp_path / "photos.v2")) == "photos.v2"
+    assert resolvers.name_of(str(tmp_path / "photos.v2")) == "photos.v2"
 
 
-def test_what_is_hidden_is_no_image(tmp_path: Path) -> None:
+def test_hidden_files_are_ignored(tmp_path: Path) -> None:
     root = own(tmp_path / "pets")
     before = tree.scan(str(root)).images
     paint(root / "cat" / ".ipynb_checkpoints" / "a.png", 1)
@@ -290,18 +288,18 @@ def test_what_is_hidden_is_no_image(tmp_path: Path) -> None:
     assert tree.scan(str(root)).images == before
 
 
-def test_an_image_that_is_named_twice_counts_once(tmp_path: Path) -> None:
+def test_an_image_named_twice_counts_once(tmp_path: Path) -> None:
     own(tmp_path)
     names = [f"{kind}/{number:02d}.png,{kind}" for number in range(20) for kind in
              [["cat", "dog 2"][number % 2]]]  # fmt: skip
     (tmp_path / "x.csv").write_text("path,label\n" + "\n".join(names * 2))
     task = own_task(tmp_path / "x.csv", tmp_path / "cache")
     parts = [paths(task, split) for split in ("train", "val", "test")]
-    assert [len(task.listed[split]()) for split in ("train", "val", "test")] == [14, 2, 4]
+    assert [len(task.lists[split]()) for split in ("train", "val", "test")] == [14, 2, 4]
     assert len(set.union(*parts)) == 20
 
 
-def test_the_division_hangs_on_path_and_seed_alone(tmp_path: Path) -> None:
+def test_the_division_depends_only_on_paths_and_seed(tmp_path: Path) -> None:
     first = own_task(own(tmp_path / "a"), tmp_path / "cache")
     again = own_task(own(tmp_path / "b"), tmp_path / "cache")
     other = own_task(tmp_path / "b", tmp_path / "cache", split_seed=1)
@@ -384,17 +382,17 @@ def lost(root: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda root: root / "nothing", "no folder or file '.*nothing'; give dataset.root=FOLDER"),
+        (lambda root: root / "nothing", "no folder or file '.*nothing'; set dataset.root=FOLDER"),
         (flat, r"has 0 images of 0 classes \(none\)"),
-        (no_columns, "has the columns file, class; path and label must be there"),
+        (no_columns, "has the columns file, class; path and label are needed"),
         (odd_split, "line 2 of .* has split 'dev'; use train, val or test"),
         (no_label, "line 3 of .* has no path or no label"),
         (two_labels, "line 4 of .* gives 'a.png' another label or split"),
-        (split_and_class, "has folders of splits beside 'docs', which is none"),
+        (split_and_class, "has folders of splits and 'docs', which is not one"),
         (lost, "image '.*a.png' of '.*x.csv' cannot be read: No such file"),
     ],
 )
-def test_own_images_that_cannot_be_read(make: Any, message: str, tmp_path: Path) -> None:
+def test_defects_of_own_images(make: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message) as caught:
         own_task(make(tmp_path), tmp_path / "cache")
     assert "\n" not in str(caught.value)
@@ -408,20 +406,21 @@ def test_too_few_images_for_a_test_set(tmp_path: Path) -> None:
 # --- through the configuration
 
 
-def test_a_folder_brings_its_classes_and_content_to_the_configuration(tmp_path: Path) -> None:
+def test_the_configuration_reads_classes_and_content_from_a_folder(tmp_path: Path) -> None:
     root = own(tmp_path / "My pets!")
-    found = compose.single(["dataset=folder", f"dataset.root={str(root)!r}"])
-    assert found["dataset"]["classes"] == 2
-    assert found["factors"]["task"] == "folder/My_pets_"
-    assert found["dataset"]["content"] == tree.scan(str(root)).content()
-    made = build.task(found)
-    assert (made.name, made.classes) == ("My_pets_", 2)
+    config = compose.single(["dataset=folder", f"dataset.root={str(root)!r}"])
+    assert config.dataset.classes == 2
+    assert config.factors.task == "folder/My_pets_"
+    content = config.dataset.target.values["content"]
+    assert content == tree.scan(str(root)).content()
+    task = build.task(config)
+    assert (task.name, task.classes) == ("My_pets_", 2)
     own(tmp_path / "other", images=21)
     other = compose.single(["dataset=folder", f"dataset.root={tmp_path / 'other'}"])
-    assert other["dataset"]["content"] != found["dataset"]["content"]
+    assert other.dataset.target.values["content"] != content
 
 
-def test_what_a_protocol_needs_is_looked_for_before_training(
+def test_the_data_of_a_protocol_are_checked_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = own(tmp_path / "pets")
@@ -436,25 +435,25 @@ def test_what_a_protocol_needs_is_looked_for_before_training(
         run(compose.single([*options, "protocol=trial", "dataset.val_share=0"]))
     config = compose.single(options)
     (root / "cat" / "00.png").unlink()  # after the listing was read
-    with pytest.raises(UserError, match=r"which .*pets. lists, is not there"):
+    with pytest.raises(UserError, match=r"which .*pets. lists, is missing"):
         run(config)
     assert not list((tmp_path / "cache").glob("**/*.u8"))
 
 
-def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^no folder or file '.*nowhere'; give dataset.root"):
+def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^no folder or file '.*nowhere'; set dataset.root"):
         compose.single(["dataset=folder", f"dataset.root={tmp_path / 'nowhere'}"])
     with pytest.raises(UserError, match=r"no value for 'dataset.root'; set dataset.root=VALUE"):
         compose.single(["dataset=folder"])
 
 
-def test_every_search_gets_two_parts_of_what_it_may_see(tmp_path: Path) -> None:
+def test_a_search_gets_two_parts_of_the_training_images(tmp_path: Path) -> None:
     few_shot(tmp_path, *LAYOUTS[0])
     task = few_shot_task(tmp_path)
-    both = {"protocol": {"fit_on": "train", "select_on": "val"}}
+    both = compose.single(["protocol=best_on_val"])
     first, second = build.halves(both, task)
     assert (len(first), len(second)) == (6, 4)
-    alone = {"protocol": {"fit_on": "trainval", "select_on": None}}
+    alone = compose.single(["protocol=final"])
     with pytest.raises(UserError, match="too few training images a class for a search"):
         build.halves(alone, task)
     divided = own_task(own(tmp_path / "pets"), tmp_path / "cache")

@@ -79,7 +79,7 @@ class Rescaled(Method):
 
 def test_a_method_may_merge_itself() -> None:
     method = Rescaled(tiny("vit")).eval()
-    net = plain("vit")
+    net = timm_network("vit")
     net.load_state_dict(merged(method).state_dict(), strict=True)
     with torch.no_grad():
         torch.testing.assert_close(net(images()), method(images()))

@@ -1,4 +1,4 @@
-"""The embedded suite: its pixels are the committed ones, its labels true, its cache safe."""
+"""The embedded suite: its pixels equal the published ones, labels and cache are correct."""
 
 import logging
 import math
@@ -78,7 +78,7 @@ def image_of(name: str) -> Callable[[Draw, int], tuple[NDArray[np.uint8], int]]:
     return image
 
 
-# --- what is committed
+# --- published images
 
 
 def test_the_suite_is_eight_tasks_in_three_groups() -> None:
@@ -93,22 +93,22 @@ def test_the_suite_is_eight_tasks_in_three_groups() -> None:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_the_whole_task_is_the_committed_one(name: str) -> None:
+def test_the_images_equal_the_published_ones(name: str) -> None:
     values = settings(name)
-    pixels, labels = found = suite.render(name, values["images"], values["seed"])
-    assert suite.digest(found) == values["sha256"]
+    pixels, labels = images = suite.render(name, values["images"], values["seed"])
+    assert suite.digest(images) == values["sha256"]
     assert pixels.shape == (values["images"], 3, SIZE, SIZE)
     assert len({image.tobytes() for image in pixels}) == len(pixels)  # no image in two splits
     for part in ("train", "val", "test"):
         shares = np.bincount(labels[suite.SPLITS[part]], minlength=values["classes"])
         assert len(shares) == values["classes"]
         even = shares.sum() / values["classes"]
-        # The scans of handwriting come as they are, the rendered classes in turn.
+        # The classes of the scans are not balanced, the rendered ones are.
         assert np.abs(shares - even).max() < (0.6 * even if name == "digits" else 1)
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_an_image_depends_on_task_seed_and_index_alone(name: str) -> None:
+def test_an_image_depends_only_on_task_seed_and_index(name: str) -> None:
     pixels, labels = suite.render(name, 8, 7)
     alone, label = image_of(name)(Draw(name, 7, 6), 6)
     assert np.array_equal(pixels[6], alone.transpose(2, 0, 1))
@@ -124,20 +124,20 @@ def test_tasks_do_not_share_random_numbers() -> None:
 # --- labels against geometry
 
 
-class Drawn(list[tuple[Any, ...]]):
-    """The arguments with which a task called `drawn`, which still draws."""
+class Calls(list[tuple[Any, ...]]):
+    """Replaces a function of a task and keeps the arguments of its calls."""
 
-    def __init__(self, task: ModuleType, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, task: ModuleType, name: str, patch: pytest.MonkeyPatch) -> None:
         super().__init__()
-        self.really = task.drawn
-        patch.setattr(task, "drawn", self)
+        self.function = getattr(task, name)
+        patch.setattr(task, name, self)
 
     def __call__(self, draw: Draw, *arguments: Any) -> Any:
         self.append(arguments)
-        return self.really(draw, *arguments)
+        return self.function(draw, *arguments)
 
 
-def test_digits_are_the_real_scans_each_once() -> None:
+def test_digits_are_the_scans_of_scikit_learn_each_once() -> None:
     ink, labels = digits.scans()
     real = load_digits()
     assert np.array_equal(ink.sum((1, 2)), ink[:, 1:-1, 1:-1].sum((1, 2)))
@@ -164,9 +164,9 @@ def canonical(strokes: list[glyphs.Stroke]) -> Array:
 
 
 def test_count_is_the_number_of_visible_objects(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = Drawn(count, monkeypatch)
+    calls = Calls(count, "render_scene", monkeypatch)
     labels = [count.image(Draw("count", 7, index), index)[1] for index in range(60)]
-    for label, [objects] in zip(labels, drawn, strict=True):
+    for label, [objects] in zip(labels, calls, strict=True):
         assert len(objects) == count.FEWEST + label
         assert min(visible(objects, shown) for shown in objects) >= 3
 
@@ -174,7 +174,7 @@ def test_count_is_the_number_of_visible_objects(monkeypatch: pytest.MonkeyPatch)
 def visible(objects: list[solids.Solid], shown: solids.Solid) -> int:
     """Number of pixels that change with the colour of one object."""
     whole, other = (
-        solids.drawn(
+        solids.render_scene(
             Draw("count", 7, 0),
             [
                 solids.Solid(o.x, o.depth, o.radius, o.ball, colour if o is shown else BLACK)
@@ -187,10 +187,10 @@ def visible(objects: list[solids.Solid], shown: solids.Solid) -> int:
 
 
 def test_distance_is_the_bin_of_the_nearest_object(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = Drawn(distance, monkeypatch)
+    calls = Calls(distance, "render_scene", monkeypatch)
     labels = [distance.image(Draw("distance", 7, index), index)[1] for index in range(60)]
     edges = np.linspace(solids.NEAREST, distance.LAST, distance.CLASSES + 1)
-    nearest = [min(solid.depth for solid in objects) for [objects] in drawn]
+    nearest = [min(solid.depth for solid in objects) for [objects] in calls]
     assert (np.searchsorted(edges, nearest) - 1).tolist() == labels
 
 
@@ -198,7 +198,7 @@ def test_nearer_objects_look_larger_and_stand_lower() -> None:
     heights, sizes = [], []
     for depth in (3.5, 5.0, 8.0):
         solid = solids.Solid(0.0, depth, 0.5, True, np.array([1.0, 0.0, 0.0]))
-        red = solids.drawn(Draw("", 0, 0), [solid]).pixels @ (1.0, -1.0, 0.0) > 0.2
+        red = solids.render_scene(Draw("", 0, 0), [solid]).pixels @ (1.0, -1.0, 0.0) > 0.2
         heights.append(np.nonzero(red)[0].mean())
         sizes.append(red.sum())
     assert heights == sorted(heights, reverse=True)
@@ -224,16 +224,16 @@ def centroid(pixels: NDArray[np.uint8]) -> tuple[float, float]:
 
 
 def bright(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """What is brighter than halfway between ground and toy."""
+    """Pixels that are brighter than halfway between ground and toy."""
     grey = pixels.mean(-1)
     mask: NDArray[np.bool_] = grey > (np.median(grey) + np.percentile(grey, 99.5)) / 2
     return mask
 
 
 def test_orientation_is_the_bin_of_the_angle(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = Drawn(orientation, monkeypatch)
+    calls = Calls(orientation, "render_toy", monkeypatch)
     labels = [orientation.image(Draw("orientation", 7, index), index)[1] for index in range(64)]
-    turns = [angle / toys.TURN * orientation.CLASSES for *_, angle in drawn]
+    turns = [angle / toys.TURN * orientation.CLASSES for *_, angle in calls]
     assert [math.floor(turn + 0.5) for turn in turns] == labels
 
 
@@ -241,7 +241,7 @@ def test_orientation_is_the_bin_of_the_angle(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_toy_turns_with_its_angle(index: int) -> None:
     """A quarter turn of the angle is a quarter turn (clockwise) of the picture, and no other."""
     upright, turned = (
-        bright(toys.drawn(Draw("toy", 0, index), SIZE / 2, SIZE / 2, angle))
+        bright(toys.render_toy(Draw("toy", 0, index), SIZE / 2, SIZE / 2, angle))
         for angle in (0.3, 0.3 + math.pi / 2)
     )
     wrong = [(np.rot90(upright, -quarters) != turned).mean() for quarters in range(4)]
@@ -278,7 +278,7 @@ def test_shapes_cover_their_area() -> None:
     )
 
 
-def test_what_lies_outside_leaves_the_canvas_alone() -> None:
+def test_shapes_outside_do_not_change_the_canvas() -> None:
     far = np.array(KITE) + 100
     assert area(lambda c: c.disc(-30, 20, 9, WHITE)) == 0
     assert area(lambda c: c.polygon(far, WHITE)) == 0
@@ -288,7 +288,7 @@ def test_what_lies_outside_leaves_the_canvas_alone() -> None:
     assert area(lambda c: c.disc(SIZE / 2, SIZE / 2, 40, WHITE)) == pytest.approx(whole)
 
 
-def test_blur_keeps_the_light_and_spreads_it() -> None:
+def test_blur_keeps_the_sum_and_spreads_it() -> None:
     canvas = Canvas(BLACK)
     canvas.disc(24, 24, 5, WHITE)
     before = canvas.pixels.copy()
@@ -297,7 +297,7 @@ def test_blur_keeps_the_light_and_spreads_it() -> None:
     assert (canvas.pixels**2).sum() < 0.9 * (before**2).sum()
 
 
-def test_draws_keep_their_bounds_and_spread() -> None:
+def test_draws_have_their_bounds_and_spread() -> None:
     draw = Draw("any", 0, 0)
     assert {draw.whole(2, 4) for _ in range(200)} == {2, 3, 4}
     bells = np.array([draw.bell(0.5) for _ in range(4000)])
@@ -314,7 +314,7 @@ def expected() -> suite.Images:
     return suite.render(SMALL["name"], FEW, SMALL["seed"])
 
 
-def assert_whole(task: Task) -> None:
+def assert_complete(task: Task) -> None:
     pixels, labels = expected()
     train, val, test = (task.open(name) for name in ("train", "val", "test"))
     assert [len(train), len(val), len(test)] == [suite.TRAIN, suite.VAL, 12]
@@ -329,7 +329,7 @@ def refuse(*_: Any) -> suite.Images:
 def test_splits_follow_each_other_and_carry_fingerprints(tmp_path: Path) -> None:
     task = small(tmp_path)
     assert task.tests == ("test",)
-    assert_whole(task)
+    assert_complete(task)
     both = task.open("trainval")
     assert both.images[suite.TRAIN :].equal(task.open("val").images)
     assert both.fingerprint["images"] == suite.TRAIN + suite.VAL
@@ -348,7 +348,7 @@ def test_the_second_use_reads_the_cache(tmp_path: Path, monkeypatch: pytest.Monk
     small(tmp_path).open("train")
     [_] = (tmp_path / "mini").iterdir()  # one file, no leftover
     monkeypatch.setattr(suite, "render", refuse)
-    assert_whole(small(tmp_path))
+    assert_complete(small(tmp_path))
 
 
 def test_seeds_and_sizes_do_not_share_a_file(tmp_path: Path) -> None:
@@ -375,36 +375,36 @@ def test_a_damaged_cache_is_rebuilt(damage: str, tmp_path: Path) -> None:
             "text": b"not a file of images",
         }[damage]
     )
-    assert_whole(small(tmp_path))
+    assert_complete(small(tmp_path))
     assert path.read_bytes() == whole
 
 
-def test_without_a_place_for_the_cache_it_warns_and_goes_on(
+def test_a_cache_that_cannot_be_written_is_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("a file where the folder should be")
     with caplog.at_level(logging.WARNING, "petlbench"):
-        assert_whole(small(blocked))
+        assert_complete(small(blocked))
     [warning] = caplog.messages  # although three splits were opened
     assert str(blocked) in warning
     assert "\n" not in warning
 
 
-def test_images_that_are_not_the_projects_are_reported(
+def test_other_images_than_the_published_ones_are_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "petlbench"):
         small(tmp_path, sha256=suite.digest(expected())).open("val")
         assert caplog.messages == []
         small(tmp_path / "other", sha256="0" * 64).open("val")
-        small(tmp_path / "other", sha256="0" * 64).open("val")  # and again from the cache
+        small(tmp_path / "other", sha256="0" * 64).open("val")  # a second warning, from the cache
     assert len(caplog.messages) == 2
     assert all("mini/location" in message for message in caplog.messages)
 
 
-def test_sizes_and_seeds_that_cannot_be(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="images is 1000; it must be a whole number from 1001 on"):
+def test_invalid_sizes_and_seeds_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"images is 1000; it must be .* at least 1001"):
         small(tmp_path, images=1000)
     with pytest.raises(UserError, match=r"dataset\.seed is -1"):
         small(tmp_path, seed=-1)
@@ -412,7 +412,7 @@ def test_sizes_and_seeds_that_cannot_be(tmp_path: Path) -> None:
         digits.image(Draw("digits", 7, digits.IMAGES), digits.IMAGES)
 
 
-def test_processes_may_build_the_cache_at_once(tmp_path: Path) -> None:
+def test_several_processes_may_write_the_cache(tmp_path: Path) -> None:
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         hashes = set(pool.map(built, [tmp_path] * 4))
     assert hashes == {small(tmp_path).open("test").fingerprint["sha256"]}

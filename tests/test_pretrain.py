@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 import petlbench.mini
 import petlbench.model.vit_mini
 from petlbench.errors import UserError
-from petlbench.mini.pretrain import Recipe, Run, check_resumable, main
+from petlbench.mini.pretrain import Run, main
+from petlbench.mini.recipe import Recipe, check_resumable
 from petlbench.mini.scenes import HEADS, PATCH, SIZE, Generator
 
 CPU = torch.device("cpu")
@@ -62,14 +63,14 @@ def test_position_labels_follow_what_the_sprite_covers() -> None:
         assert torch.corrcoef(pair)[0, 1] > 0.9
 
 
-def test_scenes_without_distractors_cover_nothing_with_them() -> None:
+def test_only_scenes_with_distractors_are_covered_by_them() -> None:
     scenes = Generator(4, CPU).draw(128, 0.5)
     others = scenes.cover[..., 1].sum(1)
     assert (others[scenes.labels["count"] == 0] == 0).all()
     assert (others[scenes.labels["count"] > 3] > 0).all()
 
 
-def test_the_schedule_warms_up_stays_and_decays() -> None:
+def test_the_learning_rate_warms_up_stays_and_decays() -> None:
     assert RECIPE.decay_from == 80
     assert RECIPE.rate(0) == pytest.approx(1e-4)
     assert {RECIPE.rate(step) for step in range(9, 81)} == {1e-3}
@@ -79,7 +80,7 @@ def test_the_schedule_warms_up_stays_and_decays() -> None:
     assert all(RECIPE.calm(step) == longer.calm(step) for step in range(100))
 
 
-def test_only_the_number_of_steps_may_change_and_not_once_the_decay_began() -> None:
+def test_only_the_number_of_steps_may_change_before_the_decay() -> None:
     check_resumable(RECIPE, replace(RECIPE, steps=60), step=48)
     with pytest.raises(UserError, match="would have begun at 48"):
         check_resumable(RECIPE, replace(RECIPE, steps=60), step=49)
@@ -92,13 +93,13 @@ def trained(out: Path, *arguments: str) -> dict[str, torch.Tensor]:
     return load_file(out / "vit_mini.safetensors")
 
 
-def test_a_resumed_run_is_the_straight_run(
+def test_a_resumed_run_equals_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("petlbench.mini.pretrain.SAVE_EVERY", 8)
     monkeypatch.setattr("petlbench.mini.objective.HELDOUT_SCENES", 512)
     straight = trained(tmp_path / "a", "--steps", "16")
-    # Stopped after 8 of 40 steps, in the stable phase; then told to make 16 in all.
+    # Stopped after 8 of 40 steps, in the constant phase; then resumed to make 16 in all.
     with monkeypatch.context() as patched:
         patched.setattr(Run, "save", save_and_stop)
         assert main(["--out", str(tmp_path / "b"), *QUICK, "--steps", "40"]) == 2
@@ -110,7 +111,7 @@ SAVE = Run.save
 
 
 def save_and_stop(run: Run) -> None:
-    """End a run once its state is on disk."""
+    """End a run after it has saved its state."""
     SAVE(run)
     raise UserError("stopped")
 
@@ -124,6 +125,39 @@ def test_a_folder_with_a_run_is_not_overwritten(
     assert main(["--out", str(tmp_path / "none"), "--resume"]) == 2
 
 
+MISTAKES = {
+    "--steps 0": "--steps is 0; it must be a whole number of at least 1",
+    "--lr nan": "--lr is nan; it must be a number above 0",
+    "--decay 2": "--decay is 2.0; it must be a number from 0 to 1",
+    "--warmup 1e3": "argument --warmup: invalid int value: '1e3'",
+    "--batch 5 --processes 2": "--batch is 5; it must be a multiple of --processes 2",
+    "--device gpu": "unknown --device 'gpu'; did you mean 'cpu'? Known: cpu, cuda",
+    "--calm-steps": "argument --calm-steps: expected one argument",
+}
+
+
+@pytest.mark.parametrize("text", MISTAKES)
+def test_a_mistake_is_one_line_and_writes_nothing(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        status = main(["--out", str(tmp_path / "out"), *text.split()])
+    except SystemExit as stop:  # how argparse ends
+        status = int(stop.code or 0)
+    error = capsys.readouterr().err
+    assert (status, error.count("\n"), list(tmp_path.iterdir())) == (2, 1, [])
+    assert error.startswith(f"error: {MISTAKES[text]}")
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    for name in ("", "x" * 300, str(tmp_path / "file" / "out")):
+        assert main(["--out", name, "--steps", "8"]) == 2
+        assert capsys.readouterr().err.startswith(f"error: --out is '{name}'")
+
+
 def test_the_shipped_weights_fit_and_are_small() -> None:
     file = resources.files(petlbench.mini) / "weights" / "vit_mini.safetensors"
     with resources.as_file(file) as path:
@@ -135,7 +169,7 @@ def test_the_shipped_weights_fit_and_are_small() -> None:
 
 def test_scenes_and_tasks_share_no_code() -> None:
     root = Path(petlbench.mini.__file__).parent
-    scenes = {"scenes", "sprites", "objective", "pretrain"}
+    scenes = {"scenes", "sprites", "draws", "objective", "recipe", "pretrain"}
     tasks = {"render", "suite", "tasks"}
     files = {name: [root / f"{name}.py"] for name in scenes | {"render", "suite"}}
     files["tasks"] = list((root / "tasks").glob("*.py"))
@@ -147,8 +181,8 @@ def test_scenes_and_tasks_share_no_code() -> None:
 
 def imported(path: Path) -> set[str]:
     """Modules of petlbench.mini that a file imports."""
-    found = set()
+    names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("petlbench.mini"):
-            found |= {*(node.module or "").split(".")[2:3], *(name.name for name in node.names)}
-    return found
+            names |= {*(node.module or "").split(".")[2:3], *(alias.name for alias in node.names)}
+    return names

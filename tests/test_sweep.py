@@ -1,10 +1,6 @@
 """The plan of a sweep, and the command line around it, as a user meets them."""
 
-import os
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +17,7 @@ from petlbench.run.identity import identity
 from petlbench.run.record import Store
 from petlbench.sweep import plan
 from tests.command import run as in_process
+from tests.processes import command, finished, records, wait_for
 from tests.settings import config
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -131,30 +128,6 @@ def test_values_that_differ_on_a_backbone_come_in() -> None:
         assert config.method.values["inject_from"] == block
 
 
-def command(root: Path, *arguments: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"PETLBENCH_CACHE": str(root / "cache"), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "petlbench", *arguments],
-        cwd=root,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=hear_interrupts,
-    )
-
-
-def hear_interrupts() -> None:
-    """A shell's background job ignores Ctrl-C, and so would what the tests start in one."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def finished(root: Path, *arguments: str) -> tuple[int, str]:
-    process = command(root, *arguments)
-    told, _ = process.communicate(timeout=180)
-    return process.returncode, told
-
-
 def test_the_plan_of_vtab(tmp_path: Path) -> None:
     arguments = ["-m", "method=dtl,lora", "dataset=vtab", "seed=0,1,2"]
     code, told = in_process(tmp_path, *arguments, "hydra.sweeper.dry_run=true")
@@ -229,19 +202,6 @@ def test_a_process_ends_as_the_tests_of_mistakes_do_in_theirs(tmp_path: Path) ->
         code, output = finished(tmp_path, *arguments)
         assert (code, output) == in_process(tmp_path, *arguments)
         assert code == 2
-
-
-def records(root: Path) -> dict[str, int]:
-    """Finished runs and when their record was written."""
-    store = Store(root / "results" / "runs")
-    return {r["id"]: store.path(r).stat().st_mtime_ns for r in store.records()}
-
-
-def wait_for(root: Path, count: int) -> None:
-    deadline = time.monotonic() + 120
-    while len(records(root)) < count:
-        assert time.monotonic() < deadline, "no record in two minutes"
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])

@@ -1,4 +1,4 @@
-"""VTAB-1K from an archive that the test makes: lists, decoding, the shared store, and mistakes."""
+"""VTAB-1K from a small archive made here: lists, decoding, the pixel cache, and defects."""
 
 import shutil
 from collections.abc import Callable
@@ -23,7 +23,7 @@ COUNTS = {"train800": 800, "val200": 200, "train800val200": 1000, "test": 30}
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`pets` in NOAH's layout: 8 px images, their brightness tells the list and the place."""
+    """`pets` in NOAH's layout: 8 px images, their brightness is their index."""
     root = tmp_path_factory.mktemp("data") / "vtab"
     for name, count in COUNTS.items():
         folder = root / "pets" / "images" / name
@@ -55,9 +55,9 @@ def view(size: int) -> View:
 
 
 def test_splits_are_the_lists_in_their_order(archive: Path, tmp_path: Path) -> None:
-    found = task(archive, tmp_path)  # found under an alias of its folder
+    pets = task(archive, tmp_path)  # its folder has an alias as its name
     for name, count in {"train": 800, "val": 200, "trainval": 1000, "test": 30}.items():
-        split = found.open(name)
+        split = pets.open(name)
         assert split.images.shape == (count, 3, 4, 4)
         assert split.images.dtype == torch.uint8
         assert split.labels.tolist() == [number % 37 for number in range(count)]
@@ -66,7 +66,7 @@ def test_splits_are_the_lists_in_their_order(archive: Path, tmp_path: Path) -> N
         assert split.fingerprint["format"] == "png"
 
 
-def test_the_second_opening_decodes_nothing(
+def test_a_split_is_decoded_once(
     archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = task(archive, tmp_path).open("test")
@@ -79,7 +79,7 @@ def test_the_second_opening_decodes_nothing(
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"cut")])
-def test_a_damaged_store_is_made_again(
+def test_a_damaged_cache_is_made_again(
     archive: Path, tmp_path: Path, damage: Callable[[Path], Any]
 ) -> None:
     first = task(archive, tmp_path).open("test").images.clone()
@@ -126,7 +126,7 @@ KINDS: dict[str, Callable[[Path], Path]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_images_are_what_the_authors_loader_makes_of_them(kind: str, tmp_path: Path) -> None:
+def test_images_are_decoded_as_by_the_authors_loader(kind: str, tmp_path: Path) -> None:
     path = KINDS[kind](tmp_path / "image")
     expected = F.resize(Image.open(path).convert("RGB"), [7, 7], F.InterpolationMode.BICUBIC)
     assert np.array_equal(view(7).of(original(path, upright=False)), np.asarray(expected))
@@ -135,16 +135,16 @@ def test_images_are_what_the_authors_loader_makes_of_them(kind: str, tmp_path: P
 def test_16_bits_keep_the_upper_eight(tmp_path: Path) -> None:
     values = np.array([[0, 256 * 100], [256 * 200 + 255, 65535]], dtype=np.uint16)
     Image.fromarray(values).save(tmp_path / "deep.png")
-    made = view(2).of(original(tmp_path / "deep.png", upright=False))
-    assert made[..., 1].tolist() == [[0, 100], [200, 255]]
+    pixels = view(2).of(original(tmp_path / "deep.png", upright=False))
+    assert pixels[..., 1].tolist() == [[0, 100], [200, 255]]
 
 
-def test_lists_are_read_as_people_write_them(tmp_path: Path) -> None:
+def test_lists_may_have_blanks_tabs_and_crlf(tmp_path: Path) -> None:
     file = tmp_path / "test.txt"
     file.write_bytes(b"\xef\xbb\xbfa b.jpg 3\r\nc.jpg  0\r\n\r\nd\te.jpg\t2\n")
-    found = lists.read(file, classes=4, count=3)
-    assert found.paths == ("a b.jpg", "c.jpg", "d\te.jpg")
-    assert found.labels == (3, 0, 2)
+    images = lists.read(file, classes=4, count=3)
+    assert images.paths == ("a b.jpg", "c.jpg", "d\te.jpg")
+    assert images.labels == (3, 0, 2)
 
 
 def broken_image(folder: Path) -> None:
@@ -158,25 +158,25 @@ def label_too_high(folder: Path) -> None:
 MISTAKES: list[tuple[Callable[[Path], Any], str]] = [
     (shutil.rmtree, r"vtab/oxford_iiit_pet has no folder .* \(nor oxford_pet, pets\)"),
     (lambda folder: (folder / "test.txt").unlink(), "test.txt' cannot be read: No such file"),
-    (lambda folder: (folder / "test.txt").write_bytes(b"\xff\xfe\x00"), "it is no UTF-8 text"),
-    (lambda folder: (folder / "test.txt").write_text("x.png\n"), "line 1 of .* is no path and"),
+    (lambda folder: (folder / "test.txt").write_bytes(b"\xff\xfe\x00"), "it is not UTF-8 text"),
+    (lambda folder: (folder / "test.txt").write_text("x.png\n"), "line 1 of .* is not a path and"),
     (lambda folder: (folder / "test.txt").write_text("x.png 3\n"), "lists 1 images, and .* 30"),
     (label_too_high, r"label 37; the task has 37 classes, labels 0 to 36"),
     (broken_image, r"000007.png' cannot be decoded"),
     (
         lambda folder: (folder / "images" / "test" / "000009.png").unlink(),
-        "000009.png', which .* lists, is not there",
+        "000009.png', which .* lists, is missing",
     ),
 ]
 
 
-@pytest.mark.parametrize(("break_it", "message"), MISTAKES)
-def test_what_is_wrong_is_said_in_one_line(
-    archive: Path, tmp_path: Path, break_it: Callable[[Path], Any], message: str
+@pytest.mark.parametrize(("damage", "message"), MISTAKES)
+def test_a_defect_is_reported_in_one_line(
+    archive: Path, tmp_path: Path, damage: Callable[[Path], Any], message: str
 ) -> None:
     root = tmp_path / "vtab"
     shutil.copytree(archive, root, ignore=shutil.ignore_patterns("train*", "val*"))
-    break_it(root / "pets")
+    damage(root / "pets")
     with pytest.raises(UserError, match=message) as caught:
         task(root, tmp_path / "cache").open("test")
     assert "\n" not in str(caught.value)
@@ -198,6 +198,6 @@ def sha256(places: tuple[Path, Path]) -> object:
 
 def test_several_processes_make_one_file(archive: Path, tmp_path: Path) -> None:
     with get_context("spawn").Pool(2) as pool:
-        found = pool.map(sha256, [(archive, tmp_path)] * 2)
-    assert found[0] == found[1]
+        first, second = pool.map(sha256, [(archive, tmp_path)] * 2)
+    assert first == second
     assert len(list(tmp_path.glob("vtab/*.u8"))) == 1

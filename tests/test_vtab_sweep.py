@@ -8,7 +8,7 @@ from petlbench.config import compose
 from petlbench.report.__main__ import main as report
 from petlbench.report.rows import listed
 from tests import trees
-from tests.test_sweep import command, finished, records, wait_for
+from tests.processes import command, finished, records, wait_for
 
 IMAGES = 40  # files of a task; its lists name them again and again
 SWEEP = [
@@ -25,15 +25,15 @@ SWEEP = [
 
 
 def small_copy(root: Path) -> list[str]:
-    """The folders with their lists and true class counts; every class is in each list."""
+    """Write the folders with their lists and true class counts; return the tasks."""
     tasks = listed("dataset", "vtab")
     for task in tasks:
-        made = compose.single([f"dataset={task}"])["dataset"]
-        folder = root / "vtab" / made["name"]
+        dataset = compose.single([f"dataset={task}"]).dataset
+        folder = root / "vtab" / task.removeprefix("vtab/")
         for number in range(IMAGES):
             trees.paint(folder / "images" / f"{number:06d}.png", number)
         for split, count in {"train800": 800, "val200": 200, "test": 60}.items():
-            lines = [f"images/{n % IMAGES:06d}.png {n % made['classes']}\n" for n in range(count)]
+            lines = [f"images/{n % IMAGES:06d}.png {n % dataset.classes}\n" for n in range(count)]
             (folder / f"{split}.txt").write_text("".join(lines))
         both = (folder / "train800.txt").read_text() + (folder / "val200.txt").read_text()
         (folder / "train800val200.txt").write_text(both)
@@ -48,9 +48,9 @@ def test_one_command_runs_all_tasks_resumes_and_makes_the_table(tmp_path: Path) 
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
     before = records(tmp_path)
-    code, told = finished(tmp_path, *SWEEP, f"data.root={tmp_path / 'data'}")
-    assert code == 0, told
-    assert f"plan: 38 runs, {len(before)} finished (skipped), {38 - len(before)} to run" in told
+    code, output = finished(tmp_path, *SWEEP, f"data.root={tmp_path / 'data'}")
+    assert code == 0, output
+    assert f"plan: 38 runs, {len(before)} finished (skipped), {38 - len(before)} to run" in output
     after = records(tmp_path)
     assert len(after) == 38
     assert before.items() <= after.items()

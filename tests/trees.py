@@ -1,7 +1,8 @@
-"""Data sets of a few small images in the layouts that circulate, and small tasks for them."""
+"""Data sets of a few small images in the published layouts, and small tasks for them."""
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 from petlbench.commands.data.main import main
 from petlbench.config import compose
+from petlbench.config.schema import Config
 from petlbench.data.readers import vtab
 
 COUNTS = {"train": 8, "val": 4, "trainval": 12}
@@ -21,13 +23,14 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
 
 
 def shrink(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    """Let every task have the few images of SMALL, and its own cache."""
+    """Let every task expect the few images of SMALL, and set the folder of the cache."""
     real = compose.single
 
-    def single(overrides: Iterable[str]) -> compose.Config:
+    def single(overrides: Iterable[str]) -> Config:
         config = real(overrides)
-        config["dataset"] |= SMALL.get(config["dataset"]["suite"], {})
-        return config
+        reader = config.dataset.target
+        small = replace(reader, values={**reader.values, **SMALL.get(config.dataset.suite, {})})
+        return replace(config, dataset=replace(config.dataset, target=small))
 
     monkeypatch.setattr(compose, "single", single)
     monkeypatch.setattr(vtab, "COUNTS", COUNTS)
@@ -44,12 +47,13 @@ def data(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, A
 
 
 def paint(path: Path, value: int, size: tuple[int, int] = (6, 5)) -> None:
-    """An image that no other value has."""
+    """Save an image of one colour, which depends on the value."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (value % 256, value // 256, 7)).save(path)
 
 
 def write(path: Path, labels: Mapping[str, int]) -> None:
+    """Save a list of images."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{name} {label}\n" for name, label in labels.items()))
 

@@ -1,4 +1,4 @@
-"""From a file to uint8 pixels, and from these to the network's input."""
+"""Image files as uint8 pixels, and these as the normalised input of a network."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 @dataclass(frozen=True)
 class View:
-    """How an image becomes `size` x `size` pixels: it is resized, and its centre is cut out.
+    """How an image becomes `size` x `size` pixels: it is resized, then its centre is cropped.
 
-    resize: pixels before the cut, null for `size`. aspect: `squash` resizes to a square, as the
-    field does on its benchmarks; `keep` resizes the shorter side.
+    resize: pixels before the crop, None for `size`. aspect: `squash` resizes to a square, as
+    papers do on these benchmarks; `keep` resizes the shorter side.
     """
 
     size: int
@@ -43,11 +43,11 @@ class View:
 
     @property
     def is_plain(self) -> bool:
-        """Whether an image is resized to the final square and nothing else."""
+        """Whether an image is resized to the final square and not cropped."""
         return self.resize in (None, self.size) and self.aspect == "squash"
 
     def of(self, image: Image.Image) -> NDArray[np.uint8]:
-        """(size, size, 3) of an RGB image, as torchvision's Resize and CenterCrop on PIL do it."""
+        """An RGB image -> (size, size, 3), as Resize and CenterCrop of torchvision on PIL."""
         before = self.resize or self.size
         sides = (before, before)
         if self.aspect == "keep":
@@ -59,16 +59,16 @@ class View:
 
 
 def original(path: Path, *, upright: bool) -> Image.Image:
-    """The image of a file in RGB, whatever the file has; `upright` applies its EXIF rotation.
+    """The image of a file, converted to RGB; `upright` applies its EXIF rotation.
 
-    Raises UserError where it cannot be decoded.
+    Raises UserError if it cannot be decoded.
     """
     try:
         with Image.open(path) as file:
             if file.mode == "F" or (file.mode == "I" and file.format == "TIFF"):
-                raise ValueError("32 bits a pixel have no range that is known; convert it")
+                raise ValueError("the range of 32-bit pixels is unknown; convert it to 8 bits")
             image: Image.Image = ImageOps.exif_transpose(file) if upright else file
-            if image.mode.startswith("I"):  # 16 bits, which PIL would cut off at 255
+            if image.mode.startswith("I"):  # 16 bits, which PIL would clip at 255
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             return image.convert("RGB")
     except UNREADABLE as error:

@@ -1,7 +1,7 @@
-"""Images decoded once into a memory-mapped file of uint8 pixels that all runs share.
+"""The pixel cache: images decoded once into a memory-mapped file that all runs share.
 
-A file is found by what it was made from: paths, sizes and dates of the images, their labels, and
-the transform. Processes that want the same one wait for the first to make it.
+The name of a file is a hash of its sources: paths, sizes and dates of the images, their labels,
+and the transform. Of several processes that need the same file, one writes it and the others wait.
 """
 
 import hashlib
@@ -17,20 +17,20 @@ import torch
 from numpy.typing import NDArray
 
 from petlbench.data.images import View
-from petlbench.data.readers.lists import Listed
+from petlbench.data.readers.lists import ImageList
 from petlbench.data.task import Split, fingerprint
 from petlbench.errors import UserError
 from petlbench.system import file_lock, threads, write_atomically
 
 log = logging.getLogger("petlbench")
-SPARE = 256 * 2**20  # bytes that a cache leaves free on its disk
-ELSEWHERE = "set PETLBENCH_CACHE to another disk"
-TOGETHER = 100  # images that threads decode before they are written
-TOLD = 50 * TOGETHER  # images between two lines on the way
+SPARE = 256 * 2**20  # bytes that the cache leaves free on its disk
+ADVICE = "set PETLBENCH_CACHE to a folder on another disk"
+CHUNK = 100  # images that are decoded in parallel before they are written
+LOG_EVERY = 50 * CHUNK  # images
 
 
 @dataclass(frozen=True)
-class Kept:
+class CachedPixels:
     """The file of a list's pixels and the file of their fingerprint; shape: (N, 3, size, size)."""
 
     pixels: Path
@@ -39,96 +39,96 @@ class Kept:
 
     @property
     def size(self) -> int:
-        """Bytes that the pixels take."""
+        """The size of the pixels in bytes."""
         return int(np.prod(self.shape))
 
     @property
-    def is_there(self) -> bool:
-        """Whether both files are there and whole."""
-        whole = self.pixels.is_file() and self.pixels.stat().st_size == self.size
-        return whole and self.about.is_file()
+    def exists(self) -> bool:
+        """Whether both files exist and the pixels are complete."""
+        complete = self.pixels.is_file() and self.pixels.stat().st_size == self.size
+        return complete and self.about.is_file()
 
     def mapped(self) -> torch.Tensor:
-        """The file's pages, read when they are used; nothing is written back."""
+        """The memory-mapped pixels (N, 3, size, size) uint8; nothing is written back."""
         name, size = str(self.pixels), self.size
         return torch.from_file(name, shared=False, size=size, dtype=torch.uint8).view(self.shape)
 
 
-def opened(listed: Listed, *, view: View, cache: Path) -> Split:
-    """The images of a list as (N, 3, size, size).
+def open_list(images: ImageList, *, view: View, cache: Path) -> Split:
+    """The images of a list as (N, 3, size, size), decoded unless the cache has them.
 
     Raises UserError for an image that is missing or cannot be decoded, and for a full disk; then
-    nothing is left behind.
+    no file is left behind.
     """
-    kept = place(listed, view=view, cache=cache)
-    labels = torch.tensor(listed.labels)
-    if not kept.is_there:  # a store that is whole may lie where nothing can be written
-        with file_lock(kept.pixels.with_suffix(".lock"), "keep images", ELSEWHERE):
-            if not kept.is_there:
-                _decode(listed, view, kept)
-                made = fingerprint(kept.mapped(), labels, _formats(listed))
-                write_atomically(kept.about, json.dumps(made).encode())
-    known = json.loads(kept.about.read_text())
-    return Split(kept.mapped(), labels, known, listed.original)
+    cached = locate(images, view=view, cache=cache)
+    labels = torch.tensor(images.labels)
+    if not cached.exists:  # before the lock: a complete cache may lie on a read-only disk
+        with file_lock(cached.pixels.with_suffix(".lock"), "cache decoded images", ADVICE):
+            if not cached.exists:
+                _decode(images, view, cached)
+                about = fingerprint(cached.mapped(), labels, _formats(images))
+                write_atomically(cached.about, json.dumps(about).encode())
+    about = json.loads(cached.about.read_text())
+    return Split(cached.mapped(), labels, about, images.original)
 
 
-def place(listed: Listed, *, view: View, cache: Path) -> Kept:
-    """Where the images of a list are kept, or will be. Raises UserError where one is missing."""
-    key = _key(listed, view)  # may have dots, so no with_suffix
-    shape = (len(listed), 3, view.size, view.size)
-    return Kept(cache / f"{key}.u8", cache / f"{key}.json", shape)
+def locate(images: ImageList, *, view: View, cache: Path) -> CachedPixels:
+    """The files for the pixels of a list. Raises UserError if one of its images is missing."""
+    key = _key(images, view)  # may have dots, so no with_suffix
+    shape = (len(images), 3, view.size, view.size)
+    return CachedPixels(cache / f"{key}.u8", cache / f"{key}.json", shape)
 
 
-def room(needed: int, folder: Path, what: str, advice: str) -> None:
-    """Refuse to begin what takes `needed` bytes in a folder that has no room for them."""
+def require_space(size: int, folder: Path, purpose: str, advice: str) -> None:
+    """Raise UserError if the disk of a folder has no space for `size` bytes."""
     free = free_bytes(folder)
-    if needed + SPARE > free:
+    if size + SPARE > free:
         raise UserError(
-            f"{what} takes {needed / 1e9:.2f} GB and '{folder}' has {free / 1e9:.2f} GB left; "
-            f"make room, or {advice}"
+            f"{purpose} takes {size / 1e9:.2f} GB and '{folder}' has {free / 1e9:.2f} GB left; "
+            f"free some space, or {advice}"
         )
 
 
 def free_bytes(folder: Path) -> int:
-    """What is left on the disk of a folder, which need not be there yet."""
-    there = next(above for above in (folder, *folder.absolute().parents) if above.exists())
-    return shutil.disk_usage(there).free
+    """Free bytes on the disk of a folder, which need not exist yet."""
+    existing = next(above for above in (folder, *folder.absolute().parents) if above.exists())
+    return shutil.disk_usage(existing).free
 
 
-def _key(listed: Listed, view: View) -> str:
-    digest = hashlib.sha256(f"{view} {listed.upright}\n".encode())
-    for path, label in zip(listed.paths, listed.labels, strict=True):
+def _key(images: ImageList, view: View) -> str:
+    digest = hashlib.sha256(f"{view} {images.upright}\n".encode())
+    for path, label in zip(images.paths, images.labels, strict=True):
         try:
-            found = (listed.root / path).stat()
+            status = (images.root / path).stat()
         except OSError as error:
             raise UserError(
-                f"image '{listed.root / path}', which '{listed.file}' lists, is not there; "
-                "is the archive whole?"
+                f"image '{images.root / path}', which '{images.file}' lists, is missing; "
+                "is the archive complete?"
             ) from error
-        digest.update(os.fsencode(f"{path} {label} {found.st_size} {found.st_mtime_ns}\n"))
-    return f"{listed.root.name}-{listed.file.stem}-{digest.hexdigest()[:16]}"
+        digest.update(os.fsencode(f"{path} {label} {status.st_size} {status.st_mtime_ns}\n"))
+    return f"{images.root.name}-{images.file.stem}-{digest.hexdigest()[:16]}"
 
 
-def _decode(listed: Listed, view: View, kept: Kept) -> None:
-    def pixels(number: int) -> NDArray[np.uint8]:
-        return np.ascontiguousarray(view.of(listed.original(number)).transpose(2, 0, 1))
+def _decode(images: ImageList, view: View, cached: CachedPixels) -> None:
+    def pixels(index: int) -> NDArray[np.uint8]:
+        return np.ascontiguousarray(view.of(images.original(index)).transpose(2, 0, 1))
 
-    room(kept.size, kept.pixels.parent, f"decoding '{listed.file}'", ELSEWHERE)
-    temporary = kept.pixels.with_suffix(".part")
+    require_space(cached.size, cached.pixels.parent, f"decoding '{images.file}'", ADVICE)
+    temporary = cached.pixels.with_suffix(".part")
     try:
         with temporary.open("wb") as file, threads() as pool:
-            for start in range(0, len(listed), TOGETHER):
-                if start and start % TOLD == 0:
-                    log.info("decoding %s: %d of %d", listed.file, start, len(listed))
-                for image in pool.map(pixels, range(len(listed))[start : start + TOGETHER]):
+            for start in range(0, len(images), CHUNK):
+                if start and start % LOG_EVERY == 0:
+                    log.info("decoding %s: %d of %d", images.file, start, len(images))
+                for image in pool.map(pixels, range(len(images))[start : start + CHUNK]):
                     file.write(image.data)
-        os.replace(temporary, kept.pixels)
+        os.replace(temporary, cached.pixels)
     except OSError as error:
-        raise UserError(f"'{kept.pixels}' cannot be written: {error.strerror}") from error
+        raise UserError(f"'{cached.pixels}' cannot be written: {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _formats(listed: Listed) -> str:
+def _formats(images: ImageList) -> str:
     """Suffixes of the files, for example `jpg` or `jpg, png`."""
-    return ", ".join(sorted({Path(path).suffix.lower().lstrip(".") for path in listed.paths}))
+    return ", ".join(sorted({Path(path).suffix.lower().lstrip(".") for path in images.paths}))

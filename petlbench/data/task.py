@@ -3,47 +3,57 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from petlbench.data.readers.lists import Listed
+from petlbench.data.readers.lists import ImageList
+
+if TYPE_CHECKING:
+    from petlbench.data.pixels import CachedPixels
 
 Fingerprint = dict[str, object]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images (N, 3, H, W) uint8 and labels (N,) int64; memory-mapped tensors are welcome.
+    """Images (N, 3, H, W) uint8 and labels (N,) int64, which may be memory-mapped.
 
-    file: the image of a place as it was before it was resized; None where there is no other.
+    load_original: returns the image of an index at its own size; None if the split has only its
+    resized images.
     """
 
     images: Tensor
     labels: Tensor
     fingerprint: Fingerprint
-    file: Callable[[int], Image.Image] | None = None
+    load_original: Callable[[int], Image.Image] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def original(self, place: int) -> Image.Image:
+    def original(self, index: int) -> Image.Image:
         """The image at its own size, RGB."""
-        if self.file is not None:
-            return self.file(place)
-        return Image.fromarray(self.images[place].permute(1, 2, 0).contiguous().numpy())
+        if self.load_original is not None:
+            return self.load_original(index)
+        return Image.fromarray(self.images[index].permute(1, 2, 0).contiguous().numpy())
 
 
 @dataclass(frozen=True)
 class Task:
-    """Splits are opened by name on demand, so a test set stays closed until training is over.
+    """A data set whose splits are opened by name on demand: no test split before training ends.
 
-    open: takes "train", "val", "trainval" or one of `tests`, as far as the task has them.
-    parts: the two splits that one consists of, for a search inside training. names: of the
-    classes, where the data tell them. listed: the files behind a split, by its name; empty where
-    there are none. look: raises UserError where a split cannot be opened, as far as its list and
-    the places of its images tell; it decodes nothing.
+    A reader of another package needs no more than the first seven fields.
+
+    tests: names of the test splits. open: returns a split by its name; raises UserError for one
+    that cannot be opened. parts: the two splits that a split consists of, for a search inside
+    training. names: of the classes, if the data name them. train_splits: the other splits; with
+    no split at all, a task has no images. lists: the image files behind each split, by its name;
+    empty if the task makes its images. cached: where the decoded pixels of a list are stored;
+    None if they are not stored by `petlbench.data.pixels`. check: raises UserError if a split
+    cannot be opened, judging by its list and the paths of its images; decodes nothing. remarks:
+    sentences on the data that `python -m petlbench.data verify` reports as notes.
     """
 
     name: str
@@ -57,8 +67,16 @@ class Task:
         default_factory=lambda: {"trainval": ("train", "val")}
     )
     names: tuple[str, ...] | None = None
-    listed: Mapping[str, Callable[[], Listed]] = field(default_factory=dict)
-    look: Callable[[str], None] = lambda split: None
+    train_splits: tuple[str, ...] = ("train", "val", "trainval")
+    lists: Mapping[str, Callable[[], ImageList]] = field(default_factory=dict)
+    cached: Callable[[ImageList], "CachedPixels"] | None = None
+    check: Callable[[str], None] = lambda split: None
+    remarks: Callable[[], list[str]] = list
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of all splits."""
+        return (*self.train_splits, *self.tests)
 
 
 @dataclass(frozen=True)
@@ -75,7 +93,10 @@ class Score:
 
 
 def fingerprint(images: Tensor, labels: Tensor, file_format: str) -> Fingerprint:
-    """sha256 over the pixels and labels of a split, its label histogram and its file format."""
+    """SHA-256 of the pixels and labels of a split, its label histogram and its file format.
+
+    images (N, 3, H, W) uint8, labels (N,)
+    """
     digest = hashlib.sha256(str(tuple(images.shape)).encode())
     digest.update(images.contiguous().numpy().data)
     digest.update(labels.contiguous().numpy().data)
@@ -90,16 +111,16 @@ def fingerprint(images: Tensor, labels: Tensor, file_format: str) -> Fingerprint
 
 def held_out(split: Split) -> tuple[Split, Split]:
     """A split in two: every fifth image of each class is the second part."""
-    places = torch.zeros_like(split.labels)
+    rank = torch.zeros_like(split.labels)  # of each image within its class
     for label in split.labels.unique():
-        chosen = split.labels == label
-        places[chosen] = torch.arange(int(chosen.sum()))
-    second = places % 5 == 4
+        members = split.labels == label
+        rank[members] = torch.arange(int(members.sum()))
+    second = rank % 5 == 4
     return _part(split, ~second), _part(split, second)
 
 
-def _part(split: Split, chosen: Tensor) -> Split:
-    images, labels = split.images[chosen], split.labels[chosen]
-    kept: list[int] = chosen.nonzero().flatten().tolist()
-    made = fingerprint(images, labels, str(split.fingerprint["format"]))
-    return Split(images, labels, made, lambda place: split.original(kept[place]))
+def _part(split: Split, mask: Tensor) -> Split:
+    images, labels = split.images[mask], split.labels[mask]
+    indices: list[int] = mask.nonzero().flatten().tolist()
+    about = fingerprint(images, labels, str(split.fingerprint["format"]))
+    return Split(images, labels, about, lambda index: split.original(indices[index]))

@@ -1,4 +1,4 @@
-"""What vit_mini is pre-trained for: the labels of the scenes, by one linear head each."""
+"""The pre-training objective of vit_mini: a linear head for each kind of label of the scenes."""
 
 import math
 from typing import Any
@@ -18,7 +18,8 @@ HELDOUT_SEED, HELDOUT_SCENES = 987_654_321, 8192
 class Pretraining(nn.Module):
     """vit_mini with a linear head for each kind of label, on the mean of the normed patch tokens.
 
-    The sprite and texture heads have a twin on the class token, so that it learns something too.
+    The sprite and texture heads have a twin on the class token, which would learn nothing
+    otherwise.
     """
 
     def __init__(self) -> None:
@@ -33,7 +34,7 @@ class Pretraining(nn.Module):
         self.cover = nn.Linear(width, 2)
 
     def forward(self, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-        """(B, 3, 48, 48) normalised -> logits by kind, those of the twins, of cover (B, 36, 2)"""
+        """(B, 3, 48, 48) normalised -> logits by kind, logits of the twins, cover (B, 36, 2)"""
         z = self.vit.forward_features(images)
         patches = z[:, 1:]
         mean = patches.mean(1)
@@ -43,7 +44,7 @@ class Pretraining(nn.Module):
 
 
 def initialise(vit: VisionTransformer) -> None:
-    """Xavier weights and sine-cosine positions: timm's std of 0.02 is too small for width 96."""
+    """Xavier weights, sine-cosine positions: the std of timm, 0.02, is too small at width 96."""
     for module in vit.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
@@ -66,7 +67,7 @@ def initialise(vit: VisionTransformer) -> None:
 
 
 def losses(model: nn.Module, scenes: Scenes) -> tuple[Tensor, dict[str, float]]:
-    """The sum of all heads' losses, each divided by its loss at chance, and the accuracies."""
+    """The sum of the heads' losses, each divided by its loss at chance, and their accuracies."""
     logits, twins, cover = model((scenes.images - MEAN) / STD)
     total = 2 * F.binary_cross_entropy_with_logits(cover, scenes.cover)
     accuracies = {}
@@ -82,21 +83,21 @@ def losses(model: nn.Module, scenes: Scenes) -> tuple[Tensor, dict[str, float]]:
 
 @torch.no_grad()
 def held_out(model: nn.Module, calm: float, device: torch.device) -> dict[str, Any]:
-    """Accuracy of each head on fresh scenes, beside the share of the most frequent label."""
+    """Accuracy of each head on held-out scenes, and the share of the most frequent label."""
     model.eval()
     generator = Generator(HELDOUT_SEED, device)
-    right = dict.fromkeys(HEADS, 0.0)
+    means = dict.fromkeys(HEADS, 0.0)
     labels: dict[str, list[Tensor]] = {kind: [] for kind in HEADS}
     for _ in range(HELDOUT_SCENES // 512):
         scenes = generator.draw(512, calm)
         _, accuracies = losses(model, scenes)
         for kind in HEADS:
-            right[kind] += accuracies[kind] / (HELDOUT_SCENES // 512)
+            means[kind] += accuracies[kind] / (HELDOUT_SCENES // 512)
             labels[kind].append(scenes.labels[kind])
-    majority = {kind: torch.cat(found).bincount().max().item() for kind, found in labels.items()}
+    majority = {kind: torch.cat(parts).bincount().max().item() for kind, parts in labels.items()}
     return {
         kind: {
-            "accuracy": round(right[kind], 4),
+            "accuracy": round(means[kind], 4),
             "majority": round(majority[kind] / HELDOUT_SCENES, 4),
             "classes": HEADS[kind],
         }

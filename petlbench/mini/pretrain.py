@@ -1,10 +1,10 @@
 """Pre-train vit_mini on procedural scenes: python -m petlbench.mini.pretrain --out DIR.
 
-Supervised by the labels of the scenes, several heads at once. The learning rate warms up, stays,
-and decays over the last steps; what comes before the decay does not depend on --steps, so a run
-can be stopped in its stable phase and resumed with another --steps, as if it had been asked for
-from the start. The curve goes to DIR/curve.jsonl, the state to DIR/state.pt, and at the end the
-weights to DIR/vit_mini.safetensors (float16) with DIR/heldout.json.
+Several heads learn the labels of the scenes. The learning rate warms up, is constant, and decays
+over the last steps. The steps before the decay do not depend on --steps, so a run that stopped in
+the constant phase can be resumed with another --steps and gives the same weights as a run that had
+it from the start. Writes DIR/curve.jsonl, DIR/state.pt, and at the end the weights to
+DIR/vit_mini.safetensors (float16) and the accuracies to DIR/heldout.json.
 """
 
 import argparse
@@ -12,8 +12,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,59 +24,31 @@ from torch import nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from petlbench.errors import UserError
+from petlbench.arguments import MISTYPED, Parser
+from petlbench.errors import UserError, unknown
 from petlbench.mini.objective import Pretraining, held_out, losses
+from petlbench.mini.recipe import Recipe, check_resumable
 from petlbench.mini.scenes import Generator, Scenes
+from petlbench.progress import say
+from petlbench.system import user_path
 
-CHUNK = 8  # steps whose scenes are drawn together
+CHUNK = 8  # steps for which scenes are drawn at once
 SAVE_EVERY = 400  # steps, a multiple of CHUNK
 LOG_EVERY = 100
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """All that decides the weights. Only `steps` may differ when a run is resumed."""
-
-    steps: int
-    batch: int  # scenes per step, over all processes
-    processes: int
-    lr: float
-    weight_decay: float
-    warmup: int  # steps
-    decay: float  # share of the steps over which the learning rate falls to zero, at the end
-    calm_first: float  # share of easy scenes at the start
-    calm_last: float
-    calm_steps: int  # steps over which that share changes
-    seed: int
-
-    @property
-    def decay_from(self) -> int:
-        """The step at which the learning rate starts to fall."""
-        return self.steps - round(self.steps * self.decay)
-
-    def rate(self, step: int) -> float:
-        """Learning rate of a step, counted from 0."""
-        falling = (self.steps - step) / max(self.steps - self.decay_from, 1)
-        return self.lr * min(1.0, (step + 1) / self.warmup, falling)
-
-    def calm(self, step: int) -> float:
-        """Share of easy scenes at a step."""
-        done = min(1.0, step / self.calm_steps)
-        return self.calm_first + (self.calm_last - self.calm_first) * done
-
-
 def build_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW that decays the matrices of the blocks and heads, and nothing else."""
+    """AdamW with weight decay on the matrices of the blocks and heads only."""
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, tensor in model.named_parameters():
-        spared = tensor.ndim < 2 or "pos_embed" in name or "cls_token" in name
-        (others if spared else matrices).append(tensor)
-    parts = [
+        exempt = tensor.ndim < 2 or "pos_embed" in name or "cls_token" in name
+        (others if exempt else matrices).append(tensor)
+    groups = [
         {"params": matrices, "weight_decay": recipe.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(parts, lr=recipe.lr, betas=(0.9, 0.98), fused=True)
+    return torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98), fused=True)
 
 
 class Run:
@@ -92,23 +64,26 @@ class Run:
         self.seconds = 0.0
 
     def train(self) -> None:
-        """All steps that are left, with a log line and a saved state from time to time."""
-        wrapped = self.model if self.recipe.processes == 1 else DistributedDataParallel(self.model)
+        """Make the remaining steps; log and save the state at intervals."""
+        single = self.recipe.processes == 1
+        model = self.model if single else DistributedDataParallel(self.model)
         self.model.train()
-        started, mean = time.monotonic() - self.seconds, _RunningMean()
+        started = time.monotonic() - self.seconds
+        means: dict[str, float] = {}
         for scenes in self._batches():
             for group in self.optimiser.param_groups:
                 group["lr"] = self.recipe.rate(self.step)
-            loss, accuracies = losses(wrapped, scenes)
+            loss, accuracies = losses(model, scenes)
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimiser.step()
             self.step += 1
             self.seconds = time.monotonic() - started
-            mean.add({"loss": float(loss.detach())} | accuracies)
+            for key, value in ({"loss": float(loss.detach())} | accuracies).items():
+                means[key] = 0.97 * means.get(key, value) + 0.03 * value
             if self.step % LOG_EVERY == 0 or self.step == self.recipe.steps:
-                self._log(mean.values)
+                self._log(means)
             if self.step % SAVE_EVERY == 0 or self.step == self.recipe.steps:
                 self.save()
 
@@ -122,7 +97,7 @@ class Run:
                 yield Scenes(drawn.images[part], labels, drawn.cover[part])
 
     def save(self) -> None:
-        """The whole state, atomically, by the first process."""
+        """Save the state atomically, in the first process; all processes must call it."""
         states: list[Any] = [self.scenes.random.get_state()]
         if self.recipe.processes > 1:
             states = [None] * self.recipe.processes
@@ -141,7 +116,7 @@ class Run:
         os.replace(self.out / ".state.tmp", self.out / "state.pt")
 
     def load(self) -> None:
-        """Go on from the saved state. Raises UserError where that would be another run."""
+        """Continue from the saved state. Raises UserError if its recipe is another."""
         state = torch.load(self.out / "state.pt", map_location=self.device, weights_only=True)
         check_resumable(Recipe(**state["recipe"]), self.recipe, state["step"])
         self.model.load_state_dict(state["model"])
@@ -166,29 +141,8 @@ class Run:
         )
 
 
-class _RunningMean:
-    def __init__(self) -> None:
-        self.values: dict[str, float] = {}
-
-    def add(self, row: dict[str, float]) -> None:
-        for key, value in row.items():
-            self.values[key] = 0.97 * self.values.get(key, value) + 0.03 * value
-
-
-def check_resumable(saved: Recipe, wanted: Recipe, step: int) -> None:
-    """Only the number of steps may change, and only before either decay begins."""
-    for key, value in asdict(saved).items():
-        if key != "steps" and getattr(wanted, key) != value:
-            raise UserError(f"the saved run has {key} {value}, not {getattr(wanted, key)}")
-    if wanted.steps != saved.steps and step > min(saved.decay_from, wanted.decay_from):
-        raise UserError(
-            f"the saved run is at step {step}; with --steps {wanted.steps} the decay would have "
-            f"begun at {wanted.decay_from} (asked for so far: {saved.decay_from})"
-        )
-
-
 def export(run: Run) -> None:
-    """The backbone as float16 safetensors, and what its heads reached on held-out scenes."""
+    """Write the backbone as float16 safetensors, and the held-out accuracies of its heads."""
     weights = {
         key: value.half().cpu().contiguous() for key, value in run.model.vit.state_dict().items()
     }
@@ -200,19 +154,19 @@ def export(run: Run) -> None:
     metadata = {key: str(value) for key, value in facts.items()}
     save_file(weights, run.out / "vit_mini.safetensors", metadata=metadata)
     run.model.vit.load_state_dict({key: value.float() for key, value in weights.items()})
-    found = held_out(run.model.to(run.device), run.recipe.calm_last, run.device)
-    (run.out / "heldout.json").write_text(json.dumps(facts | {"heads": found}, indent=1) + "\n")
-    for kind, row in found.items():
+    heads = held_out(run.model.to(run.device), run.recipe.calm_last, run.device)
+    (run.out / "heldout.json").write_text(json.dumps(facts | {"heads": heads}, indent=1) + "\n")
+    for kind, row in heads.items():
         print(f"{kind:12} {row['accuracy']:.3f} (majority {row['majority']:.3f})")
 
 
 def work(rank: int, recipe: Recipe, out: Path, device: str, resume: bool) -> None:
-    """One process: train, and let the first one export."""
+    """One process: train, and export in the first one."""
     if device == "cpu":
         torch.set_num_threads(1 if recipe.processes > 1 else torch.get_num_threads())
     if recipe.processes > 1:
-        store = f"file://{out / f'.meeting-{os.getppid()}'}"
-        dist.init_process_group("gloo", store, rank=rank, world_size=recipe.processes)
+        rendezvous = f"file://{out / f'.meeting-{os.getppid()}'}"
+        dist.init_process_group("gloo", rendezvous, rank=rank, world_size=recipe.processes)
     run = Run(recipe, out, torch.device(device), rank)
     if resume:
         run.load()
@@ -223,15 +177,15 @@ def work(rank: int, recipe: Recipe, out: Path, device: str, resume: bool) -> Non
         dist.destroy_process_group()
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m petlbench.mini.pretrain",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--out", type=Path, required=True, help="folder of curve, state and weights")
+    add("--out", required=True, help="folder of curve, state and weights")
     add("--steps", type=int, default=40_000)
     add("--batch", type=int, default=48, help="scenes per step, over all processes")
     add("--processes", type=int, default=1, help="CPU processes of one thread each")
@@ -244,34 +198,50 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--calm-last", type=float, default=0.3)
     add("--calm-steps", type=int, default=15_000)
     add("--seed", type=int, default=0)
-    add("--resume", action="store_true", help="go on from DIR/state.pt")
+    add("--resume", action="store_true", help="continue from DIR/state.pt")
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; a mistake of the user is told in one line."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line. Exit status: 0, or 2 if the user made a mistake."""
     options = vars(parse(arguments))
-    out, device, resume = (options.pop(key) for key in ("out", "device", "resume"))
-    recipe = Recipe(**options)
+    folder, device, resume = (options.pop(key) for key in ("out", "device", "resume"))
     try:
-        if recipe.batch % recipe.processes:
-            raise UserError(
-                f"--batch {recipe.batch} is not a multiple of --processes {recipe.processes}"
-            )
-        if resume and not (out / "state.pt").is_file():
-            raise UserError(f"no {out / 'state.pt'} to resume from")
-        if not resume and (out / "state.pt").exists():
-            raise UserError(f"'{out}' holds a run; add --resume, or choose another --out")
-        out.mkdir(parents=True, exist_ok=True)
-        arguments_of_work = (recipe, out, device, resume)
+        recipe = Recipe(**options)
+        _check_device(device)
+        out = _prepare_folder(folder, resume)
         if recipe.processes == 1:
-            work(0, *arguments_of_work)
+            work(0, recipe, out, device, resume)
         else:
-            spawn(work, arguments_of_work, nprocs=recipe.processes)
+            spawn(work, (recipe, out, device, resume), nprocs=recipe.processes)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        say(f"error: {error}")
+        return MISTYPED
     return 0
+
+
+def _check_device(name: str) -> None:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise unknown("--device", name, ("cpu", "cuda")) from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device is {name}, but torch finds no GPU; set --device cpu")
+
+
+def _prepare_folder(name: str, resume: bool) -> Path:
+    """The folder of a run, created if needed; it has a state only if the run is resumed."""
+    out = user_path("--out", name)
+    exists = (out / "state.pt").exists()
+    if resume and not exists:
+        raise UserError(f"--resume: no '{out / 'state.pt'}'; leave out --resume to start a run")
+    if exists and not resume:
+        raise UserError(f"--out: '{out}' holds a run; add --resume, or choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out is '{out}': {error.strerror}; give another folder") from error
+    return out
 
 
 if __name__ == "__main__":

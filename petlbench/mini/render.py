@@ -1,7 +1,7 @@
 """A small rasteriser in float64: shapes with smooth edges on a 48 px canvas.
 
-Every random draw of the tasks goes through `Draw`: whole numbers and uniform numbers of PCG64, so
-that images do not depend on the machine or on NumPy's other distributions.
+All random numbers of the tasks come from `Draw`: whole and uniform numbers of PCG64, so that
+images do not depend on the machine or on the implementation of NumPy's other distributions.
 """
 
 import math
@@ -19,31 +19,34 @@ Colour = Array  # (3,), each from 0 to 1
 
 
 class Draw:
-    """Random numbers of one image, the same wherever and in whatever order images are made."""
+    """The random numbers of one image; they depend only on task, seed and index."""
 
     def __init__(self, task: str, seed: int, index: int) -> None:
         entropy = np.random.SeedSequence([crc32(task.encode()), seed, index])
         self.source = np.random.Generator(np.random.PCG64(entropy))
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
+        """A uniform number from low to high."""
         return low + (high - low) * float(self.source.random())
 
     def whole(self, low: int, high: int) -> int:
-        """From low to high, both included."""
+        """A whole number from low to high, both included."""
         return int(self.source.integers(low, high + 1))
 
     def bell(self, spread: float) -> float:
-        """About normal with standard deviation `spread`: a sum of four uniform numbers."""
+        """A sum of four uniform numbers: nearly normal, with standard deviation `spread`."""
         return spread * math.sqrt(3) * float(self.source.random(4).sum() - 2)
 
     def chance(self, share: float) -> bool:
+        """True with a probability."""
         return bool(self.source.random() < share)
 
     def colour(self, low: float = 0.0, high: float = 1.0) -> Colour:
+        """Three uniform numbers from low to high."""
         return low + (high - low) * self.source.random(3)
 
     def contrasting(self, ground: Colour, least: float) -> Colour:
-        """A colour whose sum of differences from the ground is at least `least` (at most 1)."""
+        """A colour whose differences from the ground sum to at least `least` (at most 1)."""
         while True:
             colour = self.colour()
             if np.abs(colour - ground).sum() >= least:
@@ -58,19 +61,20 @@ class Canvas:
         self.pixels[:] = ground
 
     def gradient(self, first: Colour, second: Colour, angle: float) -> None:
-        """From one colour to another along a direction."""
+        """Fill the canvas from one colour to another along a direction in radians."""
         y, x = grid(0, SIZE, 0, SIZE)
         along = (math.cos(angle) * (x / SIZE - 0.5) + math.sin(angle) * (y / SIZE - 0.5)) / 1.42
         self.pixels = first + (second - first) * (along + 0.5)[..., None]
 
     def paint(self, cover: Array, colour: Colour, top: int = 0, left: int = 0) -> None:
-        """Blend a colour in by its cover (h, w) from 0 to 1, from row `top` and column `left`."""
+        """Blend in a colour by its cover (h, w) from 0 to 1, from row `top` and column `left`."""
         part = self.pixels[top : top + cover.shape[0], left : left + cover.shape[1]]
         part += cover[..., None] * (colour - part)
 
     def ellipse(
         self, x: float, y: float, rx: float, ry: float, colour: Colour, angle: float = 0.0
     ) -> None:
+        """An ellipse with radii rx and ry, rotated by an angle in radians."""
         reach = max(rx, ry) + 1
         if (box := window(x - reach, x + reach, y - reach, y + reach)) is None:
             return
@@ -83,10 +87,11 @@ class Canvas:
         self.paint(edge(level * (level - 1) / steepness), colour, box[0], box[2])
 
     def disc(self, x: float, y: float, radius: float, colour: Colour) -> None:
+        """A filled circle."""
         self.ellipse(x, y, radius, radius, colour)
 
     def polygon(self, points: Sequence[Point] | Array, colour: Colour) -> None:
-        """A convex polygon."""
+        """A filled convex polygon."""
         corners = np.asarray(points, dtype=np.float64)
         if (box := around(corners, 1)) is None:
             return
@@ -100,7 +105,7 @@ class Canvas:
         self.paint(edge(outside.max(0)), colour, box[0], box[2])
 
     def outline(self, points: Sequence[Point] | Array, colour: Colour) -> None:
-        """A filled polygon of any shape without crossings, by its winding (even-odd rule)."""
+        """A filled polygon of any shape without crossings, by the even-odd rule."""
         self.paint(filled(np.asarray(points, dtype=np.float64)), colour)
 
     def line(self, points: Sequence[Point] | Array, width: float, colour: Colour) -> None:
@@ -119,7 +124,7 @@ class Canvas:
         self.paint(edge(distance - width / 2), colour, box[0], box[2])
 
     def blur(self, radius: float) -> None:
-        """Three passes of the kernel (1, 2, 1), each mixed in by a third of `radius` (0 to 3)."""
+        """Three passes of the kernel (1, 2, 1) / 4, each blended in by radius / 3, at most 1."""
         for _ in range(3):
             for axis in (0, 1):
                 pads = [(1, 1) if axis == other else (0, 0) for other in range(3)]
@@ -129,7 +134,7 @@ class Canvas:
                 self.pixels += (smooth - self.pixels) * min(radius / 3, 1)
 
     def finished(self, draw: Draw, noise: float) -> NDArray[np.uint8]:
-        """(SIZE, SIZE, 3) uint8 after noise of that standard deviation (triangular)."""
+        """(SIZE, SIZE, 3) uint8 with triangular noise of this standard deviation."""
         grain = draw.source.random((2, SIZE, SIZE, 3)).sum(0) - 1
         noisy = np.clip(self.pixels + noise * math.sqrt(6) * grain, 0, 1)
         pixels: NDArray[np.uint8] = np.floor(noisy * 255 + 0.5).astype(np.uint8)
@@ -137,7 +142,7 @@ class Canvas:
 
 
 def edge(distance: Array) -> Array:
-    """Signed distance to a border (negative inside) -> cover, one pixel wide."""
+    """Signed distance to an edge (negative inside) -> cover, with a ramp one pixel wide."""
     return np.clip(0.5 - distance, 0, 1)
 
 
@@ -152,19 +157,20 @@ def grid(top: int, bottom: int, left: int, right: int) -> tuple[Array, Array]:
 def window(
     left: float, right: float, top: float, bottom: float
 ) -> tuple[int, int, int, int] | None:
-    """(top, bottom, left, right) of the pixels in a box, or None where it misses the canvas."""
+    """(top, bottom, left, right) of the pixels in a box, or None outside the canvas."""
     rows = max(math.floor(top), 0), min(math.ceil(bottom), SIZE)
     columns = max(math.floor(left), 0), min(math.ceil(right), SIZE)
     return (*rows, *columns) if rows[0] < rows[1] and columns[0] < columns[1] else None
 
 
 def around(points: Array, margin: float) -> tuple[int, int, int, int] | None:
+    """The window around points (n, 2)."""
     (left, top), (right, bottom) = points.min(0) - margin, points.max(0) + margin
     return window(left, right, top, bottom)
 
 
 def filled(corners: Array, samples: int = 4) -> Array:
-    """Cover of a polygon on the whole canvas from samples x samples points a pixel."""
+    """Cover (SIZE, SIZE) of a polygon from samples x samples points in each pixel."""
     steps = (np.arange(SIZE * samples, dtype=np.float64) + 0.5) / samples
     inside = np.zeros((SIZE * samples, SIZE * samples), dtype=bool)
     for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
@@ -176,7 +182,7 @@ def filled(corners: Array, samples: int = 4) -> Array:
 
 
 def turned(points: Sequence[Point] | Array, angle: float, scale: float, centre: Point) -> Array:
-    """Points scaled, turned (clockwise on the screen) and moved to a centre."""
+    """Points (n, 2) scaled, turned (clockwise on the screen) and moved to a centre."""
     cos, sin = math.cos(angle), math.sin(angle)
     rotation = np.array([[cos, sin], [-sin, cos]])
     moved: Array = np.asarray(points, dtype=np.float64) @ rotation * scale + np.array(centre)

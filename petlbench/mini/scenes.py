@@ -1,8 +1,8 @@
-"""Procedural scenes to pre-train on: a sprite and distractors on a texture, with their labels.
+"""Procedural scenes for pre-training: a sprite and distractors on a texture, with labels.
 
 All draws come from one torch.Generator on the device of the tensors, and every step is vectorised
-over the batch, so scenes are made at training speed on a CPU core or on a GPU. Nothing here is
-shared with the renderers of the tasks.
+over the batch, so one CPU core or GPU makes scenes as fast as training uses them. The tasks of the
+embedded suite share no code with this module.
 """
 
 import math
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from petlbench.mini import sprites
+from petlbench.mini.draws import Draws
 
 SIZE = 48
 PATCH = 8
@@ -34,9 +35,9 @@ HEADS = {
 
 @dataclass(frozen=True)
 class Scenes:
-    """A batch. cover: how much of each patch the sprite covers, and how much the distractors.
+    """A batch: images (B, 3, SIZE, SIZE) in [0, 1], labels: kind -> (B,), cover (B, patches, 2).
 
-    images (B, 3, SIZE, SIZE) in [0, 1], labels: kind -> (B,), cover (B, patches, 2)
+    cover: the shares of each patch that the sprite and the distractors cover.
     """
 
     images: Tensor
@@ -44,12 +45,11 @@ class Scenes:
     cover: Tensor
 
 
-class Generator:
-    """Draws batches of scenes; `easy` is the share with calm backgrounds (curriculum)."""
+class Generator(Draws):
+    """Draws batches of scenes from a seed."""
 
     def __init__(self, seed: int, device: torch.device) -> None:
-        self.device = device
-        self.random = torch.Generator(device).manual_seed(seed)
+        super().__init__(seed, device)
         bank, classes = sprites.bank()
         self.sprites = bank.to(device)
         round_shapes = (classes >= sprites.STROKES) & (classes < sprites.STROKES + sprites.GIELIS)
@@ -59,7 +59,7 @@ class Generator:
 
     @torch.no_grad()
     def draw(self, batch: int, easy: float) -> Scenes:
-        """`batch` scenes, of which a share `easy` (in the mean) is easy."""
+        """`batch` scenes; each is easy, with a calm background, with probability `easy`."""
         calm = self.uniform(batch) < easy
         labels: dict[str, Tensor] = {}
         image, ground = self._background(batch, calm, labels)
@@ -68,23 +68,6 @@ class Generator:
         covers = torch.cat([cover, others * (1 - cover)], 1)
         patches = F.avg_pool2d(covers, PATCH).flatten(2).transpose(1, 2)
         return Scenes(self._camera(image, calm), labels, patches)
-
-    def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-        draws = torch.rand(shape, generator=self.random, device=self.device)
-        return draws * (high - low) + low
-
-    def whole(self, below: int, *shape: int) -> Tensor:
-        return torch.randint(0, below, shape, generator=self.random, device=self.device)
-
-    def normal(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.random, device=self.device)
-
-    def colour(self, batch: int, hue: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(hue (B,) in [0, 1), RGB (B, 3)) of random saturation and value."""
-        hue = self.uniform(batch) if hue is None else hue
-        saturation, value = self.uniform(batch, 1), self.uniform(batch, 1, low=0.15)
-        turn = (torch.tensor([5.0, 3.0, 1.0], device=self.device) + hue[:, None] * 6) % 6
-        return hue, value - value * saturation * torch.minimum(turn, 4 - turn).clamp(0, 1)
 
     def _background(
         self, batch: int, calm: Tensor, labels: dict[str, Tensor]
@@ -170,14 +153,14 @@ class Generator:
             shape = self.sprites[self.shapes[self.whole(len(self.shapes), len(at))]]
             width = self.uniform(len(at), low=0.17, high=0.30)
             turn = self.uniform(len(at), high=2 * math.pi)
-            mask = _pasted(shape, place[at, number], width, turn)
+            mask = sprites.paste(SIZE, shape, place[at, number], width, turn)
             colour = torch.where(uniform_colour[at], common[at], self.colour(len(at))[1])
             image[at] = image[at] * (1 - mask) + mask * colour[:, :, None, None]
             cover[at] = torch.maximum(cover[at], mask)
         return image, cover
 
     def _apart(self, place: Tensor) -> Tensor:
-        """Push points that are too close away from each other, three times."""
+        """(B, n, 2) -> (B, n, 2): push points that are too close apart, three times."""
         for _ in range(3):
             gap = place[:, :, None] - place[:, None]
             length = gap.norm(dim=-1, keepdim=True) + 1e-3
@@ -196,7 +179,7 @@ class Generator:
         width = 0.36 + 0.58 * large
         labels["size"] = _bins(large, 0, 1, HEADS["size"])
         inside = (1 - width * 0.8).clamp(min=0.05)[:, None]
-        place = self.uniform(batch, 2, low=-1) * inside  # half of the time wholly in the image
+        place = self.uniform(batch, 2, low=-1) * inside  # for half of the draws below
         anywhere = self.uniform(batch, 2, low=-0.8, high=0.8)
         place = torch.where(self.uniform(batch, 2) < 0.5, place, anywhere)
         labels["x"], labels["y"] = (
@@ -206,7 +189,7 @@ class Generator:
         turned = self.uniform(batch, low=-math.pi, high=math.pi)
         turn = torch.where(self.uniform(batch) < 0.6, upright, turned)
         labels["orientation"] = _bins(turn / (2 * math.pi) % 1, 0, 1, HEADS["orientation"])
-        mask = _pasted(self.sprites[drawn], place, width, turn)
+        mask = sprites.paste(SIZE, self.sprites[drawn], place, width, turn)
         paint = self._paint(ground, calm, mask, labels)
         outlined = self.uniform(batch, 1, 1, 1) < 0.2
         border = (F.max_pool2d(mask, 3, 1, 1) - mask) * outlined
@@ -215,7 +198,7 @@ class Generator:
     def _paint(
         self, ground: Tensor, calm: Tensor, mask: Tensor, labels: dict[str, Tensor]
     ) -> Tensor:
-        """The sprite's colour: visible on the ground, at times textured, at times shaded."""
+        """The sprite's colour (B, 3, H, W): it contrasts; 30 % are textured, a third is shaded."""
         batch = len(ground)
         hue, colour = self.colour(batch)
         close = (colour - ground).abs().sum(-1) < 0.5
@@ -231,7 +214,7 @@ class Generator:
         return (paint * self._shading(mask)).clamp(0, 1)
 
     def _shading(self, mask: Tensor) -> Tensor:
-        """For a third of the scenes, light from a side on the sprite's blurred relief."""
+        """(B, 1, H, W) -> factor of brightness: a third is lit from one side, the others are 1."""
         batch = len(mask)
         relief = F.avg_pool2d(F.avg_pool2d(mask, 7, 1, 3), 7, 1, 3)
         slope_y, slope_x = torch.gradient(relief, dim=(2, 3))
@@ -241,7 +224,7 @@ class Generator:
         return 1 + lit * (4 * slope).clamp(-0.6, 0.6)
 
     def _camera(self, image: Tensor, calm: Tensor) -> Tensor:
-        """Contrast, brightness, loss of colour and noise."""
+        """Change contrast and brightness, remove the colour of 15 %, add noise."""
         batch = len(image)
         image = (image - 0.5) * self.uniform(batch, 1, 1, 1, low=0.6, high=1.3) + 0.5
         image = image + self.uniform(batch, 1, 1, 1, low=-0.15, high=0.15)
@@ -250,17 +233,6 @@ class Generator:
         noise = self.uniform(batch, 1, 1, 1, high=0.06)
         noise = noise * torch.where(calm, 0.2, 1.0).view(-1, 1, 1, 1)
         return (image + self.normal(*image.shape) * noise).clamp(0, 1)
-
-
-def _pasted(sprite: Tensor, place: Tensor, width: Tensor, turn: Tensor) -> Tensor:
-    """Sprites (B, 1, s, s) on the canvas: centre (B, 2) from -1 to 1, width as a share of it."""
-    cos, sin = turn.cos() / width, turn.sin() / width
-    x, y = place.unbind(-1)
-    first = torch.stack([cos, sin, -(cos * x + sin * y)], -1)
-    second = torch.stack([-sin, cos, sin * x - cos * y], -1)
-    shape = [len(sprite), 1, SIZE, SIZE]
-    grid = F.affine_grid(torch.stack([first, second], 1), shape, align_corners=False)
-    return F.grid_sample(sprite, grid, align_corners=False)
 
 
 def _bins(value: Tensor, low: float, high: float, bins: int) -> Tensor:

@@ -1,18 +1,19 @@
-"""The sprite bank of the pre-training scenes: silhouettes from formulas, drawn once."""
+"""The sprites of the pre-training scenes: silhouettes from formulas."""
 
 import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 SIDE = 40  # pixels of a stored sprite
 VARIANTS = 4  # drawings of each class, slightly different
 STROKES, GIELIS, FRACTALS = 160, 100, 80  # classes of each kind
-FORMULA_SEED = 1234  # the classes are the same whatever seed draws the scenes
+FORMULA_SEED = 1234  # the classes do not depend on the seed of the scenes
 
 
 def bank() -> tuple[Tensor, Tensor]:
-    """(sprites (S, 1, SIDE, SIDE) in [0, 1], class of each (S,)); stroke characters come first."""
+    """(sprites (S, 1, SIDE, SIDE) in [0, 1], their classes (S,)); stroke characters are first."""
     random = torch.Generator().manual_seed(FORMULA_SEED)
     kinds = ((STROKES, stroke_character), (GIELIS, gielis), (FRACTALS, fractal))
     drawn = torch.cat([draw(random) for count, draw in kinds for _ in range(count)])
@@ -21,14 +22,29 @@ def bank() -> tuple[Tensor, Tensor]:
 
 
 def axes() -> tuple[Tensor, Tensor]:
-    """Y and x of the pixel centres, from -1 to 1."""
+    """Y and x (SIDE, SIDE) of the pixel centres, from -1 to 1."""
     line = (torch.arange(SIDE) + 0.5) / SIDE * 2 - 1
     y, x = torch.meshgrid(line, line, indexing="ij")
     return y, x
 
 
 def uniform(random: torch.Generator, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+    """Uniform numbers from low to high."""
     return torch.rand(shape, generator=random) * (high - low) + low
+
+
+def paste(size: int, sprite: Tensor, place: Tensor, width: Tensor, turn: Tensor) -> Tensor:
+    """Sprites (B, 1, s, s) on a canvas -> (B, 1, size, size).
+
+    place: centres (B, 2) from -1 to 1. width: (B,), as a share of the canvas. turn: (B,), radians.
+    """
+    cos, sin = turn.cos() / width, turn.sin() / width
+    x, y = place.unbind(-1)
+    first = torch.stack([cos, sin, -(cos * x + sin * y)], -1)
+    second = torch.stack([-sin, cos, sin * x - cos * y], -1)
+    shape = [len(sprite), 1, size, size]
+    grid = F.affine_grid(torch.stack([first, second], 1), shape, align_corners=False)
+    return F.grid_sample(sprite, grid, align_corners=False)
 
 
 def stroke_character(random: torch.Generator) -> Tensor:
@@ -38,11 +54,11 @@ def stroke_character(random: torch.Generator) -> Tensor:
     """
     strokes = int(torch.randint(2, 5, (), generator=random))
     knots = torch.randint(0, 16, (strokes, 3), generator=random)
-    for stroke in range(1, strokes):  # most strokes begin where one before them ended or began
+    for stroke in range(1, strokes):  # most strokes begin at an end of an earlier one
         if torch.rand((), generator=random) < 0.7:
             end = int(torch.randint(0, 2, (), generator=random)) * 2
             knots[stroke, 0] = knots[int(torch.randint(0, stroke, (), generator=random)), end]
-        # never a dot: the last knot is another one than the first
+        # never a dot: the last knot differs from the first
         knots[stroke, 2] = (knots[stroke, 0] + 1 + knots[stroke, 2] % 15) % 16
     grid = torch.stack([knots % 4, knots // 4], -1) / 3 * 1.5 - 0.75
     straight = uniform(random, strokes, 1) < 0.5
@@ -84,7 +100,7 @@ def gielis(random: torch.Generator) -> Tensor:
 
 
 def fractal(random: torch.Generator) -> Tensor:
-    """The attractor of two to five affine contractions; drawn anew where it is too thin."""
+    """The attractor of two to five affine contractions; drawn again if it is too thin."""
     while True:
         drawn = _attractors(random)
         if ((drawn > 0.3).float().mean((1, 2)) > 0.1).all():
@@ -103,13 +119,13 @@ def _attractors(random: torch.Generator, walkers: int = 300, steps: int = 20) ->
     drawings = []
     for _ in range(VARIANTS):
         own = linear * (1 + 0.06 * torch.randn(linear.shape, generator=random))
-        points, seen = uniform(random, walkers, 2, low=-1.0), []
+        points, visited = uniform(random, walkers, 2, low=-1.0), []
         for step in range(2 * steps):
             which = torch.multinomial(weight, walkers, replacement=True, generator=random)
             points = (own[which] @ points[..., None])[..., 0] + shift[which]
             if step >= steps:
-                seen.append(points)
-        drawings.append(_histogram(torch.cat(seen)))
+                visited.append(points)
+        drawings.append(_histogram(torch.cat(visited)))
     return torch.stack(drawings)
 
 

@@ -20,6 +20,7 @@ from petlbench.data.task import Split, Task, fingerprint
 from petlbench.errors import UserError
 from petlbench.mini.render import SIZE, Draw
 from petlbench.progress import progress
+from petlbench.system import user_path
 
 TRAIN, VAL = 800, 200
 SPLITS: dict[str, slice] = {
@@ -47,20 +48,20 @@ def load(
     cache: str,
     view: View,
 ) -> Task:
-    """A task of the suite: 800 images to train on, 200 to validate, the rest of `images` to test.
+    """A task: 800 training images, 200 validation images, the rest of `images` for the test.
 
-    sha256: of all pixels and labels as the project made them, part of the cache's file name; where
-    this machine's differ, a warning says so. cache: folder of the rendered images.
+    sha256: of all pixels and labels as published, part of the file name in the cache; a warning
+    is logged if this machine renders others. cache: folder of the rendered images.
     """
     whole("dataset.images", images, low=TRAIN + VAL + 1)
     whole("dataset.seed", seed, low=0)
     if not view.is_plain:
         raise UserError(
-            f"mini/{name} is rendered square and nothing is cut out of it; leave "
-            f"input.resize={view.resize} and input.aspect={view.aspect} away"
+            f"mini/{name} is rendered square and is not cropped; leave out "
+            f"input.resize={view.resize} and input.aspect={view.aspect}"
         )
-    folder = Path(cache).expanduser() / "mini"
-    rendered = once(partial(_whole, name, images, seed, sha256, folder))
+    folder = user_path("dataset.cache (PETLBENCH_CACHE)", cache) / "mini"
+    rendered = once(partial(_rendered, name, images, seed, sha256, folder))
     return Task(name, title, suite, group, classes, ("test",), partial(_split, rendered))
 
 
@@ -69,58 +70,60 @@ def render(name: str, images: int, seed: int) -> Images:
     image: Callable[[Draw, int], tuple[NDArray[np.uint8], int]]
     image = import_module(f"petlbench.mini.tasks.{name}").image
     numbers = progress(range(images), f"rendering {name}", images)
-    made = [image(Draw(name, seed, number), number) for number in numbers]
-    pixels = np.stack([pixels for pixels, _ in made]).transpose(0, 3, 1, 2)
-    return np.ascontiguousarray(pixels), np.array([label for _, label in made], dtype=np.int64)
+    pairs = [image(Draw(name, seed, number), number) for number in numbers]
+    pixels = np.stack([pixels for pixels, _ in pairs]).transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(pixels), np.array([label for _, label in pairs], dtype=np.int64)
 
 
-def digest(found: Images) -> str:
-    """sha256 of pixels and labels."""
-    pixels, labels = found
+def digest(images: Images) -> str:
+    """SHA-256 of pixels and labels."""
+    pixels, labels = images
     return hashlib.sha256(pixels.tobytes() + labels.astype("<i8").tobytes()).hexdigest()
 
 
-def _split(whole: Callable[[], Images], split: str) -> Split:
-    pixels, labels = (torch.from_numpy(array[SPLITS[split]]) for array in whole())
+def _split(rendered: Callable[[], Images], split: str) -> Split:
+    pixels, labels = (torch.from_numpy(array[SPLITS[split]]) for array in rendered())
     return Split(pixels, labels, fingerprint(pixels, labels, FORMAT))
 
 
-def _whole(name: str, images: int, seed: int, sha256: str | None, folder: Path) -> Images:
+def _rendered(name: str, images: int, seed: int, sha256: str | None, folder: Path) -> Images:
     path = folder / f"{name}-{seed}-{images}-{(sha256 or 'unknown')[:12]}.npz"
-    found = _cached(path)
-    if found is None:
-        found = render(name, images, seed)
-        _keep(path, found)
-    if sha256 is not None and digest(found) != sha256:
+    rendered = _read(path)
+    if rendered is None:
+        rendered = render(name, images, seed)
+        _write(path, rendered)
+    if sha256 is not None and digest(rendered) != sha256:
         log.warning(
-            "mini/%s (%d images of seed %d) differs from the project's own images; compare scores "
-            "of this task among your own runs only",
+            "mini/%s (%d images of seed %d) differs from the published images; compare scores of "
+            "this task among your own runs only",
             name,
             images,
             seed,
         )
-    return found
+    return rendered
 
 
-def _cached(path: Path) -> Images | None:
-    """What the cache holds, or None where it is missing or damaged."""
+def _read(path: Path) -> Images | None:
+    """The images in the cache, or None if the file is missing or damaged."""
     try:
         with np.load(path) as file:
-            found = file["pixels"], file["labels"]
-            return found if digest(found) == str(file["sha256"]) else None
+            images = file["pixels"], file["labels"]
+            return images if digest(images) == str(file["sha256"]) else None
     except Exception:  # a damaged archive raises anything, even tokenize.TokenError
         return None
 
 
-def _keep(path: Path, found: Images) -> None:
-    """Write the cache whole or not at all; without a place for it, go on without."""
+def _write(path: Path, images: Images) -> None:
+    """Write the cache atomically; log a warning if it cannot be written."""
     temporary = path.with_name(f".{path.stem}-{uuid4().hex}.npz")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            np.savez(temporary, pixels=found[0], labels=found[1], sha256=np.array(digest(found)))
+            np.savez(
+                temporary, pixels=images[0], labels=images[1], sha256=np.array(digest(images))
+            )
             os.replace(temporary, path)
         finally:
-            temporary.unlink(missing_ok=True)  # left where a full disk or Ctrl-C came between
+            temporary.unlink(missing_ok=True)  # still there after a full disk or Ctrl-C
     except OSError as error:
         log.warning("the rendered images are not cached: '%s' (%s)", path.parent, error.strerror)

@@ -188,7 +188,7 @@ def data(config: Config) -> Task:
         if name not in (known := (*opened.tests, "val")):
             raise unknown("split in protocol.tests", name, known)
     for split in dict.fromkeys((config.protocol.fit_on, *select_names(config, opened), *scored)):
-        opened.look(split)
+        opened.check(split)
     return opened
 
 

@@ -62,7 +62,7 @@ def first_form(config: Plain) -> dict[str, Any]:
         form["backbone"] = {**form["backbone"], **BACKBONE}
     for node in ("method", "dataset"):
         if node in form:
-            form[node] = _renamed(form[node], new="name", old="formerly", added="with")
+            form[node] = _first_name(form[node])
     if form.get("protocol", {}).get("name") == "probe":
         form["protocol"] = {"name": "probe"}  # a probe has no other role for a split
     return form
@@ -70,7 +70,12 @@ def first_form(config: Plain) -> dict[str, Any]:
 
 def current_form(node: Plain) -> dict[str, Any]:
     """A `_target_` node of an earlier record or delta, under the names of today."""
-    return _renamed(node, new="formerly", old="name", removed="with")
+    for row in _table():
+        values = row.get("with", {})
+        if node.get("_target_") == row["formerly"] and values.items() <= dict(node).items():
+            rest = {key: value for key, value in node.items() if key not in values}
+            return {**rest, "_target_": row["name"]}
+    return dict(node)
 
 
 def completed(config: Plain) -> dict[str, Any]:
@@ -98,19 +103,11 @@ def placeless(config: Plain) -> dict[str, Any]:
     return kept
 
 
-def _renamed(
-    node: Plain, *, new: str, old: str, added: str = "", removed: str = ""
-) -> dict[str, Any]:
-    """A node under another of its names; values are added or removed with it."""
+def _first_name(node: Plain) -> dict[str, Any]:
+    """A `_target_` node under its first name, with the values that it had then."""
     for row in _table():
-        values = row.get(added or removed, {})
-        if node.get("_target_") != row[new]:
-            continue
-        if added:
-            return {**node, **values, "_target_": row[old]}
-        if all(node.get(key) == value for key, value in values.items()):
-            rest = {key: value for key, value in node.items() if key not in values}
-            return {**rest, "_target_": row[old]}
+        if node.get("_target_") == row["name"]:
+            return {**row.get("with", {}), **node, "_target_": row["formerly"]}
     return dict(node)
 
 

@@ -1,1 +1,1 @@
-"""The subcommands of python -m petlbench.data, one a file, and what they share."""
+"""The subcommands of python -m petlbench.data, one in each file, and their helpers."""

@@ -1,4 +1,4 @@
-"""Members of zip and tar archives, read with suspicion: no path may leave its folder."""
+"""Members of zip and tar archives that are not trusted: no path may leave its folder."""
 
 import re
 import stat
@@ -20,7 +20,7 @@ JUNK = re.compile(r"(^|/)(__MACOSX|\._[^/]*|\.DS_Store|Thumbs\.db)(/|$)")
 
 @dataclass(frozen=True)
 class Member:
-    """A file in an archive; size in bytes. name: as the archive has it. path: without dots."""
+    """A file in an archive. name: in the archive. path: without dots. size: in bytes."""
 
     name: str
     path: str
@@ -32,25 +32,23 @@ def members(archive: Path) -> list[Member]:
 
     Raises UserError for an archive that is cut off or damaged, and for unsafe members.
     """
-    if not archive.is_file():
-        raise UserError(f"no archive '{archive}'")
-    with damage_told(archive):
+    with damage_reported(archive):
         if _is_zip(archive):
-            found = list(_zip_members(archive))
+            files = list(_zip_members(archive))
         elif tarfile.is_tarfile(archive):
-            found = list(_tar_members(archive))
+            files = list(_tar_members(archive))
         else:
             raise UserError(
-                f"'{archive}' is no whole zip or tar archive; if the download was cut off, "
+                f"'{archive}' is not a complete zip or tar archive; if the download was cut off, "
                 "fetch it again"
             )
-    return [member for member in found if not JUNK.search(member.path)]
+    return [member for member in files if not JUNK.search(member.path)]
 
 
 def contents(archive: Path, names: Container[str]) -> Iterator[tuple[str, IO[bytes]]]:
-    """The named members with their bytes, in the archive's order; each is read before the next.
+    """The named members with their bytes, in the archive's order; read each before the next.
 
-    To be read inside `damage_told`.
+    Use it inside `damage_reported`.
     """
     if _is_zip(archive):
         with zipfile.ZipFile(archive) as packed:
@@ -61,13 +59,13 @@ def contents(archive: Path, names: Container[str]) -> Iterator[tuple[str, IO[byt
     else:
         with tarfile.open(archive) as tape:
             for item in tape:
-                if item.name in names and (found := tape.extractfile(item)):
-                    yield item.name, found
+                if item.name in names and (file := tape.extractfile(item)):
+                    yield item.name, file
 
 
 @contextmanager
-def damage_told(archive: Path) -> Iterator[None]:
-    """What is wrong with an archive becomes a UserError; what is wrong with the disk does not."""
+def damage_reported(archive: Path) -> Iterator[None]:
+    """Turn errors of the archive into UserError; errors of the disk, which have a number, pass."""
     try:
         yield
     except DAMAGE as error:
@@ -79,7 +77,7 @@ def damage_told(archive: Path) -> Iterator[None]:
 
 
 def _is_zip(archive: Path) -> bool:
-    """By its first bytes: a tar may end with a zip, whose end zipfile would find."""
+    """By the first bytes: a tar may end with a zip, whose end zipfile would find."""
     with archive.open("rb") as file:
         return file.read(2) == b"PK"
 
@@ -88,8 +86,8 @@ def _zip_members(archive: Path) -> Iterator[Member]:
     with zipfile.ZipFile(archive) as packed:
         for entry in packed.infolist():
             mode = entry.external_attr >> 16
-            odd = bool(stat.S_IFMT(mode)) and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
-            path = _safe(archive, entry.filename, "no plain file" if odd else None)
+            special = bool(stat.S_IFMT(mode)) and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+            path = _safe(archive, entry.filename, "not a plain file" if special else None)
             if entry.flag_bits & 1:
                 raise UserError(f"'{archive}' is encrypted; unpack it with its password")
             if not entry.is_dir():
@@ -99,23 +97,23 @@ def _zip_members(archive: Path) -> Iterator[Member]:
 def _tar_members(archive: Path) -> Iterator[Member]:
     with tarfile.open(archive) as tape:
         for item in tape:
-            odd = None if item.isreg() or item.isdir() else "a link or a device"
-            path = _safe(archive, item.name, odd)
+            is_plain = item.isreg() or item.isdir()
+            path = _safe(archive, item.name, None if is_plain else "a link or a device")
             if item.isreg():
                 yield Member(item.name, path, item.size)
         assert tape.fileobj is not None
         tape.fileobj.seek(tape.offset)
-        if not tape.fileobj.read(1):  # a whole archive ends with zeros
+        if not tape.fileobj.read(1):  # a complete archive ends with zeros
             raise EOFError("it has no end")
 
 
-def _safe(archive: Path, name: str, odd: str | None) -> str:
-    """A member's path without dots. Raises UserError where it could write elsewhere."""
+def _safe(archive: Path, name: str, special: str | None) -> str:
+    """The path of a member without dots. Raises UserError if it could write elsewhere."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     outside = name.startswith("/") or ".." in parts or "\\" in name or re.match("[A-Za-z]:", name)
-    if why := odd or ("a path that leaves the archive" if outside else None):
+    if reason := special or ("a path that leaves the archive" if outside else None):
         raise UserError(
-            f"member '{name}' of '{archive}' is {why}; nothing was unpacked, get the archive from "
-            "a source that you trust"
+            f"member '{name}' of '{archive}' is {reason}; nothing was unpacked, get the archive "
+            "from a source that you trust"
         )
     return "/".join(parts)

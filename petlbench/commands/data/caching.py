@@ -1,84 +1,81 @@
-"""Decodes the images of a suite into the store that all runs share, before the first run."""
+"""`cache`: decodes the images of a suite into the pixel cache before the first run."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from petlbench.commands.data.suites import Cell, cells
+from petlbench.commands.data.suites import TaskDraw, task_draws
 from petlbench.data import pixels
-from petlbench.data.readers import files
 from petlbench.data.task import Task
 from petlbench.errors import UserError
 from petlbench.progress import say
-from petlbench.run import build
 
 Report = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A split to open. kept: where its pixels belong; None for a task without files."""
+class SplitToOpen:
+    """A split. cached: the files of its pixels; None if the pixel cache does not store them."""
 
-    cell: Cell
+    draw_name: str
     task: Task
     split: str
-    kept: pixels.Kept | None
+    cached: pixels.CachedPixels | None
 
 
 def cache(suite: str, root: Path | None, size: int) -> Report:
-    """Open every split of every task. Raises UserError where the disk is too small for all."""
-    wanted: dict[object, Wanted] = {}
+    """Open every split of every task. Raises UserError if the disk is too small for all."""
+    splits: dict[object, SplitToOpen] = {}  # a list that several splits share is opened once
     broken: list[Report] = []
-    for cell in cells(suite, root, size):
+    for draw in task_draws(suite, root, size):
         try:
-            wanted |= {item.kept or (cell.name, item.split): item for item in _splits(cell)}
+            splits |= {item.cached or (draw.name, item.split): item for item in _splits(draw)}
         except UserError as error:
-            broken.append({"task": cell.name, "state": "broken", "reason": str(error)})
-    _room(suite, list(wanted.values()))
-    made = [_open(item) for item in wanted.values()]
-    ok = not broken and all(row["state"] != "broken" for row in made)
-    return {"command": "cache", "suite": suite, "ok": ok, "splits": made + broken}
+            broken.append({"task": draw.name, "state": "broken", "reason": str(error)})
+    _require_space(suite, list(splits.values()))
+    rows = [_open(item) for item in splits.values()]
+    ok = not broken and all(row["state"] != "broken" for row in rows)
+    return {"command": "cache", "suite": suite, "ok": ok, "splits": rows + broken}
 
 
-def _splits(cell: Cell) -> Iterator[Wanted]:
-    task = cell.task()
-    if not task.listed:
-        for split in ("trainval", *task.tests):
-            yield Wanted(cell, task, split, None)
-    where = files.cache_folder(cell.values["cache"], cell.values["suite"])
-    for split, read in task.listed.items():
-        listed = read()
-        if len(listed):
-            kept = pixels.place(listed, view=build.view(cell.config.input), cache=where)
-            yield Wanted(cell, task, split, kept)
-
-
-def _room(suite: str, wanted: list[Wanted]) -> None:
-    """Say what the disk needs and has; refuse where that is too little."""
-    todo = [item.kept for item in wanted if item.kept and not item.kept.is_there]
-    if not todo:
+def _splits(draw: TaskDraw) -> Iterator[SplitToOpen]:
+    task = draw.task()
+    if task.cached is None:
+        for split in task.splits:
+            yield SplitToOpen(draw.name, task, split, None)
         return
-    folder = todo[0].pixels.parent
-    needed, free = sum(kept.size for kept in todo), pixels.free_bytes(folder)
+    for split, read in task.lists.items():
+        images = read()
+        if len(images):
+            yield SplitToOpen(draw.name, task, split, task.cached(images))
+
+
+def _require_space(suite: str, splits: list[SplitToOpen]) -> None:
+    """Print the disk space that is needed and free; raise UserError if it is too small."""
+    missing = [item.cached for item in splits if item.cached and not item.cached.exists]
+    if not missing:
+        return
+    folder = missing[0].pixels.parent
+    needed, free = sum(cached.size for cached in missing), pixels.free_bytes(folder)
     say(
-        f"{len(todo)} lists to decode, {needed / 1e9:.2f} GB; "
+        f"{len(missing)} lists to decode, {needed / 1e9:.2f} GB; "
         f"{free / 1e9:.2f} GB free in '{folder}'"
     )
-    pixels.room(needed, folder, f"decoding {suite}", pixels.ELSEWHERE)
+    pixels.require_space(needed, folder, f"decoding {suite}", pixels.ADVICE)
 
 
-def _open(item: Wanted) -> Report:
-    """One split, decoded unless it was; sha256: its fingerprint, as records hold it."""
-    report: Report = {"task": item.cell.name, "split": item.split, "state": "made"}
-    if item.kept and item.kept.is_there:
-        report["state"] = "there"
+def _open(item: SplitToOpen) -> Report:
+    """Open a split; sha256: of its pixels, as records hold it."""
+    existed = item.cached is not None and item.cached.exists
+    report: Report = {"task": item.draw_name, "split": item.split}
     try:
-        opened = item.task.open(item.split)
+        split = item.task.open(item.split)
     except UserError as error:
         return report | {"state": "broken", "reason": str(error)}
     return report | {
-        "images": len(opened),
-        "bytes": item.kept.size if item.kept else opened.images.numel(),
-        "sha256": opened.fingerprint["sha256"],
+        "state": "there" if existed else "made",
+        "images": len(split),
+        "bytes": item.cached.size if item.cached else split.images.numel(),
+        "sha256": split.fingerprint["sha256"],
     }

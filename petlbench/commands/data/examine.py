@@ -1,4 +1,4 @@
-"""One image file: its bytes, its pixels, and whether they went through a lossy format."""
+"""One image file: its bytes, its pixels, and whether they were compressed with loss."""
 
 import hashlib
 from dataclasses import dataclass
@@ -14,24 +14,24 @@ LOSSY = ("AVIF", "JPEG", "JPEG2000", "MPO")  # as a rule: AVIF and JPEG 2000 can
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What there is to say of a file that decodes.
+class ImageFacts:
+    """What is known of a file that decodes.
 
-    format: of its content, as PIL names it, whatever its suffix says. weight: bytes of the file,
-    sha256: of the file.
-    pixels: digest of the decoded RGB image, equal for equal images in different files.
+    size: width and height in pixels. format: of the content, as PIL names it, whatever the suffix
+    is. bytes, sha256: of the file. pixels: digest of the decoded RGB image, equal for equal images
+    in different files.
     """
 
     size: tuple[int, int]
     format: str
     lossy: bool
-    weight: int
+    bytes: int
     sha256: str
     pixels: str
 
 
-def examine(path: Path, *, upright: bool) -> Seen:
-    """Read and decode a file as training does. Raises UserError where that fails."""
+def examine(path: Path, *, upright: bool) -> ImageFacts:
+    """Read and decode a file as training does. Raises UserError if that fails."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -39,19 +39,19 @@ def examine(path: Path, *, upright: bool) -> Seen:
     image = images.original(path, upright=upright)
     digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes())
     with Image.open(BytesIO(content)) as file:
-        kind = file.format or "unknown"
-        lossy = _is_lossy(kind, content, str(file.info.get("compression")))
-    return Seen(
+        file_format = file.format or "unknown"
+        lossy = _is_lossy(file_format, content, str(file.info.get("compression")))
+    return ImageFacts(
         size=image.size,
-        format=kind,
+        format=file_format,
         lossy=lossy,
-        weight=len(content),
+        bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
         pixels=digest.hexdigest()[:32],
     )
 
 
-def _is_lossy(kind: str, content: bytes, compression: str) -> bool:
-    if kind == "WEBP":
+def _is_lossy(file_format: str, content: bytes, compression: str) -> bool:
+    if file_format == "WEBP":
         return b"VP8L" not in content  # the chunk of lossless pixels
-    return kind in LOSSY or (kind == "TIFF" and "jpeg" in compression)
+    return file_format in LOSSY or (file_format == "TIFF" and "jpeg" in compression)

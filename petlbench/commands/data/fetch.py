@@ -1,4 +1,4 @@
-"""One file from the network: resumed where it was cut off, and kept only with the right sha256."""
+"""`fetch`: downloads one file, resumes after a cut connection, and checks its SHA-256."""
 
 import http.client
 import os
@@ -16,61 +16,67 @@ from urllib.parse import quote, unquote, urlsplit
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from petlbench.commands.data import sums
 from petlbench.data import pixels
 from petlbench.errors import UserError
 from petlbench.progress import say
-from petlbench.system import lock
+from petlbench.system import lock, sha256_of, user_path
 
 CHUNK = 2**20  # bytes
-SILENT_S = 60.0  # a server that says nothing for so long is gone
-PAUSE_S = 2.0  # before a connection that was cut is made again
-PART, PAST_END = 206, 416  # answers of HTTP
-CUT = (http.client.HTTPException, ConnectionError, TimeoutError)
+TIMEOUT_S = 60.0  # without a byte from the server
+PAUSE_S = 2.0  # before a connection that was cut is opened again
+PARTIAL_CONTENT, RANGE_NOT_SATISFIABLE = 206, 416  # HTTP status codes
+# UnicodeError: a host name that is no name, for example with a part of more than 63 letters
+CUT = (http.client.HTTPException, ConnectionError, TimeoutError, UnicodeError)
 HUB = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)")
-ASCII = "".join(map(chr, range(33, 127)))  # stays as it is in an address
+ASCII = "".join(map(chr, range(33, 127)))  # characters of an address that are not quoted
 Headers = dict[str, str]
 
 
 def fetch(url: str, sha256: str, to: str) -> dict[str, Any]:
-    """Download a file into a folder (one that is there, or a name that ends with /), or as a file.
+    """Download a file into a folder (an existing one, or a path that ends with /) or to a path.
 
-    Raises UserError for a wrong hash (then nothing is kept), for a connection that brings nothing
-    (then FILE.part is kept, and the next call goes on from there), and where another file is.
+    Raises UserError for a wrong hash (then no file is left), for a connection that brings nothing
+    (then FILE.part is left, and the next call continues it), and if another file exists.
     """
     if not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
-        raise UserError(f"--sha256 '{sha256}' is no sha256; it has 64 hexadecimal digits")
+        raise UserError(f"--sha256 is '{sha256}'; it must be 64 hexadecimal digits")
     address, headers = _address(url)
-    target = Path(to).expanduser()
-    if to.endswith("/") or target.is_dir():
-        name = unquote(urlsplit(address).path.rpartition("/")[2])
-        if name in ("", ".", "..") or "/" in name:
-            raise UserError(f"'{url}' ends with no file name; give one with --to FILE")
-        target /= name
+    target = _target(url, address, to)
     report = {"command": "fetch", "ok": True, "url": url, "file": str(target), "sha256": sha256}
     if target.exists():
-        if not target.is_file() or sums.of(target) != sha256.lower():
-            raise UserError(f"'{target}' is there and is another file; give another --to")
+        if not target.is_file() or sha256_of(target) != sha256.lower():
+            raise UserError(f"--to: '{target}' exists and is another file; give another --to")
         return report | {"state": "there", "bytes": target.stat().st_size}
     part = target.with_name(f"{target.name}.part")
-    with _alone(part) as file:
+    with _locked(part) as file:
         resumed = part.stat().st_size > 0
-        found = _download(address, headers, file, part)
-        if found != sha256.lower() and resumed:
-            say("what was kept of an earlier try does not fit; starting again")
+        digest = _download(address, headers, file, part)
+        if digest != sha256.lower() and resumed:
+            say("the part of an earlier download does not fit; starting again")
             file.truncate(0)
-            found = _download(address, headers, file, part)
-        if found != sha256.lower():
+            digest = _download(address, headers, file, part)
+        if digest != sha256.lower():
             part.unlink()
             raise UserError(
-                f"what '{url}' sent has sha256 {found}, not {sha256.lower()}; nothing was kept"
+                f"'{url}' has SHA-256 {digest}, not {sha256.lower()}; the download was deleted"
             )
         os.replace(part, target)
     return report | {"state": "fetched", "bytes": target.stat().st_size}
 
 
+def _target(url: str, address: str, to: str) -> Path:
+    """The path of the file."""
+    target = user_path("--to", to)
+    if to.endswith("/") or target.is_dir():
+        name = unquote(urlsplit(address).path.rpartition("/")[2])
+        if name in ("", ".", "..") or "/" in name:
+            raise UserError(f"'{url}' ends with no file name; give one with --to FILE")
+        target = user_path("--to", target / name)
+    return target
+
+
 def _address(url: str) -> tuple[str, Headers]:
-    """The http(s) address of a file, and the headers that its server wants."""
+    """The http(s) address of a file, and the headers for its server."""
     if match := HUB.fullmatch(url):
         import huggingface_hub
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
@@ -82,23 +88,26 @@ def _address(url: str) -> tuple[str, Headers]:
             repository, file, repo_type="dataset", revision=revision
         )
         return address, build_hf_headers()
-    with suppress(ValueError):  # an address that is none, for example of half a bracket
-        if urlsplit(url).scheme in ("http", "https") and urlsplit(url).hostname:
+    with suppress(ValueError):  # a port that is no number, or half a bracket
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
             return quote(url, safe=ASCII), {"User-Agent": "petlbench"}
     raise UserError(
-        f"'{url}' is no address to fetch from; use http(s)://HOST/FILE or "
+        f"'{url}' is not an address to fetch from; use http(s)://HOST/FILE or "
         "hf://datasets/OWNER/REPOSITORY[@REVISION]/FILE"
     )
 
 
 @contextmanager
-def _alone(part: Path) -> Iterator[IO[bytes]]:
-    """The file to append to, which no other process does; an empty one is not left behind."""
+def _locked(part: Path) -> Iterator[IO[bytes]]:
+    """The file to append to, locked against other processes; deleted at the end if empty."""
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
         file = part.open("ab")
     except OSError as error:
-        raise UserError(f"'{part}' cannot be written: {error.strerror}") from error
+        raise UserError(
+            f"--to: '{part}' cannot be written: {error.strerror}; give another --to"
+        ) from error
     with file:
         try:
             lock(file, wait=False)
@@ -112,63 +121,68 @@ def _alone(part: Path) -> Iterator[IO[bytes]]:
 
 
 def _download(address: str, headers: Headers, file: IO[bytes], part: Path) -> str:
-    """Append to a file until it is whole; its sha256. A try that brings nothing ends it."""
+    """Append to a file until it is complete; its SHA-256.
+
+    Raises UserError if an attempt brings nothing.
+    """
     while True:
         before = part.stat().st_size
         try:
-            if _try(address, headers, file, before):
+            if _request(address, headers, file, before):
                 file.flush()
-                return sums.of(part)
-            why = "the connection was cut"
+                return sha256_of(part)
+            reason = "the connection was cut"
         except (*CUT, urllib.error.URLError) as error:
-            why = _why(error)
+            reason = _reason(error)
         file.flush()
-        have = part.stat().st_size
-        if have <= before:
-            kept = f"; {have / 1e6:.1f} MB are kept, the same command goes on" if have else ""
-            raise UserError(f"'{address}' cannot be fetched: {why}{kept}")
-        say(f"{why} at {have / 1e6:.1f} MB; going on from there")
+        size = part.stat().st_size
+        if size <= before:
+            kept = f"; {size / 1e6:.1f} MB are kept, the same command continues" if size else ""
+            raise UserError(f"'{address}' cannot be fetched: {reason}{kept}")
+        say(f"{reason} at {size / 1e6:.1f} MB; continuing from there")
         time.sleep(PAUSE_S)
 
 
-def _why(error: Exception) -> str:
-    """What went wrong, in words."""
+def _reason(error: Exception) -> str:
+    """An error of the connection in words."""
     if isinstance(error, urllib.error.HTTPError):
-        secret = "; for a closed repository log in with `hf auth login`"
-        return f"HTTP {error.code} {error.reason}{secret if error.code in (401, 403) else ''}"
+        login = "; for a private repository log in with `hf auth login`"
+        return f"HTTP {error.code} {error.reason}{login if error.code in (401, 403) else ''}"
     if isinstance(error, urllib.error.URLError):
         return f"{error.reason} (is this machine online?)"
     return str(error) or type(error).__name__
 
 
-def _try(address: str, headers: Headers, file: IO[bytes], start: int) -> bool:
-    """Ask once for what is missing, and append it; whether all of it came."""
+def _request(address: str, headers: Headers, file: IO[bytes], start: int) -> bool:
+    """Request the bytes from `start` on and append them; whether all of them came."""
     request = urllib.request.Request(address)
     for key, value in headers.items():
         request.add_unredirected_header(key, value)  # a token is for its own host alone
     if start:
         request.add_header("Range", f"bytes={start}-")
     try:
-        answer = urllib.request.urlopen(request, timeout=SILENT_S)
+        answer = urllib.request.urlopen(request, timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
-        if error.code == PAST_END and start:
-            return True  # nothing is missing; if that is wrong, the sha256 will tell
+        if error.code == RANGE_NOT_SATISFIABLE and start:
+            return True  # nothing is missing; if that is wrong, the SHA-256 differs
         raise
     with answer:
-        wanted = f"bytes {start}-"
-        sent = answer.headers.get("Content-Range", wanted).startswith(wanted)
-        if start and not (answer.status == PART and sent):
-            file.truncate(0)  # a server that starts again
+        expected = f"bytes {start}-"
+        continues = answer.headers.get("Content-Range", expected).startswith(expected)
+        if start and not (answer.status == PARTIAL_CONTENT and continues):
+            file.truncate(0)  # the server starts again
             start = 0
-        told = answer.headers.get("Content-Length", "")
-        length = int(told) if told.isascii() and told.isdecimal() else None
-        pixels.room(length or 0, Path(file.name).parent, address, "give another --to")
-        got = _copied(answer, file, start, length)
-    return length is None or got == length
+        content_length = answer.headers.get("Content-Length", "")
+        is_number = content_length.isascii() and content_length.isdecimal()
+        length = int(content_length) if is_number else None
+        folder = Path(file.name).parent
+        pixels.require_space(length or 0, folder, f"'{address}'", "give another --to")
+        size = _append(answer, file, start, length)
+    return length is None or size == length
 
 
 def _read(answer: IO[bytes]) -> bytes:
-    """The next bytes of an answer; of one that is cut off, what came."""
+    """The next bytes of an answer; the last ones before a cut included."""
     try:
         return answer.read(CHUNK)
     except http.client.IncompleteRead as error:
@@ -177,17 +191,17 @@ def _read(answer: IO[bytes]) -> bytes:
         raise
 
 
-def _copied(answer: IO[bytes], file: IO[bytes], start: int, length: int | None) -> int:
-    """Append an answer to a file, with a bar on a terminal; the bytes that came."""
-    got = 0
+def _append(answer: IO[bytes], file: IO[bytes], start: int, length: int | None) -> int:
+    """Append an answer to a file, with a bar on a terminal; the number of bytes."""
+    size = 0
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     hidden = not sys.stderr.isatty()
     console = Console(stderr=True)
     with Progress(*columns, TransferSpeedColumn(), console=console, disable=hidden) as bar:
         total = None if length is None else start + length
-        shown = bar.add_task(Path(file.name).stem, total=total, completed=start)
+        task = bar.add_task(Path(file.name).stem, total=total, completed=start)
         while chunk := _read(answer):
             file.write(chunk)
-            got += len(chunk)
-            bar.advance(shown, len(chunk))
-    return got
+            size += len(chunk)
+            bar.advance(task, len(chunk))
+    return size

@@ -1,4 +1,4 @@
-"""What each suite needs, what of it is there, and the disk it takes."""
+"""`list`: what each suite needs, what exists of it, and the disk space it takes."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -6,99 +6,91 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from petlbench.commands.data.suites import Cell, Imageless, cells, of_user
-from petlbench.config import options
-from petlbench.data import pixels
-from petlbench.data.readers import files
-from petlbench.data.readers.layout import Folder, merged
-from petlbench.data.readers.lists import Listed
+from petlbench.commands.data.suites import NoImages, TaskDraw, all_suites, task_draws
+from petlbench.data.pixels import CachedPixels
+from petlbench.data.readers.layout import RequiredFolder, merged
+from petlbench.data.readers.lists import ImageList
+from petlbench.data.task import Task
 from petlbench.errors import UserError
-from petlbench.run import build
 
 Report = dict[str, Any]
 Sizes = dict[Path, int]  # bytes of files
+EXISTS, MISSING, NO_FILES = "there", "missing", "no files needed"
 
 
 def listing(suite: str | None, root: Path | None, size: int) -> Report:
-    """A report on the tasks of one suite, or of all that need no folder of the user's own."""
-    suites = [_suite(suite, root, size)] if suite else []
-    for name in [] if suite else every_suite():
-        with suppress(Imageless):
+    """A report on one suite, or on all that need no folder of the user."""
+    suites = [_suite(suite, root, size)] if suite is not None else []
+    for name in [] if suite is not None else all_suites():
+        with suppress(NoImages):
             suites.append(_suite(name, root, size))
     return {"command": "list", "ok": True, "size": size, "suites": suites}
 
 
 def _suite(name: str, root: Path | None, size: int) -> Report:
     """A suite; files and lists that several of its tasks share count once in its sums."""
-    found = list(cells(name, root, size))
-    needed = merged(folder for cell in found for folder in cell.folders)
-    files_there: Sizes = {}
-    grouped = groupby(found, lambda cell: cell.name.partition(" ")[0])
-    tasks = [_task(key, list(draws), size, files_there) for key, draws in grouped]
+    draws = list(task_draws(name, root, size))
+    folders = merged(folder for draw in draws for folder in draw.folders)
+    files: Sizes = {}
+    grouped = groupby(draws, lambda draw: draw.task_name)
+    tasks = [_task(task_name, list(of_task), size, files) for task_name, of_task in grouped]
+    decoded = _images(folders) * 3 * size**2
     return {
         "suite": name,
         "tasks": tasks,
-        "bytes": sum(files_there.values()),
-        "decoded_bytes": _images(needed) * 3 * size**2,
+        "bytes": sum(files.values()),
+        "decoded_bytes": decoded or sum(task["decoded_bytes"] for task in tasks),
     }
 
 
-def every_suite() -> list[str]:
-    """Suites, and tasks that belong to none; parts of a suite are left out."""
-    names = options.names("dataset")
-    return [name for name in names if "/" not in name and not of_user(name)]
-
-
-def _task(name: str, draws: list[Cell], size: int, files_there: Sizes) -> Report:
+def _task(name: str, draws: list[TaskDraw], size: int, files: Sizes) -> Report:
     """One task with all its draws. missing: why it cannot be opened, or null."""
-    needed = merged(folder for cell in draws for folder in cell.folders)
+    folders = merged(folder for draw in draws for folder in draw.folders)
     report: Report = {
         "task": name,
+        "state": MISSING,
         "missing": None,
-        "folders": [folder.name for folder in needed],
-        "images": _images(needed),
+        "folders": [folder.name for folder in folders],
+        "images": _images(folders),
         "bytes": 0,
-        "decoded_bytes": _images(needed) * 3 * size**2,
+        "decoded_bytes": _images(folders) * 3 * size**2,
         "decoded_there": 0,
     }
     try:
-        lists = _lists(draws)
-        sizes = {path: path.stat().st_size for listed in lists for path in _paths(listed)}
-        kept = _kept(draws[0], lists)
+        tasks = [draw.task() for draw in draws]
+        lists = _lists(tasks)
+        sizes = {path: path.stat().st_size for images in lists for path in images.files}
+        cached = _cached(tasks[0], lists)
     except UserError as error:
         return report | {"missing": str(error)}
     except OSError as error:
         return report | {"missing": f"'{error.filename}': {error.strerror}"}
-    files_there |= sizes
+    files |= sizes
     if not lists:
-        return report  # rendered, not read
+        return report | {"state": NO_FILES}
     return report | {
+        "state": EXISTS,
         "images": sum(map(len, lists)),
         "bytes": sum(sizes.values()),
-        "decoded_bytes": sum(one.size for one in kept),
-        "decoded_there": sum(one.size for one in kept if one.is_there),
+        "decoded_bytes": sum(pixels.size for pixels in cached),
+        "decoded_there": sum(pixels.size for pixels in cached if pixels.exists),
     }
 
 
-def _images(needed: Iterable[Folder]) -> int:
-    return sum(wanted.images for folder in needed for wanted in folder.lists.values())
+def _images(folders: Iterable[RequiredFolder]) -> int:
+    return sum(required.images for folder in folders for required in folder.lists.values())
 
 
-def _lists(draws: Iterable[Cell]) -> list[Listed]:
-    """Every list of a task once."""
-    found: list[Listed] = []
-    for cell in draws:
-        task = cell.task()
-        read = [task.listed[split]() for split in task.listed]
-        found += [listed for listed in read if len(listed) and listed not in found]
-    return found
+def _lists(tasks: Iterable[Task]) -> list[ImageList]:
+    """Every list of a task's draws once."""
+    lists: list[ImageList] = []
+    for task in tasks:
+        for read in task.lists.values():
+            images = read()
+            if len(images) and images not in lists:
+                lists.append(images)
+    return lists
 
 
-def _kept(cell: Cell, lists: Iterable[Listed]) -> list[pixels.Kept]:
-    where = files.cache_folder(cell.values["cache"], cell.values["suite"])
-    view = build.view(cell.config.input)
-    return [pixels.place(listed, view=view, cache=where) for listed in lists]
-
-
-def _paths(listed: Listed) -> list[Path]:
-    return [listed.root / path for path in listed.paths]
+def _cached(task: Task, lists: Iterable[ImageList]) -> list[CachedPixels]:
+    return [task.cached(images) for images in lists] if task.cached else []

@@ -1,6 +1,6 @@
-"""Data for petlbench: what is there, whether it is right, and how it gets where it belongs.
+"""Lists, verifies, prepares, fetches and caches the data of petlbench.
 
-docs/data.md tells it suite by suite; the project itself hosts no data.
+docs/data.md describes the data of each suite; the project itself hosts no data.
 """
 
 import argparse
@@ -16,13 +16,16 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from petlbench.arguments import Parser
+from petlbench.commands.data.suites import NoImages
 from petlbench.config import mistakes
 from petlbench.errors import UserError
 from petlbench.progress import say
+from petlbench.system import user_path
 
 WRONG, INTERRUPTED = 1, 130
-WIDTH = 140  # characters where the output is no terminal
-SIZE = 224  # pixels; what most backbones take
+WIDTH = 140  # characters if the output is not a terminal
+SIZE = 224  # pixels; the input size of most backbones
 EXAMPLES = """examples:
   python -m petlbench.data list vtab
   python -m petlbench.data fetch https://HOST/vtab-1k.zip --sha256 HEX
@@ -36,31 +39,31 @@ for the suite folder, the folder of your own images"""
 
 def parser() -> argparse.ArgumentParser:
     """The subcommands and their options."""
-    made = argparse.ArgumentParser(
+    top = Parser(
         prog="python -m petlbench.data",
         description=__doc__,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    listing = _add(commands, "list", "what each suite needs, what is there, the disk it takes")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    listing = _add(commands, "list", "show what each suite needs, what exists, the disk space")
     listing.add_argument("suite", nargs="?", help="a suite or task (default: all suites)")
-    verify = _add(commands, "verify", "check lists and images; exits with 1 if anything is wrong")
+    verify = _add(commands, "verify", "check lists and images; exit status 1 if any is wrong")
     verify.add_argument("suite", help="a suite or task: vtab, vtab/cifar, fewshot, dg, folder")
     verify.add_argument(
         "--allow-duplicates",
         action="store_true",
-        help="images that two splits share are a note, for sources that repeat images",
+        help="report images that two splits share as a note, for sources that repeat images",
     )
-    prepare = _add(commands, "prepare", "unpack archives, or lay out lists and images, as needed")
+    prepare = _add(commands, "prepare", "unpack archives, or arrange lists and images")
     prepare.add_argument("suite", help="a suite or task, for example vtab or fewshot/pets")
-    prepare.add_argument("archive", type=Path, nargs="*", help="zip or tar files")
-    prepare.add_argument("--lists", type=Path, metavar="DIR", help="instead: folders of lists")
-    prepare.add_argument("--images", type=Path, metavar="DIR", help="and folders of images")
+    prepare.add_argument("archive", nargs="*", help="zip or tar files")
+    prepare.add_argument("--lists", metavar="DIR", help="instead: folders of lists")
+    prepare.add_argument("--images", metavar="DIR", help="and folders of images")
     cache = _add(commands, "cache", "decode all images once, before the first run")
     cache.add_argument("suite", help="a suite or task")
     for command in (listing, verify, prepare, cache):
-        command.add_argument("--root", type=Path, metavar="DIR", help=ROOT_HELP)
+        command.add_argument("--root", metavar="DIR", help=ROOT_HELP)
     for command in (listing, cache):
         command.add_argument(
             "--size",
@@ -68,72 +71,89 @@ def parser() -> argparse.ArgumentParser:
             default=SIZE,
             help="pixels, as input.size of the runs (%(default)s)",
         )
-    fetch = _add(commands, "fetch", "download one file, resumed and checked")
+    fetch = _add(commands, "fetch", "download one file and check its SHA-256")
     fetch.add_argument("url", help="http(s)://... or hf://datasets/OWNER/REPOSITORY/FILE")
     fetch.add_argument("--sha256", required=True, metavar="HEX", help="of the file")
     fetch.add_argument(
         "--to", default=".", metavar="PATH", help="FOLDER/ or file (default: this folder)"
     )
-    return made
+    return top
 
 
-def _add(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
-    made: argparse.ArgumentParser = commands.add_parser(name, help=what, description=what)
-    made.add_argument("--json", action="store_true", help="print one JSON object")
-    return made
+def _add(commands: Any, name: str, description: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=description, description=description
+    )
+    command.add_argument("--json", action="store_true", help="print one JSON object")
+    return command
 
 
-def run(chosen: argparse.Namespace) -> dict[str, Any]:
-    """What a subcommand reports; imports what it needs, for torch takes seconds."""
-    if chosen.command == "fetch":
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The report of a subcommand; each imports its own modules, because torch takes seconds."""
+    if arguments.command == "fetch":
         from petlbench.commands.data.fetch import fetch
 
-        return fetch(chosen.url, chosen.sha256, chosen.to)
-    root = chosen.root.expanduser() if chosen.root else None
-    if chosen.command == "prepare":
-        from petlbench.commands.data import prepare
-
-        if chosen.archive and not (chosen.lists or chosen.images):
-            return prepare.from_archives(chosen.suite, chosen.archive, root)
-        if chosen.lists and chosen.images and not chosen.archive:
-            return prepare.from_lists(chosen.suite, chosen.lists, chosen.images, root)
-        raise UserError("prepare takes archives, or --lists DIR and --images DIR")
-    if chosen.command == "verify":
+        return fetch(arguments.url, arguments.sha256, arguments.to)
+    root = _path("--root", arguments.root)
+    if arguments.command == "prepare":
+        return _prepare(arguments, root)
+    if arguments.command == "verify":
         from petlbench.commands.data.verify import verify
 
-        return verify(chosen.suite, root, chosen.allow_duplicates)
-    if chosen.command == "cache":
+        return verify(arguments.suite, root, arguments.allow_duplicates)
+    if arguments.command == "cache":
         from petlbench.commands.data.caching import cache
 
-        return cache(chosen.suite, root, chosen.size)
+        return cache(arguments.suite, root, arguments.size)
     from petlbench.commands.data.listing import listing
 
-    return listing(chosen.suite, root, chosen.size)
+    return listing(arguments.suite, root, arguments.size)
+
+
+def _prepare(arguments: argparse.Namespace, root: Path | None) -> dict[str, Any]:
+    from petlbench.commands.data import prepare
+
+    archives = [user_path("an archive", archive) for archive in arguments.archive]
+    lists, images = _path("--lists", arguments.lists), _path("--images", arguments.images)
+    if archives and lists is None and images is None:
+        return prepare.from_archives(arguments.suite, archives, root)
+    if lists is not None and images is not None and not archives:
+        return prepare.from_lists(arguments.suite, lists, images, root)
+    raise UserError("prepare takes archives, or --lists DIR and --images DIR")
+
+
+def _path(option: str, value: str | None) -> Path | None:
+    return None if value is None else user_path(option, value)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 all is right, 1 something is wrong, 2 a mistyped command, 130 interrupted."""
-    chosen = parser().parse_args(arguments)
+    """Run the command line.
+
+    Exit status: 0 if all is right, 1 if something is wrong, 2 for a mistyped command, 130 after
+    Ctrl-C.
+    """
+    parsed = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        report = run(chosen)
-    except UserError as error:
-        say(f"error: {error}")
-        return WRONG
+        report = run(parsed)
+    except (UserError, NoImages) as error:
+        return _fail(f"error: {error}", WRONG)
     except (HydraException, OmegaConfBaseException) as error:
-        say(f"error: {mistakes.explain(error, list)}")
-        return WRONG
+        return _fail(f"error: {mistakes.explain(error, list)}", WRONG)
     except OSError as error:
-        say(f"error: '{error.filename}': {error.strerror or error}")
-        return WRONG
+        return _fail(f"error: '{error.filename}': {error.strerror or error}", WRONG)
     except KeyboardInterrupt:
-        say("interrupted; what was finished is kept, the same command does the rest")
-        return INTERRUPTED
+        return _fail("interrupted; the same command continues where it ended", INTERRUPTED)
     try:
-        _print(report, as_json=chosen.json)
-    except BrokenPipeError:  # the reader, for example `head`, has seen enough
+        _print(report, as_json=parsed.json)
+    except BrokenPipeError:  # the reader, for example `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0 if report["ok"] else WRONG
+
+
+def _fail(line: str, status: int) -> int:
+    say(line)
+    return status
 
 
 def _print(report: dict[str, Any], *, as_json: bool) -> None:

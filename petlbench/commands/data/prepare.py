@@ -1,7 +1,7 @@
-"""Data as they circulate become folders that the readers know; no image is encoded again.
+"""`prepare`: data as they circulate become folders that the readers know, without re-encoding.
 
-A folder is filled beside its place and renamed when it is whole, with SHA256SUMS of its files. So
-a folder that is there is finished, and what was interrupted begins again.
+A folder is filled under another name and renamed when it is complete, with SHA256SUMS of its
+files. So an existing folder is complete, and one that was interrupted is made again.
 """
 
 import os
@@ -12,104 +12,114 @@ from pathlib import Path
 from typing import Any
 
 from petlbench.commands.data import collect, sums, unpack
-from petlbench.commands.data.suites import folders, task_names
+from petlbench.commands.data.suites import required_folders, task_names
 from petlbench.data import pixels
 from petlbench.data.readers import lists
-from petlbench.data.readers.layout import Folder
+from petlbench.data.readers.layout import RequiredFolder
 from petlbench.errors import UserError
 from petlbench.progress import say
 from petlbench.system import file_lock
 
 Report = dict[str, Any]
-Fill = Callable[[Path], dict[str, str]]  # fills a folder; sha256 of each file by its path
+ADVICE = "give another --root"
 
 
 @dataclass(frozen=True)
-class Job:
-    """A folder to make. bytes: what its files take on the disk. fill: puts them into a folder."""
+class FolderJob:
+    """A folder to make. bytes: of its files. fill: writes them; their SHA-256 by their paths."""
 
-    folder: Folder
+    folder: RequiredFolder
     bytes: int
-    fill: Fill
+    fill: Callable[[Path], dict[str, str]]
 
 
 @dataclass
-class Made:
-    """What became of each folder."""
+class FolderStates:
+    """The state of each folder, printed as it is added."""
 
     rows: list[Report] = field(default_factory=list)
 
-    def add(self, folder: Folder, state: str, **more: Any) -> None:
+    def add(self, folder: RequiredFolder, state: str, **more: Any) -> None:
+        """Print and keep a row; `reason` and figures of the folder may follow the state."""
         reason = f": {more['reason']}" if "reason" in more else ""
         say(f"{folder.name}: {state}{reason}")
         self.rows.append({"folder": folder.name, "state": state, **more})
 
 
 def from_archives(suite: str, archives: Sequence[Path], root: Path | None) -> Report:
-    """Unpack what a suite needs; members of all archives together make a folder."""
-    target, needed = folders(suite, root)
-    jobs = [Job(*found) for found in unpack.plan(needed, archives, task_names())]
-    return _report(suite, target, needed, jobs, ", ".join(map(str, archives)))
+    """Unpack the folders of a suite; members of several archives may make one folder."""
+    for file in archives:
+        if not file.is_file():
+            raise UserError(f"no archive '{file}'")
+    target, required = required_folders(suite, root)
+    jobs = [FolderJob(*parts) for parts in unpack.plan(required, archives, task_names())]
+    return _run(suite, target, required, jobs, ", ".join(f"'{file}'" for file in archives))
 
 
-def from_lists(suite: str, given: Path, images: Path, root: Path | None) -> Report:
-    """Lay out the images that lists name, from folders of images; linked where the disk can."""
-    target, needed = folders(suite, root)
-    jobs = [Job(*found) for found in collect.plan(needed, given, images, target)]
-    return _report(suite, target, needed, jobs, f"'{given}'")
+def from_lists(suite: str, lists_root: Path, images_root: Path, root: Path | None) -> Report:
+    """Make the folders of a suite from lists and folders of images; by links if possible."""
+    for option, folder in (("--lists", lists_root), ("--images", images_root)):
+        if not folder.is_dir():
+            raise UserError(f"{option}: no folder '{folder}'")
+    target, required = required_folders(suite, root)
+    jobs = [FolderJob(*parts) for parts in collect.plan(required, lists_root, images_root, target)]
+    return _run(suite, target, required, jobs, f"'{lists_root}'")
 
 
-def _report(
-    suite: str, target: Path, needed: Sequence[Folder], jobs: Sequence[Job], sources: str
+def _run(
+    suite: str,
+    target: Path,
+    required: Sequence[RequiredFolder],
+    jobs: Sequence[FolderJob],
+    sources: str,
 ) -> Report:
     if not jobs:
-        names = ", ".join(folder.name for folder in needed)
+        names = ", ".join(folder.name for folder in required)
         raise UserError(f"no folder of {suite} in {sources}; its folders are {names}")
-    made = Made()
-    with file_lock(target / ".prepare.lock", "put the data", "give another --root"):
-        todo = [job for job in jobs if not _is_there(target, job.folder, made)]
-        pixels.room(sum(job.bytes for job in todo), target, suite, "give another --root")
+    states = FolderStates()
+    with file_lock(target / ".prepare.lock", "write the data", ADVICE):
+        todo = [job for job in jobs if not _exists(target, job.folder, states)]
+        pixels.require_space(sum(job.bytes for job in todo), target, suite, ADVICE)
         for job in todo:
-            _make(job, target, made)
-    absent = [folder.name for folder in needed if _place(target, folder) is None]
-    ok = all(row["state"] != "broken" for row in made.rows)
+            _make(job, target, states)
+    absent = [folder.name for folder in required if _place(target, folder) is None]
     return {
         "command": "prepare",
         "suite": suite,
-        "ok": ok,
+        "ok": all(row["state"] != "broken" for row in states.rows),
         "root": str(target),
-        "folders": made.rows,
+        "folders": states.rows,
         "absent": absent,
     }
 
 
-def _place(target: Path, folder: Folder) -> Path | None:
-    """Where a folder is, under whatever of its names."""
+def _place(target: Path, folder: RequiredFolder) -> Path | None:
+    """The existing folder, under any of its names."""
     return next((target / name for name in folder.names if (target / name).exists()), None)
 
 
-def _is_there(target: Path, folder: Folder, made: Made) -> bool:
-    """Whether a folder is there already; one that was made here is checked by its SHA256SUMS."""
-    there = _place(target, folder)
-    if there is None:
+def _exists(target: Path, folder: RequiredFolder, states: FolderStates) -> bool:
+    """Whether a folder exists; one with SHA256SUMS is checked against it."""
+    place = _place(target, folder)
+    if place is None:
         return False
-    digests = sums.read(there)
-    lacking = [name for name in folder.lists if name not in digests]
+    digests = sums.read(place)
+    missing = [name for name in folder.lists if name not in digests]
     if not digests:
-        reason = f"'{there}' was there before; verify tells whether it is right"
-        made.add(folder, "kept", reason=reason)
-    elif wrong := sums.differing(there, digests):
-        reason = f"{wrong[0]} ({len(wrong)} files); delete '{there}' and prepare it again"
-        made.add(folder, "broken", reason=reason)
-    elif lacking:
-        reason = f"it has no '{lacking[0]}'; delete '{there}' and prepare the whole suite"
-        made.add(folder, "broken", reason=reason)
+        reason = f"'{place}' existed before; verify checks it"
+        states.add(folder, "kept", reason=reason)
+    elif wrong := sums.differences(place, digests):
+        reason = f"{wrong[0]} ({len(wrong)} files); delete '{place}' and prepare it again"
+        states.add(folder, "broken", reason=reason)
+    elif missing:
+        reason = f"it has no '{missing[0]}'; delete '{place}' and prepare the whole suite"
+        states.add(folder, "broken", reason=reason)
     else:
-        made.add(folder, "finished before", files=len(digests))
+        states.add(folder, "finished before", files=len(digests))
     return True
 
 
-def _make(job: Job, target: Path, made: Made) -> None:
+def _make(job: FolderJob, target: Path, states: FolderStates) -> None:
     part = target / f".{job.folder.name}.part"
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -119,26 +129,26 @@ def _make(job: Job, target: Path, made: Made) -> None:
         sums.write(part, digests)
         os.rename(part, target / job.folder.name)
     except UserError as error:
-        made.add(job.folder, "broken", reason=str(error).replace(str(part), job.folder.name))
+        states.add(job.folder, "broken", reason=str(error).replace(str(part), job.folder.name))
     except OSError as error:
         reason = f"'{error.filename or target}' cannot be written: {error.strerror}"
-        made.add(job.folder, "broken", reason=reason)
+        states.add(job.folder, "broken", reason=reason)
     else:
-        made.add(job.folder, "made", files=len(digests), bytes=job.bytes)
+        states.add(job.folder, "made", files=len(digests), bytes=job.bytes)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _check(part: Path, folder: Folder) -> None:
-    """Refuse a folder with a list that is missing or wrong, or without images that it lists."""
-    for name, wanted in folder.lists.items():
-        roots = [part / wanted.below, part / "images", part]
-        listed = lists.read(
-            part / name, classes=folder.classes, distinct=wanted.images, roots=roots
+def _check(part: Path, folder: RequiredFolder) -> None:
+    """Raise UserError if a list is missing or wrong, or if an image of a list is missing."""
+    for name, required in folder.lists.items():
+        roots = [part / required.below, part / "images", part]
+        images = lists.read(
+            part / name, classes=folder.classes, distinct=required.images, roots=roots
         )
-        lost = [path for path in listed.paths if not (listed.root / path).is_file()]
-        if lost:
+        missing = [path for path in images.paths if not (images.root / path).is_file()]
+        if missing:
             raise UserError(
-                f"{len(lost)} of {len(listed)} images of '{part / name}' are missing, for example "
-                f"'{lost[0]}'"
+                f"{len(missing)} of {len(images)} images of '{part / name}' are missing, for "
+                f"example '{missing[0]}'"
             )

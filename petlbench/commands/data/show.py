@@ -1,4 +1,4 @@
-"""Reports of `python -m petlbench.data` as tables on a terminal."""
+"""The reports of `python -m petlbench.data` as tables on a terminal."""
 
 import re
 import shlex
@@ -11,27 +11,25 @@ from rich.console import Console
 from rich.table import Table
 
 Report = dict[str, Any]
-MOST = 10  # lines about one task; --json has all
+MAX_LINES = 10  # on one task; --json has all
 
 
 def verify(report: Report, console: Console) -> None:
-    """A row a split, then what is wrong and what is worth knowing."""
+    """A row for each split, then defects and notes."""
     table = _table("task", "split", "images", "labels", "classes", "files", "px", "MB", "sha256")
     for task in report["tasks"]:
         for split, about in task["splits"].items():
             table.add_row(task["task"], split, *_split(about))
         if not task["splits"]:
-            table.add_row(task["task"], "nothing to read")
+            table.add_row(task["task"], "not readable")
     console.print(table)
     for task in report["tasks"]:
-        for kind in ("defects", "notes"):
-            for line in _first(task[kind]):
-                _line(
-                    console, f"{task['task']}: {'WRONG' if kind == 'defects' else 'note'}: {line}"
-                )
+        for key, word in (("defects", "WRONG"), ("notes", "note")):
+            for line in _first(task[key]):
+                _line(console, f"{task['task']}: {word}: {line}")
     wrong = [task["task"] for task in report["tasks"] if task["defects"]]
-    right = f"{len(report['tasks']) - len(wrong)} of {len(report['tasks'])} tasks are right"
-    _line(console, f"{right}; wrong: {', '.join(wrong)}" if wrong else right)
+    count = f"{len(report['tasks']) - len(wrong)} of {len(report['tasks'])} tasks are right"
+    _line(console, f"{count}; wrong: {', '.join(wrong)}" if wrong else count)
 
 
 def _split(about: Report) -> Iterable[str]:
@@ -42,13 +40,13 @@ def _split(about: Report) -> Iterable[str]:
     yield f"{present} of {labels['classes']}"
     if "formats" in about:
         lossy = about["lossy"]
-        kind = "lossy" if lossy == about["images"] else f"{lossy} lossy" if lossy else "lossless"
-        yield f"{', '.join(about['formats']) or 'none'} ({kind})"
+        loss = "lossy" if lossy == about["images"] else f"{lossy} lossy" if lossy else "lossless"
+        yield f"{', '.join(about['formats']) or 'none'} ({loss})"
         ends = {"x".join(map(str, size)) for size in _ends(about["sizes"])}
         yield " to ".join(sorted(ends, key=len))
         yield f"{about['bytes'] / 1e6:.1f}"
     else:
-        yield from ("none, rendered", "", "")
+        yield from ("none needed", "", "")
     yield about["fingerprint"][:12]
 
 
@@ -57,27 +55,27 @@ def _ends(sizes: Report) -> list[list[int]]:
 
 
 def prepare(report: Report, console: Console) -> None:
-    """A row a folder."""
+    """A row for each folder."""
     table = _table("folder", "state", "files", "MB")
     for row in report["folders"]:
         files = f"{row['files']:,}" if "files" in row else ""
         table.add_row(row["folder"], row["state"], files, _mb(row))
     console.print(table)
     if report["absent"]:
-        _line(console, f"not there yet: {', '.join(report['absent'])}")
+        _line(console, f"still missing: {', '.join(report['absent'])}")
     if report["ok"]:
         root = shlex.quote(str(Path(report["root"]).parent))
         _line(console, f"next: python -m petlbench.data verify {report['suite']} --root {root}")
 
 
 def fetch(report: Report, console: Console) -> None:
-    """One line."""
+    """One line on the file."""
     megabytes = report["bytes"] / 1e6
     _line(console, f"{report['state']}: {report['file']} ({megabytes:.1f} MB, sha256 is right)")
 
 
 def cache(report: Report, console: Console) -> None:
-    """A row a split."""
+    """A row for each split."""
     table = _table("task", "split", "state", "images", "MB", "sha256 of the pixels")
     for row in report["splits"]:
         images = f"{row['images']:,}" if "images" in row else ""
@@ -89,28 +87,27 @@ def cache(report: Report, console: Console) -> None:
             _line(console, f"{row['task']}: WRONG: {row['reason']}")
     made = sum(row["state"] == "made" for row in report["splits"])
     there = sum(row["state"] == "there" for row in report["splits"])
-    _line(console, f"{made} made, {there} were there")
+    _line(console, f"{made} made, {there} existed before")
 
 
 def listing(report: Report, console: Console) -> None:
-    """A row a task, and a line a suite."""
+    """A row for each task, and a line for each suite."""
     for suite in report["suites"]:
         table = _table("task", "images", "files GB", "decoded GB", "of GB", "")
         for task in suite["tasks"]:
             gigabytes = (task[key] / 1e9 for key in ("bytes", "decoded_there", "decoded_bytes"))
-            state = "there" if task["images"] else "rendered, nothing to get"
-            why = (task["missing"] or state).removeprefix(f"{task['task']} has ")
-            cells = (f"{task['images']:,}", *(f"{number:.2f}" for number in gigabytes))
-            table.add_row(task["task"], *cells, re.split(r";| \(nor", why)[0])
+            state = (task["missing"] or task["state"]).removeprefix(f"{task['task']} has ")
+            numbers = (f"{task['images']:,}", *(f"{number:.2f}" for number in gigabytes))
+            table.add_row(task["task"], *numbers, re.split(r";| \(nor", state)[0])
         console.print(table)
-        there = sum(not task["missing"] for task in suite["tasks"])
+        available = sum(not task["missing"] for task in suite["tasks"])
         _line(
             console,
-            f"{suite['suite']}: {there} of {len(suite['tasks'])} tasks are there; files "
+            f"{suite['suite']}: {available} of {len(suite['tasks'])} tasks are available; files "
             f"{suite['bytes'] / 1e9:.2f} GB; all lists decoded at {report['size']} px: "
             f"{suite['decoded_bytes'] / 1e9:.2f} GB",
         )
-    _line(console, "docs/data.md says what to put where")
+    _line(console, "docs/data.md describes what each suite needs")
 
 
 SHOWS: dict[str, Callable[[Report, Console], None]] = {
@@ -125,10 +122,10 @@ SHOWS: dict[str, Callable[[Report, Console], None]] = {
 def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
-        numbers = name == "images" or name.endswith(("MB", "GB"))
+        is_number = name == "images" or name.endswith(("MB", "GB"))
         table.add_column(
             name,
-            justify="right" if numbers else "left",
+            justify="right" if is_number else "left",
             overflow="fold",
             no_wrap=name in ("task", "split", "folder", "state", "images"),
         )
@@ -136,8 +133,8 @@ def _table(*columns: str) -> Table:
 
 
 def _first(lines: Sequence[str]) -> list[str]:
-    more = [f"and {len(lines) - MOST} more; --json has all"] if len(lines) > MOST else []
-    return [*lines[:MOST], *more]
+    rest = len(lines) - MAX_LINES
+    return [*lines[:MAX_LINES], *([f"and {rest} more; --json has all"] if rest > 0 else [])]
 
 
 def _line(console: Console, line: str) -> None:

@@ -1,58 +1,58 @@
-"""Tasks by the name of a suite, through the configuration, with their folders and readers."""
+"""The tasks of a suite, from the configuration: the one module here that reads it."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from petlbench.checks import whole
-from petlbench.config import compose, options
-from petlbench.config.schema import Config, Target
-from petlbench.data.readers.layout import DRAWS, Folder, merged
+from petlbench.config import compose, options, target
+from petlbench.config.schema import Config
+from petlbench.data.readers.layout import DRAWS, RequiredFolder, merged
 from petlbench.data.task import Task
 from petlbench.errors import UserError, unknown
+from petlbench.system import user_path
+
+LARGEST_SIZE = 65_536  # pixels, as of input.size
+Layout = Callable[[Mapping[str, object]], Iterable[RequiredFolder]]
 
 
-class Imageless(UserError):
-    """A task that has no images, so that there is nothing to do for it."""
+class NoImages(Exception):
+    """A task without splits, such as dataset=probe; no UserError, which a report would hold."""
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One task with one draw of its training list, where it has several."""
+class TaskDraw:
+    """A task with one draw of its training list, if it has several.
 
+    name: of the task, with the number of the draw. task_name: of the task alone.
+    """
+
+    task_name: str
     name: str
     config: Config
 
     @property
-    def values(self) -> dict[str, Any]:
-        """What its reader is given."""
-        return dict(self.config.dataset.target.values)
+    def values(self) -> Mapping[str, object]:
+        """The values of the reader."""
+        return self.config.dataset.target.values
 
     def task(self) -> Task:
-        """Raises UserError where its data are missing."""
+        """The task. Raises UserError if its data are missing, and NoImages if it has no split."""
         from petlbench.run import build  # imports torch, so after cheap mistakes
 
-        return build.task(self.config)
+        task = build.task(self.config)
+        if not task.splits:
+            raise NoImages(f"{self.task_name} has no images; choose a task such as mini/digits")
+        return task
 
     @property
-    def folders(self) -> tuple[Folder, ...]:
-        """What it needs on the disk, as far as its reader tells."""
-        return tuple(self._told("layout"))
-
-    @property
-    def remarks(self) -> list[str]:
-        """What is worth knowing of its folder, as far as its reader tells."""
-        return list(self._told("remarks"))
-
-    def _told(self, what: str) -> Iterable[Any]:
-        """The answer of a function beside the reader, if it has one."""
-        module = import_module(self.config.dataset.target.path.rpartition(".")[0])
-        tell: Callable[[Any], Iterable[Any]] = getattr(module, what, lambda _: ())
-        return tell(self.values)
+    def folders(self) -> tuple[RequiredFolder, ...]:
+        """The folders that the task needs; empty if the module of its reader has no `layout`."""
+        reader = target.find(self.config.dataset.target.path, f"{self.task_name}: _target_")
+        layout: Layout = getattr(sys.modules[reader.__module__], "layout", lambda _: ())
+        return tuple(layout(self.values))
 
 
 def names(suite: str) -> list[str]:
@@ -60,55 +60,70 @@ def names(suite: str) -> list[str]:
     known = options.names("dataset")
     if suite not in known:
         raise unknown("task or suite", suite, known)
-    return options.expand([suite], partial(options.listed, "dataset"))
+    return options.expand([suite], _suite_of)
+
+
+def all_suites() -> list[str]:
+    """Suites that are part of no other, then tasks outside them; no folders of the user."""
+    every = [name for name in options.names("dataset") if not needs_root(name)]
+    top = [name for name in every if "/" not in name]
+    covered = set(options.expand(top, _suite_of))
+    return top + [
+        name for name in every if _suite_of(name) is None and name not in covered | {*top}
+    ]
 
 
 def task_names() -> set[str]:
-    """Every task's own name, without its suite's."""
+    """The name of every task, without its suite's."""
     return {name.rpartition("/")[2] for name in options.names("dataset")}
 
 
-def of_user(name: str) -> bool:
-    """Whether a task reads a folder that its user must name."""
+def needs_root(name: str) -> bool:
+    """Whether a task reads a folder that the user must name."""
     return options.content("dataset", name).get("root") == "???"
 
 
-def cells(suite: str, root: Path | None, size: int) -> Iterator[Cell]:
+def task_draws(suite: str, root: Path | None, size: int) -> Iterator[TaskDraw]:
     """The tasks of a suite with all their draws; images become `size` pixels wide.
 
-    root: what PETLBENCH_DATA names else; for a task of the user's own images, their folder.
-    Raises Imageless for a task without images.
+    root: as PETLBENCH_DATA; for a task of the user's own images, their folder.
     """
-    whole("--size", size, low=1)
+    whole("--size", size, low=1, high=LARGEST_SIZE)
     for name in names(suite):
-        own = of_user(name)
+        own = needs_root(name)
         if own and root is None:
-            raise UserError(f"{name} is a folder of your own; name it with --root FOLDER")
-        where = f"{'dataset' if own else 'data'}.root={_quoted(str(root))}"
-        config = compose.single(
-            [f"dataset={name}", f"input.size={size}", *([where] if root else [])]
-        )
-        dataset = config.dataset
-        values = dataset.target.values
-        if "cache" not in values:
-            raise Imageless(f"{name} has no images")
-        for draw in range(DRAWS) if "draw" in values else [None]:
-            changed = {} if draw is None else {"draw": draw}
-            drawn = name if draw is None else f"{name} draw {draw}"
-            target = Target(dataset.target.path, {**values, **changed})
-            yield Cell(drawn, replace(config, dataset=replace(dataset, target=target)))
+            raise UserError(f"{name} reads a folder of your own; set --root FOLDER")
+        key = "dataset.root" if own else "data.root"
+        overrides = [f"{key}={_quoted(str(root))}"] if root else []
+        config = compose.single([f"dataset={name}", f"input.size={size}", *overrides])
+        yield from _draws(name, config)
 
 
-def folders(suite: str, root: Path | None) -> tuple[Path, list[Folder]]:
+def _draws(name: str, config: Config) -> Iterator[TaskDraw]:
+    reader = config.dataset.target
+    if "draw" not in reader.values:
+        yield TaskDraw(name, name, config)
+        return
+    for draw in range(DRAWS):
+        drawn = replace(reader, values={**reader.values, "draw": draw})
+        dataset = replace(config.dataset, target=drawn, draw=draw)
+        yield TaskDraw(name, f"{name} draw {draw}", replace(config, dataset=dataset))
+
+
+def required_folders(suite: str, root: Path | None) -> tuple[Path, list[RequiredFolder]]:
     """The folder of a suite, and the folders that its tasks need in it."""
-    found = list(cells(suite, root, size=1))
-    needed = merged(folder for cell in found for folder in cell.folders)
-    if not needed:
+    draws = list(task_draws(suite, root, size=1))
+    folders = merged(folder for draw in draws for folder in draw.folders)
+    if not folders:
         raise UserError(f"{suite} needs no lists and folders of its own; nothing to prepare")
-    return Path(found[0].values["root"]).expanduser(), needed
+    return user_path("--root", str(draws[0].values["root"])), folders
+
+
+def _suite_of(name: str) -> list[str] | None:
+    return options.listed("dataset", name)
 
 
 def _quoted(text: str) -> str:
     """A text as a value of Hydra's command line, which takes no escapes but before a quote."""
-    doubled = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" * bool(found[2])), text)
+    doubled = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" * bool(match[2])), text)
     return f"'{doubled}'"

@@ -1,1 +1,1 @@
-"""Readers of data sets, one layout a file."""
+"""Readers of data sets, one layout in each file."""

@@ -1,21 +1,21 @@
-"""Fine-grained few-shot data sets as NOAH lists them: k images a class, three draws of them.
+"""Fine-grained few-shot data sets with NOAH's lists: k images a class, three draws of them.
 
-`root/set/annotations/` (or `root/few-shot_split/set/annotations/`, as heekhero/DTL has it) holds
-train_meta.list.num_shot_K.seed_D, val_meta.list and test_meta.list with a path and a label a line;
-the images lie below `root/set/` or `root/set/images/`.
+`root/set/annotations/` (or `root/few-shot_split/set/annotations/`, as in heekhero/DTL) holds
+train_meta.list.num_shot_K.seed_D, val_meta.list and test_meta.list with a path and a label on
+each line; the images lie below `root/set/` or `root/set/images/`.
 """
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from petlbench.checks import whole
 from petlbench.data.images import View
 from petlbench.data.readers import files, lists
-from petlbench.data.readers.layout import DRAWS, Folder, Wanted
-from petlbench.data.readers.lists import Listed
+from petlbench.data.readers.layout import DRAWS, RequiredFolder, RequiredList
+from petlbench.data.readers.lists import ImageList
 from petlbench.data.task import Task
+from petlbench.system import user_path
 
 TRAIN, VAL, TEST = "train_meta.list.num_shot_{}.seed_{}", "val_meta.list", "test_meta.list"
 
@@ -39,33 +39,34 @@ def load(
 ) -> Task:
     """One data set with `shots` images a class.
 
-    folders: names of its folder. draw: which of the lists that were drawn, 0 to 2. unique: take an
-    image once that a list names twice (the lists of Pets with one shot name all twice).
+    folders: names of its folder. draw: number of the training list, 0 to 2. unique: use an image
+    once if a list names it twice (the lists of Pets with one shot name all images twice). Raises
+    UserError if data are missing.
     """
     whole("dataset.draw", draw, low=0, high=DRAWS - 1, of="the lists that NOAH drew")
-    base = Path(root).expanduser()
+    base = user_path("dataset.root", root)
     places = [f"{above}{folder}" for above in ("", "few-shot_split/") for folder in folders]
-    notes = files.folder(
+    annotations = files.folder(
         base,
         [f"{place}/annotations" for place in places],
         f"fewshot/{name}",
         "put the few-shot lists and images there",
     )
-    images = [base / folder / below for folder in folders for below in ("images", ".")]
+    roots = [base / folder / below for folder in folders for below in ("images", ".")]
 
-    def listed(file: str, **sizes: int) -> Listed:
-        return lists.read(notes / file, classes=classes, roots=images, **sizes)
+    def read(file: str, **counts: int) -> ImageList:
+        return lists.read(annotations / file, classes=classes, roots=roots, **counts)
 
-    def train() -> Listed:
-        found = listed(TRAIN.format(shots, draw), distinct=classes * shots)
-        return found.once() if unique else found
+    def train() -> ImageList:
+        images = read(TRAIN.format(shots, draw), distinct=classes * shots)
+        return images.without_repeats() if unique else images
 
     return files.task(
         {
             "train": train,
-            "val": partial(listed, VAL, count=val_images),
-            "trainval": train,  # the field never trains on its val list
-            "test": partial(listed, TEST, count=test_images),
+            "val": partial(read, VAL, count=val_images),
+            "trainval": train,  # the published scripts never train on the val list
+            "test": partial(read, TEST, count=test_images),
         },
         view=view,
         cache=cache,
@@ -79,10 +80,10 @@ def load(
     )
 
 
-def layout(values: Mapping[str, Any]) -> tuple[Folder, ...]:
+def layout(values: Mapping[str, Any]) -> tuple[RequiredFolder, ...]:
     """The folder that a task needs, with the lists of all draws."""
     classes, shots = values["classes"], values["shots"]
     counts = {TRAIN.format(shots, draw): classes * shots for draw in range(DRAWS)}
     counts |= {VAL: values["val_images"], TEST: values["test_images"]}
-    wanted = {f"annotations/{file}": Wanted(count, "images") for file, count in counts.items()}
-    return (Folder(tuple(values["folders"]), classes, wanted),)
+    required = {f"annotations/{file}": RequiredList(n, "images") for file, n in counts.items()}
+    return (RequiredFolder(tuple(values["folders"]), classes, required),)

@@ -1,4 +1,4 @@
-"""Tasks of image files: each split is a list, decoded into the shared store when opened."""
+"""Tasks of image files: each split is a list, decoded into the pixel cache when it is opened."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -7,57 +7,63 @@ from typing import Any
 
 from petlbench.data import pixels
 from petlbench.data.images import View
-from petlbench.data.readers.lists import Listed
+from petlbench.data.readers.lists import ImageList
 from petlbench.data.task import Task
 from petlbench.errors import UserError
+from petlbench.system import user_path
 
-Lists = Mapping[str, Callable[[], Listed]]
+Lists = Mapping[str, Callable[[], ImageList]]
 
 
-def task(lists: Lists, *, view: View, cache: str, **about: Any) -> Task:
-    """A task from the lists of its splits. about: what else `Task` holds."""
-    where = cache_folder(cache, about["suite"])
-    name = f"{about['suite']}/{about['name']}"
-    find = partial(_found, name, lists)
+def task(lists: Lists, *, tests: tuple[str, ...], view: View, cache: str, **fields: Any) -> Task:
+    """A task from the lists of its splits.
+
+    tests: names of the test splits among `lists`. cache: folder of the pixel cache, in which each
+    suite has a folder. fields: the other fields of `Task`.
+    """
+    folder = user_path("dataset.cache (PETLBENCH_CACHE)", cache) / fields["suite"]
+    find = partial(_list, f"{fields['suite']}/{fields['name']}", lists)
+    locate = partial(pixels.locate, view=view, cache=folder)
+
+    def check(split: str) -> None:
+        locate(find(split))
+
     return Task(
-        **about,
-        listed=lists,
-        open=lambda split: pixels.opened(find(split), view=view, cache=where),
-        look=lambda split: _look(find(split), view, where),
+        **fields,
+        tests=tests,
+        train_splits=tuple(split for split in lists if split not in tests),
+        lists=lists,
+        open=lambda split: pixels.open_list(find(split), view=view, cache=folder),
+        cached=locate,
+        check=check,
     )
 
 
-def cache_folder(cache: str, suite: str) -> Path:
-    """Where the decoded images of a suite are kept."""
-    return Path(cache).expanduser() / suite
-
-
-def _found(name: str, lists: Lists, split: str) -> Listed:
+def _list(name: str, lists: Lists, split: str) -> ImageList:
     if split not in lists:
         raise UserError(
-            f"{name} has no {split} images, but {', '.join(lists)}; choose another protocol"
+            f"{name} has no {split} images, only {', '.join(lists)}; choose another protocol"
         )
-    listed = lists[split]()
-    if not len(listed):
+    images = lists[split]()
+    if not len(images):
         raise UserError(
-            f"{name} has no {split} images: '{listed.file}' lists none; give it some "
+            f"{name} has no {split} images: '{images.file}' lists none; add some "
             "(dataset.val_share for your own images) or choose another protocol"
         )
-    return listed
+    return images
 
 
-def _look(listed: Listed, view: View, where: Path) -> None:
-    pixels.place(listed, view=view, cache=where)
+def folder(root: Path, names: Iterable[str], task: str, advice: str) -> Path:
+    """The first existing folder of several names, since archives circulate under several.
 
-
-def folder(root: Path, names: Iterable[str], what: str, advice: str) -> Path:
-    """The first of several folders that is there: archives circulate under several names."""
-    tried = list(names)
-    for name in tried:
+    task, advice: for the message of the UserError if none exists.
+    """
+    first, *others = names
+    for name in (first, *others):
         if (root / name).is_dir():
             return root / name
-    also = f" (nor {', '.join(tried[1:])})" if tried[1:] else ""
+    also = f" (nor {', '.join(others)})" if others else ""
     raise UserError(
-        f"{what} has no folder '{root / tried[0]}'{also}; {advice}, or set data.root or "
+        f"{task} has no folder '{root / first}'{also}; {advice}, or set data.root or "
         "PETLBENCH_DATA to the folder that holds it; dataset=mini runs without any data"
     )

@@ -1,23 +1,16 @@
 """A user's own images, `dataset=folder dataset.root=...`: class folders or a CSV file."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 from petlbench.checks import fraction, whole
 from petlbench.data.images import View
 from petlbench.data.readers import files, tree
-from petlbench.data.readers.lists import Listed
+from petlbench.data.readers.lists import ImageList
 from petlbench.data.task import Task
 from petlbench.errors import UserError
 
-TREES = {"train": ["train"], "val": ["val"], "trainval": ["train", "val"], "test": ["test"]}
-
-
-def remarks(values: Mapping[str, Any]) -> list[str]:
-    """What `verify` has to say of a folder beside its images."""
-    return tree.overlooked(Path(values["root"]).expanduser())
+PARTS = {"train": ["train"], "val": ["val"], "trainval": ["train", "val"], "test": ["test"]}
 
 
 def load(
@@ -35,15 +28,16 @@ def load(
     cache: str,
     view: View,
 ) -> Task:
-    """A task of the user's images, which are turned as their EXIF data say.
+    """A task of the user's images, with their EXIF rotation applied.
 
     classes, content: number of classes and hash of the listing, which the configuration reads from
-    `root`. val_share, test_share, split_seed: how a missing split is taken from train.
+    `root`. val_share, test_share, split_seed: how a missing split is taken from train. Raises
+    UserError if the folder cannot be read, or train or test has no image.
     """
-    found = tree.scan(root)
+    images = tree.scan(root)
     whole("dataset.split_seed", split_seed, low=0)
     parts = tree.divided(
-        found,
+        images,
         val=fraction("dataset.val_share", val_share),
         test=fraction("dataset.test_share", test_share),
         seed=split_seed,
@@ -51,23 +45,23 @@ def load(
     for split in ("train", "test"):
         if not parts[split]:
             raise UserError(
-                f"'{found.root}' leaves no image for {split}: {len(found.images)} images, "
+                f"'{images.root}' leaves no image for {split}: {len(images.images)} images, "
                 f"{classes} classes; add images or set dataset.test_share"
             )
-    numbers = {label: number for number, label in enumerate(found.names)}
+    labels = {name: label for label, name in enumerate(images.names)}
 
-    def listed(splits: Iterable[str]) -> Listed:
-        images = [image for split in splits for image in parts[split]]
-        return Listed(
-            found.root,
-            found.folder,
-            tuple(image.path for image in images),
-            tuple(numbers[image.label] for image in images),
+    def read(splits: Iterable[str]) -> ImageList:
+        chosen = [image for split in splits for image in parts[split]]
+        return ImageList(
+            images.root,
+            images.folder,
+            tuple(image.path for image in chosen),
+            tuple(labels[image.label] for image in chosen),
             upright=True,
         )
 
     return files.task(
-        {split: partial(listed, splits) for split, splits in TREES.items()},
+        {split: partial(read, splits) for split, splits in PARTS.items()},
         view=view,
         cache=cache,
         name=name,
@@ -77,5 +71,6 @@ def load(
         classes=classes,
         tests=("test",),
         parts={"trainval": ("train", "val")} if parts["val"] else {},
-        names=found.names,
+        names=images.names,
+        remarks=partial(tree.ignored, images),
     )

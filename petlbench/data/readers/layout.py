@@ -1,7 +1,7 @@
-"""What a reader of files needs on the disk, known before anything is there.
+"""The folders and lists that a reader of files needs, described without reading anything.
 
-A reader's module may have a function `layout(values)`, which takes its part of the configuration:
-then `python -m petlbench.data` can say what is missing, and prepare it.
+The module of a reader may have a function `layout(values)`, which takes the values of its node of
+the configuration: with it `python -m petlbench.data` reports what is missing, and prepares it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,23 +11,23 @@ DRAWS = 3  # of each training list in NOAH's few-shot and domain generalisation 
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A list: how many different images it has, and below which folder they belong."""
+class RequiredList:
+    """A list: its number of different images, and the folder that its paths start from."""
 
     images: int
     below: str
 
 
 @dataclass(frozen=True)
-class Folder:
-    """A data set's folder: the names it has in archives, ours first, and the lists in it.
+class RequiredFolder:
+    """The folder of a data set: its names in archives, the standard one first, and its lists.
 
     classes: labels of the lists are below this number. lists: by their path below the folder.
     """
 
     names: tuple[str, ...]
     classes: int
-    lists: Mapping[str, Wanted]
+    lists: Mapping[str, RequiredList]
 
     @property
     def name(self) -> str:
@@ -35,10 +35,11 @@ class Folder:
         return self.names[0]
 
 
-def merged(folders: Iterable[Folder]) -> list[Folder]:
-    """Each folder once, with all lists that are wanted in it."""
-    found: dict[str, Folder] = {}
+def merged(folders: Iterable[RequiredFolder]) -> list[RequiredFolder]:
+    """Each folder once, with all lists that are required in it."""
+    by_name: dict[str, RequiredFolder] = {}
     for folder in folders:
-        lists = {**found[folder.name].lists} if folder.name in found else {}
-        found[folder.name] = Folder(folder.names, folder.classes, lists | dict(folder.lists))
-    return list(found.values())
+        lists = {**by_name[folder.name].lists} if folder.name in by_name else {}
+        lists |= folder.lists
+        by_name[folder.name] = RequiredFolder(folder.names, folder.classes, lists)
+    return list(by_name.values())

@@ -1,4 +1,4 @@
-"""Lists of images as the field passes them around: a line an image, its path and its label."""
+"""Lists of images as published repositories have them: on each line, a path and a label."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,11 +11,11 @@ from petlbench.errors import UserError
 
 
 @dataclass(frozen=True)
-class Listed:
-    """The images of one list, in its order.
+class ImageList:
+    """The image files of one list and their labels, in its order.
 
-    file: what lists them. root: folder that `paths` are relative to. upright: their EXIF rotation
-    counts; the field's loaders ignore it.
+    file: the list itself. root: the folder that `paths` are relative to. upright: whether the
+    EXIF rotation is applied; the published data loaders ignore it.
     """
 
     file: Path
@@ -27,27 +27,32 @@ class Listed:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def original(self, place: int) -> Image.Image:
+    @property
+    def files(self) -> list[Path]:
+        """The image files, with the root."""
+        return [self.root / path for path in self.paths]
+
+    def original(self, index: int) -> Image.Image:
         """An image at its own size, RGB."""
-        return images.original(self.root / self.paths[place], upright=self.upright)
+        return images.original(self.root / self.paths[index], upright=self.upright)
 
-    def once(self) -> "Listed":
-        """Each image once, at its first place."""
-        first = dict(zip(reversed(self.paths), reversed(self.labels), strict=True))
-        paths = dict.fromkeys(self.paths)
-        return replace(self, paths=tuple(paths), labels=tuple(first[path] for path in paths))
+    def without_repeats(self) -> "ImageList":
+        """Each image once, at its first position."""
+        labels = dict(zip(reversed(self.paths), reversed(self.labels), strict=True))
+        paths = tuple(dict.fromkeys(self.paths))
+        return replace(self, paths=paths, labels=tuple(labels[path] for path in paths))
 
 
-class Flawed(UserError):
+class DefectiveList(UserError):
     """A list with mistakes.
 
-    The message is the first of `flaws`; `listed` is what can be read all the same.
+    The message is the first of `defects`; `images` holds the lines that can be read.
     """
 
-    def __init__(self, flaws: Sequence[str], listed: Listed) -> None:
-        super().__init__(flaws[0])
-        self.flaws = tuple(flaws)
-        self.listed = listed
+    def __init__(self, defects: Sequence[str], images: ImageList) -> None:
+        super().__init__(defects[0])
+        self.defects = tuple(defects)
+        self.images = images
 
 
 def read(
@@ -57,63 +62,71 @@ def read(
     count: int | None = None,
     distinct: int | None = None,
     roots: Sequence[Path] = (),
-) -> Listed:
-    """Read a list: `path label` a line, split at the last blank, so a path may have blanks.
+) -> ImageList:
+    """Read a list: `path label` on each line, split at the last blank, so a path may have blanks.
 
-    roots: folders that the paths may start from, the list's own if none is given; the one that
-    holds its first image that is there counts. Raises UserError where the file cannot be read, and
-    Flawed for lines without a label or with one outside 0 .. classes - 1, for other than `count`
-    lines or `distinct` different images, and where no root holds any image.
+    roots: folders that the paths may start from, default the folder of the list; the list takes
+    the first one that holds an image of it. Raises UserError if the file cannot be read, and
+    DefectiveList for lines without a label or with one outside 0 .. classes - 1, for other than
+    `count` lines or `distinct` different images, and if no root holds any image.
     """
+    paths, labels, defects = _parse(file, classes)
+    defects += _miscount(file, paths, len(defects), count, distinct)
+    root = _root(paths, roots or [file.parent])
+    if root is None and roots:
+        folders = " or ".join(f"'{root}'" for root in roots)
+        defects.append(f"no image '{paths[0]}' of '{file}' in {folders}")
+    images = ImageList(file, root or (*roots, file.parent)[0], tuple(paths), tuple(labels))
+    if defects:
+        raise DefectiveList(defects, images)
+    return images
+
+
+def _parse(file: Path, classes: int) -> tuple[list[str], list[int], list[str]]:
+    """Paths, labels, and a sentence for each line that is wrong."""
     paths: list[str] = []
     labels: list[int] = []
-    flaws: list[str] = []
+    defects: list[str] = []
     for number, line in enumerate(_text(file).splitlines(), 1):
         if not line.strip():
             continue
         *path, label = line.strip().rsplit(maxsplit=1)
         if not path or not (label.isascii() and label.removeprefix("-").isdecimal()):
-            flaws.append(f"line {number} of '{file}' is no path and label: '{line.strip()}'")
+            defects.append(
+                f"line {number} of '{file}' is not a path and a label: '{line.strip()}'"
+            )
         elif not 0 <= int(label) < classes:
-            flaws.append(
+            defects.append(
                 f"line {number} of '{file}' has label {label}; the task has {classes} classes, "
                 f"labels 0 to {classes - 1}"
             )
         else:
             paths.append(path[0])
             labels.append(int(label))
-    flaws += _miscounted(file, paths, len(flaws), count, distinct)
-    root = _root(paths, roots or [file.parent])
-    if root is None and roots:
-        tried = " or ".join(f"'{root}'" for root in roots)
-        flaws.append(f"no image '{paths[0]}' of '{file}' in {tried}")
-    listed = Listed(file, root or (*roots, file.parent)[0], tuple(paths), tuple(labels))
-    if flaws:
-        raise Flawed(flaws, listed)
-    return listed
+    return paths, labels, defects
 
 
 def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is no UTF-8 text"
-        raise UserError(f"list '{file}' cannot be read: {why}") from error
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UserError(f"list '{file}' cannot be read: {reason}") from error
 
 
-def _miscounted(
+def _miscount(
     file: Path, paths: Sequence[str], wrong: int, count: int | None, distinct: int | None
 ) -> list[str]:
-    """What to say of the number of images; `wrong` lines count as images."""
-    if count is not None and len(paths) + wrong != count:
+    """A sentence if the number of images is wrong; `wrong` lines count as images."""
+    total, different = len(paths) + wrong, len(set(paths)) + wrong
+    if count is not None and total != count:
         return [
-            f"'{file}' lists {len(paths) + wrong} images, and the task has {count}; "
-            "get the whole archive"
+            f"'{file}' lists {total} images, and the task has {count}; get the complete archive"
         ]
-    if distinct is not None and (found := len(set(paths)) + wrong) != distinct:
+    if distinct is not None and different != distinct:
         return [
-            f"'{file}' lists {found} different images, and the task has {distinct}; "
-            "get the whole archive"
+            f"'{file}' lists {different} different images, and the task has {distinct}; "
+            "get the complete archive"
         ]
     return []
 

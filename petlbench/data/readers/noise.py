@@ -6,7 +6,7 @@ from petlbench.errors import UserError
 
 
 def nothing(*, suite: str, title: str, group: str, classes: int, view: View) -> Task:
-    """A task whose splits are refused: a probe measures on noise."""
+    """A task without splits: a probe measures on noise."""
     return Task(
         name=suite,
         title=title,
@@ -14,12 +14,13 @@ def nothing(*, suite: str, title: str, group: str, classes: int, view: View) -> 
         group=group,
         classes=classes,
         tests=(),
-        open=_refused,
+        train_splits=(),
+        open=_refuse,
     )
 
 
-def _refused(name: str) -> Split:
+def _refuse(name: str) -> Split:
     raise UserError(
-        f"dataset=probe has no images (asked for {name}); python -m petlbench.probe measures on "
-        "noise, or name a task such as dataset=mini/digits"
+        f"dataset=probe has no images (split {name}): python -m petlbench.probe measures on "
+        "noise; to train, choose a task such as dataset=mini/digits"
     )

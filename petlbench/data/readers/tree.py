@@ -1,7 +1,7 @@
-"""A user's own images: which there are, of which class, in which split. No torch.
+"""A user's own images: which exist, of which class, in which split. Imports no torch.
 
 Three layouts: `root/CLASS/image`, `root/SPLIT/CLASS/image` with the splits train, val and test, or
-a CSV file with a head line and the columns path, label and, if you like, split.
+a CSV file whose first line names the columns path, label and, optionally, split.
 """
 
 import csv
@@ -14,8 +14,9 @@ from functools import cache
 from pathlib import Path
 
 from petlbench.errors import UserError
+from petlbench.system import user_path
 
-# what PIL decodes everywhere
+# what PIL decodes in every installation
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 SPLITS = {
     "train": "train",
@@ -27,7 +28,8 @@ SPLITS = {
     "testing": "test",
 }
 ADVICE = (
-    "give dataset.root=FOLDER with a folder of images for each class, or dataset.root=FILE.csv"
+    "set dataset.root=FOLDER to a folder with a folder of images for each class, or "
+    "dataset.root=FILE.csv"
 )
 
 
@@ -50,14 +52,17 @@ class Tree:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The classes: sorted, numbers by their value."""
-        found = {image.label for image in self.images}
-        if all(name.isascii() and name.isdecimal() for name in found):
-            return tuple(sorted(found, key=int))
-        return tuple(sorted(found))
+        """The classes, sorted; numbers by their value."""
+        names = {image.label for image in self.images}
+        if all(name.isascii() and name.isdecimal() for name in names):
+            return tuple(sorted(names, key=int))
+        return tuple(sorted(names))
 
     def content(self) -> str:
-        """16 hex digits that tell one tree from another: paths, classes, splits, sizes."""
+        """16 hex digits that distinguish one tree from another: paths, classes, splits, sizes.
+
+        Raises UserError if an image cannot be read.
+        """
         digest = hashlib.sha256()
         for image in self.images:
             try:
@@ -72,38 +77,17 @@ class Tree:
         return digest.hexdigest()[:16]
 
 
-def overlooked(root: Path) -> list[str]:
-    """What lies in a folder and is no part of its tree: a sentence for each kind."""
-    if not root.is_dir():
-        return []
-    taken = {root / image.path for image in scan(str(root)).images}
-    found = [file for file in sorted(root.rglob("*")) if file not in taken and _shown(file, root)]
-    loose = [file for file in found if file.is_file() and file.suffix.lower() in SUFFIXES]
-    others = [file for file in found if file.is_file() and file.suffix.lower() not in SUFFIXES]
-    empty = [folder for folder in found if folder.is_dir() and not any(images_below(folder))]
-    kinds = (
-        (loose, "images in no class folder are left out"),
-        (others, f"files are no images by their suffix ({', '.join(SUFFIXES)})"),
-        (empty, "folders hold no image"),
-    )
-    return [f"{len(some)} {what}, for example '{some[0]}'" for some, what in kinds if some]
-
-
-def _shown(file: Path, root: Path) -> bool:
-    return not any(part.startswith(".") for part in file.relative_to(root).parts)
-
-
 @cache
 def scan(root: str) -> Tree:
-    """All images of a folder or CSV file. Raises UserError where there is nothing to learn."""
-    place = Path(root).expanduser()
+    """All images of a folder or CSV file. Raises UserError unless there are two classes."""
+    place = user_path("dataset.root", root)
     if place.is_file():
-        folder, found = place.parent, list(_table(place))
+        folder, images = place.parent, list(_table(place))
     elif place.is_dir():
-        folder, found = place, list(_tree(place))
+        folder, images = place, list(_class_folders(place))
     else:
         raise UserError(f"no folder or file '{place}'; {ADVICE}")
-    tree = Tree(place, folder, tuple(sorted(found, key=lambda image: image.path)))
+    tree = Tree(place, folder, tuple(sorted(images, key=lambda image: image.path)))
     if len(tree.names) < 2:
         raise UserError(
             f"'{place}' has {len(tree.images)} images of {len(tree.names)} classes "
@@ -123,58 +107,79 @@ def content_hash(root: str) -> str:
 
 
 def divided(tree: Tree, *, val: float, test: float, seed: int) -> dict[str, list[Image]]:
-    """Images of train, val and test: as the user divided them; what is missing, from train.
+    """Images of train, val and test: as the user divided them; a missing split comes from train.
 
     `val` and `test` are shares of each class, rounded; at least one image of a class stays in
-    train. The seed and the paths of a class order its images, so the same tree divides alike
-    everywhere; new images may move others of their class.
+    train. A hash of seed and path orders the images of a class, so the division of a tree is the
+    same on every machine; new images may move others of their class.
     """
     parts: dict[str, list[Image]] = defaultdict(list)
     for image in tree.images:
         parts[image.split or "train"].append(image)
-    shares = {"val": val, "test": test}
-    wanted = {name: share for name, share in shares.items() if name not in parts}
+    shares = {name: share for name, share in (("val", val), ("test", test)) if name not in parts}
     by_class: dict[str, list[Image]] = defaultdict(list)
-    for image in sorted(parts["train"], key=lambda image: _draw(image.path, seed)):
+    for image in sorted(parts["train"], key=lambda image: _rank(image.path, seed)):
         by_class[image.label].append(image)
     for members in by_class.values():
         total = len(members)
-        for name, share in wanted.items():
+        for name, share in shares.items():
             count = min(round(share * total), len(members) - 1)
             parts[name] += [members.pop() for _ in range(count)]
-    kept = {image.path for members in by_class.values() for image in members}
-    parts["train"] = [image for image in parts["train"] if image.path in kept]
+    left = {image.path for members in by_class.values() for image in members}
+    parts["train"] = [image for image in parts["train"] if image.path in left]
     return {name: sorted(parts[name], key=lambda image: image.path) for name in SPLITS.values()}
 
 
-def images_below(folder: Path) -> Iterator[Path]:
-    """All image files in a folder and those in it, sorted; hidden files and folders are not."""
-    for file in sorted(folder.rglob("*")):
-        if file.suffix.lower() in SUFFIXES and _shown(file, folder) and file.is_file():
-            yield file
-
-
-def _draw(path: str, seed: int) -> bytes:
+def _rank(path: str, seed: int) -> bytes:
     return hashlib.sha256(os.fsencode(f"{seed} {path}")).digest()
 
 
-def _tree(root: Path) -> Iterator[Image]:
+def ignored(tree: Tree) -> list[str]:
+    """A sentence for each kind of file or folder below the root that is not part of the tree."""
+    if not tree.root.is_dir():
+        return []
+    images = {tree.root / image.path for image in tree.images}
+    visible = (path for path in sorted(tree.root.rglob("*")) if _is_visible(path, tree.root))
+    others = [path for path in visible if path not in images]
+    loose = [path for path in others if path.is_file() and path.suffix.lower() in SUFFIXES]
+    foreign = [path for path in others if path.is_file() and path.suffix.lower() not in SUFFIXES]
+    empty = [path for path in others if path.is_dir() and not any(images_below(path))]
+    kinds = (
+        (loose, "images outside a class folder are ignored"),
+        (foreign, f"files are ignored; the suffix of an image is one of {', '.join(SUFFIXES)}"),
+        (empty, "folders hold no image"),
+    )
+    return [f"{len(paths)} {what}, for example '{paths[0]}'" for paths, what in kinds if paths]
+
+
+def images_below(folder: Path) -> Iterator[Path]:
+    """All image files below a folder, sorted, without hidden files and folders."""
+    for file in sorted(folder.rglob("*")):
+        if file.suffix.lower() in SUFFIXES and _is_visible(file, folder) and file.is_file():
+            yield file
+
+
+def _is_visible(path: Path, root: Path) -> bool:
+    return not any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def _class_folders(root: Path) -> Iterator[Image]:
     folders = _folders(root)
     splits = [SPLITS.get(folder.name.lower()) for folder in folders]
     others = [folder.name for folder, split in zip(folders, splits, strict=True) if not split]
     if others and len(set(splits) - {None}) > 1:
         raise UserError(
-            f"'{root}' has folders of splits beside '{others[0]}', which is none; take it out, "
+            f"'{root}' has folders of splits and '{others[0]}', which is not one; remove it, "
             "or name the images in a CSV file with path,label,split"
         )
     if folders and not others:
         for folder, split in zip(folders, splits, strict=True):
-            yield from _classes(root, _folders(folder), split)
+            yield from _images(root, _folders(folder), split)
     else:
-        yield from _classes(root, folders, None)
+        yield from _images(root, folders, None)
 
 
-def _classes(root: Path, folders: Iterable[Path], split: str | None) -> Iterator[Image]:
+def _images(root: Path, folders: Iterable[Path], split: str | None) -> Iterator[Image]:
     for folder in folders:
         for file in images_below(folder):
             yield Image(file.relative_to(root).as_posix(), folder.name, split)
@@ -185,19 +190,8 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _table(file: Path) -> Iterator[Image]:
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines, skipinitialspace=True)
-            rows = [(reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"'{file}' cannot be read as CSV: {error}") from error
-    if rows and not {"path", "label"} <= rows[0][1].keys():
-        raise UserError(
-            f"'{file}' has the columns {', '.join(map(str, rows[0][1]))}; path and label "
-            "must be there, split may be"
-        )
-    found: dict[str, Image] = {}
-    for number, row in rows:
+    by_path: dict[str, Image] = {}
+    for number, row in _rows(file):
         path, label = (str(row[key] or "").strip() for key in ("path", "label"))
         split = str(row.get("split") or "").strip().lower()
         if not path or not label:
@@ -207,9 +201,25 @@ def _table(file: Path) -> Iterator[Image]:
                 f"line {number} of '{file}' has split '{split}'; use train, val or test"
             )
         image = Image(path, label, SPLITS[split] if split else None)
-        if found.setdefault(path, image) != image:
+        if by_path.setdefault(path, image) != image:
             raise UserError(
-                f"line {number} of '{file}' gives '{path}' another label or split than a line "
-                "before it; an image has one of each"
+                f"line {number} of '{file}' gives '{path}' another label or split than an "
+                "earlier line; an image has one of each"
             )
-    yield from found.values()  # an image that is named twice counts once
+    yield from by_path.values()  # an image that is named twice counts once
+
+
+def _rows(file: Path) -> list[tuple[int, dict[str, str | None]]]:
+    """The rows of a CSV file with their line numbers."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            reader = csv.DictReader(lines, skipinitialspace=True)
+            rows = [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"'{file}' cannot be read as CSV: {error}") from error
+    if rows and not {"path", "label"} <= rows[0][1].keys():
+        raise UserError(
+            f"'{file}' has the columns {', '.join(map(str, rows[0][1]))}; path and label are "
+            "needed, split is optional"
+        )
+    return rows

@@ -1,19 +1,19 @@
-"""VTAB-1K as the archives that circulate have it: four lists and a folder of images for each task.
+"""VTAB-1K as its archives circulate: four lists and a folder of images for each task.
 
 `root/name/` holds train800.txt, val200.txt, train800val200.txt and test.txt, with a path relative
-to that folder and a label a line (ZhangYuanhan-AI/NOAH, data/vtab-source).
+to that folder and a label on each line (ZhangYuanhan-AI/NOAH, data/vtab-source).
 """
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from petlbench.data.images import View
 from petlbench.data.readers import files, lists
-from petlbench.data.readers.layout import Folder, Wanted
-from petlbench.data.readers.lists import Listed
+from petlbench.data.readers.layout import RequiredFolder, RequiredList
+from petlbench.data.readers.lists import ImageList
 from petlbench.data.task import Task
+from petlbench.system import user_path
 
 LISTS = {"train": "train800", "val": "val200", "trainval": "train800val200", "test": "test"}
 COUNTS = {"train": 800, "val": 200, "trainval": 1000}
@@ -32,17 +32,20 @@ def load(
     cache: str,
     view: View,
 ) -> Task:
-    """One task. aliases: other names of its folder. Raises UserError where data are missing."""
+    """One task. aliases: other names of its folder. Raises UserError if data are missing."""
     folder = files.folder(
-        Path(root).expanduser(), [name, *aliases], f"vtab/{name}", "put the VTAB-1K archive there"
+        user_path("dataset.root", root),
+        [name, *aliases],
+        f"vtab/{name}",
+        "put the VTAB-1K archive there",
     )
     counts = COUNTS | {"test": test_images}
 
-    def listed(split: str) -> Listed:
+    def read(split: str) -> ImageList:
         return lists.read(folder / f"{LISTS[split]}.txt", classes=classes, count=counts[split])
 
     return files.task(
-        {split: partial(listed, split) for split in LISTS},
+        {split: partial(read, split) for split in LISTS},
         view=view,
         cache=cache,
         name=name,
@@ -54,8 +57,9 @@ def load(
     )
 
 
-def layout(values: Mapping[str, Any]) -> tuple[Folder, ...]:
+def layout(values: Mapping[str, Any]) -> tuple[RequiredFolder, ...]:
     """The folder that a task needs."""
     counts = COUNTS | {"test": values["test_images"]}
-    wanted = {f"{LISTS[split]}.txt": Wanted(count, "") for split, count in counts.items()}
-    return (Folder((values["name"], *values["aliases"]), values["classes"], wanted),)
+    required = {f"{LISTS[split]}.txt": RequiredList(count, "") for split, count in counts.items()}
+    names = (values["name"], *values["aliases"])
+    return (RequiredFolder(names, values["classes"], required),)

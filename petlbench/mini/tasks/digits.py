@@ -15,24 +15,24 @@ IMAGES = 1797
 
 @cache
 def scans() -> tuple[Array, NDArray[np.int64]]:
-    """(ink (N, 10, 10) from 0 to 1 with an empty border, labels (N,)), in a fixed mixed order."""
-    found = load_digits()
+    """(ink (N, 10, 10) from 0 to 1 with an empty border, labels (N,)), in a fixed random order."""
+    digits = load_digits()
     order = np.argsort(np.random.Generator(np.random.PCG64(1797)).random(IMAGES), kind="stable")
-    ink = np.pad(found.images[order] / 16, ((0, 0), (1, 1), (1, 1)))
-    return ink, found.target[order].astype(np.int64)
+    ink = np.pad(digits.images[order] / 16, ((0, 0), (1, 1), (1, 1)))
+    return ink, digits.target[order].astype(np.int64)
 
 
 def image(draw: Draw, index: int) -> tuple[NDArray[np.uint8], int]:
-    """A scan, bilinearly enlarged, a little turned, in ink and paper of random colours."""
+    """A scan, bilinearly enlarged, slightly rotated, in ink and paper of random colours."""
     if index >= IMAGES:
-        raise UserError(f"mini/digits has {IMAGES} scans; give dataset.images={IMAGES} or less")
+        raise UserError(f"mini/digits has {IMAGES} scans; set dataset.images to {IMAGES} or less")
     ink, labels = scans()
     paper = draw.colour()
     canvas = Canvas(paper)
     canvas.gradient(paper, np.clip(paper + draw.colour(-0.3, 0.3), 0, 1), draw.uniform(0, 6.3))
     pixel = draw.uniform(3.2, 5.2)
-    room = max(SIZE - 8 * pixel, 0) / 2
-    centre = [SIZE / 2 + draw.uniform(-room, room) for _ in range(2)]
+    shift = max(SIZE - 8 * pixel, 0) / 2
+    centre = [SIZE / 2 + draw.uniform(-shift, shift) for _ in range(2)]
     angle = draw.uniform(-0.3, 0.3)
     y, x = grid(0, SIZE, 0, SIZE)
     dx, dy = (x - centre[0]) / pixel, (y - centre[1]) / pixel
@@ -43,7 +43,7 @@ def image(draw: Draw, index: int) -> tuple[NDArray[np.uint8], int]:
 
 
 def bilinear(values: Array, y: Array, x: Array) -> Array:
-    """Values (10, 10) at points given in cells; the border is empty."""
+    """Values (10, 10) at points (h, w) in units of cells -> (h, w); the border is 0."""
     y, x = np.clip(y, 0, 8.999), np.clip(x, 0, 8.999)
     top, left = np.floor(y).astype(int), np.floor(x).astype(int)
     down, right = y - top, x - left

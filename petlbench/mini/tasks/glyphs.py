@@ -59,7 +59,7 @@ ALPHABET: list[list[Stroke]] = [
 
 
 def image(draw: Draw, index: int) -> tuple[NDArray[np.uint8], int]:
-    """A glyph on a gradient with clutter lines, slanted, turned, its knots a little moved."""
+    """A glyph on a gradient with random lines; it is slanted, rotated and jittered."""
     label = index % CLASSES
     first, second = draw.colour(), draw.colour()
     canvas = Canvas(first)

@@ -1,4 +1,4 @@
-"""Land cover seen from above: ten classes told apart by texture and layout, not by colour."""
+"""Land cover seen from above: ten classes that differ in texture and layout, not in colour."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from petlbench.mini.render import SIZE, Array, Canvas, Colour, Draw, Point
 
 HALF = SIZE / 2
-REACH = 36  # half a side of a square that covers the canvas whatever its angle
+REACH = 36  # half a side of a square that covers the canvas at any angle
 
 
 class Site:

@@ -25,7 +25,7 @@ class Solid:
 
 
 def place(draw: Draw, depths: list[float]) -> list[Solid]:
-    """Objects at the given depths that do not hide each other, or as many as fit."""
+    """Objects at the given depths that do not hide each other; fewer if not all fit."""
     placed: list[Solid] = []
     for depth in depths:
         for _ in range(60):
@@ -39,14 +39,14 @@ def place(draw: Draw, depths: list[float]) -> list[Solid]:
 
 
 def _apart(x: float, depth: float, radius: float, other: Solid) -> bool:
-    """Whether at most a part of either is hidden: by angle as seen, and on the floor."""
+    """Whether two objects overlap little in the image and not at all on the floor."""
     angle = abs(x / depth - other.x / other.depth)
     seen = 0.62 * (radius / depth + other.radius / other.depth)
     return angle > seen and math.hypot(x - other.x, depth - other.depth) > radius + other.radius
 
 
-def drawn(draw: Draw, solids: list[Solid]) -> Canvas:
-    """The scene: floor brighter in front, objects from far to near, shadows to the right."""
+def render_scene(draw: Draw, solids: list[Solid]) -> Canvas:
+    """The scene: a floor that is brighter in front, objects from far to near, their shadows."""
     grey = draw.uniform(0.45, 0.75)
     canvas = Canvas(np.full(3, grey))
     canvas.gradient(np.full(3, grey * 0.75), np.full(3, grey * 1.12), math.pi / 2)

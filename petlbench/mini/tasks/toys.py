@@ -22,8 +22,8 @@ SHAPES: tuple[Array, ...] = (
 FRONT = 0.4  # of the dark mark, as a share of the toy's length
 
 
-def drawn(draw: Draw, x: float, y: float, angle: float) -> NDArray[np.uint8]:
-    """One toy of random kind, size and shade, turned by `angle`, centred at a point in pixels."""
+def render_toy(draw: Draw, x: float, y: float, angle: float) -> NDArray[np.uint8]:
+    """(SIZE, SIZE, 3) uint8: a random toy, turned by `angle`, centred at a point in pixels."""
     shape = SHAPES[draw.whole(0, len(SHAPES) - 1)]
     scale = draw.uniform(0.13, 0.26) * SIZE
     ground, light = np.full(3, draw.uniform(0, 0.3)), np.full(3, draw.uniform(0.55, 1))

@@ -1,11 +1,11 @@
-"""Images a second of evaluation input: decoded from files each time, or read from the store.
+"""Images per second of evaluation input: decoded from files every time, or from the cache.
 
     python results/measured/decoding/measure.py > results/measured/decoding/decoding.json
 
-Makes 2000 images of noise over a gradient of each kind, and times the input at 224 px up to uint8
-batches of 250: PIL (open, RGB, bicubic resize, one process) against `Feed.pixels`, read one batch
-ahead as in evaluation; normalisation comes on top of both. The store's file lies in the page
-cache, as in a sweep.
+Writes 2000 images of noise over a gradient of each kind, and times uint8 batches of 250 at 224 px:
+PIL (open, RGB, bicubic resize, one process) against `Feed.pixels`, read one batch ahead as in
+evaluation; normalisation is not included. The file of the pixel cache (`store` in decoding.json)
+is in the page cache, as in a sweep.
 """
 
 import json
@@ -22,7 +22,7 @@ from PIL import Image
 from petlbench.data import pixels
 from petlbench.data.feed import Feed, ahead
 from petlbench.data.images import Preparation, View
-from petlbench.data.readers.lists import Listed
+from petlbench.data.readers.lists import ImageList
 from petlbench.data.task import Split
 from petlbench.run import provenance
 
@@ -42,8 +42,8 @@ FEED = Feed(
 )
 
 
-def made(folder: Path, width: int, height: int, suffix: str) -> Listed:
-    """Images that compress about as photographs do."""
+def write_images(folder: Path, width: int, height: int, suffix: str) -> ImageList:
+    """Images that compress about as well as photographs."""
     draw = np.random.default_rng(0)
     ramp = np.linspace(0, 200, width)[None, :, None] * np.ones((height, 1, 3))
     for number in range(IMAGES):
@@ -51,39 +51,42 @@ def made(folder: Path, width: int, height: int, suffix: str) -> Listed:
         pixels = (ramp + number % 50 + noise).clip(0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.{suffix}")
     paths = tuple(f"{number}.{suffix}" for number in range(IMAGES))
-    return Listed(folder / "list.txt", folder, paths, (0,) * IMAGES)
+    return ImageList(folder / "list.txt", folder, paths, (0,) * IMAGES)
 
 
-def by_pil(listed: Listed) -> None:
+def read_by_pil(images: ImageList) -> None:
+    """Decode every image."""
     for start in range(0, IMAGES, BATCH):
-        seen = [VIEW.of(listed.original(place)) for place in range(start, start + BATCH)]
-        torch.from_numpy(np.stack(seen)).permute(0, 3, 1, 2).contiguous()
+        pixels = [VIEW.of(images.original(index)) for index in range(start, start + BATCH)]
+        torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
 
 
-def by_store(split: Split, feed: Feed) -> None:
+def read_cached(split: Split, feed: Feed) -> None:
+    """Read every batch from the pixel cache."""
     for _ in ahead(feed.pixels(split, BATCH)):
         pass
 
 
 def rate(action: Callable[[], None]) -> dict[str, float]:
-    """Median images/s of the repeats, and the middle half's width."""
-    found = []
+    """Median images/s of the repeats, and their interquartile range."""
+    rates = []
     for _ in range(REPEATS):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         action()
-        found.append(IMAGES / (time.perf_counter() - begun))
-    low, middle, high = statistics.quantiles(found, n=4)
+        rates.append(IMAGES / (time.perf_counter() - start))
+    low, middle, high = statistics.quantiles(rates, n=4)
     return {"images_per_s": round(middle, 1), "spread": round(high - low, 1)}
 
 
 def measure(kind: str, cache: Path) -> dict[str, object]:
+    """The rates of one kind of files."""
     width, height, suffix = KINDS[kind]
     with tempfile.TemporaryDirectory() as folder:
-        listed = made(Path(folder), width, height, suffix)
-        begun = time.perf_counter()
-        split = pixels.opened(listed, view=VIEW, cache=cache)
-        build_s = time.perf_counter() - begun
-        pil, stored = rate(lambda: by_pil(listed)), rate(lambda: by_store(split, FEED))
+        images = write_images(Path(folder), width, height, suffix)
+        start = time.perf_counter()
+        split = pixels.open_list(images, view=VIEW, cache=cache)
+        build_s = time.perf_counter() - start
+        pil, stored = rate(lambda: read_by_pil(images)), rate(lambda: read_cached(split, FEED))
     times = stored["images_per_s"] / pil["images_per_s"]
     return {
         "pil": pil,
@@ -95,7 +98,7 @@ def measure(kind: str, cache: Path) -> dict[str, object]:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as cache:
-        found = {kind: measure(kind, Path(cache)) for kind in KINDS}
+        kinds = {kind: measure(kind, Path(cache)) for kind in KINDS}
     device = provenance.device_name(torch.device("cpu"))
     about = {
         "device": device,
@@ -103,4 +106,4 @@ if __name__ == "__main__":
         "images": IMAGES,
         "repeats": REPEATS,
     }
-    print(json.dumps(about | {"kinds": found}, indent=1))
+    print(json.dumps(about | {"kinds": kinds}, indent=1))

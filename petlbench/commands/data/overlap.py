@@ -1,0 +1,45 @@
+"""Equal images in two splits, by their pixels."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+
+from petlbench.commands.data.figures import Facts, content
+from petlbench.data.readers.lists import ImageList
+from petlbench.data.task import Task
+
+
+def shared(task: Task, lists: Mapping[str, ImageList], facts: Facts) -> Iterator[str]:
+    """A sentence for each pair of splits that share images and must not."""
+    files = {split: _files(facts, images) for split, images in lists.items()}
+    for first, second in combinations(lists, 2):
+        is_part = first in task.parts.get(second, ()) or second in task.parts.get(first, ())
+        if is_part or {first, second} <= set(task.tests):
+            continue
+        both = [key for key in files[second] if key in files[first]]
+        if both:
+            pair = f"'{files[first][both[0]]}' and '{files[second][both[0]]}'"
+            yield f"{second} shares {len(both)} images with {first}, for example {pair}"
+
+
+def wrong_sums(task: Task, lists: Mapping[str, ImageList], facts: Facts) -> list[str]:
+    """A sentence for each split that is not the sum of its parts."""
+    pairs = partial(_pairs, facts)
+    return [
+        f"{whole} does not hold the same images and labels as {' and '.join(parts)} together"
+        for whole, parts in task.parts.items()
+        if {whole, *parts} <= lists.keys()
+        and pairs(lists[whole]) != sum((pairs(lists[part]) for part in parts), Counter())
+    ]
+
+
+def _files(facts: Facts, images: ImageList) -> dict[str | Path, Path]:
+    """The first file of each content of a list."""
+    return {content(facts, path): path for path in reversed(images.files)}
+
+
+def _pairs(facts: Facts, images: ImageList) -> Counter[tuple[str | Path, int]]:
+    contents = (content(facts, path) for path in images.files)
+    return Counter(zip(contents, images.labels, strict=True))
