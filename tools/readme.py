@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from petlbench.errors import UserError, unknown
-from petlbench.report.costs import COSTS
+from petlbench.report.read.costs import COSTS
 
 BLOCK = re.compile(r"(<!-- results (\S+)(.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
