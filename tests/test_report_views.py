@@ -58,7 +58,7 @@ BELOW = {  # folder -> the folders that its modules may import
 
 def imported(file: Path) -> set[str]:
     """The folders and modules of petlbench.report that a file imports."""
-    nodes = [node for node in ast.walk(ast.parse(file.read_text()))]
+    nodes = list(ast.walk(ast.parse(file.read_text())))
     names = [n.module for n in nodes if isinstance(n, ast.ImportFrom) if n.module]
     names += [alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names]
     names += [
@@ -185,8 +185,8 @@ def test_figure_4_has_accuracy_and_memory_against_the_value() -> None:
     accuracy, memory = result.charts[0].panels  # type: ignore[union-attr]
     assert [point.x for point in accuracy.series[0].points] == [*range(1, 13)]
     assert [series.label for series in memory.series] == ["DTL+"]
-    labels = [row for row in report.tables[0].rows if "DTL+ (Table 2), M 7" in row]
-    assert report.tables[0].values.loc[labels[0], GROUP_MEAN] == 77.7
+    labels = [row for row in result.tables[0].rows if "DTL+ (Table 2), M 7" in row]
+    assert result.tables[0].values.loc[labels[0], GROUP_MEAN] == 77.7
 
 
 def test_the_audit_finds_the_average_that_its_cells_contradict() -> None:
@@ -200,7 +200,7 @@ def test_the_audit_finds_the_average_that_its_cells_contradict() -> None:
 
 def test_the_audit_sets_measured_rows_beside_published_ones() -> None:
     result = report("audit")
-    beside = report.tables[0]
+    beside = result.tables[0]
     paper, apart = "LoRA: DTL paper, Table 2", "LoRA: measured − DTL paper, Table 2"
     assert beside.rows[beside.rows.index(paper) + 1] == apart
     assert beside.values.loc[apart, "vtab/cifar"] == pytest.approx(60.0 - 67.1)
@@ -229,7 +229,7 @@ def test_published_names_mean_methods_and_tasks_of_this_project() -> None:
 
 def test_a_leaderboard_is_in_the_order_of_average_ranks() -> None:
     result = report("leaderboard")
-    table = report.tables[0]
+    table = result.tables[0]
     ranks = table.values.loc[table.rows, "average_rank"]
     assert list(ranks) == sorted(ranks)
     assert ranks.mean() == pytest.approx((len(ranks) + 1) / 2)
@@ -257,7 +257,7 @@ def test_figure_1_has_panels_of_what_was_published() -> None:
     assert len(measured) == len(printed) == 13
     dtl = printed["DTL"]
     assert (dtl.x, dtl.y) == (1.6, 76.7)  # GB and group mean of Table 2
-    assert "DTL paper, Table 2" in dtl.origin
+    assert "DTL paper, Table 2" in dtl.provenance
     assert measured["DTL"] != dtl
     assert "As published" in chart.caption
     assert all("published" not in panel.title for panel in tradeoff("leaderboard").panels)
