@@ -177,7 +177,8 @@ def test_figure_3_has_a_panel_a_set_and_their_mean() -> None:
 def test_a_mean_over_sets_needs_all_of_them() -> None:
     runs = [r for r in few_shot() if r["factors"]["task"] != "fewshot/cars_4"]
     result = build("fig3", runs)
-    assert [point.x for point in result.charts[0].panels[-1].series[0].points] == [1, 2, 8, 16]
+    means = result.charts[0].panels[-1]  # type: ignore[union-attr]
+    assert [point.x for point in means.series[0].points] == [1, 2, 8, 16]
 
 
 def test_figure_4_has_accuracy_and_memory_against_the_value() -> None:
