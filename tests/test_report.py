@@ -576,6 +576,8 @@ def test_the_help_lists_every_report(capsys: pytest.CaptureFixture[str]) -> None
         ("cost.saved_mb", float("inf")),
         ("cost.inference", [3]),
         ("config.train", None),
+        ("config.protocol", "final"),
+        ("config.method", ["lora"]),
         ("status", "done"),
     ],
 )
@@ -593,6 +595,13 @@ def test_a_record_that_is_broken_inside_is_named(
     output = capsys.readouterr().err
     assert f"record '{folder}/0.json' is broken: {place}" in output
     assert output.count("\n") == 1
+
+
+def test_a_null_node_of_the_configuration_is_an_absent_one(tmp_path: Path) -> None:
+    runs = [record("lora", "land", 1.0)]
+    runs[0]["config"] |= {"backbone": None, "dataset": None, "protocol": None}
+    [again] = read([keep(runs, tmp_path)])
+    assert again["config"].keys() == {"train", "method"}
 
 
 def test_seeds_of_different_data_are_never_averaged() -> None:

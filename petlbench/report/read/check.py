@@ -75,7 +75,10 @@ EVERY: dict[str, Check] = {
     **dict.fromkeys(("factors.method", "factors.backbone", "factors.task"), text),
     **dict.fromkeys(("factors.draw", "factors.seed"), whole),
     "config.train": mapping,
-    **dict.fromkeys(("config.backbone", "config.input", "config.dataset"), optional(mapping)),
+    **dict.fromkeys(
+        ("config.backbone", "config.input", "config.dataset", "config.method", "config.protocol"),
+        optional(mapping),
+    ),
     **dict.fromkeys(("config.backbone.mean", "config.backbone.std"), optional(numbers)),
     "scores.*": mapping,
     "scores.*.top1": number,
