@@ -481,6 +481,8 @@ def test_a_run_in_two_folders_counts_once_and_as_finished(tmp_path: Path) -> Non
         (["--name", "a/b"], "--name 'a/b' is not a file name; use at most 200 letters"),
         (["--name", "x" * 201], "is not a file name; use at most 200 letters"),
         (["--name", ""], "--name is empty; give it a value or leave it out"),
+        (["--name", "a\nb"], "--name 'a b' is not a file name"),
+        (["--out", "\udcff"], r"--out '\udcff' is not UTF-8"),
         (["--backbone", ""], "--backbone is empty; give it a value or leave it out"),
         (["--vary", "train"], "--vary 'train' is a node, not a value; its values: train.epochs"),
         (["--vary", "method.rnak"], "has a value of this key; did you mean 'method.rank'?"),

@@ -11,7 +11,8 @@ from petlbench.config import options
 from petlbench.errors import UserError
 from petlbench.report import kinds, registry
 from petlbench.report.__main__ import main
-from petlbench.report.model.chart import Chart
+from petlbench.report.draw import plot
+from petlbench.report.model.chart import Chart, Ranks
 from petlbench.report.model.report import Report
 from petlbench.report.read.means import GROUP_MEAN
 from petlbench.report.read.rows import members
@@ -27,6 +28,24 @@ def build(kind: str, records: list[Record]) -> Report:
     return registry.build(records, find(kind))
 
 
+DRAWN: dict[str, dict[str, bytes]] = {}
+
+
+@pytest.fixture
+def _draw_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal charts of several reports are drawn once: drawing takes most of the time."""
+    draw = plot.render
+
+    def render(chart: Chart | Ranks) -> dict[str, bytes]:
+        key = repr(chart)
+        if key not in DRAWN:
+            DRAWN[key] = draw(chart)
+        return DRAWN[key]
+
+    monkeypatch.setattr(plot, "render", render)
+
+
+@pytest.mark.usefixtures("_draw_once")
 @pytest.mark.parametrize("name", names())
 def test_every_named_report_is_written(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -86,18 +86,25 @@ def specification(options: argparse.Namespace) -> ReportSpec:
     return replace(spec, **changes)
 
 
-def check_not_empty(options: argparse.Namespace) -> None:
-    """Raise UserError for an empty value, the result of an unset variable of the shell."""
+def check_texts(options: argparse.Namespace) -> None:
+    """Raise UserError for a value that is empty, as an unset variable of a shell, or not UTF-8."""
     for option, value in vars(options).items():
-        if value == "" or (isinstance(value, list) and "" in value):
-            shown = "NAME" if option == "report" else f"--{option}"
-            raise UserError(f"{shown} is empty; give it a value or leave it out")
+        label = "NAME" if option == "report" else f"--{option}"
+        for text in value if isinstance(value, list) else [value]:
+            if text == "":
+                raise UserError(f"{label} is empty; give it a value or leave it out")
+            if text is not None and not _is_utf8(text):
+                raise UserError(f"{label} {text!r} is not UTF-8; the files of a report name it")
+
+
+def _is_utf8(text: str) -> bool:
+    return text == text.encode(errors="replace").decode()
 
 
 def run(arguments: Sequence[str]) -> None:
     """Write and print one report. Raises UserError before anything is written."""
     options = parser().parse_args(arguments)
-    check_not_empty(options)
+    check_texts(options)
     spec = specification(options)
     name, folder = options.name or options.report, Path(options.out)
     check_target(name, folder)
@@ -112,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", *str(error).splitlines(), file=sys.stderr)  # a value may have several
         return 1
     return 0
 

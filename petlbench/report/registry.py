@@ -19,6 +19,7 @@ from petlbench.report.model.report import Report
 from petlbench.report.model.spec import ReportSpec
 from petlbench.run.record import Record
 
+# defaults of every kind; its DEFAULTS and the node override them
 COMMON: dict[str, Any] = {
     "suite": None,
     "protocol": "final",

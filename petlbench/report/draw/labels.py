@@ -56,7 +56,7 @@ def _place(axis: Any, at: tuple[float, float], name: str, boxes: Sequence[Any]) 
             best = cost, text, box
         else:
             text.remove()
-    assert best is not None
+    assert best is not None  # OFFSETS is not empty
     return best[2]
 
 
@@ -70,8 +70,8 @@ def _text(axis: Any, at: tuple[float, float], name: str, offset: tuple[int, int,
         ha=across,
         va=along,
         fontsize=SIZE,
-        path_effects=[withStroke(linewidth=1.5, foreground="white")],
-        annotation_clip=False,
+        path_effects=[withStroke(linewidth=1.5, foreground="white")],  # readable on lines
+        annotation_clip=False,  # also for a point at the end of an axis
         arrowprops=LEADER if max(abs(right), abs(up)) > NEAR else None,
     )
 

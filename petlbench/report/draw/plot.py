@@ -51,13 +51,15 @@ def _saved(figure: Figure, suffix: str) -> bytes:
 
 
 def _panels(chart: Chart) -> Figure:
+    # four panels are two measured and two published ones, a pair a line
     columns = 2 if len(chart.panels) == 4 else min(len(chart.panels), 3)
     lines = math.ceil(len(chart.panels) / columns)
     figure = Figure(figsize=_size(chart, lines, columns), layout="constrained")
-    FigureCanvasAgg(figure)
+    FigureCanvasAgg(figure)  # without pyplot: no global state, no display needed
     axes = figure.subplots(lines, columns, squeeze=False).flatten()
     looks = styles(labels_of(chart))
     for place, panel in enumerate(chart.panels):
+        # the title of an axis is not repeated beside a panel with the same one
         repeated = place % columns and panel.y == chart.panels[place - 1].y
         _panel(axes[place], panel, looks, titled=not repeated)
     for axis in axes[len(chart.panels) :]:
@@ -138,8 +140,8 @@ def _series(
         elinewidth=0.7,
         markeredgecolor="white",
         markeredgewidth=0.5,
-        clip_on=False,
-        zorder=3,
+        clip_on=False,  # a marker at the end of an axis is drawn whole
+        zorder=3,  # above the grid and the front
         label=series.label,
     )
 

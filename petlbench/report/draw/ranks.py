@@ -26,7 +26,7 @@ def draw(chart: Ranks) -> Figure:
     figure = Figure(figsize=(WIDTH, UNIT * (head + foot)))
     FigureCanvasAgg(figure)
     axis = figure.add_axes((0, 0, 1, 1))
-    low, high = 1, max(2, math.ceil(ranks[-1][1]))
+    low, high = 1, max(2, math.ceil(ranks[-1][1]))  # an axis of zero length cannot be drawn
     side = SIDE * (high - low)
     axis.set(xlim=(low - side, high + side), ylim=(foot, -head))
     axis.axis("off")
@@ -44,7 +44,7 @@ def draw(chart: Ranks) -> Figure:
 def _line(axis: Any, low: int, high: int) -> None:
     """The horizontal axis with its ticks."""
     axis.plot([low, high], [0, 0], color="black", linewidth=0.8)
-    step = max(1, (high - low) // 8)
+    step = max(1, (high - low) // 8)  # at most about ten labels
     for tick in range(low, high + 1, step):
         axis.plot([tick, tick], [-0.12, 0], color="black", linewidth=0.8)
         axis.text(tick, -0.18, str(tick), ha="center", va="bottom")

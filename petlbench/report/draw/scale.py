@@ -9,7 +9,7 @@ from petlbench.report.model.chart import Axis, Panel, Point, Ranks
 MARGIN = 0.06  # of an axis, free beyond the outermost points
 FAR = 1.0  # distance, in ranges of the others, beyond which the lowest value is cut off
 ZERO_GAP = 0.35  # decades between zero and the smallest value on a logarithmic axis
-STEPS = (1, 2, 2.5, 5, 10)
+STEPS = (1, 2, 2.5, 5, 10)  # between ticks, times a power of ten
 FEWEST_DECADES = 1.6  # below this range, powers of ten alone are too few ticks
 
 
@@ -61,7 +61,7 @@ def scale(axis: Axis, values: Iterable[float]) -> Scale:
     shown = sorted({*values, *axis.marks})
     smallest = min((v for v in shown if v > 0), default=None) if axis.logarithmic else None
     ends = [_along(shown[0], smallest), _along(shown[-1], smallest)]
-    margin = (ends[1] - ends[0]) * MARGIN or 0.5
+    margin = (ends[1] - ends[0]) * MARGIN or 0.5  # a single value is in the middle
     blank = Scale(ends[0] - margin, ends[1] + margin, smallest)
     return replace(blank, ticks=_ticks(axis, shown, blank))
 

@@ -67,4 +67,5 @@ def inflation(finished: pd.DataFrame, keys: Sequence[str]) -> list[pd.Series]:
         return []
     gain = (pairs["top1_best"] - pairs["top1"]).groupby([pairs["row"], pairs["task"]]).mean()
     cells = gain.unstack().reindex(columns=list(keys))
+    # a row without all tasks has no mean, as for the scores
     return [cells.mean(axis=1, skipna=False).rename(INFLATION.key)]

@@ -180,13 +180,14 @@ def _cells(
     finished: pd.DataFrame, rows: Sequence[str], keys: Sequence[str]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Mean and sample deviation over runs, rows x tasks."""
+    # draws and seeds are the only factors left within a cell (read.select)
     by_cell = finished[finished["main"]].groupby(["row", "task"])["top1"]
     mean, deviation = by_cell.mean().unstack(), by_cell.std(ddof=1).unstack()
     return mean.reindex(index=rows, columns=keys), deviation.reindex(index=rows, columns=keys)
 
 
 def _mean_costs(finished: pd.DataFrame) -> pd.DataFrame:
-    runs = finished.drop_duplicates("id")
+    runs = finished.drop_duplicates("id")  # a run has a row a test set, all with the same costs
     costs_by_row: pd.DataFrame = runs[list(costs.COSTS)].astype(float).groupby(runs["row"]).mean()
     return costs_by_row
 

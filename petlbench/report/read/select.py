@@ -25,6 +25,7 @@ def completed(records: Sequence[Record], spec: ReportSpec) -> ReportSpec:
     if not records:
         raise UserError("this report needs records; add --records DIR, the results.root of runs")
     if spec.suite is None:
+        # a folder may hold a few probes beside the runs of a suite
         suites = Counter(r["suite"] for r in records if r["protocol"] == spec.protocol)
         suites = suites or Counter(r["suite"] for r in records)
         spec = replace(spec, suite=suites.most_common(1)[0][0])
@@ -99,6 +100,7 @@ def _refuse_mixtures(finished: Sequence[Record], vary: Sequence[str]) -> None:
     for record in finished:
         factors = record["factors"]
         varied = tuple(str(config_value(record, key)) for key in vary)
+        # two runs of equal factors, e.g. of two folders, must have been the same run
         other = runs.setdefault((*factors.values(), *varied), record)
         if other["id"] != record["id"]:
             raise _mixture(factors, differences(other, record, IDENTITY))

@@ -11,7 +11,7 @@ from petlbench.report.render import html, latex, markdown
 from petlbench.report.render.latex import part_name
 from petlbench.system import write_atomically
 
-MAX_NAME = 200  # characters; file systems allow 255 with the suffix
+MAX_NAME = 200  # characters; file systems allow 255 with the suffixes
 
 
 def check_target(name: str, folder: Path) -> None:
@@ -22,6 +22,7 @@ def check_target(name: str, folder: Path) -> None:
             "letters, digits, '_', '-', '.', '+'"
         )
     try:
+        # the folder itself may not exist yet; creating it could leave an empty folder behind
         existing = next(path for path in [folder, *folder.parents] if path.exists())
         with tempfile.NamedTemporaryFile(dir=existing, prefix=".tmp-"):
             pass
@@ -54,7 +55,7 @@ def contents(report: Report, name: str, command: str) -> dict[str, bytes]:
 
 def write(report: Report, name: str, folder: Path, command: str) -> list[Path]:
     """Write all files of a report, each whole or not at all; their paths."""
-    files = contents(report, name, command)
+    files = contents(report, name, command)  # all of them first: an error leaves no file behind
     for file, content in files.items():
         write_atomically(folder / file, content)
     return [folder / file for file in files]

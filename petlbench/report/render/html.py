@@ -19,8 +19,8 @@ from petlbench.report.model.chart import Axis, Chart, Panel, Point, Ranks, Serie
 from petlbench.report.model.report import Report
 from petlbench.report.model.table import Column, Table
 
-MOST_TICKS = 12
-CLASSES = {1: "best", 2: "second", None: ""}
+MOST_TICKS = 12  # more labels of an axis overlap on a narrow page
+CLASSES = {1: "best", 2: "second", None: ""}  # rank -> class of page.css
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def render(report: Report, command: str) -> str:
     environment = Environment(
         loader=PackageLoader("petlbench.report.render", "page"),
         autoescape=True,
-        undefined=StrictUndefined,
+        undefined=StrictUndefined,  # a missing variable is an error, not an empty text
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -66,6 +66,7 @@ def _caption(chart: Chart | Ranks) -> str:
 
 def _script(data: Any) -> Markup:
     """JSON that cannot close the script element around it."""
+    # JSON has no NaN, and JSON.parse would refuse the page
     text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace("&", "\\u0026"))
 
@@ -117,7 +118,7 @@ def _row(
 
 def _cell(table: Table, row: str, column: Column, group: int, *, has_spread: bool) -> HtmlCell:
     value = table.values.loc[row, column.key]
-    missing = value is None or value != value
+    missing = value is None or value != value  # NaN, also in columns of text
     return HtmlCell(
         text=table.text(row, column),
         value="" if missing else str(value),
@@ -180,7 +181,7 @@ def _ranks(chart: Ranks) -> dict[str, Any]:
     return {
         "kind": "ranks",
         "critical": chart.critical is not None,
-        "ticks": [tick for tick in axis.ticks if float(tick[1]) >= 1],
+        "ticks": [tick for tick in axis.ticks if float(tick[1]) >= 1],  # no rank is below 1
         "rows": [
             {
                 "label": label,

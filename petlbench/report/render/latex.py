@@ -21,7 +21,7 @@ SPECIAL = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     '"': "''",  # \textquotedbl needs another font encoding than the default
-    "–": "--",
+    "–": "--",  # outside Latin-1, but part of our own texts
     "−": r"\ensuremath{-}",
     "≠": r"\ensuremath{\neq}",
     "↓": r"\ensuremath{\downarrow}",
@@ -32,6 +32,7 @@ SPECIAL = {
     "‘": "`",
 }
 LAST = 0xFF  # Latin-1, which LaTeX supports; the reason of a failure may hold any character
+# shrinks a table to the text width, but does not enlarge a narrow one
 FITTING = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}"
 FORMS = {1: r"\textbf{%s}", 2: r"\underline{%s}", None: "%s"}
 Cell = Callable[[str, Column], str]  # row, column -> LaTeX

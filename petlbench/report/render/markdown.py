@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from petlbench.report.model.report import Report
 from petlbench.report.model.table import Column, Table
 
+# Markdown cannot underline; <u> is HTML that GitHub renders
 FORMS = {1: "**%s**", 2: "<u>%s</u>", None: "%s"}
 
 

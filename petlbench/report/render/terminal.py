@@ -83,6 +83,7 @@ def _heads(table: Table, columns: Sequence[Column]) -> list[str]:
 
 
 def _table(table: Table, columns: Sequence[Column]) -> RichTable:
+    # without edges more columns fit
     grid = RichTable(
         box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 0, 0, 1), pad_edge=False, header_style=""
     )

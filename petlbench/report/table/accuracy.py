@@ -30,7 +30,7 @@ def accuracy_table(
     averages = [_average(scores, key) for key in means]
     keys = costs.resolved(cost_keys, scores.finished)
     columns = [*tasks, *averages, *scores.inflation, *(column(key) for key in keys)]
-    test, flags = significance(scores)
+    test, flags = significance(scores)  # of the task mean: shown only with that column
     table = Table(
         rows=list(scores.rows),
         columns=columns,

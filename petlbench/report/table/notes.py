@@ -9,13 +9,13 @@ from petlbench.report.read.fields import Labelled, joined
 from petlbench.report.read.scores import Scores
 from petlbench.run.record import Record
 
-MARKS = {
+MARKS = {  # status -> text of the cell
     "failed": "fail",
     "diverged": "div.",
     "out_of_memory": "oom",
     "unsupported": "n/a",
 }
-PACKAGES = ("petlbench", "torch", "timm")
+PACKAGES = ("petlbench", "torch", "timm")  # whose versions can change a result
 
 
 def scoring(labelled: Sequence[Labelled], tests: Sequence[str]) -> str:

@@ -49,6 +49,7 @@ def rows(file: str) -> list[PublishedRow]:
         str(resources.files("petlbench.published") / f"{file}.csv"), keep_default_na=True
     )
     about = sources[file]
+    # a file of several sources names them in a column, a file of one in sources.yaml
     if "source" not in frame or about["title"]:
         frame["source"] = about["title"]
     keys = ["source", "method", *about.get("rows", {})]

@@ -89,6 +89,7 @@ def _variant(timing: Mapping[str, Any]) -> list[str]:
 
 def _labels(scores: Scores, timings: pd.DataFrame, failed: Mapping[str, str]) -> dict[str, str]:
     """Label of a method and variant -> row of the method, in the order of the rows."""
+    # a variant follows the plain method, whatever the order in the record
     plain_first = timings.sort_values(["compiled", "merged"], kind="stable")
     rows = {row: row for row in failed}
     rows |= dict(zip(plain_first["label"], plain_first["row"], strict=True))
