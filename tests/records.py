@@ -1,4 +1,4 @@
-"""Records as a sweep leaves them, made by hand."""
+"""Records as a sweep writes them, with values chosen by hand."""
 
 import json
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ def record(method: str, task: str, top1: float | None, seed: int = 0, **changes:
 
     task: one of mini, or the full name of another with its slash.
     """
-    made: Record = {
+    run: Record = {
         "schema": 1,
         "id": f"{method}{task}{seed}",
         "status": "failed" if top1 is None else "finished",
@@ -53,15 +53,15 @@ def record(method: str, task: str, top1: float | None, seed: int = 0, **changes:
             "device": "a CPU, 2 threads",
         },
     }
-    return made | changes
+    return run | changes
 
 
 def probe(method: str, images_per_s: float, **changes: Any) -> Record:
     """A record of protocol `probe`: costs without scores."""
-    made = record(method, "probe", 0.0, protocol="probe", suite="probe", group="probe", scores={})
-    made["factors"] |= {"task": "probe", "backbone": "vit_b16"}
-    made["provenance"] |= {"precision": "fp16", "attention": "fused"}
-    made["cost"] = {
+    run = record(method, "probe", 0.0, protocol="probe", suite="probe", group="probe", scores={})
+    run["factors"] |= {"task": "probe", "backbone": "vit_b16"}
+    run["provenance"] |= {"precision": "fp16", "attention": "fused"}
+    run["cost"] = {
         "parameters": {"method": 36864, "head": 970},
         "units": 12,
         "delta_bytes": 160000,
@@ -84,12 +84,12 @@ def probe(method: str, images_per_s: float, **changes: Any) -> Record:
             "seconds": {"shared": 0.01, "batch": 0.02, "sequential": 0.1},
         },
     }
-    return made | changes
+    return run | changes
 
 
 def keep(records: Iterable[Record], folder: Path) -> Path:
-    """The records as files of a folder, whatever is odd about them."""
+    """Write records, also broken ones, as files of a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    for place, made in enumerate(records):
-        (folder / f"{place}.json").write_text(json.dumps(made))
+    for place, run in enumerate(records):
+        (folder / f"{place}.json").write_text(json.dumps(run))
     return folder

@@ -1,14 +1,17 @@
-"""Records as the sweep of each named report leaves them; the scores are made up by a formula."""
+"""Records as the sweep of each named report writes them, with scores computed by a formula."""
 
 import copy
 import itertools
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from petlbench.config import options
-from petlbench.report.read import read
-from petlbench.report.rows import listed
+from petlbench.report import registry
+from petlbench.report.model.report import Report
+from petlbench.report.read.records import read
+from petlbench.report.read.rows import members
 from petlbench.run.record import Record
 from tests.records import probe, record
 
@@ -18,58 +21,58 @@ SETS = ("aircraft", "pets", "food101", "cars", "flowers102")
 SIX = ("adapter", "vpt_deep", "lora", "noah", "dtl", "dtl_plus")
 
 
-def titled(made: Record) -> Record:
+def titled(run: Record) -> Record:
     """The record with the title of its method's yaml."""
-    return made | {"title": options.content("method", made["factors"]["method"])["title"]}
+    return run | {"title": options.content("method", run["factors"]["method"])["title"]}
 
 
 def vtab(method: str, top1: float, backbone: str = "vit_b16", **values: Any) -> list[Record]:
     """One seed on the 19 tasks, top1 higher by one for each task."""
-    found = []
-    for place, task in enumerate(listed("dataset", "vtab")):
+    runs = []
+    for place, task in enumerate(members("dataset", "vtab")):
         content = options.content("dataset", task)
-        made = titled(record(method, task, top1 + place, group=content["group"]))
-        made["task_title"] = content["title"]
-        made["id"] += "".join(map(str, values.values()))
-        made["factors"]["backbone"] = backbone
-        made["config"] = copy.deepcopy(made["config"]) | {"method": values}
-        found.append(made)
-    return found
+        run = titled(record(method, task, top1 + place, group=content["group"]))
+        run["task_title"] = content["title"]
+        run["id"] += "".join(map(str, values.values()))
+        run["factors"]["backbone"] = backbone
+        run["config"] = copy.deepcopy(run["config"]) | {"method": values}
+        runs.append(run)
+    return runs
 
 
 def table_2() -> list[Record]:
     """The 13 methods of the paper; parameters and memory grow with their place."""
-    found = []
-    for n, method in enumerate(listed("method", "paper")):
-        for made in vtab(method, 55.0 + (5 * n) % 13 / 2):
+    runs = []
+    for n, method in enumerate(members("method", "paper")):
+        for run in vtab(method, 55.0 + (5 * n) % 13 / 2):
             parameters = {"method": int(30_000 * 1.5**n) * (method != "linear"), "head": 970}
-            made["cost"] |= {"parameters": parameters, "peak_mib": {"allocated": 900.0 + 137 * n}}
-            found.append(made)
-    return found
+            run["cost"] |= {"parameters": parameters, "peak_mib": {"allocated": 900.0 + 137 * n}}
+            runs.append(run)
+    return runs
 
 
 def few_shot() -> list[Record]:
     """Six methods, five sets, 1 to 16 shots, two draws that differ by two points."""
-    found = []
+    runs = []
     cells = itertools.product(enumerate(SIX), enumerate(SETS), (1, 2, 4, 8, 16), (0, 1))
     for (n, method), (place, name), shots, draw in cells:
         top1 = 30.0 + n + 2 * place + 10 * shots**0.5 + 2 * draw
-        made = titled(record(method, f"fewshot/{name}_{shots}", top1))
-        made["factors"] |= {"backbone": "vit_b16", "draw": draw}
-        made["id"] += str(draw)
-        found.append(made)
-    return found
+        run = titled(record(method, f"fewshot/{name}_{shots}", top1))
+        run["factors"] |= {"backbone": "vit_b16", "draw": draw}
+        run["id"] += str(draw)
+        runs.append(run)
+    return runs
 
 
 def generalisation() -> list[Record]:
     """Two methods and draws on five test sets, five points apart."""
-    found = []
+    runs = []
     for method, draw in itertools.product(("lora", "dtl"), (0, 1)):
         scores = {test: {"top1": 70.0 - 5 * n + draw} for n, test in enumerate(TESTS)}
-        made = titled(record(method, "dg/imagenet", 1.0, scores=scores, id=f"{method}{draw}"))
-        made["factors"] |= {"backbone": "vit_b16", "draw": draw}
-        found.append(made)
-    return found
+        run = titled(record(method, "dg/imagenet", 1.0, scores=scores, id=f"{method}{draw}"))
+        run["factors"] |= {"backbone": "vit_b16", "draw": draw}
+        runs.append(run)
+    return runs
 
 
 def ablation() -> list[Record]:
@@ -80,10 +83,10 @@ def ablation() -> list[Record]:
 
 def depth() -> list[Record]:
     """DTL+ at twelve values of M: accuracy and memory fall."""
-    found = [r for m in range(1, 13) for r in vtab("dtl_plus", 70.0 - m**1.5 / 20, inject_from=m)]
-    for made in found:
-        made["cost"]["saved_mb"] = 1000.0 - 70 * made["config"]["method"]["inject_from"]
-    return found
+    runs = [r for m in range(1, 13) for r in vtab("dtl_plus", 70.0 - m**1.5 / 20, inject_from=m)]
+    for run in runs:
+        run["cost"]["saved_mb"] = 1000.0 - 70 * run["config"]["method"]["inject_from"]
+    return runs
 
 
 def probes() -> list[Record]:
@@ -120,3 +123,9 @@ SWEEPS: dict[str, Callable[[], list[Record]]] = {
     "throughput": probes,
     "shots": few_shot,
 }
+
+
+@cache
+def report(name: str) -> Report:
+    """The report of the records of its sweep. Shared by tests: change nothing in it."""
+    return registry.build(SWEEPS[name](), registry.find(name))

@@ -1,4 +1,4 @@
-"""Tables of the README come from the committed results."""
+"""The tables of the README are those of the committed results."""
 
 from pathlib import Path
 
@@ -24,22 +24,26 @@ def test_columns_of_a_table_and_a_whole_report(tmp_path: Path) -> None:
         "<!-- results a.md -->\n<!-- end -->\nafter\n"
     )
     assert main([str(readme)]) == 0
-    made = readme.read_text()
-    assert "| method | group mean | saved for backward (MB) |" in made
-    assert "| DTL+\\* | 80.0 | 1.2 |" in made
-    assert "old" not in made
-    assert "| a |\n| --- |\n\n- A note.\n" in made
-    assert "A caption" not in made
-    assert [line for line in made.splitlines() if line.isalpha()] == ["before", "between", "after"]
+    result = readme.read_text()
+    assert "| method | group mean | saved for backward (MB) |" in result
+    assert "| DTL+\\* | 80.0 | 1.2 |" in result
+    assert "old" not in result
+    assert "| a |\n| --- |\n\n- A note.\n" in result
+    assert "A caption" not in result
+    assert [line for line in result.splitlines() if line.isalpha()] == [
+        "before",
+        "between",
+        "after",
+    ]
     assert main([str(readme)]) == 0
-    assert readme.read_text() == made  # again is the same
+    assert readme.read_text() == result  # a second run changes nothing
 
 
 @pytest.mark.parametrize(
     ("block", "message"),
     [("b.csv top1", "'b.csv' is not in"), ("a.csv top", "unknown column 'top'")],
 )
-def test_a_mistake_is_told_and_changes_nothing(
+def test_a_mistake_is_reported_and_changes_nothing(
     block: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a.csv").write_text("method,top1\nLoRA,1\n")

@@ -1,6 +1,7 @@
-"""The report on numbers computed by hand: means, ranks, marks, notes, files, errors."""
+"""Reports on numbers computed by hand: means, ranks, marks, notes, files, errors."""
 
 import copy
+import errno
 import io
 import os
 import re
@@ -13,14 +14,15 @@ import pytest
 from rich.console import Console
 
 from petlbench.errors import UserError
-from petlbench.report import costs, latex, markdown, terminal
 from petlbench.report.__main__ import main
-from petlbench.report.document import Report
-from petlbench.report.read import read
-from petlbench.report.rows import listed
-from petlbench.report.scores import GROUP_MEAN, TASK_MEAN
-from petlbench.report.table import Column, Table
-from petlbench.report.view import find, module
+from petlbench.report.model.report import Report
+from petlbench.report.model.table import Column, Table
+from petlbench.report.read.means import GROUP_MEAN, TASK_MEAN
+from petlbench.report.read.records import read
+from petlbench.report.read.rows import members
+from petlbench.report.registry import build, find, names
+from petlbench.report.render import latex, markdown, terminal
+from petlbench.report.table import costs
 from petlbench.run.record import Record
 from tests.records import keep, record
 
@@ -38,108 +40,104 @@ def records() -> list[Record]:
 
 
 def without(identifier: str) -> list[Record]:
-    return [made for made in records() if made["id"] != identifier]
+    return [run for run in records() if run["id"] != identifier]
 
 
-def changed(made: Record, part: str, **changes: Any) -> Record:
-    made = copy.deepcopy(made)
-    made[part] |= changes
-    return made
+def changed(run: Record, part: str, **changes: Any) -> Record:
+    run = copy.deepcopy(run)
+    run[part] |= changes
+    return run
 
 
-def report(found: list[Record], protocol: str = "final", suite: str | None = None) -> Report:
-    view = replace(find("table"), protocol=protocol, suite=suite)
-    made = module("table").build(found, view)
-    assert isinstance(made, Report)
-    return made
+def report(runs: list[Record], protocol: str = "final", suite: str | None = None) -> Report:
+    spec = replace(find("table"), protocol=protocol, suite=suite)
+    return build(runs, spec)
 
 
-def table(found: list[Record], protocol: str = "final", suite: str | None = None) -> Table:
-    return report(found, protocol, suite).tables[0]
+def table(runs: list[Record], protocol: str = "final", suite: str | None = None) -> Table:
+    return report(runs, protocol, suite).tables[0]
 
 
-def report_of(made: Table) -> Report:
-    return Report("a title", [made], made.values)
+def report_of(result: Table) -> Report:
+    return Report("a title", [result], result.values)
 
 
-def column(made: Table, key: str) -> Column:
-    return next(column for column in made.columns if column.key == key)
+def column(result: Table, key: str) -> Column:
+    return next(column for column in result.columns if column.key == key)
 
 
-def ranks(made: Table, key: str) -> list[int | None]:
-    return [made.rank(row, column(made, key)) for row in made.rows]
+def ranks(result: Table, key: str) -> list[int | None]:
+    return [result.rank(row, column(result, key)) for row in result.rows]
 
 
 def vtab() -> list[Record]:
     """Two methods on the 19 tasks of VTAB-1K."""
-    found = []
-    for place, task in enumerate(listed("dataset", "vtab")):
+    runs = []
+    for place, task in enumerate(members("dataset", "vtab")):
         group = ("natural", "specialized", "structured")[(place > 6) + (place > 10)]
         for method in ("linear", "lora"):
-            made = record(
-                method, "land", 50.0 + place, suite="vtab", group=group, id=method + task
-            )
-            made["factors"]["task"], made["task_title"] = task, task.split("/")[1][:10]
-            found.append(made)
-    return found
+            run = record(method, "land", 50.0 + place, suite="vtab", group=group, id=method + task)
+            run["factors"]["task"], run["task_title"] = task, task.split("/")[1][:10]
+            runs.append(run)
+    return runs
 
 
 def test_rows_and_columns_are_in_the_order_of_the_suites() -> None:
-    made = table([record("zeta", "land", 1.0), record("alpha", "land", 1.0), *records()[::-1]])
-    assert made.rows == ["Linear", "LoRA", "DTL+", "alpha", "zeta"]
-    keys = [column.key for column in made.columns]
+    result = table([record("zeta", "land", 1.0), record("alpha", "land", 1.0), *records()[::-1]])
+    assert result.rows == ["Linear", "LoRA", "DTL+", "alpha", "zeta"]
+    keys = [column.key for column in result.columns]
     assert keys[:5] == ["mini/digits", "mini/glyphs", "mini/land", GROUP_MEAN, TASK_MEAN]
 
 
 def test_a_suite_of_the_users_own_keeps_the_order_of_its_records_and_its_groups_together() -> None:
-    found = [record("lora", task, 1.0, suite="own") for task in ("land", "glyphs", "digits")]
-    found[0]["group"] = "natural"
-    found[1]["group"] = "other"
-    made = table(found, suite="own")
-    assert [c.key for c in made.columns][:3] == ["mini/land", "mini/digits", "mini/glyphs"]
+    runs = [record("lora", task, 1.0, suite="own") for task in ("land", "glyphs", "digits")]
+    runs[0]["group"] = "natural"
+    runs[1]["group"] = "other"
+    result = table(runs, suite="own")
+    assert [c.key for c in result.columns][:3] == ["mini/land", "mini/digits", "mini/glyphs"]
 
 
-def test_both_means_are_what_their_names_say() -> None:
+def test_both_means_by_hand() -> None:
     values = table(records()).values.loc["LoRA"]
     assert values[GROUP_MEAN] == pytest.approx(((90 + 72) / 2 + 78) / 2)
     assert values[TASK_MEAN] == pytest.approx((90 + 72 + 78) / 3)
 
 
 def test_seeds_are_averaged_and_their_spread_is_the_sample_deviation() -> None:
-    made = table([record("lora", "land", top1, seed) for seed, top1 in enumerate((70, 72, 77))])
-    assert made.values.loc["LoRA", "mini/land"] == pytest.approx(73)
-    assert made.spread.loc["LoRA", "mini/land"] == pytest.approx(13**0.5)
-    assert "mean over 3 seeds" in made.notes[0]
-    assert r"\label{tab:x-spread}" in latex.render(report_of(made), "x")
-    assert markdown.render(report_of(made)).rstrip().endswith("| LoRA | 3.6 | 3.6 | 3.6 |")
+    result = table([record("lora", "land", top1, seed) for seed, top1 in enumerate((70, 72, 77))])
+    assert result.values.loc["LoRA", "mini/land"] == pytest.approx(73)
+    assert result.spread.loc["LoRA", "mini/land"] == pytest.approx(13**0.5)
+    assert "mean over 3 seeds" in result.notes[0]
+    assert r"\label{tab:x-spread}" in latex.render(report_of(result), "x")
+    assert markdown.render(report_of(result)).rstrip().endswith("| LoRA | 3.6 | 3.6 | 3.6 |")
 
 
-def test_one_seed_has_no_spread_and_says_so() -> None:
-    made = table(records())
-    assert "one seed" in made.notes[0]
-    assert "-spread" not in latex.render(report_of(made), "x")
-    assert "deviation" not in markdown.render(report_of(made))
+def test_one_seed_has_no_spread_and_is_noted() -> None:
+    result = table(records())
+    assert "one seed" in result.notes[0]
+    assert "-spread" not in latex.render(report_of(result), "x")
+    assert "deviation" not in markdown.render(report_of(result))
 
 
-def test_cells_of_unequal_runs_are_said() -> None:
-    made = table([*records(), record("lora", "land", 80.0, seed=1)])
-    assert made.values.loc["LoRA", "mini/land"] == 79
-    assert "1 to 2 runs in a cell" in made.notes[0]
+def test_unequal_numbers_of_runs_are_noted() -> None:
+    result = table([*records(), record("lora", "land", 80.0, seed=1)])
+    assert result.values.loc["LoRA", "mini/land"] == 79
+    assert "1 to 2 runs in a cell" in result.notes[0]
 
 
 def test_ranks_are_those_of_the_printed_figures() -> None:
-    made = table(records())
-    assert ranks(made, "mini/digits") == [2, 1, 1]
-    assert ranks(made, "mini/land") == [None, 2, 1]
-    assert ranks(made, TASK_MEAN) == [2, 1, 1]
-    assert ranks(made, GROUP_MEAN) == [None, 2, 1]
-    assert ranks(made, "train_s") == [None] * 3
+    result = table(records())
+    assert ranks(result, "mini/digits") == [2, 1, 1]
+    assert ranks(result, "mini/land") == [None, 2, 1]
+    assert ranks(result, TASK_MEAN) == [2, 1, 1]
+    assert ranks(result, GROUP_MEAN) == [None, 2, 1]
+    assert ranks(result, "train_s") == [None] * 3
 
 
-def test_what_prints_alike_ranks_alike() -> None:
-    made = table([record("linear", "land", 70.25), record("lora", "land", 70.15)])
-    shown = [made.text(row, column(made, "mini/land")) for row in made.rows]
-    assert (shown[0] == shown[1]) == (ranks(made, "mini/land") == [1, 1])
+def test_figures_that_print_equal_share_a_rank() -> None:
+    result = table([record("linear", "land", 70.25), record("lora", "land", 70.15)])
+    shown = [result.text(row, column(result, "mini/land")) for row in result.rows]
+    assert (shown[0] == shown[1]) == (ranks(result, "mini/land") == [1, 1])
 
 
 def test_a_lone_row_has_no_best() -> None:
@@ -147,12 +145,14 @@ def test_a_lone_row_has_no_best() -> None:
 
 
 def test_a_missing_cell_stays_missing_and_spoils_its_means() -> None:
-    made = table(without("loraland0"))
-    assert [made.text("LoRA", column(made, key)) for key in ("mini/land", TASK_MEAN)] == ["–"] * 2
-    assert made.text("LoRA", column(made, GROUP_MEAN)) == "–"
-    assert made.text("DTL+", column(made, TASK_MEAN)) == "80.0"
-    assert any("Rows that miss a task have no means" in note for note in made.notes)
-    assert any("no records of mini/cells" in note for note in made.notes)
+    result = table(without("loraland0"))
+    assert [result.text("LoRA", column(result, key)) for key in ("mini/land", TASK_MEAN)] == [
+        "–"
+    ] * 2
+    assert result.text("LoRA", column(result, GROUP_MEAN)) == "–"
+    assert result.text("DTL+", column(result, TASK_MEAN)) == "80.0"
+    assert any("Rows without all tasks have no means" in note for note in result.notes)
+    assert any("no records of mini/cells" in note for note in result.notes)
 
 
 @pytest.mark.parametrize(
@@ -161,10 +161,10 @@ def test_a_missing_cell_stays_missing_and_spoils_its_means() -> None:
 )
 def test_a_run_without_a_score_is_marked_with_its_reason(status: str, mark: str) -> None:
     lost = record("dtl_plus", "digits", None, status=status, cost={}, provenance={}, selection={})
-    made = table([*records()[1:], lost])
-    assert made.text("DTL+", column(made, "mini/digits")) == mark
-    assert made.text("DTL+", column(made, TASK_MEAN)) == "–"
-    assert f"{mark}: DTL+ on Digits (seed 0): RuntimeError: it broke" in made.notes
+    result = table([*records()[1:], lost])
+    assert result.text("DTL+", column(result, "mini/digits")) == mark
+    assert result.text("DTL+", column(result, TASK_MEAN)) == "–"
+    assert f"{mark}: DTL+ on Digits (seed 0): RuntimeError: it broke" in result.notes
 
 
 def test_reasons_are_gathered_over_tasks_and_seeds() -> None:
@@ -175,10 +175,10 @@ def test_reasons_are_gathered_over_tasks_and_seeds() -> None:
 
 def test_a_table_of_failures_only_is_still_a_table() -> None:
     lost = [record(m, "land", None, cost={}, provenance={}, selection={}) for m in SCORES]
-    made = table(lost)
-    assert {made.text(row, column(made, "mini/land")) for row in made.rows} == {"fail"}
-    assert "no finished run" in made.notes[0]
-    assert "fail" in latex.render(report_of(made), "x")
+    result = table(lost)
+    assert {result.text(row, column(result, "mini/land")) for row in result.rows} == {"fail"}
+    assert "no finished run" in result.notes[0]
+    assert "fail" in latex.render(report_of(result), "x")
 
 
 @pytest.mark.parametrize(
@@ -192,70 +192,70 @@ def test_a_table_of_failures_only_is_still_a_table() -> None:
         ),
     ],
 )
-def test_a_row_of_another_origin_has_a_footnote(change: dict[str, Any], note: str) -> None:
-    made = table(
+def test_a_row_of_another_provenance_has_a_footnote(change: dict[str, Any], note: str) -> None:
+    result = table(
         [*without("loraland0"), changed(record("lora", "land", 78), "provenance", **change)]
     )
-    assert [footnote.text for footnote in made.footnotes] == [note]
-    assert made.letters("LoRA") == "a"
-    assert made.letters("DTL+") == ""
-    assert r"LoRA\textsuperscript{a} &" in latex.render(report_of(made), "x")
-    assert "| LoRA<sup>a</sup> |" in markdown.render(report_of(made))
+    assert [footnote.text for footnote in result.footnotes] == [note]
+    assert result.letters("LoRA") == "a"
+    assert result.letters("DTL+") == ""
+    assert r"LoRA\textsuperscript{a} &" in latex.render(report_of(result), "x")
+    assert "| LoRA<sup>a</sup> |" in markdown.render(report_of(result))
     assert table(records()).footnotes == []
 
 
 def test_other_epochs_have_a_footnote() -> None:
-    found = records()
-    for made in found[:3]:
-        made["config"]["train"]["epochs"] = 5
-    assert [f.text for f in table(found).footnotes] == ["DTL+: epochs 5, elsewhere 10."]
+    runs = records()
+    for run in runs[:3]:
+        run["config"]["train"]["epochs"] = 5
+    assert [f.text for f in table(runs).footnotes] == ["DTL+: epochs 5, elsewhere 10."]
 
 
 def test_backbones_are_never_mixed() -> None:
-    found = records()
-    for other in found[:3]:
+    runs = records()
+    for other in runs[:3]:
         other["factors"]["backbone"] = "swin_b"
-    with pytest.raises(UserError, match=r"2 backbones \(swin_b, vit_mini\).*--backbone swin_b"):
-        table(found)
-    view = replace(find("table"), backbone="vit_mini")
-    made = module("table").build(found, view).tables[0]
-    assert made.rows == ["Linear", "LoRA"]
-    assert "Left out: 3 records of other backbones (swin_b)." in made.notes
+    with pytest.raises(UserError, match=r"have 2 \(swin_b, vit_mini\); add --backbone swin_b"):
+        table(runs)
+    spec = replace(find("table"), backbone="vit_mini")
+    result = build(runs, spec).tables[0]
+    assert result.rows == ["Linear", "LoRA"]
+    assert "Excluded: 3 records of other backbones (swin_b)." in result.notes
     with pytest.raises(UserError, match=r"backbone among the records 'vit_b16'.*swin_b, vit_mini"):
-        module("table").build(found, replace(view, backbone="vit_b16"))
+        build(runs, replace(spec, backbone="vit_b16"))
 
 
 def test_a_column_of_mixed_data_has_a_footnote() -> None:
     other = changed(record("lora", "land", 78), "provenance", splits={"test": {"sha256": "other"}})
-    made = table([*without("loraland0"), other])
-    assert made.letters("mini/land") == "a"
-    assert "sha256 data of land (DTL+, Linear); sha256 other (LoRA)" in made.lines()[-1]
+    result = table([*without("loraland0"), other])
+    assert result.letters("mini/land") == "a"
+    assert "sha256 data of land (DTL+, Linear); sha256 other (LoRA)" in result.lines()[-1]
 
 
 def test_rows_of_another_normalisation_or_pooling_have_a_footnote() -> None:
     usual = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "pool": "cls"}
     other = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "pool": "norm_then_mean"}
-    made = table(
+    result = table(
         [
-            changed(found, "config", backbone=other if found["title"] == "LoRA" else usual)
-            for found in records()
+            changed(run, "config", backbone=other if run["title"] == "LoRA" else usual)
+            for run in records()
         ]
     )
-    assert [note.text for note in made.footnotes] == [
+    assert [note.text for note in result.footnotes] == [
         "LoRA: normalisation 0.485 0.456 0.406 / 0.229 0.224 0.225, "
         "elsewhere 0.5 0.5 0.5 / 0.5 0.5 0.5.",
         "LoRA: pooling norm_then_mean, elsewhere cls.",
     ]
 
 
-def test_dishonest_selection_is_said() -> None:
+def test_selection_on_the_test_set_is_noted() -> None:
     scores = {name: {"top1": top1, "total": 9} for name, top1 in (("test", 78), ("test@best", 99))}
-    found = [*without("loraland0"), record("lora", "land", 78.0, scores=scores)]
-    found[-1]["selection"] = {"honest": False}
-    made = table(found)
-    assert made.values.loc["LoRA", "mini/land"] == 78
-    assert made.footnotes[0].text.startswith("dishonest")
-    assert made.footnotes[0].of == ("LoRA",)
+    runs = [*without("loraland0"), record("lora", "land", 78.0, scores=scores)]
+    runs[-1]["selection"] = {"honest": False}
+    result = table(runs)
+    assert result.values.loc["LoRA", "mini/land"] == 78
+    assert result.footnotes[0].text == "The epoch was chosen on the test set."
+    assert result.footnotes[0].of == ("LoRA",)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -268,52 +268,52 @@ def test_runs_of_different_settings_are_never_averaged(seed: int) -> None:
 
 
 def test_a_record_from_before_a_key_averages_with_later_ones(tmp_path: Path) -> None:
-    """Keys that came later have neutral values: what their absence meant."""
+    """A key that a later version added has a neutral value, which its absence stands for."""
     early, late = (record("lora", "land", 78.0 + seed, seed) for seed in (0, 1))
-    for made in (early, late):
-        made["config"]["backbone"] = {"name": "vit_mini"}
+    for run in (early, late):
+        run["config"]["backbone"] = {"name": "vit_mini"}
     late["config"]["backbone"] |= {"fused_attention": True, "head_start": "small_normal"}
     late["provenance"]["attention"] = "fused"
-    found = read([keep([early, late], tmp_path / "a")])
-    assert table(found).values.loc["LoRA", "mini/land"] == 78.5
-    assert not table(found).footnotes  # what a record does not say is no difference
+    runs = read([keep([early, late], tmp_path / "a")])
+    assert table(runs).values.loc["LoRA", "mini/land"] == 78.5
+    assert not table(runs).footnotes  # a value missing from a record is no difference
     late["config"]["backbone"]["fused_attention"] = False
     with pytest.raises(UserError, match=r"backbone\.fused_attention \(True, False\)"):
         table(read([keep([early, late], tmp_path / "b")]))
 
 
-def test_settings_that_change_between_tasks_are_said() -> None:
+def test_settings_that_change_between_tasks_are_noted() -> None:
     other = changed(record("lora", "land", 78.0), "config", method={"rank": 4})
-    made = table([*without("loraland0"), other])
-    assert "LoRA: method.rank differs between tasks." in made.notes
+    result = table([*without("loraland0"), other])
+    assert "LoRA: method.rank differs between tasks." in result.notes
 
 
 def test_methods_that_share_a_title_keep_their_rows() -> None:
-    found = [record("lora", "land", 70.0), record("linear", "land", 60.0, title="LoRA")]
-    assert table(found).rows == ["LoRA [linear]", "LoRA [lora]"]
+    runs = [record("lora", "land", 70.0), record("linear", "land", 60.0, title="LoRA")]
+    assert table(runs).rows == ["LoRA [linear]", "LoRA [lora]"]
 
 
 def test_protocols_are_never_mixed() -> None:
-    found = [*records(), record("lora", "land", 99.0, protocol="trial", id="t")]
-    made = table(found)
-    assert made.values.loc["LoRA", "mini/land"] == 78
-    assert "Left out: 1 record of other protocols (trial)." in made.notes
+    runs = [*records(), record("lora", "land", 99.0, protocol="trial", id="t")]
+    result = table(runs)
+    assert result.values.loc["LoRA", "mini/land"] == 78
+    assert "Excluded: 1 record of other protocols (trial)." in result.notes
     with pytest.raises(UserError, match=r"protocol among the records 'audit'.*final, trial"):
-        table(found, protocol="audit")
+        table(runs, protocol="audit")
 
 
 def test_the_choice_of_an_epoch_on_the_test_set_is_a_column_of_its_own() -> None:
     gains = {"land": 1.5, "digits": 0.5}
-    found = []
+    runs = []
     for task, gain in gains.items():
         scores = {"test": {"top1": 70.0}, "test@best": {"top1": 70.0 + gain}}
-        found.append(record("lora", task, 70.0, protocol="audit", scores=scores))
-    found.append(record("linear", "land", 60.0, protocol="audit"))
-    made = table(found, protocol="audit")
-    assert made.values.loc["LoRA", "inflation"] == 1.0
-    assert pd.isna(made.values.loc["Linear", "inflation"])
-    assert made.values.loc["LoRA", TASK_MEAN] == 70.0
-    assert any(note.startswith("Best epoch on test: what choosing") for note in made.notes)
+        runs.append(record("lora", task, 70.0, protocol="audit", scores=scores))
+    runs.append(record("linear", "land", 60.0, protocol="audit"))
+    result = table(runs, protocol="audit")
+    assert result.values.loc["LoRA", "inflation"] == 1.0
+    assert pd.isna(result.values.loc["Linear", "inflation"])
+    assert result.values.loc["LoRA", TASK_MEAN] == 70.0
+    assert any(note.startswith("Best epoch on test: gain of choosing") for note in result.notes)
     assert "inflation" not in table(records()).values
 
 
@@ -321,18 +321,18 @@ def test_memory_is_the_peak_only_where_all_runs_have_it() -> None:
     keys = [column.key for column in table(records()).columns]
     assert "saved_mb" in keys
     assert "peak_mib" not in keys
-    found = [changed(made, "cost", peak_mib=PEAK) for made in records()]
-    made = table(found)
-    assert made.text("LoRA", column(made, "peak_mib")) == "512"
-    mixed = table([*found[1:], records()[0]])
+    runs = [changed(run, "cost", peak_mib=PEAK) for run in records()]
+    result = table(runs)
+    assert result.text("LoRA", column(result, "peak_mib")) == "512"
+    mixed = table([*runs[1:], records()[0]])
     assert "peak_mib" not in [column.key for column in mixed.columns]
 
 
 def test_costs_are_means_over_runs() -> None:
-    found = [changed(made, "cost", train_s=float(n)) for n, made in enumerate(records())]
-    made = table(found)
-    assert made.values.loc["LoRA", "train_s"] == pytest.approx((3 + 4 + 5) / 3)
-    assert made.text("LoRA", column(made, "parameters_m")) == "0.037"
+    runs = [changed(run, "cost", train_s=float(n)) for n, run in enumerate(records())]
+    result = table(runs)
+    assert result.values.loc["LoRA", "train_s"] == pytest.approx((3 + 4 + 5) / 3)
+    assert result.text("LoRA", column(result, "parameters_m")) == "0.037"
 
 
 def rows_of(source: str) -> list[str]:
@@ -342,8 +342,8 @@ def rows_of(source: str) -> list[str]:
 
 def test_latex_is_well_formed_whatever_the_titles_and_reasons_hold() -> None:
     lost = record("dtl", "land", None, title=f"*{NASTY}", reason=f"{NASTY} → \u2603")
-    found = [*records(), lost, record("lora", "land", 80.0, seed=1)]
-    source = latex.render(report(found), "x", "a\ncommand")
+    runs = [*records(), lost, record("lora", "land", 80.0, seed=1)]
+    source = latex.render(report(runs), "x", "a\ncommand")
     assert source.startswith("% made by a command\n")
     for part in source.split(r"\begin{table*}")[1:]:
         spec = re.search(r"\\begin\{tabular\}\{l(c+)\}", part)
@@ -367,12 +367,12 @@ def test_latex_is_well_formed_whatever_the_titles_and_reasons_hold() -> None:
 
 
 def test_rows_stand_under_the_head_of_their_family() -> None:
-    made = table(records())
-    assert [section for section, _ in made.parts()] == ["traditional methods", "PETL methods"]
-    assert [row for _, rows in made.parts() for row in rows] == made.rows
-    source = latex.render(report_of(made), "x")
+    result = table(records())
+    assert [section for section, _ in result.parts()] == ["traditional methods", "PETL methods"]
+    assert [row for _, rows in result.parts() for row in rows] == result.rows
+    source = latex.render(report_of(result), "x")
     assert source.index("Traditional methods") < source.index("PETL methods")
-    assert "PETL" in shown(made, 100)
+    assert "PETL" in shown(result, 100)
     alone = table([record("lora", "land", 80.0)])
     assert alone.parts() == [("", alone.rows)]
 
@@ -400,11 +400,11 @@ def test_markdown_escapes_what_titles_and_reasons_hold() -> None:
     assert r"a\|b\* on Land (seed 0): \<c\>\_d\_" in lines
 
 
-def shown(made: Table, width: int) -> str:
+def shown(result: Table, width: int) -> str:
     console = Console(
         file=io.StringIO(), width=width, force_terminal=True, color_system="standard"
     )
-    for part in terminal.render(made, width):
+    for part in terminal.render(result, width):
         console.print(part)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -412,18 +412,18 @@ def shown(made: Table, width: int) -> str:
 
 @pytest.mark.parametrize("width", [60, 100, 120])
 def test_the_terminal_shows_every_column_of_a_wide_suite(width: int) -> None:
-    made = table(vtab(), suite="vtab")
-    told = re.sub(r"\x1b\[[0-9;]*m", "", shown(made, width))
-    assert max(map(len, told.splitlines())) <= width
-    assert "…" not in told
-    for task in made.columns[:19]:
-        assert task.title in told
+    result = table(vtab(), suite="vtab")
+    output = re.sub(r"\x1b\[[0-9;]*m", "", shown(result, width))
+    assert max(map(len, output.splitlines())) <= width
+    assert "…" not in output
+    for task in result.columns[:19]:
+        assert task.title in output
 
 
 def test_the_terminal_marks_best_and_second() -> None:
-    told = shown(table(records()), 100)
-    assert "\x1b[1m80.0\x1b[0m" in told
-    assert "\x1b[4m78.0\x1b[0m" in told
+    output = shown(table(records()), 100)
+    assert "\x1b[1m80.0\x1b[0m" in output
+    assert "\x1b[4m78.0\x1b[0m" in output
 
 
 FILES = {"t.csv", "t_tidy.csv", "t.tex", "t.md", "t.html", "t_tradeoff.png", "t_tradeoff.pdf"}
@@ -438,17 +438,17 @@ def test_the_command_writes_all_files(tmp_path: Path, capsys: pytest.CaptureFixt
     assert command(keep(records(), tmp_path / "runs"), out) == 0
     assert {path.name for path in out.iterdir()} == FILES
     wide = pd.read_csv(out / "t.csv", index_col="method")
-    made = table(records())
-    keys = [column.key for column in made.columns]
-    pd.testing.assert_frame_equal(wide[keys], made.values[keys], check_names=False)
+    result = table(records())
+    keys = [column.key for column in result.columns]
+    pd.testing.assert_frame_equal(wide[keys], result.values[keys], check_names=False)
     tidy = pd.read_csv(out / "t_tidy.csv")
     assert dict(zip(tidy["id"], tidy["top1"], strict=True)) == {
-        made["id"]: made["scores"]["test"]["top1"] for made in records()
+        run["id"]: run["scores"]["test"]["top1"] for run in records()
     }
-    told = capsys.readouterr().out
-    assert "LoRA" in told
-    assert "one seed" in told
-    assert f"wrote {out / 't.tex'}" in told
+    output = capsys.readouterr().out
+    assert "LoRA" in output
+    assert "one seed" in output
+    assert f"wrote {out / 't.tex'}" in output
 
 
 def test_a_run_in_two_folders_counts_once_and_as_finished(tmp_path: Path) -> None:
@@ -472,16 +472,30 @@ def test_a_run_in_two_folders_counts_once_and_as_finished(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--records", "none"], "no folder 'none'"),
-        (["--records", "empty"], "no records in empty; python -m petlbench -m"),
+        (["--records", "none"], "--records 'none' is not a folder; give the results.root"),
+        (["--records", "x" * 300], "is not a folder; give the results.root"),
+        (["--records", ""], "--records is empty; give it a value"),
+        (["--records", "empty"], "--records empty holds no records; python -m petlbench -m"),
         (["--suite", "vtap"], "unknown suite among the records 'vtap'; Known: mini"),
         (["--protocol", "finale"], "did you mean 'final'? Known: final"),
-        (["--name", "a/b"], "--name 'a/b' is no name for files"),
+        (["--name", "a/b"], "--name 'a/b' is not a file name; use at most 200 letters"),
+        (["--name", "x" * 201], "is not a file name; use at most 200 letters"),
+        (["--name", ""], "--name is empty; give it a value or leave it out"),
+        (["--name", "a\nb"], "--name 'a b' is not a file name"),
+        (["--out", "\udcff"], r"--out '\udcff' is not UTF-8"),
+        (["--backbone", ""], "--backbone is empty; give it a value or leave it out"),
+        (["--vary", "train"], "--vary 'train' is a node, not a value; its values: train.epochs"),
+        (["--vary", "method.rnak"], "has a value of this key; did you mean 'method.rank'?"),
+        (["--vary", "method.rank.x"], "--vary 'method.rank.x': no record has a value of this key"),
         (["--backbone", "vit"], "unknown backbone among the records 'vit'"),
         (["--records", "broken"], "record 'broken/0.json' is broken: cost, factors.seed missing"),
         (["--records", "cut"], "record 'cut/0.json' cannot be read"),
         (["--records", "later"], "record 'later/0.json' has schema 2, this petlbench reads 1"),
+        (["--out", "runs/0.json"], "--out 'runs/0.json' cannot be written (Not a directory)"),
         (["--out", "runs/0.json/x"], "--out 'runs/0.json/x' cannot be written (Not a directory)"),
+        (["--out", "x" * 300], "cannot be written (File name too long); give a folder"),
+        (["--out", ""], "--out is empty; give it a value or leave it out"),
+        (["--records", "none", "--out", "runs/0.json"], "--out 'runs/0.json' cannot be written"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -501,11 +515,52 @@ def test_mistakes_are_one_line(
     keep([], tmp_path / "cut").joinpath("0.json").write_text('{"schema": 1, "id')
     given = ["table", "--records", "runs", "--name", "t", "--out", "out", *arguments]
     assert main(given) == 1
-    told = capsys.readouterr()
-    assert message in told.err
-    assert told.err.count("\n") == 1
-    assert told.out == ""
-    assert not Path("out").exists() or not list(Path("out").iterdir())
+    output = capsys.readouterr()
+    assert message in output.err
+    assert output.err.count("\n") == 1
+    assert output.out == ""
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: NAME, --out"),
+        (["table", "--out"], "argument --out: expected one argument"),
+        (["table", "--out", "out", "--backbnoe", "x"], "unrecognized arguments: --backbnoe x"),
+    ],
+)
+def test_mistakes_of_the_command_line_are_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_status:
+        main(arguments)
+    assert exit_status.value.code == 2
+    assert capsys.readouterr().err == f"error: {message}; --help lists the options\n"
+
+
+def test_a_full_disk_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder = keep(records(), tmp_path / "runs")
+    monkeypatch.setattr(os, "replace", refuse)
+    assert command(folder, tmp_path / "out") == 1
+    output = capsys.readouterr()
+    assert "No space left on device" in output.err
+    assert output.err.count("\n") == 1
+    assert output.out == ""
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_the_help_lists_every_report(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    output = capsys.readouterr().out
+    for name, title in names().items():
+        assert re.search(rf"^  {name} +{re.escape(title)}$", output, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -523,91 +578,100 @@ def test_mistakes_are_one_line(
         ("cost.saved_mb", float("inf")),
         ("cost.inference", [3]),
         ("config.train", None),
+        ("config.protocol", "final"),
+        ("config.method", ["lora"]),
         ("status", "done"),
     ],
 )
 def test_a_record_that_is_broken_inside_is_named(
     place: str, value: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = copy.deepcopy(record("lora", "land", 1.0))
+    run = copy.deepcopy(record("lora", "land", 1.0))
     *above, key = place.split(".")
-    node = made
+    node = run
     for part in above:
         node = node[part]
     node[key] = value
-    folder = keep([made], tmp_path / "runs")
+    folder = keep([run], tmp_path / "runs")
     assert command(folder, tmp_path / "out") == 1
-    told = capsys.readouterr().err
-    assert f"record '{folder}/0.json' is broken: {place}" in told
-    assert told.count("\n") == 1
+    output = capsys.readouterr().err
+    assert f"record '{folder}/0.json' is broken: {place}" in output
+    assert output.count("\n") == 1
+
+
+def test_a_null_node_of_the_configuration_is_an_absent_one(tmp_path: Path) -> None:
+    runs = [record("lora", "land", 1.0)]
+    runs[0]["config"] |= {"backbone": None, "dataset": None, "protocol": None}
+    [again] = read([keep(runs, tmp_path)])
+    assert again["config"].keys() == {"train", "method"}
 
 
 def test_seeds_of_different_data_are_never_averaged() -> None:
-    found = [record("lora", "digits", 70.0 + seed, seed) for seed in (0, 1)]
-    for made, share in zip(found, (0.1, 0.5), strict=True):
-        made["config"]["dataset"] = {"val_share": share, "root": f"/a{share}", "draw": made["id"]}
+    runs = [record("lora", "digits", 70.0 + seed, seed) for seed in (0, 1)]
+    for run, share in zip(runs, (0.1, 0.5), strict=True):
+        run["config"]["dataset"] = {"val_share": share, "root": f"/a{share}", "draw": run["id"]}
     with pytest.raises(UserError, match=r"dataset\.val_share \(0\.1, 0\.5\)"):
-        table(found)
-    found[1]["config"]["dataset"]["val_share"] = 0.1
-    assert table(found).values.loc["LoRA", "mini/digits"] == 70.5
+        table(runs)
+    runs[1]["config"]["dataset"]["val_share"] = 0.1
+    assert table(runs).values.loc["LoRA", "mini/digits"] == 70.5
 
 
 def test_a_named_suite_shows_the_tasks_that_no_record_is_of() -> None:
-    made = table(records(), suite="mini")
-    assert [c.title for c in made.columns[:8]][1:4] == ["Glyphs", "Land", "Cells"]
-    assert made.columns[3].group == "specialized"
+    result = table(records(), suite="mini")
+    assert [c.title for c in result.columns[:8]][1:4] == ["Glyphs", "Land", "Cells"]
+    assert result.columns[3].group == "specialized"
     for key in ("mini/cells", GROUP_MEAN, TASK_MEAN):
-        assert {made.text(row, column(made, key)) for row in made.rows} == {"–"}
-    assert any(note.startswith("No records of mini/cells") for note in made.notes)
+        assert {result.text(row, column(result, key)) for row in result.rows} == {"–"}
+    assert any(note.startswith("No records of mini/cells") for note in result.notes)
 
 
 def test_means_of_fewer_tasks_stand_beside_no_published_ones() -> None:
     files = ("dtl_aaai2024/table2_vtab_vit_b16",)
-    few = [made for made in vtab() if made["factors"]["task"] in listed("dataset", "vtab")[:4]]
-    view = replace(find("table"), published=files)
-    made = module("table").build(few, view).tables[0]
-    assert not pd.isna(made.values.loc["LoRA", GROUP_MEAN])
-    assert pd.isna(made.values.loc["LoRA (DTL paper, Table 2)", GROUP_MEAN])
+    few = [run for run in vtab() if run["factors"]["task"] in members("dataset", "vtab")[:4]]
+    spec = replace(find("table"), published=files)
+    result = build(few, spec).tables[0]
+    assert not pd.isna(result.values.loc["LoRA", GROUP_MEAN])
+    assert pd.isna(result.values.loc["LoRA (DTL paper, Table 2)", GROUP_MEAN])
 
 
 def test_two_published_files_share_one_column_of_memory() -> None:
     files = ("dtl_aaai2024/table2_vtab_vit_b16", "dtl_aaai2024/table5_ablation_vit_b16")
-    made = module("table").build(vtab(), replace(find("table"), published=files)).tables[0]
-    assert [c.key for c in made.columns].count("memory_gb") == 1
-    assert made.values.loc["SSF (DTL paper, Table 2)", "memory_gb"] == 4.9
+    result = build(vtab(), replace(find("table"), published=files)).tables[0]
+    assert [c.key for c in result.columns].count("memory_gb") == 1
+    assert result.values.loc["SSF (DTL paper, Table 2)", "memory_gb"] == 4.9
 
 
-def test_what_memory_and_speed_depend_on_is_said_and_what_deviates_is_marked() -> None:
-    found = records()
-    for made in found:
-        made["config"]["train"] |= {"batch_size": 32, "optimizer": "adamw"}
-        made["config"]["input"] = {"size": 48}
-        made["provenance"]["attention"] = "fused"
-    told = table(found).notes[1]
-    assert "; training batch 32, 48 px, fused attention, adamw; " in told
-    for made in found[:3]:
-        made["config"]["train"] |= {"batch_size": 64, "optimizer": "sgd"}
-        made["config"]["input"] = {"size": 96}
-    assert [note.text for note in table(found).footnotes] == [
+def test_the_training_setup_is_noted_and_deviations_have_footnotes() -> None:
+    runs = records()
+    for run in runs:
+        run["config"]["train"] |= {"batch_size": 32, "optimizer": "adamw"}
+        run["config"]["input"] = {"size": 48}
+        run["provenance"]["attention"] = "fused"
+    text = table(runs).notes[1]
+    assert "; training batch 32, 48 px, fused attention, adamw; " in text
+    for run in runs[:3]:
+        run["config"]["train"] |= {"batch_size": 64, "optimizer": "sgd"}
+        run["config"]["input"] = {"size": 96}
+    assert [note.text for note in table(runs).footnotes] == [
         "DTL+: training batch 64, elsewhere 32.",
         "DTL+: image size 96, elsewhere 48.",
         "DTL+: optimiser sgd, elsewhere adamw.",
     ]
 
 
-def test_every_split_is_compared() -> None:
+def test_the_images_of_every_split_are_compared() -> None:
     splits = {"trainval": {"sha256": "old"}, "test": {"sha256": "data of land"}}
-    found = [changed(r, "provenance", splits=copy.deepcopy(splits)) for r in records()]
-    found = [made for made in found if made["task_title"] == "Land"]
-    assert not table(found).footnotes
-    found[0]["provenance"]["splits"]["trainval"]["sha256"] = "new"
-    [note] = table(found).footnotes
+    runs = [changed(r, "provenance", splits=copy.deepcopy(splits)) for r in records()]
+    runs = [run for run in runs if run["task_title"] == "Land"]
+    assert not table(runs).footnotes
+    runs[0]["provenance"]["splits"]["trainval"]["sha256"] = "new"
+    [note] = table(runs).footnotes
     assert note.text.startswith("Land: rows were trained on different images (trainval): sha256")
 
 
-def test_records_without_weights_say_nothing_of_them() -> None:
-    found = [changed(made, "provenance", checkpoint=None) for made in records()]
-    assert "weights" not in " ".join(table(found).notes)
+def test_records_without_weights_have_no_note_on_them() -> None:
+    runs = [changed(run, "provenance", checkpoint=None) for run in records()]
+    assert "weights" not in " ".join(table(runs).notes)
 
 
 def test_latex_has_no_control_characters() -> None:
@@ -615,6 +679,6 @@ def test_latex_has_no_control_characters() -> None:
 
 
 def test_the_two_measures_of_memory_have_two_names() -> None:
-    told = " ".join(costs.meaning(["peak_mib", "saved_mb"]))
-    assert "Peak memory: " in told
-    assert "Saved for backward: " in told
+    text = " ".join(costs.meaning(["peak_mib", "saved_mb"]))
+    assert "Peak memory: " in text
+    assert "Saved for backward: " in text

@@ -1,4 +1,4 @@
-"""The page and the charts: nothing from outside, everything escaped, positions that are right."""
+"""The page and the charts: nothing from outside, everything escaped, correct positions."""
 
 import json
 import re
@@ -7,24 +7,16 @@ from typing import Any
 
 import pytest
 
-from petlbench.report import html, plot
-from petlbench.report.chart import (
-    Axis,
-    Chart,
-    Panel,
-    Point,
-    Ranks,
-    Series,
-    front,
-    joined,
-    scale,
-    scales,
-)
-from petlbench.report.document import Report
-from petlbench.report.view import find, module
+from petlbench.report.draw import plot
+from petlbench.report.draw.scale import front, joined, scale, scales
+from petlbench.report.draw.style import styles
+from petlbench.report.model.chart import Axis, Chart, Panel, Point, Ranks, Series
+from petlbench.report.registry import build, find
+from petlbench.report.render import html
 from tests.records import record
-from tests.sweeps import SWEEPS
+from tests.sweeps import report
 
+KEY = "data-provenance"
 NASTY = "</script><script>alert(1)</script>\"'&<b>"
 
 
@@ -48,13 +40,6 @@ class Page(HTMLParser):
         self.tags.append((f"/{tag}", {}))
 
 
-def report(name: str = "leaderboard") -> Report:
-    view = find(name)
-    made = module(view.kind).build(SWEEPS[name](), view, **view.options)
-    assert isinstance(made, Report)
-    return made
-
-
 def data(page: Page) -> Any:
     return json.loads(page.scripts[0])
 
@@ -70,10 +55,9 @@ def test_a_page_needs_nothing_from_outside(name: str) -> None:
 
 
 def test_a_page_escapes_what_records_hold() -> None:
-    found = [record("lora", task, 70.0, title=NASTY) for task in ("land", "digits")]
-    found += [record("linear", task, None, reason=NASTY) for task in ("land", "digits")]
-    view = find("leaderboard")
-    page = Page(html.render(module("leaderboard").build(found, view), NASTY))
+    runs = [record("lora", task, 70.0, title=NASTY) for task in ("land", "digits")]
+    runs += [record("linear", task, None, reason=NASTY) for task in ("land", "digits")]
+    page = Page(html.render(build(runs, find("leaderboard")), NASTY))
     assert "b" not in [tag for tag, _ in page.tags]
     assert len(page.scripts) == 2
     labels = [a["data-label"] for tag, a in page.tags if tag == "tr" and "data-label" in a]
@@ -81,20 +65,20 @@ def test_a_page_escapes_what_records_hold() -> None:
     assert data(page)[0]["styles"][0]["label"] == NASTY
 
 
-def test_a_page_tells_the_origin_of_every_figure() -> None:
-    made = report()
-    page = Page(html.render(made, "a command"))
-    origins = [a["data-origin"] for tag, a in page.tags if tag == "td" and "data-origin" in a]
-    assert len(origins) == len(made.tables[0].rows) * 8
+def test_a_page_shows_the_provenance_of_every_figure() -> None:
+    mini = report("leaderboard")
+    page = Page(html.render(mini, "a command"))
+    texts = [a[KEY] for tag, a in page.tags if tag == "td" and KEY in a]
+    assert len(texts) == len(mini.tables[0].rows) * 8
     runs = re.compile(r"seed \d: [\d.]+  \(run [0-9a-f]{16}\)")
-    assert all(len(runs.findall(str(origin))) == 3 for origin in origins)
+    assert all(len(runs.findall(str(text))) == 3 for text in texts)
     point = data(page)[0]["panels"][0]["series"][0]["points"][0]
     for part in ("seeds: 0, 1, 2", "weights: vit_mini", "device: ", "commit: ", "runs: 24"):
-        assert part in point["origin"]
+        assert part in point["provenance"]
 
 
-def test_every_head_can_be_sorted_by_keyboard_and_says_how_it_is_sorted() -> None:
-    page = Page(html.render(report(), "a command"))
+def test_every_head_is_a_button_and_states_its_order() -> None:
+    page = Page(html.render(report("leaderboard"), "a command"))
     places = [n for n, (tag, a) in enumerate(page.tags) if tag == "th" and a.get("scope") == "col"]
     assert len(places) == 16
     for place in places:
@@ -106,23 +90,23 @@ def point(x: float, y: float) -> Point:
     return Point(x, y)
 
 
-def test_the_front_has_what_nothing_beats() -> None:
+def test_the_front_has_the_points_that_no_other_beats() -> None:
     points = [point(1, 5), point(2, 5), point(2, 7), point(3, 6), point(4, 8), point(1, 4)]
     assert [(p.x, p.y) for p in front(points)] == [(1, 5), (2, 7), (4, 8)]
 
 
 def test_a_logarithmic_axis_has_room_for_zero() -> None:
-    made = scale(Axis("x", logarithmic=True), [0.0, 0.01, 1.0])
-    places = [made.position(value) for value in (0.0, 0.01, 0.1, 1.0)]
+    axis = scale(Axis("x", logarithmic=True), [0.0, 0.01, 1.0])
+    places = [axis.position(value) for value in (0.0, 0.01, 0.1, 1.0)]
     assert places == sorted(places)
     assert places[2] - places[1] == pytest.approx(places[3] - places[2])
-    assert [text for _, text in made.ticks] == ["0", "0.01", "0.1", "1"]
+    assert [text for _, text in axis.ticks] == ["0", "0.01", "0.1", "1"]
 
 
-def test_ticks_are_round_and_alike() -> None:
-    made = scale(Axis("x"), [76.6, 78.6])
-    assert [text for _, text in made.ticks] == ["76.5", "77.0", "77.5", "78.0", "78.5"]
-    assert all(0 <= at <= 1 for at, _ in made.ticks)
+def test_ticks_are_round_with_equal_decimals() -> None:
+    axis = scale(Axis("x"), [76.6, 78.6])
+    assert [text for _, text in axis.ticks] == ["76.5", "77.0", "77.5", "78.0", "78.5"]
+    assert all(0 <= at <= 1 for at, _ in axis.ticks)
     assert scale(Axis("x"), [5.0]).position(5.0) == pytest.approx(0.5)
 
 
@@ -150,7 +134,7 @@ def test_methods_closer_than_the_critical_difference_are_joined() -> None:
 
 def test_no_two_of_many_methods_look_alike() -> None:
     labels = [str(n) for n in range(63)]
-    assert len(set(plot.style(labels).values())) == 63
+    assert len(set(styles(labels).values())) == 63
 
 
 def test_a_chart_is_drawn_the_same_twice() -> None:

@@ -1,4 +1,4 @@
-"""Statistics against values worked out otherwise."""
+"""Statistics against values computed in another way."""
 
 import itertools
 import math
@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from scipy.stats import wilcoxon
 
-from petlbench.report import statistics
+from petlbench.report.read import means
+from petlbench.report.table import statistics
 
 
 def frame(**rows: list[float]) -> pd.DataFrame:
@@ -18,13 +19,13 @@ def frame(**rows: list[float]) -> pd.DataFrame:
 def test_the_deviation_of_a_mean_of_independent_cells() -> None:
     draws = np.random.default_rng(0).normal(scale=[1.0, 2.0, 3.0], size=(200_000, 3))
     spread = frame(a=[1.0, 2.0, 3.0])
-    assert statistics.propagated(spread)["a"] == pytest.approx(draws.mean(axis=1).std(), rel=0.01)
-    assert math.isnan(statistics.propagated(frame(a=[1.0, math.nan]))["a"])
+    assert means.deviation(spread)["a"] == pytest.approx(draws.mean(axis=1).std(), rel=0.01)
+    assert math.isnan(means.deviation(frame(a=[1.0, math.nan]))["a"])
 
 
 def test_average_ranks_share_ties_and_leave_out_incomplete_rows() -> None:
-    means = frame(a=[3.0, 1.0], b=[2.0, 1.0], c=[1.0, 0.0], d=[9.0, math.nan])
-    assert dict(statistics.average_ranks(means)) == {"a": 1.25, "b": 1.75, "c": 3.0}
+    table = frame(a=[3.0, 1.0], b=[2.0, 1.0], c=[1.0, 0.0], d=[9.0, math.nan])
+    assert dict(statistics.average_ranks(table)) == {"a": 1.25, "b": 1.75, "c": 3.0}
 
 
 def test_the_critical_difference_is_that_of_demsars_table() -> None:
@@ -43,8 +44,8 @@ def test_a_signed_rank_test_counts_all_signs() -> None:
         for signs in itertools.product((0, 1), repeat=len(ranks))
     ]
     expected = min(1.0, 2 * float(np.mean([total <= observed for total in sums])))
-    means = frame(best=list(100 + 0 * differences), other=list(100 + differences))
-    assert statistics.against_best(means).loc["other", "p"] == pytest.approx(expected)
+    table = frame(best=list(100 + 0 * differences), other=list(100 + differences))
+    assert statistics.against_best(table).loc["other", "p"] == pytest.approx(expected)
 
 
 def test_holms_correction_by_hand() -> None:
@@ -54,20 +55,20 @@ def test_holms_correction_by_hand() -> None:
 
 
 def test_an_interval_holds_the_difference_and_is_the_same_each_time() -> None:
-    means = frame(
+    table = frame(
         a=[5.0, 6, 7, 8, 9, 9, 9], b=[4.0, 6, 6, 8, 7, 9, 9], same=[5.0, 6, 7, 8, 9, 9, 9]
     )
-    first, again = statistics.against_best(means), statistics.against_best(means)
+    first, again = statistics.against_best(table), statistics.against_best(table)
     pd.testing.assert_frame_equal(first, again)
     assert first.loc["b", "low"] <= first.loc["b", "difference"] <= first.loc["b", "high"] <= 0
     assert first.loc["same", "p"] == 1.0
 
 
-def test_with_too_few_tasks_nothing_is_claimed() -> None:
-    means = frame(a=[5.0] * 5, b=[1.0] * 5)
-    assert math.isnan(statistics.against_best(means).loc["b", "p"])
-    means = frame(a=[5.0] * 8, **{f"worse{n}": [1.0] * 8 for n in range(7)})  # 7 * 2 / 2**8
-    assert statistics.against_best(means)["p"].isna().all()
+def test_too_few_tasks_have_no_p_value() -> None:
+    table = frame(a=[5.0] * 5, b=[1.0] * 5)
+    assert math.isnan(statistics.against_best(table).loc["b", "p"])
+    table = frame(a=[5.0] * 8, **{f"worse{n}": [1.0] * 8 for n in range(7)})  # 7 * 2 / 2**8
+    assert statistics.against_best(table)["p"].isna().all()
 
 
 @pytest.mark.parametrize("tasks", [5, 6, 8])
@@ -79,6 +80,6 @@ def test_the_least_p_is_that_of_a_row_that_always_loses(tasks: int) -> None:
     )
 
 
-def test_noise_of_rounding_is_no_difference() -> None:
-    means = frame(best=[1.0] * 9 + [1.1], other=[1.0 - 1.4e-14 * n for n in range(1, 11)])
-    assert statistics.against_best(means).loc["other", "p"] > statistics.LEVEL
+def test_a_rounding_error_is_no_difference() -> None:
+    table = frame(best=[1.0] * 9 + [1.1], other=[1.0 - 1.4e-14 * n for n in range(1, 11)])
+    assert statistics.against_best(table).loc["other", "p"] > statistics.LEVEL

@@ -1,5 +1,6 @@
-"""Every named report, made from records as its sweep would leave them."""
+"""Every named report, from records as its sweep writes them; the layout of the package."""
 
+import ast
 from html import escape
 from pathlib import Path
 
@@ -8,25 +9,43 @@ import pytest
 
 from petlbench.config import options
 from petlbench.errors import UserError
-from petlbench.report import html, published
+from petlbench.report import kinds, registry
 from petlbench.report.__main__ import main
-from petlbench.report.chart import Chart
-from petlbench.report.document import Report
-from petlbench.report.rows import listed
-from petlbench.report.scores import GROUP_MEAN
-from petlbench.report.view import find, module, names
+from petlbench.report.draw import plot
+from petlbench.report.model.chart import Chart, Ranks
+from petlbench.report.model.report import Report
+from petlbench.report.read.means import GROUP_MEAN
+from petlbench.report.read.rows import members
+from petlbench.report.registry import find, names
+from petlbench.report.render import html
+from petlbench.report.table import published
 from petlbench.run.record import Record
 from tests.records import keep, probe, record
-from tests.sweeps import SETS, SWEEPS, TESTS, few_shot, vtab
+from tests.sweeps import SETS, SWEEPS, TESTS, few_shot, report, vtab
 
 
-def made(name: str) -> Report:
-    view = find(name)
-    report = module(view.kind).build(SWEEPS[name](), view, **view.options)
-    assert isinstance(report, Report)
-    return report
+def build(kind: str, records: list[Record]) -> Report:
+    return registry.build(records, find(kind))
 
 
+DRAWN: dict[str, dict[str, bytes]] = {}
+
+
+@pytest.fixture
+def _draw_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal charts of several reports are drawn once: drawing takes most of the time."""
+    draw = plot.render
+
+    def render(chart: Chart | Ranks) -> dict[str, bytes]:
+        key = repr(chart)
+        if key not in DRAWN:
+            DRAWN[key] = draw(chart)
+        return DRAWN[key]
+
+    monkeypatch.setattr(plot, "render", render)
+
+
+@pytest.mark.usefixtures("_draw_once")
 @pytest.mark.parametrize("name", names())
 def test_every_named_report_is_written(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -34,35 +53,83 @@ def test_every_named_report_is_written(
     folder = keep(SWEEPS[name](), tmp_path / "runs")
     more = ["--vary", "method.inject_from"] if name == "values" else []
     assert main([name, "--records", str(folder), "--out", str(tmp_path), *more]) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     written = {path.name for path in tmp_path.iterdir() if path.is_file()}
     assert {f"{name}{end}" for end in (".csv", "_tidy.csv", ".tex", ".md", ".html")} <= written
     for file in written:
-        assert str(tmp_path / file) in told
+        assert str(tmp_path / file) in output
     shown = pd.read_csv(tmp_path / f"{name}.csv")
     page = (tmp_path / f"{name}.html").read_text()
     for row in shown.iloc[:, 0]:
         assert f'data-label="{escape(row)}"' in page
 
 
-def paper_views() -> list[str]:
+PACKAGE = Path(registry.__file__).parent
+BELOW = {  # folder -> the folders that its modules may import
+    "model": set(),
+    "read": {"model"},
+    "table": {"model", "read"},
+    "draw": {"model", "read", "table"},
+    "render": {"model", "draw"},
+    "kinds": {"model", "read", "table", "draw"},
+}
+
+
+def imported(file: Path) -> set[str]:
+    """The folders and modules of petlbench.report that a file imports."""
+    nodes = list(ast.walk(ast.parse(file.read_text())))
+    names = [n.module for n in nodes if isinstance(n, ast.ImportFrom) if n.module]
+    names += [alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names]
+    names += [
+        f"{n.module}.{alias.name}"
+        for n in nodes
+        if isinstance(n, ast.ImportFrom) and n.module == "petlbench.report"
+        for alias in n.names
+    ]
+    places = [name.split(".") for name in names if name.startswith("petlbench.report.")]
+    return {place[2] for place in places}
+
+
+@pytest.mark.parametrize("folder", BELOW)
+def test_imports_between_folders_go_one_way(folder: str) -> None:
+    files = [*(PACKAGE / folder).glob("*.py")]
+    assert len(files) > 1
+    for file in files:
+        assert imported(file) <= BELOW[folder] | {folder}, file
+
+
+def test_every_folder_of_the_package_has_its_place() -> None:
+    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(BELOW)
+
+
+def test_a_new_kind_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = (
+        (PACKAGE / "kinds" / "costs.py").read_text().replace('"title": "Costs"', '"title": "New"')
+    )
+    (tmp_path / "brand_new.py").write_text(source)
+    monkeypatch.setattr(kinds, "__path__", [*kinds.__path__, str(tmp_path)])
+    assert names()["brand_new"] == "New"
+    assert build("brand_new", [probe("lora", 10.0)]).tables[0].rows == ["LoRA"]
+
+
+def experiments() -> list[str]:
     return [name for name in names() if options.content("experiment", name)]
 
 
-@pytest.mark.parametrize("name", paper_views())
-def test_an_experiment_says_command_expectation_duration_and_device(name: str) -> None:
+@pytest.mark.parametrize("name", experiments())
+def test_an_experiment_states_command_expectation_duration_and_device(name: str) -> None:
     head = [line for line in options.text("experiment", name).splitlines() if line[:1] == "#"]
-    told = " ".join(head).lower()
+    text = " ".join(head).lower()
     if name not in ("demo", "mini"):
-        assert f"petlbench.report {name} " in told
-    assert f"experiment={name}" in told or f"petlbench.{name} " in told
+        assert f"petlbench.report {name} " in text
+    assert f"experiment={name}" in text or f"petlbench.{name} " in text
     if name not in ("demo", "mini"):
-        assert "expected" in told
-        assert "gpu" in told or "any device" in told or "cores" in told
+        assert "expected" in text
+        assert "gpu" in text or "any device" in text or "cores" in text
 
 
 def test_table_2_has_published_rows_that_no_rank_counts() -> None:
-    table = made("table2").tables[0]
+    table = report("table2").tables[0]
     paper = "SSF (DTL paper, Table 2)"
     cifar = next(column for column in table.columns if column.title == "Cifar100")
     assert table.text(paper, cifar) == "69.0"
@@ -75,7 +142,7 @@ def test_table_2_has_published_rows_that_no_rank_counts() -> None:
 
 
 def test_table_3_has_a_column_a_group() -> None:
-    table = made("table3").tables[0]
+    table = report("table3").tables[0]
     assert [column.title for column in table.columns[:4]] == [
         "Natural",
         "Specialized",
@@ -86,7 +153,7 @@ def test_table_3_has_a_column_a_group() -> None:
 
 
 def test_table_4_has_a_column_a_test_set_and_the_mean_of_the_targets() -> None:
-    table = made("table4").tables[0]
+    table = report("table4").tables[0]
     assert [column.key for column in table.columns[:6]] == [*TESTS, "target mean"]
     assert table.values.loc["LoRA", "sketch"] == pytest.approx(60.5)
     assert table.values.loc["LoRA", "target mean"] == pytest.approx((65 + 60 + 55 + 50) / 4 + 0.5)
@@ -94,7 +161,7 @@ def test_table_4_has_a_column_a_test_set_and_the_mean_of_the_targets() -> None:
 
 
 def test_table_5_has_a_row_a_setting() -> None:
-    rows = made("table5").tables[0].rows[:4]
+    rows = report("table5").tables[0].rows[:4]
     assert rows == [
         "DTL (rank 2, beta none)",
         "DTL (rank 2, beta 100)",
@@ -104,7 +171,7 @@ def test_table_5_has_a_row_a_setting() -> None:
 
 
 def test_table_6_has_a_row_a_variant_and_a_column_a_batch_size() -> None:
-    table = made("table6").tables[0]
+    table = report("table6").tables[0]
     assert table.rows[:4] == ["VPT-Deep", "LoRA", "LoRA, merged", "NOAH"]
     assert [column.key for column in table.columns] == ["1", "4", "16"]
     assert table.values.loc["LoRA, merged", "16"] == 86 * 16 * 2
@@ -112,13 +179,13 @@ def test_table_6_has_a_row_a_variant_and_a_column_a_batch_size() -> None:
 
 
 def test_table_1_has_the_published_units() -> None:
-    table = made("table1").tables[0]
+    table = report("table1").tables[0]
     assert table.values.loc["LoRA", "units"] == 12
     assert table.values.loc["SSF (DTL paper, Table 1)", "units"] == 148
 
 
 def test_figure_3_has_a_panel_a_set_and_their_mean() -> None:
-    [chart] = made("fig3").charts
+    [chart] = report("fig3").charts
     assert [panel.title for panel in chart.panels] == [*SETS, "Mean"]  # type: ignore[union-attr]
     points = chart.panels[-1].series[0].points  # type: ignore[union-attr]
     assert [point.x for point in points] == [1, 2, 4, 8, 16]
@@ -127,22 +194,23 @@ def test_figure_3_has_a_panel_a_set_and_their_mean() -> None:
 
 
 def test_a_mean_over_sets_needs_all_of_them() -> None:
-    found = [r for r in few_shot() if r["factors"]["task"] != "fewshot/cars_4"]
-    report = module("shots").build(found, find("fig3"))
-    assert [point.x for point in report.charts[0].panels[-1].series[0].points] == [1, 2, 8, 16]
+    runs = [r for r in few_shot() if r["factors"]["task"] != "fewshot/cars_4"]
+    result = build("fig3", runs)
+    means = result.charts[0].panels[-1]  # type: ignore[union-attr]
+    assert [point.x for point in means.series[0].points] == [1, 2, 8, 16]
 
 
 def test_figure_4_has_accuracy_and_memory_against_the_value() -> None:
-    report = made("fig4")
-    accuracy, memory = report.charts[0].panels  # type: ignore[union-attr]
+    result = report("fig4")
+    accuracy, memory = result.charts[0].panels  # type: ignore[union-attr]
     assert [point.x for point in accuracy.series[0].points] == [*range(1, 13)]
     assert [series.label for series in memory.series] == ["DTL+"]
-    labels = [row for row in report.tables[0].rows if "DTL+ (Table 2), M 7" in row]
-    assert report.tables[0].values.loc[labels[0], GROUP_MEAN] == 77.7
+    labels = [row for row in result.tables[0].rows if "DTL+ (Table 2), M 7" in row]
+    assert result.tables[0].values.loc[labels[0], GROUP_MEAN] == 77.7
 
 
 def test_the_audit_finds_the_average_that_its_cells_contradict() -> None:
-    table = module("audit").build([], find("audit")).tables[0]
+    table = build("audit", []).tables[0]
     wrong = table.values[table.values["verdict"] == "differs"]
     assert list(wrong.index) == ["LoRA (DTL paper, Table 2)"]
     assert wrong["printed"].item() == 74.5
@@ -151,14 +219,14 @@ def test_the_audit_finds_the_average_that_its_cells_contradict() -> None:
 
 
 def test_the_audit_sets_measured_rows_beside_published_ones() -> None:
-    report = made("audit")
-    beside = report.tables[0]
+    result = report("audit")
+    beside = result.tables[0]
     paper, apart = "LoRA: DTL paper, Table 2", "LoRA: measured − DTL paper, Table 2"
     assert beside.rows[beside.rows.index(paper) + 1] == apart
     assert beside.values.loc[apart, "vtab/cifar"] == pytest.approx(60.0 - 67.1)
     assert beside.flags[apart, "vtab/cifar"] == "*"
     assert (apart, "vtab/caltech101") in beside.flags
-    line = report.tidy[(report.tidy["row"] == "LoRA") & (report.tidy["cell"] == "vtab/cifar")]
+    line = result.tidy[(result.tidy["row"] == "LoRA") & (result.tidy["cell"] == "vtab/cifar")]
     sources = {"DTL paper, Table 2", "OSU-MLB stored runs", "V-PETL Bench README"}
     assert set(line["source"]) == sources
     assert line[["selection", "provenance"]].notna().all(axis=None)
@@ -167,7 +235,7 @@ def test_the_audit_sets_measured_rows_beside_published_ones() -> None:
 
 def test_published_names_mean_methods_and_tasks_of_this_project() -> None:
     known = set(options.names("method"))
-    titles = {options.content("dataset", task)["title"] for task in listed("dataset", "vtab")}
+    titles = {options.content("dataset", task)["title"] for task in members("dataset", "vtab")}
     for file in ("dtl_aaai2024/table2_vtab_vit_b16", "vtab_vit_b16_literature"):
         for row in published.rows(file):
             assert row.method in known | {""}
@@ -180,22 +248,24 @@ def test_published_names_mean_methods_and_tasks_of_this_project() -> None:
 
 
 def test_a_leaderboard_is_in_the_order_of_average_ranks() -> None:
-    report = made("leaderboard")
-    table = report.tables[0]
+    result = report("leaderboard")
+    table = result.tables[0]
     ranks = table.values.loc[table.rows, "average_rank"]
     assert list(ranks) == sorted(ranks)
     assert ranks.mean() == pytest.approx((len(ranks) + 1) / 2)
     assert table.values.loc["Linear", "gap"] == pytest.approx(
         table.values.loc["Linear", "task mean"] - table.values["task mean"].max()
     )
-    assert [chart.name for chart in report.charts] == ["tradeoff", "ranks"]
+    assert [chart.name for chart in result.charts] == ["tradeoff", "ranks"]
 
 
 def test_a_row_that_loses_on_every_task_is_marked() -> None:
     few = [r for r in SWEEPS["mini"]() if r["title"] in ("Linear", "LoRA", "BitFit")]
-    table = module("leaderboard").build(few, find("leaderboard")).tables[0]
+    table = build("leaderboard", few).tables[0]
     assert table.flags == {("Linear", "task mean"): "†"}
-    assert any(note.startswith("†: task mean below that of LoRA") for note in table.notes)
+    assert any(
+        note.startswith("†: task mean significantly below that of LoRA") for note in table.notes
+    )
 
 
 def test_figure_1_has_panels_of_what_was_published() -> None:
@@ -207,7 +277,7 @@ def test_figure_1_has_panels_of_what_was_published() -> None:
     assert len(measured) == len(printed) == 13
     dtl = printed["DTL"]
     assert (dtl.x, dtl.y) == (1.6, 76.7)  # GB and group mean of Table 2
-    assert "DTL paper, Table 2" in dtl.origin
+    assert "DTL paper, Table 2" in dtl.provenance
     assert measured["DTL"] != dtl
     assert "As published" in chart.caption
     assert all("published" not in panel.title for panel in tradeoff("leaderboard").panels)
@@ -215,18 +285,18 @@ def test_figure_1_has_panels_of_what_was_published() -> None:
 
 def tradeoff(name: str) -> Chart:
     """The first chart of a report."""
-    chart = made(name).charts[0]
+    chart = report(name).charts[0]
     assert isinstance(chart, Chart)
     return chart
 
 
 def test_a_leaderboard_ranks_complete_rows_only() -> None:
     lacking = ("Full", "Land")
-    found = [r for r in SWEEPS["mini"]() if (r["title"], r["task_title"]) != lacking]
-    table = module("leaderboard").build(found, find("leaderboard")).tables[0]
+    runs = [r for r in SWEEPS["mini"]() if (r["title"], r["task_title"]) != lacking]
+    table = build("leaderboard", runs).tables[0]
     assert table.rows[-1] == "Full"
     assert pd.isna(table.values.loc["Full", "average_rank"])
-    assert any("without a rank: Full" in note for note in table.notes)
+    assert any("hence without a rank: Full" in note for note in table.notes)
 
 
 MINI = ["--records", "mini", "--suite", "mini"]
@@ -240,17 +310,17 @@ MINI = ["--records", "mini", "--suite", "mini"]
         (["table2", "--records", "mini"], "unknown suite among the records 'vtab'; Known: mini"),
         (["table6", "--records", "mini"], "unknown suite among the records 'probe'"),
         (["fig3", *MINI], "backbone among the records 'vit_b16'"),
-        (["shots", *MINI], "names no shots"),
+        (["shots", *MINI], "has no number of shots"),
         (["values", "--records", "mini"], "add --vary KEY"),
         (
             ["table4", *["--records", "mini", "--suite", "mini", "--backbone", "vit_mini"]],
-            "is of one task",
+            "needs records of one task, not of Digits, Land",
         ),
         (
             ["multitask", *["--records", "mini", "--suite", "mini", "--protocol", "final"]],
             "has tasks",
         ),
-        (["audit", "--records", "alien"], "no published row on vit_b16 is of noah_subnet"),
+        (["audit", "--records", "alien"], "no published row on vit_b16 for noah_subnet"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -264,12 +334,12 @@ def test_mistakes_are_one_line(
     keep([record("lora", "land", 80.0), record("lora", "digits", 80.0)], tmp_path / "mini")
     keep(vtab("noah_subnet", 50.0), tmp_path / "alien")
     assert main([*arguments, "--out", "out"]) == 1
-    told = capsys.readouterr()
-    assert message in told.err
-    assert told.err.count("\n") == 1
+    output = capsys.readouterr()
+    assert message in output.err
+    assert output.err.count("\n") == 1
 
 
-def test_a_view_with_an_option_that_its_kind_lacks_is_refused(
+def test_an_option_that_the_kind_lacks_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     node = {"report": {"kind": "table", "title": "x", "colums": "groups"}}
@@ -284,37 +354,29 @@ def test_a_view_with_an_option_that_its_kind_lacks_is_refused(
 
 
 def test_too_few_tasks_are_not_tested() -> None:
-    for name, why in (
+    for name, reason in (
         ("demo", "(3 tasks, {} complete rows: "),
-        ("mini", "(8 tasks, {} complete rows: a signed-rank test's p, corrected by Holm, could "),
+        ("mini", "(8 tasks, {} complete rows: after Holm's correction its p cannot be below "),
     ):
-        table = made(name).tables[0]
-        told = f"No test of means over tasks is made {why.format(len(table.rows))}"
-        assert any(told in note for note in table.notes)
+        table = report(name).tables[0]
+        text = f"No signed-rank test of the means over tasks {reason.format(len(table.rows))}"
+        assert any(text in note for note in table.notes)
         assert not table.flags
 
 
 def test_a_method_on_some_tasks_has_no_mean_beside_the_published_one() -> None:
-    few = [r for r in vtab("lora", 60.0) if r["factors"]["task"] in listed("dataset", "vtab")[:4]]
+    few = [r for r in vtab("lora", 60.0) if r["factors"]["task"] in members("dataset", "vtab")[:4]]
     for name in ("audit", "table2"):
-        view = find(name)
-        table = module(view.kind).build(few, view, **view.options).tables[0]
-        assert [c.key for c in table.columns[:19]] == listed("dataset", "vtab")
+        table = build(name, few).tables[0]
+        assert [c.key for c in table.columns[:19]] == members("dataset", "vtab")
         means = table.values[GROUP_MEAN]
         assert pd.isna(means["LoRA"])
         assert means[[row for row in table.rows if "measured −" in row]].isna().all()
         assert (means == 74.5).any()  # as printed
 
 
-def build(kind: str, found: list[Record]) -> Report:
-    view = find(kind)
-    report = module(kind).build(found, view, **view.options)
-    assert isinstance(report, Report)
-    return report
-
-
 def test_the_parts_of_the_peak_are_columns() -> None:
-    table = made("efficiency").tables[0]
+    table = report("efficiency").tables[0]
     shown = {column.key: table.values.loc["LoRA", column.key] for column in table.columns}
     assert shown["activations_mib"] == 700
     assert shown["workspace_mib"] == 50
@@ -326,8 +388,8 @@ def test_the_tidy_file_has_a_row_a_timing() -> None:
     tidy = build("throughput", [probe("lora", 10.0, id="x")]).tidy
     line = tidy[(tidy["batch"] == 4) & (tidy["merged"] == True)].iloc[0]  # noqa: E712
     assert line["images_per_s"] == 80
-    told = ["id", "device", "precision", "compiled", "spread", "repeats"]
-    assert list(line[told]) == ["x", "a CPU, 2 threads", "fp16", False, 3.0, 5]
+    text = ["id", "device", "precision", "compiled", "spread", "repeats"]
+    assert list(line[text]) == ["x", "a CPU, 2 threads", "fp16", False, 3.0, 5]
 
 
 def test_costs_that_a_run_failed_to_give_are_marked() -> None:
@@ -338,32 +400,32 @@ def test_costs_that_a_run_failed_to_give_are_marked() -> None:
 
 
 def test_a_batch_without_a_speed_has_a_mark_and_a_reason() -> None:
-    found = probe("lora", 10.0)
-    found["cost"]["inference"][4] = {
+    runs = probe("lora", 10.0)
+    runs["cost"]["inference"][4] = {
         "batch": 16,
         "images_per_s": None,
         "compiled": False,
         "merged": False,
         "reason": "OutOfMemoryError: 9 GiB",
     }
-    table = build("throughput", [found]).tables[0]
+    table = build("throughput", [runs]).tables[0]
     assert [table.text("LoRA", column) for column in table.columns] == ["10", "40", "oom"]
     assert "oom: LoRA at batch size 16: OutOfMemoryError: 9 GiB" in table.notes
 
 
 def test_the_time_that_sharing_saves_is_a_percentage() -> None:
-    values = made("multitask").tables[0].values.loc["LoRA"]
+    values = report("multitask").tables[0].values.loc["LoRA"]
     assert values["batch_saved_percent"] == pytest.approx(50)
     assert values["sequential_saved_percent"] == pytest.approx(90)
 
 
 def test_a_table_has_its_chart_of_accuracy_against_cost() -> None:
-    assert [chart.name for chart in made("table2").charts] == ["tradeoff"]
+    assert [chart.name for chart in report("table2").charts] == ["tradeoff"]
     assert not build("table", [record("lora", "land", None)]).charts
 
 
 def test_figure_4_has_the_published_points_unjoined_and_accuracy_alone() -> None:
-    accuracy, memory = made("fig4").charts[0].panels  # type: ignore[union-attr]
+    accuracy, memory = report("fig4").charts[0].panels  # type: ignore[union-attr]
     printed = accuracy.series[-1]
     assert printed.alone
     assert {(p.x, p.y) for p in printed.points} == {(1, 77.9), (7, 77.7), (11, 76.7), (12, 75.9)}
@@ -371,8 +433,8 @@ def test_figure_4_has_the_published_points_unjoined_and_accuracy_alone() -> None
 
 
 def test_the_filter_finds_published_rows_by_their_plain_names() -> None:
-    table = made("table2").tables[0]
+    table = report("table2").tables[0]
     assert table.methods["SSF (DTL paper, Table 2)"] == "SSF"
-    beside = made("audit").tables[0]
+    beside = report("audit").tables[0]
     assert beside.methods["LoRA: DTL paper, Table 2"] == "LoRA"
-    assert 'data-method="SSF"' in html.render(made("table2"), "a command")
+    assert 'data-method="SSF"' in html.render(report("table2"), "a command")

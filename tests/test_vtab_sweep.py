@@ -6,7 +6,7 @@ from pathlib import Path
 
 from petlbench.config import compose
 from petlbench.report.__main__ import main as report
-from petlbench.report.rows import listed
+from petlbench.report.read.rows import members
 from tests import trees
 from tests.processes import command, finished, records, wait_for
 
@@ -26,7 +26,7 @@ SWEEP = [
 
 def small_copy(root: Path) -> list[str]:
     """Write the folders with their lists and true class counts; return the tasks."""
-    tasks = listed("dataset", "vtab")
+    tasks = members("dataset", "vtab")
     for task in tasks:
         dataset = compose.single([f"dataset={task}"]).dataset
         folder = root / "vtab" / task.removeprefix("vtab/")

@@ -1,9 +1,10 @@
-"""What a person looks at: `make look`. LaTeX compiled to pictures, pages as a browser shows them.
+"""Pictures of the reports, for visual inspection: `make look`.
 
-    python -m tools.look FOLDER            every named report, of committed or made-up records
+    python -m tools.look FOLDER            every named report, from committed or artificial records
     python -m tools.look FOLDER table2     some of them
 
-The reports are written to FOLDER, the pictures to FOLDER/look.
+The LaTeX is compiled and the pages are rendered by a browser. The reports are written to FOLDER,
+the pictures to FOLDER/look.
 
 Needs pdflatex with booktabs and graphicx, pdftoppm, and chromium (Debian: texlive-latex-extra,
 poppler-utils, chromium).
@@ -16,9 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from petlbench.config import options
-from petlbench.report.__main__ import write
-from petlbench.report.view import find, module
-from tests.sweeps import SWEEPS
+from petlbench.report.render.files import write
+from tests.sweeps import SWEEPS, report
 
 TOOLS = ("pdflatex", "pdftoppm", "chromium")
 DOCUMENT = r"""\documentclass[10pt,twocolumn]{article}
@@ -32,8 +32,8 @@ Text of a paper around the table.
 \end{document}
 """
 SIZES = {"desktop": (1280, 1500), "phone": (390, 2600)}
-# What a reader does: sort by the third column, then again, and look for some rows.
-USED = """<script>
+# What a reader does: sort by the third column, filter the rows, point at the chart.
+INTERACTION = """<script>
 for (const table of document.querySelectorAll("table")) {
   const heads = table.querySelectorAll("th[aria-sort] button");
   heads[Math.min(3, heads.length - 1)].click();
@@ -46,40 +46,37 @@ document.querySelector("svg .point")?.dispatchEvent(over);
 </script>"""
 
 
-def main(folder: Path, chosen: Sequence[str]) -> None:
-    """Reports and their pictures."""
+def main(folder: Path, names: Sequence[str]) -> None:
+    """Write reports and their pictures. names: default all."""
     if missing := [tool for tool in TOOLS if shutil.which(tool) is None]:
-        sys.exit(f"error: {', '.join(missing)} not found; see the head of tests/look.py")
+        sys.exit(f"error: {', '.join(missing)} not found; see the docstring of tools/look.py")
     out = folder / "look"
     out.mkdir(parents=True, exist_ok=True)
-    for name in chosen or [*options.names("experiment"), "leaderboard", "audit"]:
-        if name not in SWEEPS:
-            continue  # a sweep without a report
-        report(name, folder)
-        paper(name, out)
-        photograph(folder / f"{name}.html", name, out)
-        used = out / f"{name}_used.html"
-        used.write_text((folder / f"{name}.html").read_text().replace("</body>", USED + "</body>"))
-        photograph(used, used.stem, out)
-        print(f"{out}/{name}*.png")
+    for name in names or [*options.names("experiment"), "leaderboard", "audit"]:
+        if name in SWEEPS:  # else the experiment has no report
+            write(report(name), name, folder, "python -m tools.look")
+            compile_latex(name, out)
+            pages(folder / f"{name}.html", name, out)
+            print(f"{out}/{name}*.png")
 
 
-def report(name: str, folder: Path) -> None:
-    """All files of a report of the records that its sweep leaves."""
-    view = find(name)
-    made = module(view.kind).build(SWEEPS[name](), view, **view.options)
-    write(made, name, folder, "python -m tools.look")
-
-
-def paper(name: str, out: Path) -> None:
-    """The LaTeX of a report in a paper of two columns, a picture a page."""
+def compile_latex(name: str, out: Path) -> None:
+    """The LaTeX of a report within a paper of two columns, a picture a page."""
     (out / f"{name}.tex").write_text(DOCUMENT % name)
     run("pdflatex", "-interaction=nonstopmode", "-halt-on-error", f"{name}.tex", cwd=out)
     run("pdftoppm", "-r", "110", "-png", f"{name}.pdf", f"{name}_page", cwd=out)
 
 
+def pages(page: Path, name: str, out: Path) -> None:
+    """Pictures of a page as it opens, and after some interaction."""
+    photograph(page, name, out)
+    used = out / f"{name}_used.html"
+    used.write_text(page.read_text().replace("</body>", INTERACTION + "</body>"))
+    photograph(used, used.stem, out)
+
+
 def photograph(page: Path, name: str, out: Path) -> None:
-    """A page at the width of a desk and of a phone, in light and in dark."""
+    """A page at the widths of a desktop and a phone, in the light and the dark scheme."""
     for device, (width, height) in SIZES.items():
         for scheme in ("light", "dark"):
             run(
@@ -97,7 +94,7 @@ def photograph(page: Path, name: str, out: Path) -> None:
 
 
 def run(*command: str, cwd: Path) -> None:
-    """A tool; what it said stands in the error if it fails."""
+    """Run a tool; exit with the end of its output if it fails."""
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
     if done.returncode:
         sys.exit(f"error: {' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")

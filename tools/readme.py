@@ -1,8 +1,8 @@
 """Tables of a README from committed results: python -m tools.readme README.md.
 
-What stands between `<!-- results FILE [COLUMN ...] -->` and `<!-- end -->` is made again: the
-Markdown of a report (FILE.md) as it is, or some columns of its table (FILE.csv). Files are named
-from the README's folder, columns as the table has them, with _ for a blank.
+The text between `<!-- results FILE [COLUMN ...] -->` and `<!-- end -->` is replaced by the
+Markdown of a report (FILE.md), or by some columns of its table (FILE.csv). Paths are relative to
+the README's folder; a column is named as in the table, with _ for a space.
 """
 
 import argparse
@@ -13,37 +13,42 @@ from pathlib import Path
 import pandas as pd
 
 from petlbench.errors import UserError, unknown
-from petlbench.report.costs import COSTS
+from petlbench.report.read.costs import COSTS
+from petlbench.system import write_atomically
 
 BLOCK = re.compile(r"(<!-- results (\S+)(.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled(text: str, folder: Path) -> str:
-    """The text with every block made again."""
-    return BLOCK.sub(lambda found: _block(found, folder), text)
+    """The text with every block replaced.
+
+    Raises UserError for a missing file or an unknown column.
+    """
+    return BLOCK.sub(lambda match: _block(match, folder), text)
 
 
-def _block(found: re.Match[str], folder: Path) -> str:
-    begin, name, columns, end = found.groups()
+def _block(match: re.Match[str], folder: Path) -> str:
+    begin, name, columns, end = match.groups()
     file = folder / name
     if not file.is_file():
-        raise UserError(f"'{name}' is not in {folder.resolve()}; make the report first")
-    chosen = [column.replace("_", " ") for column in columns.split()]
-    lines = _columns(pd.read_csv(file), chosen) if chosen else _whole(file.read_text())
+        raise UserError(f"'{name}' is not in {folder.resolve()}; write the report first")
+    names = [column.replace("_", " ") for column in columns.split()]
+    lines = _columns(pd.read_csv(file), names) if names else _table_and_notes(file.read_text())
     return begin + "\n" + "\n".join(lines) + "\n\n" + end
 
 
-def _whole(report: str) -> list[str]:
-    """Table and notes of a report, without its caption."""
+def _table_and_notes(report: str) -> list[str]:
+    """A report in Markdown without its caption."""
     return report[report.index("|") :].rstrip("\n").split("\n")
 
 
-def _columns(table: pd.DataFrame, chosen: list[str]) -> list[str]:
-    names = {name.replace("_", " "): str(name) for name in table.columns[1:]}
-    for column in chosen:
-        if column not in names:
-            raise unknown("column", column, names)
-    keys = [names[column] for column in chosen]
+def _columns(table: pd.DataFrame, names: list[str]) -> list[str]:
+    """Lines of a Markdown table with the named columns."""
+    keys_by_name = {name.replace("_", " "): str(name) for name in table.columns[1:]}
+    for name in names:
+        if name not in keys_by_name:
+            raise unknown("column", name, keys_by_name)
+    keys = [keys_by_name[name] for name in names]
     titles = [COSTS[key].title if key in COSTS else key.replace("_", " ") for key in keys]
     digits = [COSTS[key].digits if key in COSTS else 1 for key in keys]
     first = str(table.columns[0])
@@ -57,13 +62,13 @@ def _columns(table: pd.DataFrame, chosen: list[str]) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the file again. Exit status 1 for a mistake of the user."""
+    """Update the file. Exit status 1 for a mistake of the user."""
     parser = argparse.ArgumentParser(prog="python -m tools.readme", description=__doc__)
     parser.add_argument("file", type=Path)
     file: Path = parser.parse_args(arguments).file
     try:
         text = file.read_text()
-        file.write_text(filled(text, file.parent))
+        write_atomically(file, filled(text, file.parent).encode())
     except (OSError, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

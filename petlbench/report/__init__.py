@@ -1,0 +1,1 @@
+"""Tables, charts and a page from records: `python -m petlbench.report`."""

@@ -1,4 +1,1 @@
-"""The kinds of reports, one a file: `build(records, view, **options) -> Report`, and `VIEW`.
-
-The view of an experiment says which kind it is; see `petlbench.report.view`.
-"""
+"""One kind of report a file: `build(records, spec, **options) -> Report`, and `DEFAULTS`."""

@@ -1,4 +1,4 @@
-"""Measured rows beside published ones, and printed averages recomputed from printed cells."""
+"""Measured rows beside published ones, and published averages recomputed from their cells."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,13 +7,15 @@ from math import nan
 import pandas as pd
 
 from petlbench.errors import UserError
-from petlbench.report import accuracy, published
-from petlbench.report.document import Report
-from petlbench.report.published import Row
-from petlbench.report.rows import grouped
-from petlbench.report.scores import GROUP_MEAN, Scores, gather
-from petlbench.report.table import Column, Table
-from petlbench.report.view import View
+from petlbench.report.model.report import Report
+from petlbench.report.model.spec import ReportSpec
+from petlbench.report.model.table import Column, Table
+from petlbench.report.read.means import GROUP_MEAN
+from petlbench.report.read.rows import tasks_by_group
+from petlbench.report.read.scores import Scores, gather
+from petlbench.report.table import published
+from petlbench.report.table.accuracy import accuracy_table
+from petlbench.report.table.published import PublishedRow
 from petlbench.run.record import Record
 
 SUITE = "vtab"
@@ -22,69 +24,68 @@ FILES = (
     "dtl_aaai2024/table3_vtab_swin_b",
     "vtab_vit_b16_literature",
 )
-VIEW = {"title": "Audit against published numbers", "suite": SUITE, "published": FILES}
-HALF = 0.05  # what rounding to one digit may move a figure by
-SLACK = 1e-9  # of comparing sums of decimals
-MARKS = {
-    "agrees": "the average is that of the cells, rounded",
-    "rounding": "explained if cells and average were rounded, or the average cut off",
-    "differs": "more than rounding can explain",
+DEFAULTS = {"title": "Audit against published numbers", "suite": SUITE, "published": FILES}
+HALF = 0.05  # largest error of rounding to one decimal
+SLACK = 1e-9  # for the floating-point error of sums
+VERDICTS = {
+    "agrees": "the average is the rounded mean of the cells",
+    "rounding": "explained if both cells and average were rounded, or the average truncated",
+    "differs": "more than rounding explains",
 }
+AVERAGE_COLUMNS = [
+    Column("printed", "printed", "Average", 1),
+    Column("recomputed", "recomputed", "Average", 2),
+    Column("difference", "difference", "Average", 2),
+    Column("verdict", "verdict", "Average", None),
+]
 
 
-def build(records: Sequence[Record], view: View, *, tolerance: float = 1.0) -> Report:
-    """Without records the published averages only. tolerance: points of a marked difference."""
-    rows = [row for file in view.published for row in published.rows(file)]
+def build(records: Sequence[Record], spec: ReportSpec, *, tolerance: float = 1.0) -> Report:
+    """Without records only the published averages. tolerance: unmarked difference, in points."""
+    rows = [row for file in spec.published for row in published.rows(file)]
     averages = _averages(rows)
     if not records:
-        return Report(view.title, [averages], averages.wide().reset_index(names="row"))
-    scores = gather(records, replace(view, published=()))
-    ours = [row for row in rows if row.backbone == scores.view.backbone]
-    beside, tidy = _beside(scores, ours, tolerance)
+        return Report(spec.title, [averages], averages.unrounded().reset_index(names="row"))
+    scores = gather(records, replace(spec, published=()))
+    same_backbone = [row for row in rows if row.backbone == scores.spec.backbone]
+    beside, tidy = _beside(scores, same_backbone, tolerance)
     averages.name = "averages"
-    return Report(view.title, [beside, averages], tidy)
+    return Report(spec.title, [beside, averages], tidy)
 
 
-def _averages(rows: Sequence[Row]) -> Table:
+def _averages(rows: Sequence[PublishedRow]) -> Table:
     """Every published row with an average: printed, recomputed, difference, verdict."""
-    groups = grouped(SUITE)
-    found: dict[str, list[float | str]] = {}
-    flags: dict[tuple[str, str], str] = {}
+    groups = tasks_by_group(SUITE)
+    lines: dict[str, list[float | str]] = {}
     for row in rows:
         printed, mean = row.cells.get(GROUP_MEAN), _recomputed(row, groups)
         if printed is not None and mean is not None:
             verdict = _verdict(abs(printed - mean))
-            label = published.named(row)
-            found[label] = [printed, mean, printed - mean, verdict]
-            flags |= {(label, "difference"): "≠"} if verdict == "differs" else {}
-    if not found:
+            lines[published.label_of(row)] = [printed, mean, printed - mean, verdict]
+    if not lines:
         raise UserError("none of these published rows has an average and the cells behind it")
-    columns = [
-        Column("printed", "printed", "Average", 1),
-        Column("recomputed", "recomputed", "Average", 2),
-        Column("difference", "difference", "Average", 2),
-        Column("verdict", "verdict", "Average", None),
-    ]
-    keys = [column.key for column in columns]
-    values = pd.DataFrame.from_dict(found, orient="index", columns=keys)
+    keys = [column.key for column in AVERAGE_COLUMNS]
+    values = pd.DataFrame.from_dict(lines, orient="index", columns=keys)
     return Table(
-        rows=list(found),
-        columns=columns,
+        rows=list(lines),
+        columns=AVERAGE_COLUMNS,
         values=values,
-        spread=pd.DataFrame(index=list(found)),
+        spread=pd.DataFrame(index=list(lines)),
         caption="Published averages: as printed, and recomputed from the printed cells.",
         head="published row",
-        aside=frozenset(found),
-        flags=flags,
+        unranked=frozenset(lines),
+        flags={
+            (label, "difference"): "≠" for label in values.index[values["verdict"] == "differs"]
+        },
         notes=[
             "Recomputed: mean of the three group means of the printed cells.",
-            *(f"{mark}: {meaning}." for mark, meaning in MARKS.items()),
+            *(f"{verdict}: {meaning}." for verdict, meaning in VERDICTS.items()),
         ],
     )
 
 
-def _recomputed(row: Row, groups: dict[str, list[str]]) -> float | None:
-    """Mean of the group means, from tasks or from the groups' own figures."""
+def _recomputed(row: PublishedRow, groups: dict[str, list[str]]) -> float | None:
+    """Mean of the group means, from the printed groups or tasks; None if some are missing."""
     if all(group.capitalize() in row.cells for group in groups):
         return sum(row.cells[group.capitalize()] for group in groups) / len(groups)
     if not all(task in row.cells for tasks in groups.values() for task in tasks):
@@ -99,12 +100,14 @@ def _verdict(difference: float) -> str:
     return "rounding" if difference <= 2 * HALF + SLACK else "differs"
 
 
-def _beside(scores: Scores, rows: Sequence[Row], tolerance: float) -> tuple[Table, pd.DataFrame]:
+def _beside(
+    scores: Scores, rows: Sequence[PublishedRow], tolerance: float
+) -> tuple[Table, pd.DataFrame]:
     """For each measured row: itself, each published row of its method, and the difference."""
-    table = accuracy.table_of(scores, scores.tasks, [GROUP_MEAN], [])
+    table = accuracy_table(scores, scores.tasks, [GROUP_MEAN], [])
     methods = {row: record["factors"]["method"] for row, record in scores.labelled}
     order: list[str] = []
-    labelled: list[tuple[str, Row]] = []
+    labelled: list[tuple[str, PublishedRow]] = []
     tidy: list[dict[str, object]] = []
     for own in scores.rows:
         order.append(own)
@@ -115,13 +118,9 @@ def _beside(scores: Scores, rows: Sequence[Row], tolerance: float) -> tuple[Tabl
             labelled.append((pair[0], row))
             order += pair
             tidy += _tidy(table, own, row)
-    if len(order) == len(scores.rows):
-        raise UserError(
-            f"no published row on {scores.view.backbone} is of "
-            f"{', '.join(sorted(set(methods.values())))}; "
-            "results/published/sources.yaml says which methods published names mean"
-        )
-    published.say(table, labelled)
+    if not labelled:
+        raise _nothing_published(scores, set(methods.values()))
+    published.add_footnotes(table, labelled)
     table.rows = order
     table.columns = [replace(column, best=None) for column in table.columns]
     table.caption = "Measured rows beside published ones; difference = measured − published."
@@ -132,22 +131,34 @@ def _beside(scores: Scores, rows: Sequence[Row], tolerance: float) -> tuple[Tabl
     return table, pd.DataFrame(tidy)
 
 
-def _pair(table: Table, own: str, row: Row, tolerance: float) -> list[str]:
-    """The labels of a published row and of the difference to it, put into the table."""
-    label, apart = f"{own}: {row.source}", f"{own}: measured − {row.source}"
+def _nothing_published(scores: Scores, methods: set[str]) -> UserError:
+    return UserError(
+        f"no published row on {scores.spec.backbone} for {', '.join(sorted(methods))}; "
+        "results/published/sources.yaml maps published names to methods"
+    )
+
+
+def _pair(table: Table, own: str, row: PublishedRow, tolerance: float) -> list[str]:
+    """Add a published row and the difference to it to the table; their labels."""
+    label, difference_label = f"{own}: {row.source}", f"{own}: measured − {row.source}"
     theirs = {c.key: row.cells.get(c.title, row.cells.get(c.key, nan)) for c in table.columns}
     differences = {key: table.values.loc[own, key] - value for key, value in theirs.items()}
-    shown = {label: (row.source, theirs), apart: (f"measured − {row.source}", differences)}
-    for name, (told, figures) in shown.items():
-        source = f"{name}\n{row.note()}"
-        table.append(name, told, figures, method=own, section=own, origin=source)
+    for name, printed_label, figures in (
+        (label, row.source, theirs),
+        (difference_label, f"measured − {row.source}", differences),
+    ):
+        text = f"{name}\n{row.note()}"
+        table.append_unranked(
+            name, printed_label, figures, method=own, section=own, provenance=text
+        )
     for key, difference in differences.items():
         if abs(difference) > tolerance:
-            table.flags[apart, key] = "*"
-    return [label, apart]
+            table.flags[difference_label, key] = "*"
+    return [label, difference_label]
 
 
-def _tidy(table: Table, own: str, row: Row) -> list[dict[str, object]]:
+def _tidy(table: Table, own: str, row: PublishedRow) -> list[dict[str, object]]:
+    """A line a cell of a published row, with the measured figure beside it."""
     label = f"{own}: {row.source}"
     return [
         {

@@ -2,18 +2,21 @@
 
 from collections.abc import Sequence
 
-from petlbench.report import expense
-from petlbench.report.document import Report
-from petlbench.report.scores import gather
-from petlbench.report.view import View
+from petlbench.report.model.report import Report
+from petlbench.report.model.spec import ReportSpec
+from petlbench.report.read.scores import gather
+from petlbench.report.table.costs import cost_table
 from petlbench.run.record import Record
 
-VIEW = {"title": "Costs", "suite": "probe", "protocol": "probe"}
+DEFAULTS = {"title": "Costs", "suite": "probe", "protocol": "probe"}
 
 
 def build(
-    records: Sequence[Record], view: View, *, costs: Sequence[str] = ("parameters_m", "memory")
+    records: Sequence[Record],
+    spec: ReportSpec,
+    *,
+    costs: Sequence[str] = ("parameters_m", "memory"),
 ) -> Report:
-    """costs: keys of `petlbench.report.costs.COSTS`, or memory."""
-    scores = gather(records, view)
-    return Report(view.title, [expense.costs_of(scores, costs)], scores.tidy)
+    """costs: keys of `petlbench.report.read.costs.COSTS`, or memory."""
+    scores = gather(records, spec)
+    return Report(spec.title, [cost_table(scores, costs)], scores.tidy)

@@ -1,15 +1,20 @@
-"""All costs of each method, and its inference speed where it was measured."""
+"""All costs of each method, and its inference speed if it was measured."""
 
 from collections.abc import Sequence
 
-from petlbench.report import expense
-from petlbench.report.costs import chosen
-from petlbench.report.document import Report
-from petlbench.report.scores import gather
-from petlbench.report.view import View
+from petlbench.report.model.report import Report
+from petlbench.report.model.spec import ReportSpec
+from petlbench.report.read.costs import resolved
+from petlbench.report.read.scores import gather
+from petlbench.report.table.costs import cost_table
+from petlbench.report.table.throughput import (
+    has_throughput,
+    throughput_table,
+    tidy_with_timings,
+)
 from petlbench.run.record import Record
 
-VIEW = {"title": "Efficiency", "suite": "probe", "protocol": "probe"}
+DEFAULTS = {"title": "Efficiency", "suite": "probe", "protocol": "probe"}
 COSTS = (
     "parameters_m",
     "delta_kb",
@@ -29,12 +34,12 @@ COSTS = (
 )
 
 
-def build(records: Sequence[Record], view: View, *, costs: Sequence[str] = COSTS) -> Report:
-    """costs: keys of `petlbench.report.costs.COSTS`; those that no record has are left out."""
-    scores = gather(records, view)
-    keys = chosen(costs, scores.finished)
+def build(records: Sequence[Record], spec: ReportSpec, *, costs: Sequence[str] = COSTS) -> Report:
+    """costs: keys of `petlbench.report.read.costs.COSTS`; costs without a record are left out."""
+    scores = gather(records, spec)
+    keys = resolved(costs, scores.finished)
     measured = [key for key in keys if scores.costs[key].notna().any()]
-    tables = [expense.costs_of(scores, measured or keys)]
-    if expense.has_throughput(scores):
-        tables.append(expense.throughput_of(scores, None, "throughput"))
-    return Report(view.title, tables, expense.with_speeds(scores))
+    tables = [cost_table(scores, measured or keys)]
+    if has_throughput(scores):
+        tables.append(throughput_table(scores, None, "throughput"))
+    return Report(spec.title, tables, tidy_with_timings(scores))

@@ -5,37 +5,39 @@ from dataclasses import replace
 
 import pandas as pd
 
-from petlbench.report import accuracy, statistics, tradeoff
-from petlbench.report.chart import Ranks
-from petlbench.report.document import Report
-from petlbench.report.scores import TASK_MEAN, Scores, gather
-from petlbench.report.table import Column, Table
-from petlbench.report.view import View
+from petlbench.report.draw import tradeoff
+from petlbench.report.model.chart import Ranks
+from petlbench.report.model.report import Report
+from petlbench.report.model.spec import ReportSpec
+from petlbench.report.model.table import COST, MEAN, MINUS, Column, Table
+from petlbench.report.read.means import GROUP_MEAN, TASK_MEAN
+from petlbench.report.read.scores import Scores, gather
+from petlbench.report.table import accuracy, statistics
 from petlbench.run.record import Record
 
-VIEW = {"title": "Leaderboard"}
+DEFAULTS = {"title": "Leaderboard"}
 RANK = Column("average_rank", "average rank", "Over tasks", 2, best="low")
 GAP = Column("gap", "behind the highest", "Over tasks", 1)
 INTERVAL = Column("interval", "95 % interval of it", "Over tasks", None)
 
 
-def build(records: Sequence[Record], view: View) -> Report:
-    """Rows without a score on every task stand last, without a rank."""
-    scores = gather(records, view)
-    means = ["group mean", TASK_MEAN]
-    table = accuracy.table_of(scores, [], means, ("parameters_m", "memory"))
+def build(records: Sequence[Record], spec: ReportSpec) -> Report:
+    """Rows without a score on every task are last, without a rank."""
+    scores = gather(records, spec)
+    means = [GROUP_MEAN, TASK_MEAN]
+    table = accuracy.accuracy_table(scores, [], means, ("parameters_m", "memory"))
     ranks = statistics.average_ranks(scores.means[scores.keys])
     table.values = table.values.join(ranks.rename(RANK.key)).join(_gaps(scores))
-    costs = [column for column in table.columns if column.group == "Cost"]
-    averages = [replace(c, group=RANK.group) for c in table.columns if c.group == "Mean"]
+    costs = [column for column in table.columns if column.group == COST]
+    averages = [replace(c, group=RANK.group) for c in table.columns if c.group == MEAN]
     table.columns = [RANK, *averages, GAP, INTERVAL, *costs, *scores.tasks]
     table.rows = _in_order(table, ranks)
     table.sections = {}
     table.caption = "Methods by their average rank over tasks. " + accuracy.CAPTION
-    table.notes = [*table.notes, *_said(scores, ranks)]
+    table.notes = [*table.notes, *_rank_notes(scores, ranks)]
     charts = tradeoff.charts(scores, table, TASK_MEAN)
     return Report(
-        view.title,
+        spec.title,
         [table],
         scores.tidy,
         [*charts, *_diagram(ranks, scores)],
@@ -44,9 +46,9 @@ def build(records: Sequence[Record], view: View) -> Report:
 
 
 def _in_order(table: Table, ranks: pd.Series) -> list[str]:
-    measured = [row for row in table.rows if row not in table.aside]
+    measured = [row for row in table.rows if row not in table.unranked]
     ranked = sorted(measured, key=lambda row: ranks.get(row, float("inf")))
-    return [*ranked, *(row for row in table.rows if row in table.aside)]
+    return [*ranked, *(row for row in table.rows if row in table.unranked)]
 
 
 def _gaps(scores: Scores) -> pd.DataFrame:
@@ -56,22 +58,22 @@ def _gaps(scores: Scores) -> pd.DataFrame:
         return pd.DataFrame(columns=[GAP.key, INTERVAL.key], dtype=object)
     against = statistics.against_best(means)
     spans = [
-        f"[{low:.1f}, {high:.1f}]".replace("-", "−")
+        f"[{low:.1f}, {high:.1f}]".replace("-", MINUS)
         for low, high in zip(against["low"], against["high"], strict=True)
     ]
     return pd.DataFrame({GAP.key: against["difference"], INTERVAL.key: spans})
 
 
-def _said(scores: Scores, ranks: pd.Series) -> list[str]:
-    tasks = len(scores.keys)
-    said = [
-        f"Average rank: mean over {tasks} tasks of the rank of the mean over runs, equal scores "
-        "share theirs. Behind the highest: difference of task means; its interval is the middle "
-        f"95 % of a paired bootstrap over tasks ({statistics.SAMPLES} samples)."
+def _rank_notes(scores: Scores, ranks: pd.Series) -> list[str]:
+    """How ranks and intervals are computed, and the rows without a rank."""
+    lines = [
+        f"Average rank: mean over {len(scores.keys)} tasks of the rank of the mean over runs; "
+        "equal scores share a rank. Behind the highest: difference of task means; its interval is "
+        f"the middle 95 % of a paired bootstrap over tasks ({statistics.SAMPLES} samples)."
     ]
     if missing := [row for row in scores.rows if row not in ranks]:
-        said.append(f"Without a score on every task, so without a rank: {', '.join(missing)}.")
-    return said
+        lines.append(f"Without a score on every task, hence without a rank: {', '.join(missing)}.")
+    return lines
 
 
 def _diagram(ranks: pd.Series, scores: Scores) -> list[Ranks]:

@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 
-from petlbench.report import accuracy, tradeoff
-from petlbench.report.document import Report
-from petlbench.report.scores import GROUP_MEAN, TASK_MEAN, gather
-from petlbench.report.view import View
+from petlbench.report.draw import tradeoff
+from petlbench.report.model.report import Report
+from petlbench.report.model.spec import ReportSpec
+from petlbench.report.read.means import GROUP_MEAN, TASK_MEAN
+from petlbench.report.read.scores import gather
+from petlbench.report.table.accuracy import accuracy_table
 from petlbench.run.record import Record
 
-VIEW = {"title": "Accuracy against parameters and memory"}
+DEFAULTS = {"title": "Accuracy against parameters and memory"}
 
 
-def build(records: Sequence[Record], view: View, *, mean: str = GROUP_MEAN) -> Report:
-    """mean: which mean stands on the vertical axis."""
-    scores = gather(records, view)
+def build(records: Sequence[Record], spec: ReportSpec, *, mean: str = GROUP_MEAN) -> Report:
+    """mean: the mean on the vertical axis."""
+    scores = gather(records, spec)
     means = list(dict.fromkeys([mean, GROUP_MEAN, TASK_MEAN]))
-    table = accuracy.table_of(scores, [], means, ("parameters_m", "memory"))
-    return Report(view.title, [table], scores.tidy, tradeoff.charts(scores, table, mean))
+    table = accuracy_table(scores, [], means, ("parameters_m", "memory"))
+    return Report(spec.title, [table], scores.tidy, tradeoff.charts(scores, table, mean))

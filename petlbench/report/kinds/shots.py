@@ -1,77 +1,74 @@
 """Few-shot accuracy against shots, a panel a data set and their mean: Figure 3 of the DTL paper.
 
-A task's name ends in its shots, for example fewshot/food101_4.
+The name of a task ends in its number of shots, for example fewshot/food101_4.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pandas as pd
 
 from petlbench.errors import UserError
-from petlbench.report import accuracy, statistics
-from petlbench.report.chart import Axis, Chart, Panel, Point, Series
-from petlbench.report.document import Report
-from petlbench.report.scores import Scores, gather
-from petlbench.report.table import Column, Table
-from petlbench.report.view import View
+from petlbench.report.model.chart import Axis, Chart, Panel, Point, Series
+from petlbench.report.model.report import Report
+from petlbench.report.model.spec import ReportSpec
+from petlbench.report.model.table import MEAN, Column, Table
+from petlbench.report.read import means
+from petlbench.report.read.scores import Scores, gather
+from petlbench.report.table.accuracy import accuracy_table
 from petlbench.run.record import Record
 
-VIEW = {"title": "Few-shot accuracy", "suite": "fewshot"}
-MEAN = "Mean"
-Mean = Callable[[pd.DataFrame], pd.Series]
+DEFAULTS = {"title": "Few-shot accuracy", "suite": "fewshot"}
 Grid = dict[str, dict[int, Column]]  # data set -> shots -> its column; the mean is the last
 
 
 def build(
-    records: Sequence[Record], view: View, *, titles: Mapping[str, str] | None = None
+    records: Sequence[Record], spec: ReportSpec, *, titles: Mapping[str, str] | None = None
 ) -> Report:
-    """titles: data set, as in the task's name -> how it is called."""
-    scores = gather(records, view)
+    """titles: data set, as in the name of the task -> title."""
+    scores = gather(records, spec)
     grid = _grid(scores, titles or {})
-    table = accuracy.table_of(scores, [], [], ["parameters_m"])
-    table.values = table.values.join(_means(grid, scores.means, _plain))
-    table.spread = table.spread.join(_means(grid, scores.spread, statistics.propagated))
+    table = accuracy_table(scores, [], [], ["parameters_m"])
+    table.values = table.values.join(_means(grid, scores.means, means.mean))
+    table.spread = table.spread.join(_means(grid, scores.spread, means.deviation))
     table.columns = [*(c for line in grid.values() for c in line.values()), *table.columns]
     table.caption = "Top-1 accuracy (%) against shots. Best in bold, second underlined."
-    table.notes = [*table.notes, "Mean: over data sets, where a row has all of them."]
-    return Report(view.title, [table], scores.tidy, [_chart(table, grid)])
+    table.notes = [*table.notes, "Mean: over data sets, if a row has all of them."]
+    return Report(spec.title, [table], scores.tidy, [_chart(table, grid)])
 
 
 def _grid(scores: Scores, titles: Mapping[str, str]) -> Grid:
-    found: Grid = {}
+    grid: Grid = {}
     for task in scores.tasks:
         name, shots = _split(task.key)
-        called = titles.get(name, name)
-        found.setdefault(called, {})[shots] = replace(task, title=str(shots), group=called)
-    every = sorted({shots for line in found.values() for shots in line})
-    ordered = {name: dict(sorted(line.items())) for name, line in found.items()}
-    means = {n: Column(f"mean_{n}", str(n), MEAN, best="high") for n in every}
-    return ordered | {MEAN: means}
+        title = titles.get(name, name)
+        grid.setdefault(title, {})[shots] = replace(task, title=str(shots), group=title)
+    every = sorted({shots for line in grid.values() for shots in line})
+    ordered = {title: dict(sorted(line.items())) for title, line in grid.items()}
+    return ordered | {MEAN: {n: Column(f"mean_{n}", str(n), MEAN, best="high") for n in every}}
 
 
 def _split(task: str) -> tuple[str, int]:
     """(data set, shots) of a task."""
     match = re.fullmatch(r"(?:.*/)?(.+)_(\d+)", task)
     if match is None:
-        raise UserError(f"task '{task}' names no shots; this report needs names such as food101_4")
+        raise UserError(
+            f"the name of task '{task}' has no number of shots; "
+            "this report needs names such as food101_4; choose others with --suite"
+        )
     return match[1], int(match[2])
 
 
-def _means(grid: Grid, cells: pd.DataFrame, over: Mean) -> pd.DataFrame:
-    """Means over data sets for each number of shots, where a row has a cell of each."""
-    lines = [line for name, line in grid.items() if name != MEAN]
-    found = {}
+def _means(grid: Grid, cells: pd.DataFrame, average: means.Average) -> pd.DataFrame:
+    """Averages over data sets for each number of shots; NaN if a row lacks a data set."""
+    lines = [line for title, line in grid.items() if title != MEAN]
+    columns = {}
     for shots, column in grid[MEAN].items():
         keys = [line[shots].key for line in lines if shots in line]
-        whole = cells[keys].notna().all(axis=1) & (len(keys) == len(lines))
-        found[column.key] = over(cells[keys]).where(whole)
-    return pd.DataFrame(found)
-
-
-def _plain(cells: pd.DataFrame) -> pd.Series:
-    return cells.mean(axis=1)
+        every = means.complete_only(cells[keys], average)
+        columns[column.key] = every if len(keys) == len(lines) else float("nan")
+    return pd.DataFrame(columns, index=cells.index)
 
 
 def _chart(table: Table, grid: Grid) -> Chart:
@@ -91,13 +88,13 @@ def _series(table: Table, line: Mapping[int, Column]) -> list[Series]:
             if not pd.isna(table.values.loc[row, column.key])
         ]
         for row in table.rows
-        if row not in table.aside
+        if row not in table.unranked
     }
-    return [Series(row, found) for row, found in points.items() if found]
+    return [Series(row, line) for row, line in points.items() if line]
 
 
 def _point(table: Table, row: str, shots: int, column: Column) -> Point:
     y, spread = (float(part.loc[row, column.key]) for part in (table.values, table.spread))
-    told = f"{row}\n{column.group}, {shots} shots: {y:.1f} %"
-    runs = table.origins.get((row, column.key)) or table.origins.get((row, ""), row)
-    return Point(shots, y, spread, "\n".join([told, *runs.split("\n")[1:]]))
+    figure = f"{row}\n{column.group}, {shots} shots: {y:.1f} %"
+    runs = table.provenance.get((row, column.key)) or table.provenance.get((row, ""), row)
+    return Point(shots, y, spread, "\n".join([figure, *runs.split("\n")[1:]]))

@@ -2,19 +2,19 @@
 
 from collections.abc import Sequence
 
-from petlbench.report import expense
-from petlbench.report.document import Report
-from petlbench.report.scores import gather
-from petlbench.report.view import View
+from petlbench.report.model.report import Report
+from petlbench.report.model.spec import ReportSpec
+from petlbench.report.read.scores import gather
+from petlbench.report.table.throughput import throughput_table, tidy_with_timings
 from petlbench.run.record import Record
 
-VIEW = {"title": "Inference throughput", "suite": "probe", "protocol": "probe"}
+DEFAULTS = {"title": "Inference throughput", "suite": "probe", "protocol": "probe"}
 
 
 def build(
-    records: Sequence[Record], view: View, *, batches: Sequence[int] | None = None
+    records: Sequence[Record], spec: ReportSpec, *, batches: Sequence[int] | None = None
 ) -> Report:
-    """batches: the batch sizes to show; default all that were measured."""
-    scores = gather(records, view)
-    table = expense.throughput_of(scores, batches)
-    return Report(view.title, [table], expense.with_speeds(scores))
+    """batches: the batch sizes to show; default: all."""
+    scores = gather(records, spec)
+    table = throughput_table(scores, batches)
+    return Report(spec.title, [table], tidy_with_timings(scores))

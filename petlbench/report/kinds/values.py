@@ -5,65 +5,70 @@ from collections.abc import Sequence
 import pandas as pd
 
 from petlbench.errors import UserError
-from petlbench.report import accuracy, costs, published
-from petlbench.report.chart import Axis, Chart, Panel, Point, Series
-from petlbench.report.costs import MEMORY
-from petlbench.report.document import Report
-from petlbench.report.scores import GROUP_MEAN, TASK_MEAN, Scores, gather
-from petlbench.report.table import Table
-from petlbench.report.view import View
+from petlbench.report.model.chart import Axis, Chart, Panel, Point, Series
+from petlbench.report.model.report import Report
+from petlbench.report.model.spec import ReportSpec
+from petlbench.report.model.table import Table
+from petlbench.report.read.costs import COSTS, MEMORY, memory_key
+from petlbench.report.read.means import GROUP_MEAN, TASK_MEAN
+from petlbench.report.read.scores import Scores, gather
+from petlbench.report.table import published
+from petlbench.report.table.accuracy import accuracy_table
 from petlbench.run.record import Record
 
-VIEW = {"title": "Accuracy and memory against a value"}
+DEFAULTS = {"title": "Accuracy and memory against a value"}
 
 
-def build(records: Sequence[Record], view: View, *, mean: str = GROUP_MEAN) -> Report:
-    """The first key that the view varies is the horizontal axis; it must be a number."""
-    if not view.vary:
-        raise UserError("this report shows what a value does; add --vary KEY, e.g. method.rank")
-    scores = gather(records, view)
+def build(records: Sequence[Record], spec: ReportSpec, *, mean: str = GROUP_MEAN) -> Report:
+    """The first varied key is the horizontal axis; its values must be numbers."""
+    if not spec.vary:
+        raise UserError(
+            "this report needs a value for its horizontal axis; add --vary KEY, e.g. method.rank"
+        )
+    scores = gather(records, spec)
     means = list(dict.fromkeys([mean, GROUP_MEAN, TASK_MEAN]))
-    table = accuracy.table_of(scores, [], means, ("parameters_m", MEMORY))
-    return Report(view.title, [table], scores.tidy, [_chart(scores, table, mean)])
+    table = accuracy_table(scores, [], means, ("parameters_m", MEMORY))
+    return Report(spec.title, [table], scores.tidy, [_chart(scores, table, mean)])
 
 
 def _chart(scores: Scores, table: Table, mean: str) -> Chart:
-    key, called = next(iter(scores.view.vary.items()))
+    key, title = next(iter(scores.spec.vary.items()))
     at = _numbers(scores, key)
-    memory = costs.memory_key(scores.finished)
-    x = Axis(called, marks=sorted(set(at.values())))
-    printed = _printed(scores, table, called, mean)
+    memory = memory_key(scores.finished)
+    x = Axis(title, marks=sorted(set(at.values())))
+    printed = _published(scores, table, title, mean)
     panels = [
-        Panel(title, x, Axis(unit), [*_series(scores, table, at, column), *more], joined=True)
-        for title, unit, column, more in (
+        Panel(head, x, Axis(unit), [*_series(scores, table, at, column), *others], joined=True)
+        for head, unit, column, others in (
             ("Accuracy", f"top-1 accuracy, {mean} (%)", mean, printed),
-            ("Memory", costs.COSTS[memory].title, memory, []),
+            ("Memory", COSTS[memory].title, memory, []),  # published memory is another measure
         )
     ]
-    caption = f"Top-1 accuracy ({mean}, %) and memory against {called} ({key})."
-    more = " Points that no line joins: as published." if printed else ""
-    return Chart("values", caption + more, panels)
+    caption = f"Top-1 accuracy ({mean}, %) and memory against {title} ({key})."
+    caption += " Points without a line: as published." if printed else ""
+    return Chart("values", caption, panels)
 
 
-def _printed(scores: Scores, table: Table, called: str, mean: str) -> list[Series]:
-    """The published points, a series a source: memory is of another measure, so none of it."""
-    found: dict[str, list[Point]] = {}
-    for row in (row for file in scores.view.published for row in published.rows(file)):
-        label = published.named(row)
-        if called in row.values and label in table.rows and mean in row.cells:
-            point = _point(table, label, float(row.values[called]), mean)
-            found.setdefault(row.source, []).append(point)
-    return [Series(source, points, alone=True) for source, points in found.items()]
+def _published(scores: Scores, table: Table, title: str, mean: str) -> list[Series]:
+    """The published accuracies, a series a source."""
+    by_source: dict[str, list[Point]] = {}
+    for row in (row for file in scores.spec.published for row in published.rows(file)):
+        label = published.label_of(row)
+        if title in row.values and label in table.rows and mean in row.cells:
+            point = _point(table, label, float(row.values[title]), mean)
+            by_source.setdefault(row.source, []).append(point)
+    return [Series(source, points, alone=True) for source, points in by_source.items()]
 
 
 def _numbers(scores: Scores, key: str) -> dict[str, float]:
     """Row -> the value of its runs."""
-    found = dict(zip(scores.tidy["row"], scores.tidy[key], strict=True))
-    if odd := {str(value) for value in found.values() if not isinstance(value, int | float)}:
+    values = dict(zip(scores.tidy["row"], scores.tidy[key], strict=True))
+    if odd := {str(value) for value in values.values() if not isinstance(value, int | float)}:
         raise UserError(
-            f"{key} is {', '.join(sorted(odd))} in some records; an axis needs numbers"
+            f"--vary '{key}' is {', '.join(sorted(odd))} in some records; "
+            "the axis of this report needs numbers"
         )
-    return {row: float(value) for row, value in found.items() if not pd.isna(value)}
+    return {row: float(value) for row, value in values.items() if not pd.isna(value)}
 
 
 def _series(scores: Scores, table: Table, at: dict[str, float], column: str) -> list[Series]:
@@ -81,4 +86,4 @@ def _series(scores: Scores, table: Table, at: dict[str, float], column: str) -> 
 def _point(table: Table, row: str, x: float, column: str) -> Point:
     y = float(table.values.loc[row, column])
     spread = float(table.spread.loc[row, column]) if column in table.spread else float("nan")
-    return Point(x, y, spread, f"{y:.4g}\n" + table.origins.get((row, ""), row))
+    return Point(x, y, spread, f"{y:.4g}\n" + table.provenance.get((row, ""), row))

@@ -1,0 +1,1 @@
+"""Charts: scales, styles and the figures that matplotlib draws."""

@@ -1,0 +1,1 @@
+"""The data of a report: its specification, tables and charts."""

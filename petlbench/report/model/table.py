@@ -1,0 +1,155 @@
+"""The table that every renderer prints: figures with ranks, marks and notes."""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from string import ascii_lowercase
+from typing import Literal
+
+import pandas as pd
+
+DASH, MINUS = "–", "−"
+COST, MEAN = "Cost", "Mean"  # groups of columns that several tables share
+CellKey = tuple[str, str]  # (row, key of a column)
+
+
+@dataclass(frozen=True)
+class Footnote:
+    """A remark on rows (labels) or columns (keys)."""
+
+    letter: str
+    text: str
+    of: tuple[str, ...]
+
+
+def letter(place: int) -> str:
+    """a, b, ..., z, aa, bb, ..."""
+    return ascii_lowercase[place % 26] * (place // 26 + 1)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of figures with `digits` after the point, or of text if that is None."""
+
+    key: str
+    title: str
+    group: str
+    digits: int | None = 1
+    best: Literal["high", "low"] | None = None  # None: the column is not ranked
+
+
+@dataclass
+class Table:
+    """values: rows (labels) x columns (keys), NaN if missing. marks: text of missing figures."""
+
+    rows: list[str]
+    columns: list[Column]
+    values: pd.DataFrame
+    spread: pd.DataFrame  # of some of the columns, in their units; NaN without a spread
+    caption: str
+    name: str = ""  # distinguishes it from the other tables of its report
+    head: str = "method"  # over the labels
+    spread_meaning: str = "Sample standard deviation over runs, in percentage points."
+    sections: Mapping[str, str] = field(default_factory=dict)  # row -> title of its section
+    names: dict[str, str] = field(default_factory=dict)  # row -> what is printed for its label
+    methods: dict[str, str] = field(default_factory=dict)  # row -> text that the filter searches
+    unranked: frozenset[str] = frozenset()  # published rows
+    marks: dict[CellKey, str] = field(default_factory=dict)
+    flags: dict[CellKey, str] = field(default_factory=dict)  # after a figure
+    provenance: dict[CellKey, str] = field(default_factory=dict)  # the key "" means the row
+    notes: list[str] = field(default_factory=list)
+    footnotes: list[Footnote] = field(default_factory=list)
+
+    @property
+    def spread_columns(self) -> list[Column]:
+        """The columns with at least one spread."""
+        return [c for c in self.columns if c.key in self.spread and self._has_spread(c.key)]
+
+    @property
+    def spread_rows(self) -> list[str]:
+        """The measured rows: published ones have no spread."""
+        return [row for row in self.rows if row not in self.unranked]
+
+    def parts(self, rows: list[str] | None = None) -> list[tuple[str, list[str]]]:
+        """Rows (default: all) by section, in order; a single section has no title."""
+        rows = self.rows if rows is None else rows
+        if len({self.sections.get(row, "") for row in rows}) < 2:
+            return [("", rows)]
+        sections = itertools.groupby(rows, key=lambda row: self.sections.get(row, ""))
+        return [(section, list(rows)) for section, rows in sections]
+
+    def text(self, row: str, column: Column) -> str:
+        """The figure as printed: rounded, or a mark or dash if it is missing."""
+        value = self.values.loc[row, column.key]
+        if pd.isna(value):
+            return self.marks.get((row, column.key), DASH)
+        if column.digits is None:
+            return str(value)
+        return f"{value:.{column.digits}f}".replace("-", MINUS)
+
+    def deviation(self, row: str, column: Column) -> str:
+        """The spread as printed."""
+        value = self.spread.loc[row, column.key]
+        return DASH if pd.isna(value) else f"{value:.{column.digits}f}"
+
+    def rank(self, row: str, column: Column) -> int | None:
+        """1 for the best figure as printed, 2 for the second; equal figures share a rank."""
+        if column.best is None or not self._is_ranked(row, column):
+            return None
+        figures = [self._printed(r, column) for r in self.rows if self._is_ranked(r, column)]
+        own, sign = self._printed(row, column), 1 if column.best == "high" else -1
+        better = {value for value in figures if sign * value > sign * own}
+        return len(better) + 1 if len(figures) > 1 and len(better) < 2 else None
+
+    def printed_label(self, row: str) -> str:
+        """What is printed for a row's label, below the title of its section."""
+        return self.names.get(row, row)
+
+    def letters(self, of: str) -> str:
+        """The footnotes of a row's label or a column's key, for example "a,c"."""
+        return ",".join(note.letter for note in self.footnotes if of in note.of)
+
+    def append_unranked(
+        self,
+        row: str,
+        name: str,
+        figures: Mapping[str, float],
+        *,
+        method: str,
+        section: str,
+        provenance: str,
+    ) -> None:
+        """Add a row without ranks; figures of columns that the table lacks are dropped."""
+        cells = {key: [value] for key, value in figures.items() if key in self.values}
+        self.values = pd.concat([self.values, pd.DataFrame(cells, index=[row])])
+        self.spread = self.spread.reindex([*self.spread.index, row])
+        self.rows = [*self.rows, row]
+        self.sections = {**self.sections, row: section}
+        self.names[row] = name
+        self.methods[row] = method
+        self.unranked |= {row}
+        self.provenance[row, ""] = provenance
+
+    def add_footnote(self, text: str, of: tuple[str, ...]) -> None:
+        """Add a footnote with the next letter."""
+        self.footnotes = [*self.footnotes, Footnote(letter(len(self.footnotes)), text, of)]
+
+    def lines(self) -> list[str]:
+        """Notes and footnotes, a line each."""
+        return [*self.notes, *(f"({note.letter}) {note.text}" for note in self.footnotes)]
+
+    def unrounded(self) -> pd.DataFrame:
+        """The figures unrounded, a row a label, with the section if there are several."""
+        frame = self.values.loc[self.rows, [column.key for column in self.columns]]
+        if len(self.parts()) > 1:
+            frame.insert(0, "section", [self.sections.get(row, "") for row in self.rows])
+        return frame
+
+    def _printed(self, row: str, column: Column) -> float:
+        return float(self.text(row, column).replace(MINUS, "-"))
+
+    def _is_ranked(self, row: str, column: Column) -> bool:
+        return row not in self.unranked and not pd.isna(self.values.loc[row, column.key])
+
+    def _has_spread(self, key: str) -> bool:
+        return bool(self.spread[key].notna().any())

@@ -1,0 +1,1 @@
+"""From folders of records to scores: reading, checks, selection, means."""

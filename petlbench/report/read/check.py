@@ -1,0 +1,134 @@
+"""Checks of a record: the type of the value at each dotted place.
+
+In a place, * stands for every key of a mapping and every entry of a list.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
+from typing import Any
+
+from petlbench.report.read.costs import COSTS
+from petlbench.run.record import STATUSES, Record
+
+Check = Callable[[Any], bool]
+
+
+def text(value: Any) -> bool:
+    """Whether a value is a string."""
+    return isinstance(value, str)
+
+
+def mapping(value: Any) -> bool:
+    """Whether a value is a dictionary."""
+    return isinstance(value, dict)
+
+
+def number(value: Any) -> bool:
+    """Whether a value is a finite number: JSON of other programs may hold NaN and Infinity."""
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    return numeric and math.isfinite(value)
+
+
+def whole(value: Any) -> bool:
+    """Whether a value is an integer."""
+    return type(value) is int
+
+
+def numbers(value: Any) -> bool:
+    """Whether a value is a list of finite numbers."""
+    return isinstance(value, list) and all(map(number, value))
+
+
+def listing(value: Any) -> bool:
+    """Whether a value is a list."""
+    return isinstance(value, list)
+
+
+def optional(check: Check) -> Check:
+    """A check that also accepts a missing or null value."""
+    return lambda value: value is None or check(value)
+
+
+def _above(place: str) -> list[str]:
+    """The places above one: a and a.b for a.b.c."""
+    return list(accumulate(place.split("."), "{}.{}".format))[:-1]
+
+
+FIGURES = [f"cost.{cost.path}" for cost in COSTS.values()]
+EVERY: dict[str, Check] = {
+    "id": text,
+    "status": STATUSES.__contains__,
+    "reason": optional(text),
+    "factors": mapping,
+    "protocol": text,
+    "title": text,
+    "task_title": text,
+    "suite": text,
+    "group": text,
+    "config": mapping,
+    "scores": mapping,
+    "selection": mapping,
+    **{place: optional(mapping) for figure in FIGURES for place in _above(figure)},
+    "cost": mapping,
+    "provenance": mapping,
+    **dict.fromkeys(("factors.method", "factors.backbone", "factors.task"), text),
+    **dict.fromkeys(("factors.draw", "factors.seed"), whole),
+    "config.train": mapping,
+    **dict.fromkeys(
+        ("config.backbone", "config.input", "config.dataset", "config.method", "config.protocol"),
+        optional(mapping),
+    ),
+    **dict.fromkeys(("config.backbone.mean", "config.backbone.std"), optional(numbers)),
+    "scores.*": mapping,
+    "scores.*.top1": number,
+    **dict.fromkeys(FIGURES, optional(number)),
+    "cost.inference": optional(listing),
+    "cost.inference.*": mapping,
+    "cost.inference.*.batch": whole,
+    **dict.fromkeys(
+        ("cost.inference.*.images_per_s", "cost.inference.*.spread"), optional(number)
+    ),
+    "cost.inference.*.reason": optional(text),
+    "provenance.versions": optional(mapping),
+    "provenance.checkpoint": optional(mapping),
+    **dict.fromkeys(("provenance.checkpoint.tag", "provenance.checkpoint.sha256"), optional(text)),
+    "provenance.splits": optional(mapping),
+    "provenance.splits.*": mapping,
+    "provenance.splits.*.sha256": text,
+}
+FINISHED: dict[str, Check] = {
+    "provenance.device": text,
+    "provenance.versions": mapping,
+    "provenance.versions.torch": text,
+}
+SCORED: dict[str, Check] = {"scores": bool}  # a probe has costs only
+
+
+def broken(record: Record) -> list[str]:
+    """The dotted places of a record whose value is missing or wrong."""
+    finished = record.get("status") == "finished"
+    scored = finished and record.get("protocol") != "probe"
+    checks = [EVERY, FINISHED if finished else {}, SCORED if scored else {}]
+    places = {
+        name: None
+        for rules in checks
+        for place, check in rules.items()
+        for name, value in _values(record, place.split("."))
+        if not check(value)
+    }
+    return list(places)
+
+
+def _values(node: Any, place: list[str], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name and value of each match of a place; None if the value is missing.
+
+    No match below a value that is no container: the container has a check of its own.
+    """
+    if not place:
+        yield above.removesuffix("."), node
+        return
+    entries = dict(enumerate(node)) if isinstance(node, list) else node
+    if isinstance(entries, Mapping):
+        for key in entries if place[0] == "*" else place[:1]:
+            yield from _values(entries.get(key), place[1:], f"{above}{key}.")

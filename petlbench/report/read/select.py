@@ -1,0 +1,122 @@
+"""Selection of the records of a report; records of different settings are never averaged."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from petlbench.config.schema import flat
+from petlbench.errors import UserError, unknown
+from petlbench.report.model.spec import ReportSpec
+from petlbench.report.read.fields import config_value, differences
+from petlbench.run.identity import IDENTITY, PLACES
+from petlbench.run.record import Record
+
+CELL = ("method", "backbone", "task")
+PER_RUN = ("dataset.draw", *PLACES)  # may differ between the runs of one cell
+MAX_KEYS = 4  # of differing settings in a message
+
+
+def completed(records: Sequence[Record], spec: ReportSpec) -> ReportSpec:
+    """The specification with a suite and a backbone, taken from the records if it names none.
+
+    Raises UserError if there are no records, none of the suite or protocol, or two backbones.
+    """
+    if not records:
+        raise UserError("this report needs records; add --records DIR, the results.root of runs")
+    if spec.suite is None:
+        # a folder may hold a few probes beside the runs of a suite
+        suites = Counter(r["suite"] for r in records if r["protocol"] == spec.protocol)
+        suites = suites or Counter(r["suite"] for r in records)
+        spec = replace(spec, suite=suites.most_common(1)[0][0])
+    rest = _of_protocol(_of_suite(records, spec), spec)
+    backbones = sorted({record["factors"]["backbone"] for record in rest})
+    if spec.backbone is None and len(backbones) > 1:
+        raise UserError(
+            f"a table has one backbone, these records have {len(backbones)} "
+            f"({', '.join(backbones)}); add --backbone {backbones[0]}"
+        )
+    if spec.backbone is not None and spec.backbone not in backbones:
+        raise unknown("backbone among the records", spec.backbone, backbones)
+    return replace(spec, backbone=backbones[0]) if spec.backbone is None else spec
+
+
+def selected(records: Sequence[Record], spec: ReportSpec) -> list[Record]:
+    """The records of a completed specification, in the given order.
+
+    Raises UserError for a varied key that is no value, and if finished runs of one cell differ
+    in more than draw, seed and the varied keys.
+    """
+    rest = [
+        record
+        for record in _of_protocol(_of_suite(records, spec), spec)
+        if record["factors"]["backbone"] == spec.backbone
+    ]
+    for key in spec.vary:
+        _check_varied(rest, key)
+    _refuse_mixtures([r for r in rest if r["status"] == "finished"], list(spec.vary))
+    return rest
+
+
+def _check_varied(records: Sequence[Record], key: str) -> None:
+    """Refuse the key of a node, and a key without a value in any record."""
+    values = [config_value(record, key) for record in records]
+    if nodes := [value for value in values if isinstance(value, Mapping)]:
+        below = [f"{key}.{name}" for name in dict.fromkeys(k for v in nodes for k, _ in flat(v))]
+        raise UserError(f"--vary '{key}' is a node, not a value; its values: {', '.join(below)}")
+    if all(value is None for value in values):
+        every = {name for record in records for name, _ in flat(record["config"])}
+        raise _unknown_key(key, every)
+
+
+def _unknown_key(key: str, every: set[str]) -> UserError:
+    """The suggestion of `unknown` without its list of choices: a record has a hundred keys."""
+    hint = str(unknown("key", key, every)).partition(" Known:")[0].partition("; ")[2]
+    return UserError(
+        f"--vary '{key}': no record has a value of this key; "
+        f"{f'{hint} ' if hint else ''}--cfg job of a run prints the keys"
+    )
+
+
+def _of_suite(records: Sequence[Record], spec: ReportSpec) -> list[Record]:
+    rest = [record for record in records if record["suite"] == spec.suite]
+    if not rest:
+        present = {record["suite"] for record in records}
+        raise unknown("suite among the records", str(spec.suite), present)
+    return rest
+
+
+def _of_protocol(records: Sequence[Record], spec: ReportSpec) -> list[Record]:
+    rest = [record for record in records if record["protocol"] == spec.protocol]
+    if not rest:
+        present = {record["protocol"] for record in records}
+        raise unknown("protocol among the records", spec.protocol, present)
+    return rest
+
+
+def _refuse_mixtures(finished: Sequence[Record], vary: Sequence[str]) -> None:
+    runs: dict[tuple[Any, ...], Record] = {}
+    cells: dict[tuple[Any, ...], Record] = {}
+    for record in finished:
+        factors = record["factors"]
+        varied = tuple(str(config_value(record, key)) for key in vary)
+        # two runs of equal factors, e.g. of two folders, must have been the same run
+        other = runs.setdefault((*factors.values(), *varied), record)
+        if other["id"] != record["id"]:
+            raise _mixture(factors, differences(other, record, IDENTITY))
+        other = cells.setdefault((*(factors[key] for key in CELL), *varied), record)
+        settings = differences(other, record, [key for key in IDENTITY if key != "seed"])
+        if pairs := {key: pair for key, pair in settings.items() if key not in PER_RUN}:
+            raise _mixture({key: factors[key] for key in CELL}, pairs)
+
+
+def _mixture(factors: Mapping[str, Any], pairs: Mapping[str, tuple[Any, Any]]) -> UserError:
+    cell = " ".join(f"{key}={value}" for key, value in factors.items())
+    shown = [f"{key} ({first}, {second})" for key, (first, second) in pairs.items()]
+    more = f" and {len(shown) - MAX_KEYS} more" if len(shown) > MAX_KEYS else ""
+    settings = ", ".join(shown[:MAX_KEYS]) + more or "settings outside their configurations"
+    key = next(iter(pairs), "method.rank")
+    return UserError(
+        f"two finished runs of {cell} differ in {settings}; a table never averages over settings: "
+        f"give them separate rows (--vary {key}) or separate folders"
+    )

@@ -1,0 +1,88 @@
+"""The registry of reports: experiments with a `report` node, and kinds of reports.
+
+A kind is a module of petlbench.report.kinds with `DEFAULTS` (values of its specification) and
+`build(records, spec, **options)`; a new file in kinds/ is found without being listed.
+"""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from types import ModuleType
+from typing import Any
+
+from petlbench.config import options
+from petlbench.errors import UserError, unknown
+from petlbench.report import kinds
+from petlbench.report.model.report import Report
+from petlbench.report.model.spec import ReportSpec
+from petlbench.run.record import Record
+
+# defaults of every kind; its DEFAULTS and the node override them
+COMMON: dict[str, Any] = {
+    "suite": None,
+    "protocol": "final",
+    "backbone": None,
+    "vary": {},
+    "published": [],
+}
+
+
+def names() -> dict[str, str]:
+    """Name -> title of every report."""
+    nodes = {name: _node(name) for name in options.names("experiment")}
+    titles = {n: str(node.get("title", n)) for n, node in nodes.items() if node is not None}
+    return titles | {
+        kind: _module(kind).DEFAULTS["title"] for kind in _kinds() if kind not in titles
+    }
+
+
+def find(name: str) -> ReportSpec:
+    """The specification of an experiment, or of a kind with its defaults.
+
+    Raises UserError for an unknown name, kind or option.
+    """
+    node = _node(name)
+    if node is None and name not in _kinds():
+        raise unknown("report", name, names())
+    node = node or {"kind": name}
+    if node.get("kind") not in _kinds():
+        raise unknown(f"kind of report '{name}'", str(node.get("kind")), _kinds())
+    values = COMMON | dict(_module(node["kind"]).DEFAULTS) | node
+    own = {field.name for field in fields(ReportSpec)}
+    kind_options = {key: value for key, value in values.items() if key not in own}
+    spec = ReportSpec(**{key: values[key] for key in own - {"options"}}, options=kind_options)
+    return _checked(name, spec)
+
+
+def build(records: Sequence[Record], spec: ReportSpec) -> Report:
+    """The report of a specification. Raises UserError if the records do not fit it."""
+    report: Report = _module(spec.kind).build(records, spec, **spec.options)
+    return report
+
+
+def _module(kind: str) -> ModuleType:
+    return importlib.import_module(f"{kinds.__name__}.{kind}")
+
+
+def _checked(name: str, spec: ReportSpec) -> ReportSpec:
+    parameters = inspect.signature(_module(spec.kind).build).parameters
+    choices = [key for key, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
+    for key in spec.options:
+        if key not in choices:
+            raise unknown(f"option of report '{name}' ({spec.kind})", key, choices)
+    if not isinstance(spec.vary, Mapping):
+        raise UserError(f"report '{name}': vary is {spec.vary}; it must map keys to titles")
+    return spec
+
+
+def _node(experiment: str) -> dict[str, Any] | None:
+    node = options.content("experiment", experiment).get("report")
+    if node is not None and not isinstance(node, dict):
+        raise UserError(f"conf/experiment/{experiment}.yaml: report is {node}; it must be a node")
+    return node
+
+
+def _kinds() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(kinds.__path__)]

@@ -1,0 +1,1 @@
+"""The files of a report (CSV, LaTeX, Markdown, HTML, figures) and the tables of the terminal."""

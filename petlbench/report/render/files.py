@@ -1,0 +1,61 @@
+"""The files of a report."""
+
+import re
+import tempfile
+from pathlib import Path
+
+from petlbench.errors import UserError
+from petlbench.report.draw import plot
+from petlbench.report.model.report import Report
+from petlbench.report.render import html, latex, markdown
+from petlbench.report.render.latex import part_name
+from petlbench.system import write_atomically
+
+MAX_NAME = 200  # characters; file systems allow 255 with the suffixes
+
+
+def check_target(name: str, folder: Path) -> None:
+    """Raise UserError for an unusable file name or an unwritable folder; creates nothing."""
+    if not re.fullmatch(r"\w[\w.+-]*", name, re.ASCII) or len(name) > MAX_NAME:
+        raise UserError(
+            f"--name '{name}' is not a file name; use at most {MAX_NAME} "
+            "letters, digits, '_', '-', '.', '+'"
+        )
+    try:
+        # the folder itself may not exist yet; creating it could leave an empty folder behind
+        existing = next(path for path in [folder, *folder.parents] if path.exists())
+        with tempfile.NamedTemporaryFile(dir=existing, prefix=".tmp-"):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"--out '{folder}' cannot be written ({error.strerror}); "
+            "give a folder with write permission"
+        ) from error
+
+
+def contents(report: Report, name: str, command: str) -> dict[str, bytes]:
+    """File name -> content: tables, tidy frame, LaTeX, Markdown, page and charts."""
+    tables = {
+        f"{part_name(name, table.name)}.csv": table.unrounded().to_csv(index_label=table.head)
+        for table in report.tables
+    }
+    texts = tables | {
+        f"{name}_tidy.csv": report.tidy.to_csv(index=False),
+        f"{name}.tex": latex.render(report, name, command),
+        f"{name}.md": markdown.render(report),
+        f"{name}.html": html.render(report, command),
+    }
+    charts = {
+        f"{part_name(name, chart.name)}.{suffix}": content
+        for chart in report.charts
+        for suffix, content in plot.render(chart).items()
+    }
+    return {file: text.encode() for file, text in texts.items()} | charts
+
+
+def write(report: Report, name: str, folder: Path, command: str) -> list[Path]:
+    """Write all files of a report, each whole or not at all; their paths."""
+    files = contents(report, name, command)  # all of them first: an error leaves no file behind
+    for file, content in files.items():
+        write_atomically(folder / file, content)
+    return [folder / file for file in files]

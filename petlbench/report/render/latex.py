@@ -1,0 +1,184 @@
+"""A report as LaTeX: booktabs, rotated task names, group heads; best bold, second underlined."""
+
+import itertools
+from collections.abc import Callable, Sequence
+
+from petlbench.report.model.report import Report
+from petlbench.report.model.table import Column, Table
+
+SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",  # \textquotedbl needs another font encoding than the default
+    "–": "--",  # outside Latin-1, but part of our own texts
+    "−": r"\ensuremath{-}",
+    "≠": r"\ensuremath{\neq}",
+    "↓": r"\ensuremath{\downarrow}",
+    "†": r"\textdagger{}",
+    "·": r"\textperiodcentered{}",
+    "±": r"\ensuremath{\pm}",
+    "’": "'",
+    "‘": "`",
+}
+LAST = 0xFF  # Latin-1, which LaTeX supports; the reason of a failure may hold any character
+# shrinks a table to the text width, but does not enlarge a narrow one
+FITTING = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}"
+FORMS = {1: r"\textbf{%s}", 2: r"\underline{%s}", None: "%s"}
+Cell = Callable[[str, Column], str]  # row, column -> LaTeX
+
+
+def escaped(text: str) -> str:
+    """Text without special characters of LaTeX, and without control characters."""
+    printable = (" " if c.isspace() else c for c in text if c.isspace() or c.isprintable())
+    return "".join(SPECIAL.get(c, c if ord(c) <= LAST else "?") for c in printable)
+
+
+def render(report: Report, name: str, command: str = "petlbench.report") -> str:
+    """Each table as a `table*`, followed by its spreads; charts as figures of their PDF files.
+
+    name: of the files and labels.
+    """
+    return "\n".join(
+        [
+            f"% made by {' '.join(command.split())}",
+            r"% needs \usepackage{booktabs,graphicx}; do not edit: run the command again",
+            *(
+                line
+                for table in report.tables
+                for line in _table(table, part_name(name, table.name))
+            ),
+            *(
+                line
+                for chart in report.charts
+                for line in _figure(chart.caption, part_name(name, chart.name))
+            ),
+            "",
+        ]
+    )
+
+
+def part_name(report: str, part: str) -> str:
+    """The name of a report's table or chart, for files and labels."""
+    return f"{report}_{part}" if part else report
+
+
+def _table(table: Table, label: str) -> list[str]:
+    def cell(row: str, column: Column) -> str:
+        return FORMS[table.rank(row, column)] % escaped(table.text(row, column)) + _flag(
+            table.flags.get((row, column.key), "")
+        )
+
+    notes = [rf"\noindent {escaped(line)}\par" for line in table.lines()]
+    head, columns = (table.caption, label), table.columns
+    lines = _float(table, table.rows, columns, cell, head, below=notes)
+    return [*lines, "", *_spread(table, label)] if table.spread_columns else lines
+
+
+def _spread(table: Table, label: str) -> list[str]:
+    def cell(row: str, column: Column) -> str:
+        return escaped(table.deviation(row, column))
+
+    head = (table.spread_meaning, f"{label}-spread")
+    return _float(table, table.spread_rows, table.spread_columns, cell, head, below=[])
+
+
+def _figure(caption: str, file: str) -> list[str]:
+    return [
+        "",
+        r"\begin{figure*}[t]",
+        r"\centering",
+        rf"{FITTING}{{\includegraphics{{{file}.pdf}}}}",
+        rf"\caption{{{escaped(caption)}}}",
+        rf"\label{{fig:{file}}}",
+        r"\end{figure*}",
+    ]
+
+
+def _flag(flag: str) -> str:
+    return rf"\textsuperscript{{{escaped(flag)}}}" if flag else ""
+
+
+def _float(
+    table: Table,
+    rows: list[str],
+    columns: Sequence[Column],
+    cell: Cell,
+    head: tuple[str, str],
+    *,
+    below: Sequence[str],
+) -> list[str]:
+    """A `table*` environment. head: caption and label; below: lines in a smaller font."""
+    caption, label = head
+    return [
+        r"\begin{table*}[t]",
+        r"\centering",
+        rf"\caption{{{escaped(caption)}}}",
+        rf"\label{{tab:{label}}}",
+        r"\smallskip",
+        r"\setlength{\tabcolsep}{3pt}",
+        FITTING + "{%",
+        rf"\begin{{tabular}}{{l{'c' * len(columns)}}}",
+        r"\toprule",
+        *_heads(table, columns),
+        r"\midrule",
+        *_body(table, rows, columns, cell),
+        r"\bottomrule",
+        r"\end{tabular}}",
+        *([r"\par\smallskip\begin{minipage}{\textwidth}\footnotesize"] if below else []),
+        *below,
+        *([r"\end{minipage}"] if below else []),
+        r"\end{table*}",
+    ]
+
+
+def _body(table: Table, rows: list[str], columns: Sequence[Column], cell: Cell) -> list[str]:
+    body: list[str] = []
+    for section, members in table.parts(rows):
+        if section:
+            body += [r"\midrule"] if body else []
+            title = rf"\emph{{{escaped(section[0].upper() + section[1:])}}}"
+            body.append(rf"\multicolumn{{{len(columns) + 1}}}{{l}}{{{title}}} \\")
+        body += [
+            " & ".join([_first(table, row), *(cell(row, c) for c in columns)]) + r" \\"
+            for row in members
+        ]
+    return body
+
+
+def _heads(table: Table, columns: Sequence[Column]) -> list[str]:
+    heads, rules, first = [""], [], 2
+    for group, members in itertools.groupby(columns, key=lambda column: column.group):
+        count = len(list(members))
+        heads.append(rf"\multicolumn{{{count}}}{{c}}{{{escaped(group.capitalize())}}}")
+        rules.append(rf"\cmidrule(lr){{{first}-{first + count - 1}}}")
+        first += count
+    names = [_name(table, column) for column in columns]
+    return [" & ".join(heads) + r" \\", "".join(rules), " & ".join(["", *names]) + r" \\"]
+
+
+def _name(table: Table, column: Column) -> str:
+    """The head of a column, rotated unless it is a number."""
+    title = _with_letters(table, column.title, column.key)
+    return title if column.title.isdigit() else rf"\rotatebox{{90}}{{{title}}}"
+
+
+def _with_letters(table: Table, title: str, of: str) -> str:
+    letters = table.letters(of)
+    return escaped(title) + (rf"\textsuperscript{{{letters}}}" if letters else "")
+
+
+def _first(table: Table, row: str) -> str:
+    label = table.printed_label(row)
+    # the \\ of the line before takes a following bracket or star as its argument
+    return ("{}" if label[:1] in "[*" else "") + _with_letters(table, label, row)

@@ -1,0 +1,110 @@
+"""A report in the terminal; best bold, second underlined."""
+
+import itertools
+import sys
+from collections.abc import Sequence
+from textwrap import wrap
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from petlbench.report.model.report import Report
+from petlbench.report.model.table import COST, Column, Table
+
+STYLES = {1: "bold", 2: "underline", None: ""}
+WIDTH = 110  # characters if the output is not a terminal
+PADDING = 2  # spaces beside a cell
+HEAD = 11  # characters of a line of a head
+
+
+def show(report: Report) -> None:
+    """Print the tables and their notes."""
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    for table in report.tables:
+        for part in render(table, console.width):
+            console.print(part, "")
+        for line in table.lines():
+            console.print(line, style="dim", highlight=False, markup=False)
+        console.print()
+
+
+def render(table: Table, width: int) -> list[RichTable]:
+    """Scores, then costs; each split into tables of at most `width` characters."""
+    parts = []
+    for _, columns in itertools.groupby(table.columns, key=lambda column: column.group == COST):
+        parts += [_table(table, fitting) for fitting in _fitting(table, list(columns), width)]
+    return parts
+
+
+def _fitting(table: Table, columns: Sequence[Column], width: int) -> list[list[Column]]:
+    """Groups of columns side by side as far as they fit; a group wider than `width` is split."""
+    labels = [
+        *(_with_letters(table, table.printed_label(row), row) for row in table.rows),
+        *table.sections.values(),
+    ]
+    room = width - max(map(len, labels)) - PADDING
+    groups = [list(m) for _, m in itertools.groupby(columns, key=lambda column: column.group)]
+    lines: list[list[Column]] = [[]]
+    for group in groups:
+        pieces = [group] if _width(table, group) <= room else [[column] for column in group]
+        for piece in pieces:
+            if lines[-1] and _width(table, [*lines[-1], *piece]) > room:
+                lines.append([])
+            lines[-1] += piece
+    return lines
+
+
+def _width(table: Table, columns: Sequence[Column]) -> int:
+    """Characters of columns side by side."""
+    return sum(
+        PADDING + max(map(len, [*head.split("\n"), *(_text(table, row, c) for row in table.rows)]))
+        for head, c in zip(_heads(table, columns), columns, strict=True)
+    )
+
+
+def _text(table: Table, row: str, column: Column) -> str:
+    return table.text(row, column) + table.flags.get((row, column.key), "")
+
+
+def _heads(table: Table, columns: Sequence[Column]) -> list[str]:
+    """Heads with equal numbers of lines: the group over its first column, then the title."""
+    titles = [wrap(_with_letters(table, c.title, c.key), HEAD) for c in columns]
+    depth = max(map(len, titles))
+    groups = [c.group.capitalize() for c in columns]
+    first = [
+        group * (group != before) for before, group in zip(["", *groups], groups, strict=False)
+    ]
+    return [
+        "\n".join([group, *[""] * (depth - len(title)), *title])
+        for group, title in zip(first, titles, strict=True)
+    ]
+
+
+def _table(table: Table, columns: Sequence[Column]) -> RichTable:
+    # without edges more columns fit
+    grid = RichTable(
+        box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 0, 0, 1), pad_edge=False, header_style=""
+    )
+    grid.add_column("", no_wrap=True)
+    for head in _heads(table, columns):
+        grid.add_column(Text(head), justify="right", no_wrap=True)
+    for section, rows in table.parts():
+        if section:
+            grid.add_row(Text(section, "italic"))
+        for row in rows:
+            cells = [
+                Text.assemble(
+                    (table.text(row, c), STYLES[table.rank(row, c)]),
+                    table.flags.get((row, c.key), ""),
+                )
+                for c in columns
+            ]
+            grid.add_row(Text(_with_letters(table, table.printed_label(row), row)), *cells)
+    return grid
+
+
+def _with_letters(table: Table, title: str, of: str) -> str:
+    letters = table.letters(of)
+    return f"{title} ({letters})" if letters else title

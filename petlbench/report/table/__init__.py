@@ -1,0 +1,1 @@
+"""Tables of accuracies, costs and throughput, with their notes and published rows."""

@@ -1,0 +1,87 @@
+"""Statistics over tasks, of the means over runs.
+
+Average ranks; each method against the best by the Wilcoxon signed-rank test (Holm's correction)
+and by a paired bootstrap; Nemenyi's critical difference (Demsar, JMLR 2006,
+https://jmlr.org/papers/v7/demsar06a.html).
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata, studentized_range, wilcoxon
+
+LEVEL = 0.05  # of every test
+SAMPLES = 10_000  # of a bootstrap
+DIGITS = 9  # means of equal scores may differ by rounding
+
+
+def complete(means: pd.DataFrame) -> pd.DataFrame:
+    """The rows with a score on every task: only these are comparable over tasks."""
+    return means[means.notna().all(axis=1)]
+
+
+def average_ranks(means: pd.DataFrame) -> pd.Series:
+    """Mean over tasks of each complete row's rank: 1 is best, equal scores share a rank."""
+    full = complete(means)
+    scores = full.to_numpy(dtype=float).round(DIGITS)
+    ranks = rankdata(-scores, axis=0) if len(full) else np.empty((0, 1))
+    return pd.Series(ranks.mean(axis=1), index=full.index)
+
+
+def critical_difference(methods: int, tasks: int) -> float:
+    """The least significant difference of two average ranks (Nemenyi's test)."""
+    quantile = studentized_range.ppf(1 - LEVEL, methods, np.inf) / math.sqrt(2)
+    return float(quantile * math.sqrt(methods * (methods + 1) / (6 * tasks)))
+
+
+def least_p(tasks: int, rows: int) -> float:
+    """The least possible p-value of a signed-rank test over `tasks`, after Holm's correction."""
+    return min(1.0, rows * 2 * 0.5**tasks)
+
+
+def against_best(means: pd.DataFrame) -> pd.DataFrame:
+    """Each complete row against the one with the best mean over tasks.
+
+    Columns: difference of the means over tasks, low and high (95 % paired bootstrap over tasks),
+    p (Wilcoxon signed-rank, two-sided, Holm's correction over the rows; NaN if it cannot reach
+    the level).
+    """
+    full = complete(means)
+    best = full.mean(axis=1).idxmax()
+    differences = (full - full.loc[best]).drop(index=best).round(DIGITS)
+    rows = differences.to_numpy(dtype=float)
+    intervals = [_interval(row) for row in rows]
+    too_few = least_p(full.shape[1], len(rows)) >= LEVEL
+    return pd.DataFrame(
+        {
+            "difference": differences.mean(axis=1),
+            "low": [low for low, _ in intervals],
+            "high": [high for _, high in intervals],
+            "p": math.nan if too_few else holm([_signed_rank(row) for row in rows]),
+        },
+        index=differences.index,
+    )
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction of p-values, in the given order."""
+    order = np.argsort(values)
+    steps = [min(1.0, (len(values) - place) * values[n]) for place, n in enumerate(order)]
+    corrected = np.empty(len(values))
+    corrected[order] = np.maximum.accumulate(steps) if steps else []
+    return [float(value) for value in corrected]
+
+
+def _signed_rank(differences: np.ndarray) -> float:
+    # the test is undefined if all differences are zero
+    return float(wilcoxon(differences).pvalue) if differences.any() else 1.0
+
+
+def _interval(differences: np.ndarray) -> tuple[float, float]:
+    """The middle 95 % of the means over tasks drawn with replacement."""
+    # a fixed seed: equal records give an equal report
+    drawn = np.random.default_rng(0).integers(len(differences), size=(SAMPLES, len(differences)))
+    low, high = np.percentile(differences[drawn].mean(axis=1), [2.5, 97.5])
+    return float(low), float(high)
