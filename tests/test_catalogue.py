@@ -29,7 +29,7 @@ def read(name: str) -> str:
 
 
 def unmergeable(name: str) -> str:
-    return registry.create(name, tiny("vit"), **SMALLER.get(name, {})).unmergeable
+    return registry.create(name, tiny("vit"), **declared(name).get("tiny", {})).unmergeable
 
 
 def test_the_index_lists_every_method(committed: dict[str, catalogue.Entry]) -> None:

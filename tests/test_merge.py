@@ -1,5 +1,7 @@
 """Merging, beside the property of every method in petlbench.testing: equal logits, or a reason."""
 
+from typing import Any
+
 import pytest
 import torch
 

@@ -71,7 +71,7 @@ def test_mixing_is_timms_and_draws_for_itself(mixup: float, cutmix: float) -> No
 
 
 def test_training_mixes_alike_for_equal_seeds() -> None:
-    def trained(**changed: float) -> list[Tensor]:
+    def trained(**changed: Any) -> list[Tensor]:
         made = method()
         return tensors(made.fit(trainer(train=train(**changed))).network)
 

@@ -119,7 +119,7 @@ def scheduled(file: tuple[str, str, str]) -> tuple[list[float], dict[str, float]
     published, values = row["train"], dict(row["train"]["schedule"])
     if values["cosine_epochs"] == "${train.epochs}":
         values["cosine_epochs"] = published["epochs"]
-    timing = Schedule(**{"cosine_from": 0} | values)
+    timing = Schedule(**dict[str, Any](cosine_from=0) | values)
     times = [schedule_time(epoch, 0.5, timing) for epoch in range(1, published["epochs"] + 1)]
     peak_lr = published["lr"]
     return [cosine(time, peak_lr=peak_lr, schedule=timing) for time in times], published

@@ -248,7 +248,7 @@ def test_hooks_frame_every_step() -> None:
 def test_a_term_of_the_loss_is_added() -> None:
     """Its gradient, the gain itself, comes on top of that of cross-entropy."""
     plain, own = hooked(), hooked()
-    plain.extra_loss = lambda *batch: None  # type: ignore[method-assign,assignment]
+    plain.extra_loss = lambda *batch: None  # type: ignore[method-assign]
     images, labels = torch.randn(4, 3, 48, 48), torch.tensor([0, 1, 0, 1])
     for method in (plain, own):
         still = torch.optim.SGD(method.parameters(), lr=0.0)
