@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from petlbench import registry
-from petlbench.testing import tiny
+from petlbench.testing import declared, tiny
 from tools import catalogue
 
 FOLDER = Path(__file__).parent.parent / "docs" / "methods"
