@@ -1,6 +1,7 @@
 # make demo     a small comparison of methods on the embedded suite (about 7 minutes on 2 cores)
 # make test     all tests, in an environment made for them
 # make check    what a change must pass: format, lint, types, tests
+# make check-all  what make check does, and the tests marked slow
 # make look     what the reports look like: papers and pages as pictures (needs TeX and Chromium)
 # make results  the reports of results/measured and the tables of README.md, from the records there
 # make docs     docs/methods, docs/support.md and docs/recipes.md, from the code
@@ -16,7 +17,7 @@ types:
 	@mkdir -p .types/petlbench
 	@ln -sfn $(CURDIR)/petlbench/* $(CURDIR)/methods $(CURDIR)/conf .types/petlbench/
 
-.PHONY: types demo test check look results docs format install install-dev clean
+.PHONY: types demo test check check-all look results docs format install install-dev clean
 
 demo: install
 	$(BIN)/python -m petlbench -m experiment=demo results.root=results/demo/runs
@@ -30,6 +31,10 @@ check: install-dev types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+# every test, also those marked slow: every bad value of every key (about 20 minutes)
+check-all: check
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m slow -s
 
 # Debian: apt install texlive-latex-extra poppler-utils chromium
 look: install

@@ -7,7 +7,6 @@ from typing import Any
 from torch import nn
 
 from petlbench.errors import Unsupported
-from petlbench.model.block import BlockCall
 
 Make = Callable[[Any], nn.Module]  # old module -> new module, which may hold the old one
 
@@ -59,7 +58,7 @@ def _refuse_uncalled(network: nn.Module, glob: str) -> None:
 
 
 def _nothing_matches(network: nn.Module, glob: str) -> str:
-    net = network.block if isinstance(network, BlockCall) else getattr(network, "net", network)
+    net = getattr(network, "net", getattr(network, "block", network))  # of backbone or block
     names = [
         name for name, module in net.named_modules() if next(module.parameters(), None) is not None
     ]

@@ -291,7 +291,7 @@ REFUSED = [
     ({"drop_path": -0.1}, "backbone.drop_path is -0.1"),
     (
         {"name": "vit_bsae_patch16_224"},
-        "unknown timm network .* did you mean vit_base_patch16_224",
+        "unknown backbone.name .* did you mean vit_base_patch16_224",
     ),
     ({"name": "vit_tiny_patch16_224.orig"}, "unknown weights tag of vit_tiny_patch16_224 'orig'"),
     ({"image_size": 2}, "input.size is smaller than a patch"),

@@ -8,21 +8,25 @@ from functools import cache as once
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
+from types import ModuleType
 from uuid import uuid4
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from petlbench.checks import whole
+from petlbench.checks import choice, whole
 from petlbench.data.images import View
 from petlbench.data.task import Split, Task, fingerprint
 from petlbench.errors import UserError
+from petlbench.mini import tasks
 from petlbench.mini.render import SIZE, Draw
 from petlbench.progress import progress
 from petlbench.system import user_path
 
 TRAIN, VAL = 800, 200
+MAX_IMAGES = 1_000_000
 SPLITS: dict[str, slice] = {
     "train": slice(0, TRAIN),
     "val": slice(TRAIN, TRAIN + VAL),
@@ -53,7 +57,8 @@ def load(
     sha256: of all pixels and labels as published, part of the file name in the cache; a warning
     is logged if this machine renders others. cache: folder of the rendered images.
     """
-    whole("dataset.images", images, low=TRAIN + VAL + 1)
+    choice("dataset.name", name, task_names())
+    whole("dataset.images", images, low=TRAIN + VAL + 1, high=MAX_IMAGES)
     whole("dataset.seed", seed, low=0)
     if not view.is_plain:
         raise UserError(
@@ -65,10 +70,21 @@ def load(
     return Task(name, title, suite, group, classes, ("test",), partial(_split, rendered))
 
 
+@once
+def task_names() -> list[str]:
+    """The tasks: modules of petlbench/mini/tasks that render an image."""
+    names = [module.name for module in iter_modules(tasks.__path__)]
+    return [name for name in names if hasattr(_module(name), "image")]
+
+
+def _module(name: str) -> ModuleType:
+    return import_module(f"{tasks.__name__}.{name}")
+
+
 def render(name: str, images: int, seed: int) -> Images:
     """The first `images` images of a task and their labels."""
     image: Callable[[Draw, int], tuple[NDArray[np.uint8], int]]
-    image = import_module(f"petlbench.mini.tasks.{name}").image
+    image = _module(name).image
     numbers = progress(range(images), f"rendering {name}", images)
     pairs = [image(Draw(name, seed, number), number) for number in numbers]
     pixels = np.stack([pixels for pixels, _ in pairs]).transpose(0, 3, 1, 2)

@@ -51,7 +51,7 @@ def _check_name(name: str) -> None:
         near = get_close_matches(plain, timm.list_models(), n=3)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise UserError(
-            f"unknown timm network '{name}'; {hint}"
+            f"unknown backbone.name '{name}'; {hint}"
             "python -c 'import timm; print(timm.list_models())' lists all"
         )
     tagged = timm.list_models(f"{plain}.*", pretrained=True)

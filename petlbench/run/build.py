@@ -42,12 +42,20 @@ def device(name: str) -> torch.device:
 def task(config: Config) -> Task:
     """The task; its splits open on demand."""
     node = config.dataset.target
-    reader = target.find(node.path, "dataset._target_")
-    target.check_arguments(reader, node.values, "dataset", given=["view"])
-    built = reader(**node.values, view=view(config.input))
+    built = reader(config)(**node.values, view=view(config.input))
     if not isinstance(built, Task):
         raise UserError(f"dataset._target_ {node.path} returns a {type(built).__name__}, no Task")
     return built
+
+
+def reader(config: Config) -> Callable[..., object]:
+    """The function that reads the task. Raises UserError for values that it does not take."""
+    node = config.dataset.target
+    function: Callable[..., object] = target.find(node.path, "dataset._target_")
+    if not callable(function):
+        raise UserError(f"dataset._target_ {node.path} is not a function that returns a Task")
+    target.check_arguments(function, node.values, "dataset", given=["view"])
+    return function
 
 
 def view(node: Input) -> View:

@@ -26,6 +26,8 @@ def sweep(combinations: Sequence[plan.Combination], *, dry_run: bool) -> int:
     roots = [config.results.root for config, _ in combinations[:1]]
     store = Store(*roots or ["results/runs"])
     runs = plan.build(combinations, store.finished(), check)
+    for config in _differing(runs, "dataset"):
+        build.reader(config)
     log.info(plan.headline(runs))
     for line in [*plan.refusals(runs), *(plan.listing(runs) if dry_run else ())]:
         log.info(line)
