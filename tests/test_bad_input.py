@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from petlbench.__main__ import main as petlbench_main
 from petlbench.__main__ import run_preset
 from petlbench.config import compose
 from petlbench.report.read.records import read
@@ -74,7 +75,7 @@ def inputs() -> Iterator[Input]:
 def verdict(tried: Input, folder: Path) -> str:
     """`refused` or `recorded`, or what is wrong with the end of a command."""
     folder.mkdir(parents=True)
-    main = command.command.main
+    main = petlbench_main
     if tried.mode == "probe":
         main = partial(run_preset, "protocol=probe")
     try:
