@@ -242,3 +242,12 @@ def test_a_failure_is_listed_and_the_rest_runs(tmp_path: Path) -> None:
     code, told = finished(tmp_path, *again)
     assert code == 0
     assert "finished already: results/runs/mini/location/full-vit_mini-seed0-" in told
+
+
+def test_published_values_are_compared_inside_a_command(tmp_path: Path) -> None:
+    """`recipe.changed` composes the options once more, while Hydra is at work."""
+    paper = ["recipe=paper", "backbone=vit_b16", "dataset=vtab/cifar", "train.lr=3"]
+    arguments = ["-m", "method=lora,lora_noah", *paper, "hydra.sweeper.dry_run=true"]
+    code, output = in_process(tmp_path, *arguments)
+    assert code == 0, output
+    assert "plan: 2 runs, 0 finished (skipped), 2 to run" in output

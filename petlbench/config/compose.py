@@ -1,11 +1,13 @@
 """From Hydra's composed configuration to the typed one of a run."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -87,8 +89,23 @@ def without_hydra(composed: DictConfig) -> DictConfig:
 def composition(overrides: Iterable[str]) -> DictConfig:
     """What Hydra composes from overrides, with its own node."""
     search_path.register()
-    with initialize_config_module(version_base="1.3", config_module=search_path.OWN):
+    with (
+        _without_global_hydra(),
+        initialize_config_module(version_base="1.3", config_module=search_path.OWN),
+    ):
         return compose("config", list(overrides), return_hydra_config=True)
+
+
+@contextmanager
+def _without_global_hydra() -> Iterator[None]:
+    """Hydra refuses to compose inside a command of its own; this one composes twice."""
+    state = GlobalHydra.instance()
+    running = state.hydra
+    state.clear()
+    try:
+        yield
+    finally:
+        state.hydra = running
 
 
 def keys_with(overrides: Iterable[str]) -> list[str]:
