@@ -130,10 +130,10 @@ def test_mistakes_are_told_in_one_line(
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     for arguments, message in [
         (("--delta", delta, tmp_path / "nowhere"), "no image or folder"),
-        (("--delta", delta, tmp_path / "empty"), "holds no image (.bmp"),
+        (("--delta", delta, tmp_path / "empty"), "has no image (.bmp"),
         (("--delta", delta, tmp_path / "cut.png"), "cut.png' cannot be decoded"),
         (("--delta", tmp_path / "x.safetensors", images), "x.safetensors' cannot be read"),
-        (("--delta", tmp_path / "other.safetensors", images), "is no delta of a run"),
+        (("--delta", tmp_path / "other.safetensors", images), "is not the delta of a run"),
         (("--delta", delta, "--top", 0, images), "--top is 0"),
         (("--delta", delta, "--checkpoint", "none.pth", images), "'none.pth' does not exist"),
     ]:

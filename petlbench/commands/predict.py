@@ -1,7 +1,7 @@
-"""python -m petlbench.predict: what a fine-tuned network sees in images of your own.
+"""python -m petlbench.predict: classify your own images with a fine-tuned network.
 
-Loads the backbone and the delta that a run left, and prints the most probable classes of each
-image as CSV (path, rank, class, probability), or as JSON.
+Loads a backbone and the delta of a run, and prints the most probable classes of each image as CSV
+(path, rank, class, probability), or as JSON.
 """
 
 import argparse
@@ -41,7 +41,7 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class Predictor:
-    """A fine-tuned network, how it sees images, and what its classes are called."""
+    """A fine-tuned network, the preparation of its images, and the names of its classes."""
 
     method: Method
     view: View
@@ -50,58 +50,59 @@ class Predictor:
     device: torch.device
 
     def probabilities(self, pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
-        """Images (size, size, 3) -> (images, classes): softmax of the logits, on the CPU."""
+        """Images (size, size, 3) -> softmax of the logits (images, classes), on the CPU."""
         stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
         with torch.inference_mode():
             images = self.prepare(stacked.to(self.device))
-            found: Tensor = self.method(images).float().softmax(1).cpu()
-        return found
+            probabilities: Tensor = self.method(images).float().softmax(1).cpu()
+        return probabilities
 
     def best(
         self, paths: Sequence[Path], top: int, refuse: Callable[[UserError], None]
     ) -> Iterator[tuple[Path, list[Any]]]:
         """Each image with its `top` classes and their probabilities, the most probable first.
 
-        refuse: is told of each file that cannot be decoded; the others go on.
+        refuse: called with the error of each file that cannot be decoded; such a file is left out.
         """
         for start in range(0, len(paths), BATCH):
-            seen: dict[Path, NDArray[np.uint8]] = {}
+            pixels: dict[Path, NDArray[np.uint8]] = {}
             for path in paths[start : start + BATCH]:
                 try:
-                    seen[path] = self.view.of(original(path, upright=True))
+                    pixels[path] = self.view.of(original(path, upright=True))
                 except UserError as error:
                     refuse(error)
-            if not seen:
+            if not pixels:
                 continue
-            found = self.probabilities(list(seen.values())).topk(min(top, len(self.names)))
-            for path, row, chosen in zip(seen, *(part.tolist() for part in found), strict=True):
-                yield path, [(self.names[k], value) for k, value in zip(chosen, row, strict=True)]
+            best = self.probabilities(list(pixels.values())).topk(min(top, len(self.names)))
+            for path, values, classes in zip(pixels, *(x.tolist() for x in best), strict=True):
+                yield path, [(self.names[k], p) for k, p in zip(classes, values, strict=True)]
 
 
 def load(file: Path, *, checkpoint: str | None, device: str) -> Predictor:
-    """The network that a delta was trained in.
+    """The fine-tuned network of a delta.
 
     checkpoint: file of the backbone's weights, if they are neither in the package nor on the hub.
+    device: auto, cpu or cuda.
     Raises UserError if the delta or the weights are missing or do not fit.
     """
     network = delta.network(file)
     values = identity.completed({key: network[key] for key in ("backbone", "input")})
     config = _node(BackboneConfig, values["backbone"], "backbone")
     config = _with_weights(config, file, checkpoint)
-    where, names = build.device(device), network["classes"]
-    seen = _node(Input, values["input"], "input")
-    backbone = create(config, classes=len(names), image_size=seen.size)
+    place, names = build.device(device), network["classes"]
+    settings = _node(Input, values["input"], "input")
+    backbone = create(config, classes=len(names), image_size=settings.size)
     backbone.load_weights()
     target = compose.target_of(identity.current_form(network["method"]), "method")
     method = build.adapted(target, backbone)
     delta.load(file, method)
-    view = build.view(seen)
+    view = build.view(settings)
     prepare = Preparation(view, mean=config.mean, std=config.std)
-    return Predictor(method.eval().to(where), view, prepare, names, where)
+    return Predictor(method.eval().to(place), view, prepare, names, place)
 
 
 def _node(schema: type[T], values: Mapping[str, Any], name: str) -> T:
-    """A node of the configuration from a delta."""
+    """The typed node `name` of the configuration in a delta."""
     own = {key: value for key, value in values.items() if not key.startswith("_")}
     return build_node(schema, typed(schema, own, name), name)
 
@@ -112,56 +113,59 @@ def _with_weights(config: BackboneConfig, file: Path, checkpoint: str | None) ->
         return replace(config, checkpoint=checkpoint, pretrained=True)
     if config.checkpoint is not None:
         raise UserError(
-            f"delta '{file}' was trained on the weights of a file '{config.checkpoint}'; "
-            "give it by --checkpoint"
+            f"delta '{file}' was trained on the weights in file '{config.checkpoint}'; "
+            "name that file with --checkpoint"
         )
     if not config.pretrained:
         raise UserError(
-            f"delta '{file}' belongs to random weights, which no file holds; fine-tune "
-            "pre-trained ones"
+            f"delta '{file}' belongs to random weights, which are in no file; fine-tune a "
+            "pre-trained backbone"
         )
     return config
 
 
 def images(places: Sequence[Path]) -> list[Path]:
-    """The images named, and all below the folders named, each once."""
-    found: dict[Path, None] = {}
+    """The named images, and all images below the named folders, each once.
+
+    Raises UserError if a place does not exist or a folder has no image.
+    """
+    files: dict[Path, None] = {}
     for place in places:
         if place.is_dir():
             inside = list(images_below(place))
             if not inside:
-                raise UserError(f"folder '{place}' holds no image ({', '.join(SUFFIXES)})")
-            found |= dict.fromkeys(inside)
+                raise UserError(f"folder '{place}' has no image ({', '.join(SUFFIXES)})")
+            files |= dict.fromkeys(inside)
         elif place.is_file():
-            found[place] = None
+            files[place] = None
         else:
             raise UserError(f"no image or folder '{place}'")
-    return list(found)
+    return list(files)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options."""
-    made = argparse.ArgumentParser(
+    """The parser of the command line."""
+    options = argparse.ArgumentParser(
         prog="python -m petlbench.predict",
         description=__doc__,
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("--delta", type=Path, required=True, help="a run's .safetensors file")
-    made.add_argument("--checkpoint", help="file of the backbone's weights, where they are local")
-    made.add_argument("--top", type=int, default=1, help="classes an image (default: 1)")
-    made.add_argument("--json", action="store_true", help="a JSON object a line instead of CSV")
-    made.add_argument("--device", default="auto", help="auto, cpu, cuda (default: auto)")
-    made.add_argument("images", type=Path, nargs="+", metavar="IMAGE_OR_FOLDER")
-    return made
+    options.add_argument("--delta", type=Path, required=True, help="a run's .safetensors file")
+    options.add_argument("--checkpoint", help="file of the backbone's weights, if they are local")
+    options.add_argument("--top", type=int, default=1, help="classes per image (default: 1)")
+    options.add_argument("--json", action="store_true", help="JSON, one object per line, not CSV")
+    options.add_argument("--device", default="auto", help="auto, cpu, cuda (default: auto)")
+    options.add_argument("images", type=Path, nargs="+", metavar="IMAGE_OR_FOLDER")
+    return options
 
 
-def write(found: Iterator[tuple[Path, list[Any]]], *, as_json: bool) -> None:
-    """Print each image as soon as it is known."""
+def write(results: Iterator[tuple[Path, list[Any]]], *, as_json: bool) -> None:
+    """Print the classes of each image as soon as they are computed."""
     table = csv.writer(sys.stdout, lineterminator="\n")
     if not as_json:
         table.writerow(["path", "rank", "class", "probability"])
-    for path, best in found:
+    for path, best in results:
         if as_json:
             classes = [{"class": name, "probability": value} for name, value in best]
             print(json.dumps({"path": str(path), "classes": classes}), flush=True)
@@ -171,25 +175,25 @@ def write(found: Iterator[tuple[Path, list[Any]]], *, as_json: bool) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Predict; a mistake of the user, and each bad image, is a line on stderr and status 1."""
-    chosen = parser().parse_args(arguments)
-    refused: list[UserError] = []
+    """Run the command; an error of the user or in an image is one line on stderr and status 1."""
+    options = parser().parse_args(arguments)
+    errors: list[UserError] = []
 
     def refuse(error: UserError) -> None:
-        refused.append(error)
+        errors.append(error)
         print(f"error: {error}", file=sys.stderr, flush=True)
 
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # odd file names
     try:
-        top = checks.whole("--top", chosen.top, low=1)
-        paths = images(chosen.images)
-        predictor = load(chosen.delta, checkpoint=chosen.checkpoint, device=chosen.device)
-        write(predictor.best(paths, top, refuse), as_json=chosen.json)
+        top = checks.whole("--top", options.top, low=1)
+        paths = images(options.images)
+        predictor = load(options.delta, checkpoint=options.checkpoint, device=options.device)
+        write(predictor.best(paths, top, refuse), as_json=options.json)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # the reader, for example `head`, has seen enough
+    except BrokenPipeError:  # the reader, for example `head`, has stopped reading
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         return INTERRUPTED
-    return 1 if refused else 0
+    return 1 if errors else 0

@@ -1,1 +1,1 @@
-"""What a method costs, measured or counted: the cost section of a record."""
+"""The costs of a method, measured or counted: the cost section of a record."""

@@ -1,4 +1,6 @@
-"""CUDA's autocast on the CPU, whose own keeps in 16 bits what a GPU computes in fp32.
+"""The rules of CUDA's autocast on the CPU.
+
+The CPU's own autocast leaves some operations in 16 bits that a GPU computes in fp32.
 
 https://docs.pytorch.org/docs/stable/amp.html, "CUDA Ops that can autocast to float32".
 """
@@ -12,7 +14,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
-# Those of the list that backbones and methods call on 16-bit tensors.
+# The part of that list which backbones and methods call on 16-bit tensors.
 IN_FP32 = {
     functional.layer_norm,
     functional.softmax,
@@ -25,9 +27,9 @@ IN_FP32 = {
 
 
 class CudaRules(TorchFunctionMode):
-    """Under CPU autocast, calls what CUDA's autocast leaves in fp32 with inputs in fp32.
+    """Under CPU autocast, computes in fp32 the functions that CUDA's autocast computes in fp32.
 
-    So the 16-bit input and the fp32 output are both there, as they are on a GPU.
+    The 16-bit input and the fp32 output then both take memory, as on a GPU.
     """
 
     def __torch_function__(
@@ -37,7 +39,7 @@ class CudaRules(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Torch's hook: called for every function of torch."""
+        """Hook of torch, called for every function of torch."""
         if func not in IN_FP32 or not torch.is_autocast_enabled("cpu"):
             return func(*args, **(kwargs or {}))
         wide_args, wide_kwargs = tree_map_only(Tensor, _wide, (args, dict(kwargs or {})))

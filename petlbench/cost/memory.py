@@ -19,21 +19,21 @@ MIB = 2**20
 
 
 class TrainingStep:
-    """One training step on a batch of noise, to be called again and again."""
+    """A training step on one batch of noise (B, 3, H, W); each call repeats it."""
 
     def __init__(self, method: Method, precision: Precision, train: Train, images: Tensor) -> None:
         self.method = method.train()
         self.precision = precision
         self.optimiser = build_optimiser(method, train)
         self.images = images
-        # one class will do: which one it is changes no cost
+        # one class for all images: labels change no cost
         self.labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
 
     def __call__(self) -> None:
         training_step(self.method, self.optimiser, self.precision, self.images, self.labels)
 
     def state_bytes(self) -> dict[str, int]:
-        """What belongs to the network after a step: weights, gradients and optimiser state."""
+        """Bytes of weights, gradients and optimiser state after a step."""
         states = (value for state in self.optimiser.state.values() for value in state.values())
         own = list(self.method.parameters())
         return {
@@ -44,9 +44,9 @@ class TrainingStep:
 
 
 def measured(step: TrainingStep, *, warmup: int, steps: int) -> dict[str, Any]:
-    """On CUDA: `saved_mb`, and `peak_mib` of `steps` training steps after `warmup` others.
+    """`saved_mb`, and `peak_mib` of `steps` training steps after `warmup` others; on CUDA only.
 
-    warmup: at least 1, which creates the optimiser's state.
+    warmup: at least 1, because the first step creates the optimiser's state.
     """
     for _ in range(warmup):
         step()
@@ -66,12 +66,13 @@ def measured(step: TrainingStep, *, warmup: int, steps: int) -> dict[str, Any]:
 
 
 def split(state: Mapping[str, int], *, saved: int, allocated: int) -> dict[str, int]:
-    """The peak of allocated memory in parts that add up to it.
+    """The peak of allocated memory, split into parts that add up to it. All are in bytes.
 
-    state: weights, gradients and optimiser state. activations: what autograd keeps, the 16-bit
-    copies of weights that gradients pass included; gradients come while it goes, so where these
-    are large it is what the peak leaves for them. workspace: the rest, such as outputs on their
-    way, 16-bit copies of other weights, the batch, and the libraries' own.
+    state: weights, gradients and optimiser state. activations: the tensors that autograd keeps
+    for backward, with the 16-bit copies of weights among them. Backward frees them while it
+    creates gradients; activations are at most the difference between peak and state. workspace:
+    the rest, such as intermediate outputs, 16-bit copies of other weights, the batch, and the
+    workspaces of CUDA's libraries.
     """
     left = allocated - sum(state.values())
     activations = min(saved, left)
@@ -94,21 +95,21 @@ def free_unused(device: torch.device) -> None:
 
 @contextmanager
 def unchanged(method: nn.Module, device: torch.device) -> Iterator[None]:
-    """Give back trainable tensors, training mode and random state as they were, no gradients.
+    """Restore trainable tensors, training mode and random state at the end, and drop gradients.
 
-    Also after an error, such as one for want of memory.
+    They are also restored after an error, for example out of memory.
     """
     trained = [tensor for tensor in method.parameters() if tensor.requires_grad]
-    kept = [tensor.detach().cpu().clone() for tensor in trained]
+    values = [tensor.detach().cpu().clone() for tensor in trained]
     mode = method.training
     devices = [device] if device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices=devices):
             yield
     finally:
-        method.zero_grad(set_to_none=True)  # first: room for what comes
+        method.zero_grad(set_to_none=True)  # first, because it frees memory
         with torch.no_grad():
-            for tensor, value in zip(trained, kept, strict=True):
+            for tensor, value in zip(trained, values, strict=True):
                 tensor.copy_(value)
         method.train(mode)
 

@@ -19,10 +19,10 @@ log = logging.getLogger("petlbench")
 
 @dataclass(frozen=True)
 class Conditions:
-    """Under which a cost is measured.
+    """The conditions of a measurement.
 
-    size: of the images, in pixels. warmup, steps: training steps before those that are measured,
-    and the measured ones.
+    size: side of the images in pixels. warmup: number of training steps before the measured ones.
+    steps: number of measured training steps.
     """
 
     device: torch.device
@@ -41,8 +41,8 @@ class Conditions:
 def section(method: Method, conditions: Conditions, notes: dict[str, Any]) -> dict[str, Any]:
     """Parameters, units, FLOPs and memory of a training step.
 
-    The method may be on the meta device unless the device is a GPU. notes: gets the reason of each
-    cost that cannot be counted on shapes; such a cost is None.
+    The method may be on the meta device unless the device is a GPU. notes: a cost that
+    cannot be counted on shapes is None, and its reason is added here.
     """
     return counts(method, conditions, notes) | memory_taken(method, conditions, notes)
 
@@ -79,9 +79,9 @@ def memory_taken(method: Method, conditions: Conditions, notes: dict[str, Any]) 
 
 
 def countable(name: str, count: Callable[[], Any], notes: dict[str, Any]) -> Any:
-    """What is counted on shapes, or None and a note if the method does not run on shapes alone.
+    """A count on shapes, or None and a note if the method does not run on shapes alone.
 
-    A method may read values (`.item()`, data-dependent branches), which shapes do not have.
+    A method may read values (`.item()`, data-dependent branches), which empty tensors do not have.
     """
     try:
         return count()
@@ -103,7 +103,7 @@ def parameters(method: Method) -> dict[str, int]:
 
 
 def units(method: nn.Module) -> int:
-    """Structural units (layers.py), each counted once; 0 for methods without new modules."""
+    """Number of structural units (layers.py); 0 for methods without new modules."""
     return sum(getattr(module, "units", 0) for module in method.modules())
 
 

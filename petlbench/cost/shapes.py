@@ -21,28 +21,28 @@ Shape = tuple[int, ...]
 def saved_bytes(method: nn.Module, precision: Precision, images: Tensor) -> int:
     """Bytes that autograd keeps for backward, without parameters and buffers.
 
-    Each storage counts once, and whole.
+    images: (B, 3, H, W). Each storage is counted once, with its full size.
     """
     own = {_storage(tensor) for tensor in [*method.parameters(), *method.buffers()]}
-    seen: dict[int, int] = {}
+    sizes: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
         if _storage(tensor) not in own:
-            seen[_storage(tensor)] = tensor.untyped_storage().nbytes()
+            sizes[_storage(tensor)] = tensor.untyped_storage().nbytes()
         return tensor.detach()  # an output that its own node keeps would never be freed
 
-    # The graph must live until the count is read, or a freed address would stand for two storages.
+    # The graph must exist until the count is read: another storage may reuse a freed address.
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         with precision.autocast():
             logits = method(images)
-        return sum(seen.values()) if logits.requires_grad else 0
+        return sum(sizes.values()) if logits.requires_grad else 0
 
 
 def saved_bytes_on_cpu(method: Method, precision: Precision, *, batch: int, size: int) -> int:
-    """`saved_bytes` of a training step on the CPU, without doing it.
+    """`saved_bytes` of a training step on the CPU, without running it.
 
-    Equal to the real count in fp32. Under autocast it may be up to 1 % less: torch's shape
-    function of LayerNorm takes its statistics for 16 bits where the CPU keeps fp32.
+    Equal to the real count in fp32. Under autocast it may be up to 1 % lower: torch's shape
+    function of LayerNorm assumes statistics in 16 bits, but the CPU keeps them in fp32.
     """
     fake = FakeTensorMode()
     shapes = restated(method, CPU, fake).train()
@@ -51,7 +51,7 @@ def saved_bytes_on_cpu(method: Method, precision: Precision, *, batch: int, size
 
 
 def gflops(method: Method, *, batch: int, size: int) -> dict[str, float]:
-    """1e9 floating-point operations per image: inference forward, and a whole training step."""
+    """1e9 floating-point operations per image, of inference and of a training step."""
     with META:
         images = torch.empty(batch, 3, size, size)
         plain = restated(method, META, nullcontext()).eval().requires_grad_(False)
@@ -65,7 +65,7 @@ def gflops(method: Method, *, batch: int, size: int) -> dict[str, float]:
 def flops(work: Callable[[], object]) -> int:
     """Floating-point operations of matrix products and convolutions, 2 for each multiply-add.
 
-    Attention counts as two products; what a fused kernel computes again in backward does not.
+    Attention counts as two products, without what a fused kernel recomputes in backward.
     """
     formulas = {torch.ops.aten.convolution_backward: convolution_backward}
     with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
@@ -76,19 +76,19 @@ def flops(work: Callable[[], object]) -> int:
 def convolution_backward(
     gradient: Shape, inputs: Shape, weight: Shape, *others: Any, **named: Any
 ) -> int:
-    """FLOPs of a convolution's backward pass: as many as forward for each gradient of the two.
+    """FLOPs of a convolution's backward pass: those of forward for each of the two gradients.
 
-    torch's own formula takes the weight gradient of a grouped convolution for a dense one, for a
-    depthwise one `width` times too much.
+    The formula of torch counts the weight gradient of a grouped convolution as that of a dense
+    one: for a depthwise convolution `width` times too many.
     """
-    needed = others[-1][:2]  # gradients of input and weight
-    return int(sum(needed) * conv_flop_count(list(inputs), list(weight), list(gradient)))
+    required = others[-1][:2]  # gradients of input and weight
+    return int(sum(required) * conv_flop_count(list(inputs), list(weight), list(gradient)))
 
 
 def restated(method: Method, device: torch.device, mode: AbstractContextManager[object]) -> Method:
-    """A copy of a method with empty tensors in the place of its own, made on a device in a mode.
+    """A copy of a method with empty tensors, created on `device` inside `mode`.
 
-    Nothing is copied but the structure; the method may itself be on the meta device.
+    Only the structure is copied; the method itself may be on the meta device.
     """
     memo: dict[int, Any] = {}
     with mode:
@@ -101,10 +101,10 @@ def restated(method: Method, device: torch.device, mode: AbstractContextManager[
 
 
 def masks(method: Method, batch: int) -> AbstractContextManager[None]:
-    """Keep-masks from a generator of their own: counting leaves torch's random state alone."""
+    """Drop-path masks from a separate generator: counting does not change torch's random state."""
     return keep_masks(method, batch, torch.Generator())
 
 
 def _storage(tensor: Tensor) -> int:
-    # Not data_ptr: a tensor without data has none.
+    # data_ptr does not exist for a tensor without data.
     return int(tensor.untyped_storage()._cdata)

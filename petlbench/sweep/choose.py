@@ -1,8 +1,8 @@
 """Choose values from trials: python -m petlbench.sweep.choose --records DIR.
 
-Trials are runs under protocol=trial (trained on train, scored on val). Every method must have been
-given the same number of them; the choice is the point with the best mean val accuracy over all
-tasks (each task averaged over its seeds). Points that miss a task are shown and never chosen.
+Trials are runs under protocol=trial: trained on train, scored on val. Every method needs the same
+number of trials. The point with the highest mean val accuracy over all tasks is chosen; each task
+is averaged over its seeds. Points that miss a task are shown and never chosen.
 """
 
 import argparse
@@ -20,7 +20,11 @@ KEY = ["method", "backbone"]
 
 
 def trials(records: Iterable[Record], values: list[str]) -> pd.DataFrame:
-    """One row per finished trial: method, backbone, task, seed, top1 on val, the values."""
+    """One row per finished trial: method, backbone, task, seed, top1 on val, the values.
+
+    values: dotted keys of the configuration. Raises UserError if there is no finished trial, or if
+    a trial has no such key.
+    """
     rows = [
         {key: record["factors"][key] for key in (*KEY, "task", "seed")}
         | {"top1": record["scores"]["val"]["top1"]}
@@ -42,67 +46,67 @@ def points(table: pd.DataFrame, values: list[str]) -> pd.DataFrame:
         "top1"
     ].mean()
     scores = by_task.groupby([*KEY, *values], sort=False, dropna=False)["top1"]
-    found = scores.agg(val="mean", tasks="count").reset_index()
-    complete = found[found["tasks"] == table["task"].nunique()]
+    grid = scores.agg(val="mean", tasks="count").reset_index()
+    complete = grid[grid["tasks"] == table["task"].nunique()]
     best = complete.loc[complete.groupby(KEY, sort=False)["val"].idxmax()].index
-    found["chosen"] = found.index.isin(best)
-    found["at_edge"] = [
-        " ".join(value for value in values if row["chosen"] and _at_edge(found, row, value))
-        for _, row in found.iterrows()
+    grid["chosen"] = grid.index.isin(best)
+    grid["at_edge"] = [
+        " ".join(value for value in values if row["chosen"] and _at_edge(grid, row, value))
+        for _, row in grid.iterrows()
     ]
-    ordered: pd.DataFrame = found.sort_values(
+    ordered: pd.DataFrame = grid.sort_values(
         [*KEY, "val"], ascending=[True, True, False], ignore_index=True
     )
     return ordered
 
 
-def _at_edge(found: pd.DataFrame, row: pd.Series, value: str) -> bool:
-    tried = found.loc[(found[KEY] == row[KEY]).all(axis=1), value]
-    return bool(tried.nunique() > 1 and row[value] in (tried.min(), tried.max()))
+def _at_edge(grid: pd.DataFrame, row: pd.Series, value: str) -> bool:
+    axis = grid.loc[(grid[KEY] == row[KEY]).all(axis=1), value]
+    return bool(axis.nunique() > 1 and row[value] in (axis.min(), axis.max()))
 
 
-def unequal(found: pd.DataFrame) -> str | None:
-    """A warning if the methods were not given equally many complete points."""
-    complete = found["tasks"] == found["tasks"].max()
-    counts = complete.groupby([found[key] for key in KEY]).sum()
+def unequal(grid: pd.DataFrame) -> str | None:
+    """A warning if the methods have different numbers of complete points."""
+    complete = grid["tasks"] == grid["tasks"].max()
+    counts = complete.groupby([grid[key] for key in KEY]).sum()
     if counts.nunique() == 1:
         return None
-    told = ", ".join(f"{method} on {backbone} {n}" for (method, backbone), n in counts.items())
-    return f"unequal grids, so the choice is not on equal terms: {told}"
+    listed = ", ".join(f"{method} on {backbone} {n}" for (method, backbone), n in counts.items())
+    return f"the methods have different numbers of complete points: {listed}"
 
 
 def _look_up(config: Any, dotted: str) -> Any:
     for key in dotted.split("."):
         if key not in config:
-            raise UserError(f"no value '{dotted}' in the trials' configuration")
+            raise UserError(f"no value '{dotted}' in the configuration of the trials")
         config = config[key]
     return config
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the points of each method, the chosen one marked."""
+    """Print the points of each method, the chosen one marked; returns 1 after an error."""
     parser = argparse.ArgumentParser(prog="python -m petlbench.sweep.choose", description=__doc__)
     parser.add_argument("--records", type=Path, required=True, help="folder of trial records")
     parser.add_argument(
-        "--values", nargs="+", default=["train.lr", "train.head_lr"], help="what the grid varies"
+        "--values", nargs="+", default=["train.lr", "train.head_lr"], help="keys of the grid"
     )
     parser.add_argument("--out", type=Path, help="write the points as CSV")
-    chosen = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        table = trials(Store(chosen.records).records(), chosen.values)
-        found = points(table, chosen.values)
+        table = trials(Store(options.records).records(), options.values)
+        grid = points(table, options.values)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(found.to_string(index=False, float_format="{:.5g}".format))
-    if (warning := unequal(found)) is not None:
+    print(grid.to_string(index=False, float_format="{:.5g}".format))
+    if (warning := unequal(grid)) is not None:
         print(f"warning: {warning}", file=sys.stderr)
-    if chosen.out is not None:
+    if options.out is not None:
         try:
-            chosen.out.parent.mkdir(parents=True, exist_ok=True)
-            found.to_csv(chosen.out, index=False, float_format="%.5g")
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            grid.to_csv(options.out, index=False, float_format="%.5g")
         except OSError as error:
-            print(f"error: '{chosen.out}' cannot be written: {error.strerror}", file=sys.stderr)
+            print(f"error: '{options.out}' cannot be written: {error.strerror}", file=sys.stderr)
             return 1
     return 0
 
