@@ -173,7 +173,7 @@ def test_a_value_that_one_of_the_methods_lacks_or_that_is_null_can_be_swept(
         (["seed=x"], "seed is x; it must be a whole number"),
         (["method=lora,dtl"], "'method=lora,dtl' names several values; add -m"),
         (["experiment=mini"], "this experiment is a sweep (method=paper dataset=mini seed=0,1,2)"),
-        (["-m", "experiment=mini,demo"], "experiment=mini is a sweep of its own"),
+        (["-m", "experiment=mini,demo"], "experiment=mini is a sweep itself"),
         (["hydra.sweeper.dry_run=true"], "prints the plan of a sweep; add -m"),
         (["-m", "dataset=glob(vtab/*)"], "matches no option; name a suite"),
         (["-m", "--cfg", "job"], "leave out -m"),

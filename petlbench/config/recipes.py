@@ -2,15 +2,14 @@
 
 A file is <method>__<backbone>__<suite>.yaml:
 
-    source          repository @ commit, and where the values stand in it
-    not_reproduced  what of the authors' code these values do not bring, a sentence each
-    common          values of all tasks, as conf/ nests them
-    columns         dotted names of what the rows list
+    source          repository @ commit, and the files in it that have the values
+    not_reproduced  what the values do not reproduce of the authors' code, one sentence each
+    common          values of all tasks, nested as in conf/
+    columns         dotted keys of the values in a row
     rows            task: its values
 
-`recipe=paper` composes the row of the run's method, backbone and task; the command line wins.
-Hydra asks for `published/paper/<method>/<backbone>/<suite>/<task>`, so that no file is read but
-the one that is wanted.
+`recipe=paper` composes the row of the run's method, backbone and task; the command line overrides
+it. Hydra asks for `published/paper/<method>/<backbone>/<suite>/<task>`, so only this file is read.
 """
 
 from collections import defaultdict
@@ -34,30 +33,30 @@ Node = dict[str, Any]
 
 
 def row(method: str, backbone: str, task: str) -> Node | None:
-    """The published values of a run, nested as in conf/, or None where there are none.
+    """The published values of a run, nested as in conf/, or None if there are none.
 
-    task: as the command line names it, e.g. vtab/cifar.
+    task: its option of `dataset`, e.g. vtab/cifar.
     """
     suite, _, name = task.partition("/")
     content = _content(method, backbone, suite)
     if name not in content["rows"]:
         return None
-    made = OmegaConf.create(content["common"])
+    config = OmegaConf.create(content["common"])
     for key, value in zip(content["columns"], content["rows"][name], strict=True):
-        OmegaConf.update(made, key, value)
-    OmegaConf.update(made, "recipe", provenance(method, backbone, suite))
-    node = OmegaConf.to_container(made)
+        OmegaConf.update(config, key, value)
+    OmegaConf.update(config, "recipe", provenance(method, backbone, suite))
+    node = OmegaConf.to_container(config)
     assert isinstance(node, dict)
     return {str(key): value for key, value in node.items()}
 
 
 def tasks(method: str, backbone: str, suite: str) -> list[str]:
-    """The tasks of a file, as the command line names them."""
+    """The tasks of a file as options of `dataset`, e.g. vtab/cifar."""
     return [f"{suite}/{name}" for name in _content(method, backbone, suite)["rows"]]
 
 
 def provenance(method: str, backbone: str, suite: str) -> Node:
-    """Where the values of a file come from, and what they do not reproduce."""
+    """`source` and `not_reproduced` of a file."""
     content = _content(method, backbone, suite)
     return {key: content[key] for key in ("source", "not_reproduced")}
 
@@ -70,7 +69,7 @@ def covered() -> list[tuple[str, str, str]]:
 
 
 def check(config: Config) -> None:
-    """Refuse a run that asks for published values where there are none."""
+    """Raise Unsupported if the run asks for published values and there are none."""
     if config.recipe.source is not None:
         return
     factors = config.factors
@@ -81,7 +80,7 @@ def check(config: Config) -> None:
 
 
 def _coverage(method: str) -> str:
-    """Backbones and suites with published values: those of the method, or else all."""
+    """Backbones and suites with published values of the method, or of all if it has none."""
     own = [file for file in covered() if file[0] == method]
     places: dict[str, list[str]] = defaultdict(list)
     for name, backbone, suite in own or covered():
@@ -95,7 +94,7 @@ def _folder() -> Traversable:
 
 @cache
 def _content(method: str, backbone: str, suite: str) -> dict[str, Any]:
-    """A file as it is; no rows where there is none."""
+    """The content of a file; without rows if there is no file."""
     if (method, backbone, suite) not in covered():
         return {"rows": {}}
     text = (_folder() / f"{method}__{backbone}__{suite}.yaml").read_text()
@@ -104,26 +103,26 @@ def _content(method: str, backbone: str, suite: str) -> dict[str, Any]:
 
 
 class Published(ConfigSource):
-    """Answers Hydra's question for published/paper/<method>/<backbone>/<suite>/<task>."""
+    """Loads published/paper/<method>/<backbone>/<suite>/<task> for Hydra."""
 
     @staticmethod
     def scheme() -> str:
         return SCHEME
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """The row as an option that writes to the root of the configuration."""
+        """The row as an option that sets keys at the root of the configuration."""
         return ConfigResult(
-            config=OmegaConf.create(_asked(config_path)),
+            config=OmegaConf.create(_row_at(config_path)),
             path=self.full_path(),
             provider=self.provider,
             header={"package": "_global_"},
         )
 
     def is_config(self, config_path: str) -> bool:
-        return _asked(config_path) is not None
+        return _row_at(config_path) is not None
 
     def is_group(self, config_path: str) -> bool:
-        """None that a list of groups should show."""
+        """False: lists of groups do not show published values."""
         return False
 
     def available(self) -> bool:
@@ -133,8 +132,8 @@ class Published(ConfigSource):
         return []
 
 
-def _asked(config_path: str) -> Node | None:
-    """The row that a path names."""
+def _row_at(config_path: str) -> Node | None:
+    """The row of a path; None if there is none."""
     parts = config_path.removeprefix(GROUP).split("/", maxsplit=2)
     if not config_path.startswith(GROUP) or len(parts) < 3:
         return None

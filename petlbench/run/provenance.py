@@ -18,7 +18,7 @@ PACKAGES = ("petlbench", "torch", "torchvision", "timm", "numpy", "hydra-core")
 
 
 def of_run(config: Config, device: torch.device, backbone: Backbone) -> dict[str, Any]:
-    """The part of a record's provenance that is known before anything is measured."""
+    """What a record's provenance has before training: weights, versions, device, precision."""
     return {
         "checkpoint": dict(backbone.checkpoint),
         "versions": versions(),
@@ -31,9 +31,9 @@ def of_run(config: Config, device: torch.device, backbone: Backbone) -> dict[str
 
 @cache
 def versions() -> dict[str, str | None]:
-    """Versions of the packages that decide a result; the commit if this is a git checkout."""
+    """Versions of the packages that affect results, and the commit in a git checkout."""
     packages = {name: package_version(name) for name in PACKAGES}
-    packages["torch"] = torch.__version__  # unlike the package's version, it has the build tag
+    packages["torch"] = torch.__version__  # with the build tag, which the package's version lacks
     packages["python"] = platform.python_version()
     packages["cuda"] = torch.version.cuda if torch.cuda.is_available() else None
     packages["commit"] = _commit()
@@ -41,23 +41,24 @@ def versions() -> dict[str, str | None]:
 
 
 def comparable_device(name: str, timed: object) -> str:
-    """The device of a probe's identity: counts are equal on every CPU, unlike timings.
+    """The device in the identity of a probe: `cpu` for counts, which are equal on all CPUs.
 
-    For the interpolation of `probe.device`. name: the value of `device`. timed: `probe.speed`.
+    Timings and GPUs get the name of the device. Used by the interpolation of `probe.device`.
+    name: the value of `device`. timed: the value of `probe.speed`.
     """
     device = build.device(str(name))
     return "cpu" if device.type == "cpu" and timed is not True else device_name(device)
 
 
 def device_name(device: torch.device) -> str:
-    """The name of the GPU, or the CPU's model and the threads in use."""
+    """The name of the GPU, or the model of the CPU and the number of threads in use."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{_cpu_model()}, {torch.get_num_threads()} threads"
 
 
 def _commit() -> str | None:
-    """Commit of the checkout that holds this file, `-dirty` if its code differs from it."""
+    """Commit of the checkout with this file, with `-dirty` if files differ from it."""
     folder = Path(__file__).resolve().parent
     if not (folder.parent / ".git").exists():
         return None

@@ -1,27 +1,29 @@
 """The record of a run, its identity, and the store: one JSON file per run beside its delta.
 
-A record is a plain dictionary, `schema: 1`:
+A record is a plain dictionary with `schema: 1`:
 
     schema      1
-    id          16 hex digits: hash of what decides the result (`identity`)
+    id          16 hex digits: hash of all values that affect the result (identity.py)
     status      finished | failed | out_of_memory | diverged | unsupported
     reason      one line, or null
-    factors     {method, backbone, task, draw, seed}: the cell of the table; task is "mini/digits"
-    protocol    final | trial | best_on_val | audit | probe (costs alone, no scores)
-    title       the method's name in tables; task_title, suite and group: the column
-    config      the full resolved configuration, but for folders of the machine
+    factors     {method, backbone, task, draw, seed}: the cell of a table; task is e.g. mini/digits
+    protocol    final | trial | best_on_val | audit | probe (costs only, no scores)
+    title       name of the method in tables; task_title, suite and group: the column
+    config      the full resolved configuration, without folders of the machine
     scores      {test set: {top1 (percent), correct, total}}
     selection   {fit_on, select_on, epoch, scores: {epoch: percent}, honest: bool}
     curve       {epoch: [...], loss: [...], lr: [...]}: mean training loss and lr of each epoch
-    cost        {parameters: {method, head}, delta_bytes, saved_mb (bytes kept for backward by one
-                step, 1e6 bytes), gflops: {forward, step} (1e9 operations an image), peak_mib (null
-                on CPU, else {weights, gradients, optimiser, activations, workspace, allocated,
-                reserved}), train_s, train_images_per_s, test_s, test_images_per_s}; a probe also
-                predicted_mib (as peak_mib, from shapes), predicted_precision, image_mib (what one
-                more image of the batch adds to it), train_images_per_s_spread, inference: [{batch,
-                merged, compiled, compile_mode, images_per_s (median), spread, repeats, passes}];
-                one of multi-task inference multitask: {tasks, shared_blocks, blocks, images,
+    cost        {parameters: {method, head}, units, delta_bytes, saved_mb (MB = 1e6 bytes kept for
+                backward by one step), gflops: {forward, step} (1e9 operations per image), peak_mib
+                (null on CPU, else {weights, gradients, optimiser, activations, workspace,
+                allocated, reserved}), train_s, train_images_per_s, test_s, test_images_per_s};
+                a cost that cannot be counted is null, with its reason in notes. A probe adds
+                predicted_mib (as peak_mib, from shapes), predicted_precision, image_mib (MiB that
+                one more image in the batch adds), train_images_per_s_spread, inference: [{batch,
+                merged, compiled, compile_mode, images_per_s (median), spread, repeats, passes}].
+                Multi-task inference adds multitask: {tasks, shared_blocks, blocks, images,
                 gflops: {shared, batch}, saved_percent, seconds, spread_s, saved_time_percent}
+    notes       remarks of the method and reasons of missing costs, by name
     provenance  {splits: {name: fingerprint}, checkpoint: {tag, file, sha256}, versions, device,
                 precision, attention (fused | unfused | null), deterministic, started (UTC),
                 seconds}
@@ -40,7 +42,7 @@ from petlbench.system import WriteError, write_atomically
 SCHEMA = 1
 STATUSES = ("finished", "failed", "out_of_memory", "diverged", "unsupported")
 
-LEFTOVER_S = 3600  # age from which a temporary file belongs to a killed process
+LEFTOVER_S = 3600  # a temporary file of this age belongs to a killed process
 
 
 Record = dict[str, Any]
@@ -60,38 +62,38 @@ class Store:
         return self.root / str(factors["task"]) / f"{name}-{record['id']}{suffix}"
 
     def finished(self) -> set[str]:
-        """Identities of the finished runs."""
+        """Identities of all finished runs."""
         return {record["id"] for record in self.records() if record["status"] == "finished"}
 
     def find(self, identifier: str) -> Path | None:
-        """The file of a finished run, by its identity."""
+        """The file of the finished run with an identity, or None."""
         for path in self.root.glob(f"**/*-{identifier}.json"):
             if read(path)["status"] == "finished":
                 return path
         return None
 
     def sweep_leftovers(self) -> None:
-        """Remove temporary files that killed processes left."""
+        """Remove temporary files of killed processes."""
         for path in self.root.glob("**/.tmp-*"):
             if time.time() - path.stat().st_mtime > LEFTOVER_S:
                 path.unlink(missing_ok=True)
 
     def files(self) -> Iterator[Path]:
-        """What may be a record below the folder, in the order of the paths."""
+        """Files below the folder that may be records, sorted by path."""
         for path in sorted(self.root.glob("**/*.json")):
-            # W&B keeps files of its own below the folder, which a kill may have cut short.
+            # W&B stores its own files below the folder; they may be incomplete.
             if not path.name.startswith(".") and path.relative_to(self.root).parts[0] != "wandb":
                 yield path
 
     def records(self) -> Iterator[Record]:
-        """All records of this schema below the folder."""
+        """All records of this schema below the folder. Raises UserError for an unreadable one."""
         for path in self.files():
             record = read(path)
             if record.get("schema") == SCHEMA:
                 yield record
 
     def check_writable(self) -> None:
-        """Refuse a folder that cannot take records, before hours of training."""
+        """Raise WriteError if the folder is not writable; called before hours of training."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self.root, prefix=".tmp-"):
@@ -103,20 +105,20 @@ class Store:
             ) from error
 
     def write(self, record: Record) -> Path:
-        """Write a record once, whole or not at all, and return its path."""
+        """Write a record atomically and return its path."""
         path = self.path(record)
         write(record, path)
         return path
 
 
 def write(record: Record, path: Path) -> None:
-    """Write a record to a file of one's own choice."""
+    """Write a record to a file, atomically."""
     text = json.dumps(record, indent=1, allow_nan=False) + "\n"
     write_atomically(path, text.encode())
 
 
 def read(path: Path) -> Record:
-    """One record from its file."""
+    """The record in a file. Raises UserError if the file cannot be read."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:

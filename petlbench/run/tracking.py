@@ -1,9 +1,9 @@
-"""Weights & Biases: one W&B run beside each run; whatever fails there, the run goes on.
+"""Weights & Biases: one W&B run for each run. An error of W&B never stops the run.
 
-`wandb.mode` is `disabled` (nothing is imported), `offline` (a folder wandb/ below
-`results.root`, sent later by `wandb sync`) or `online`. If the server of WANDB_BASE_URL does
-not answer, an online run goes on offline and says so in one line. Records stay the only result
-store: W&B's own files lose what was not yet flushed when a process is killed.
+`wandb.mode` is `disabled` (nothing is imported), `offline` (files in wandb/ below `results.root`,
+sent later by `wandb sync`) or `online`. If the server of WANDB_BASE_URL does not answer, an online
+run goes on offline, with one warning. Only records store results: W&B's files lose unflushed data
+if the process is killed.
 """
 
 import contextlib
@@ -22,31 +22,31 @@ from petlbench.config.schema import Config
 log = logging.getLogger("petlbench")
 
 SERVER = "https://api.wandb.ai"
-REACH_S = 3  # for the first answer of the server, name resolution included
-INIT_S = 10  # for opening the run there
-FINISH_S = 60  # for what is still to be sent; wandb itself would try for days
+REACH_S = 3  # until the first answer of the server, with name resolution
+INIT_S = 10  # until the run is open on the server
+FINISH_S = 60  # to send the rest of the data; wandb itself would try for days
 TAG_LENGTH = 64  # W&B refuses longer ones
 COSTS = ("saved_mb", "train_s", "train_images_per_s", "test_images_per_s")
 
 
 class Tracker:
-    """Tracks nothing: mode `disabled`, and the interface of all trackers."""
+    """The interface of trackers; this one tracks nothing (mode `disabled`)."""
 
     def epoch(self, epoch: int, loss: float, lr: float) -> None:
-        """Note one epoch: its mean training loss and learning rate."""
+        """Log the mean training loss and the learning rate of an epoch."""
 
     def finish(self, record: Mapping[str, Any]) -> None:
-        """Note the record's scores and costs, and end."""
+        """Log the scores and costs of the record, and close the W&B run."""
 
 
 class WandbTracker(Tracker):
-    """Hands on to a W&B run until something goes wrong there; then warns once and stops."""
+    """Logs to a W&B run; after the first error it warns once and stops."""
 
     def __init__(self, run: Any) -> None:
         self.run = run
 
     def epoch(self, epoch: int, loss: float, lr: float) -> None:
-        """Note one epoch as the row of that step."""
+        """Log one epoch as the row of that step."""
         row = {"epoch": epoch, "loss": loss, "lr": lr}
         self._guarded(lambda run: run.log(row, step=epoch))
 
@@ -68,7 +68,7 @@ class WandbTracker(Tracker):
 
 
 def start(config: Config) -> Tracker:
-    """The tracker of one run; a W&B that fails costs a warning, not the run."""
+    """The tracker of a run; if W&B cannot start, a warning and a tracker that does nothing."""
     mode = config.wandb.mode
     if mode == "disabled":
         return Tracker()
@@ -82,7 +82,7 @@ def start(config: Config) -> Tracker:
 
 
 def summary(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What a dashboard compares: top1 per test set, costs, status and origin; no null values."""
+    """Values for dashboards: top1 per test set, costs, status, weights, record; no nulls."""
     scores = {f"{name}/top1": score["top1"] for name, score in record["scores"].items()}
     cost = record["cost"]
     values = {
@@ -100,11 +100,11 @@ def summary(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _init(config: Config, mode: str) -> Any:
-    """A W&B run, offline if the server does not answer or refuses us."""
+    """A W&B run, offline if the server does not answer or refuses the run."""
     import wandb
 
-    wandb.setup(settings=_quiet())  # before anything else speaks
-    if wandb.run is not None:  # an interrupted run of this process left it open
+    wandb.setup(settings=_quiet())  # first, because other calls print
+    if wandb.run is not None:  # left open by an interrupted run of this process
         _within(FINISH_S, lambda: wandb.finish(exit_code=1))
     if mode == "online":
         try:
@@ -112,7 +112,7 @@ def _init(config: Config, mode: str) -> Any:
             return wandb.init(mode="online", **_arguments(config))
         except Exception as error:
             log.warning("wandb: %s; going on offline, `wandb sync` sends it later", _line(error))
-            wandb.teardown()  # its service still waits for the refused run
+            wandb.teardown()  # wandb's service still waits for the refused run
             wandb.setup(settings=_quiet())
     return wandb.init(mode="offline", **_arguments(config))
 
@@ -140,21 +140,21 @@ def _quiet() -> Any:
 
 
 def _reach(url: str) -> None:
-    """Ask the server for any answer, through the proxy if there is one; raises an exception.
+    """Check that the server answers, through the proxy if there is one; raises ConnectionError.
 
-    wandb-core itself hangs for minutes on a server that accepts a connection and stays silent.
+    wandb-core itself waits for minutes if a server accepts a connection and does not answer.
     """
     try:
         _within(REACH_S, lambda: urlopen(f"{url.rstrip('/')}/healthz", timeout=REACH_S).close())
     except HTTPError:
-        return  # a refusal is an answer
+        return  # an HTTP error is an answer
     except Exception as error:
-        if not isinstance(getattr(error, "reason", None), SSLError):  # wandb has its own CAs
+        if not isinstance(getattr(error, "reason", None), SSLError):  # it has its own CAs
             raise ConnectionError(f"no answer from {url} ({_line(error)})") from error
 
 
 def _within(seconds: float, action: Callable[[], object]) -> None:
-    """Do something that may block without end, such as name resolution; raises TimeoutError."""
+    """Run an action that may block forever, such as name resolution; raises TimeoutError."""
     outcome: queue.Queue[Exception | None] = queue.Queue()
 
     def act() -> None:
