@@ -1,10 +1,12 @@
-# make demo     a small comparison of methods on the embedded suite (about 7 minutes on 2 cores)
-# make test     all tests, in an environment made for them
-# make check    what a change must pass: format, lint, types, tests
-# make check-all  what make check does, and the tests marked slow
-# make look     what the reports look like: papers and pages as pictures (needs TeX and Chromium)
-# make results  the reports of results/measured and the tables of README.md, from the records there
-# make docs     docs/methods, docs/support.md and docs/recipes.md, from the code
+# make demo       a small comparison of methods on the embedded suite (about 7 minutes on 2 cores)
+# make test       all tests except the slow ones, in their own environment
+# make check      required for every change: format, lint, types, tests
+# make check-all  make check, then the tests marked slow
+# make look       pictures of the reports, LaTeX and pages (needs TeX and Chromium)
+# make results    the reports of results/measured and the tables of README.md, from the records there
+# make docs       docs/methods, docs/support.md and docs/recipes.md, from the code
+# make format     formats the code and repairs what ruff can repair
+# make clean      removes the environment, builds and caches
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +14,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 JOBS ?= 2
 
-# Type checkers do not see that petlbench extends its path; this folder of links shows them.
+# petlbench extends its __path__, which type checkers do not see; they read this folder of links.
 types:
 	@mkdir -p .types/petlbench
 	@ln -sfn $(CURDIR)/petlbench/* $(CURDIR)/methods $(CURDIR)/conf .types/petlbench/
@@ -32,7 +34,7 @@ check: install-dev types
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
-# every test, also those marked slow: every bad value of every key (about 20 minutes)
+# slow tests: every bad value of every key (about 20 minutes)
 check-all: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m slow -s
 
@@ -52,7 +54,7 @@ results: install
 	$(REPORT) multitask --records $(MEASURED)/multitask/runs --out $(MEASURED)/multitask
 	$(BIN)/python -m tools.readme README.md
 
-# support: one backbone of each kind; DeiT, MAE, CLIP and DINOv2 are plain ViTs
+# docs/support.md: one backbone of each family; DeiT, MAE, CLIP and DINOv2 are plain ViTs
 docs: install
 	$(BIN)/python -m tools.catalogue docs/methods
 	$(BIN)/python -m petlbench.support vit_b16 siglip_b16 swin_b convnext_b dinov3_b16 eva02_b14 > docs/support.part
