@@ -31,7 +31,7 @@ def peak_mib(
     """
     formats = Precision(precision, shapes.CPU)
     fake = FakeTensorMode()
-    copy = shapes.restated(method, shapes.CPU, fake)
+    copy = shapes.empty_copy(method, shapes.CPU, fake)
     with fake, CudaRules():
         step = memory.TrainingStep(copy, formats, train, torch.empty(batch, 3, size, size))
         with shapes.masks(copy, batch):

@@ -45,20 +45,20 @@ def saved_bytes_on_cpu(method: Method, precision: Precision, *, batch: int, size
     function of LayerNorm assumes statistics in 16 bits, but the CPU keeps them in fp32.
     """
     fake = FakeTensorMode()
-    shapes = restated(method, CPU, fake).train()
-    with fake, masks(shapes, batch):
-        return saved_bytes(shapes, precision, torch.empty(batch, 3, size, size))
+    network = empty_copy(method, CPU, fake).train()
+    with fake, masks(network, batch):
+        return saved_bytes(network, precision, torch.empty(batch, 3, size, size))
 
 
 def gflops(method: Method, *, batch: int, size: int) -> dict[str, float]:
     """1e9 floating-point operations per image, of inference and of a training step."""
     with META:
         images = torch.empty(batch, 3, size, size)
-        plain = restated(method, META, nullcontext()).eval().requires_grad_(False)
+        plain = empty_copy(method, META, nullcontext()).eval().requires_grad_(False)
         forward = flops(lambda: plain(images))
-        shapes = restated(method, META, nullcontext()).train()
-        with masks(shapes, batch):
-            step = flops(lambda: shapes(images).sum().backward())
+        training = empty_copy(method, META, nullcontext()).train()
+        with masks(training, batch):
+            step = flops(lambda: training(images).sum().backward())
     return {"forward": forward / batch / 1e9, "step": step / batch / 1e9}
 
 
@@ -85,18 +85,20 @@ def convolution_backward(
     return int(sum(required) * conv_flop_count(list(inputs), list(weight), list(gradient)))
 
 
-def restated(method: Method, device: torch.device, mode: AbstractContextManager[object]) -> Method:
+def empty_copy(
+    method: Method, device: torch.device, mode: AbstractContextManager[object]
+) -> Method:
     """A copy of a method with empty tensors, created on `device` inside `mode`.
 
-    Only the structure is copied; the method itself may be on the meta device.
+    Only the structure is network; the method itself may be on the meta device.
     """
     memo: dict[int, Any] = {}
     with mode:
         plain = method.backbone.plain_parameters  # a method may have removed some of them
         for tensor in [*method.parameters(), *method.buffers(), *plain]:
             empty = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
-            trained = isinstance(tensor, nn.Parameter)
-            memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if trained else empty
+            is_parameter = isinstance(tensor, nn.Parameter)
+            memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
     return copy.deepcopy(method, memo)
 
 

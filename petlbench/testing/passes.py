@@ -116,7 +116,7 @@ def _keep(saved: list[Tensor], tensor: Tensor) -> Tensor:
 def no_tensor_stays_on_the_cpu(case: Case) -> None:
     """On shapes: torch refuses an operation between two devices, even without a GPU."""
     gpu, fake = torch.device("cuda", 0), FakeTensorMode()
-    method = shapes.restated(case.start(), gpu, fake)
+    method = shapes.empty_copy(case.start(), gpu, fake)
     with fake:
         batch = torch.empty(images().shape, device=gpu)
         for training in (True, False):
