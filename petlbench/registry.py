@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hydra.utils import get_class
-
-from petlbench.config import options
-from petlbench.errors import unknown
+from petlbench.config import options, target
+from petlbench.config.schema import Target
+from petlbench.errors import UserError, unknown
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
 
@@ -32,13 +31,23 @@ def create(name: str, backbone: Backbone, **changed: Any) -> Method:
 
     Raises UserError for an unknown method or value, or a value out of its range.
     """
-    node, known = _node(name), values(name)
+    known = values(name)
     for key in changed:
         if key not in known:
             raise unknown(f"value of method {name}", key, known)
-    made = get_class(node["_target_"])(backbone, **known | changed)
-    assert isinstance(made, Method)
-    return made
+    return adapt(backbone, Target(_node(name)["_target_"], known | changed))
+
+
+def adapt(backbone: Backbone, node: Target) -> Method:
+    """The method of a configuration around `backbone`.
+
+    Raises UserError for a target that is not a method, and for unknown, missing and wrong values.
+    """
+    kind = target.find(node.path, "method._target_")
+    if not (isinstance(kind, type) and issubclass(kind, Method)):
+        raise UserError(f"method._target_ {node.path} is not a subclass of petlbench.Method")
+    target.check_arguments(kind, node.values, "method", given=["backbone"])
+    return kind(backbone, **node.values)
 
 
 def _node(name: str) -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from petlbench import checks, delta
+from petlbench import checks, delta, registry
 from petlbench.config import compose
 from petlbench.config.schema import BackboneConfig, Input, typed
 from petlbench.config.schema import build as build_node
@@ -94,7 +94,7 @@ def load(file: Path, *, checkpoint: str | None, device: str) -> Predictor:
     backbone = create(config, classes=len(names), image_size=settings.size)
     backbone.load_weights()
     target = compose.target_of(identity.current_form(network["method"]), "method")
-    method = build.adapted(target, backbone)
+    method = registry.adapt(backbone, target)
     delta.load(file, method)
     view = build.view(settings)
     prepare = Preparation(view, mean=config.mean, std=config.std)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
+from petlbench import registry
 from petlbench.config import recipes, target
-from petlbench.config.schema import BackboneConfig, Config, Input, Target
+from petlbench.config.schema import BackboneConfig, Config, Input
 from petlbench.data.augment import Augmentation
 from petlbench.data.feed import Feed
 from petlbench.data.images import Preparation, View
@@ -77,7 +78,7 @@ def feed(config: Config) -> Feed:
 
 def method(config: Config) -> Method:
     """The method around its backbone, with pre-trained weights if the configuration says so."""
-    return adapted(config.method, backbone(config))
+    return registry.adapt(backbone(config), config.method)
 
 
 def backbone(config: Config) -> Backbone:
@@ -90,16 +91,7 @@ def backbone(config: Config) -> Backbone:
 def on_meta(config: Config) -> Method:
     """The method around its backbone, in shapes only."""
     with torch.device("meta"):
-        return adapted(config.method, _backbone(config))
-
-
-def adapted(node: Target, network: Backbone) -> Method:
-    """A method around a backbone. Raises UserError for unknown, missing and wrong values."""
-    kind = target.find(node.path, "method._target_")
-    if not (isinstance(kind, type) and issubclass(kind, Method)):
-        raise UserError(f"method._target_ {node.path} is not a subclass of petlbench.Method")
-    target.check_arguments(kind, node.values, "method", given=["backbone"])
-    return kind(network, **node.values)
+        return registry.adapt(_backbone(config), config.method)
 
 
 def check(config: Config) -> None:

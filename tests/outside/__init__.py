@@ -1,0 +1,1 @@
+"""A package of another author, for tests/test_outside.py."""
