@@ -1,6 +1,6 @@
 """What several test files share: pairs of methods and tiny networks, formulas, a trainer."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -16,6 +16,18 @@ def pairs(*families: str) -> pytest.MarkDecorator:
     """Each registered method on each of the families that it supports."""
     rows = [(name, family) for name in registry.names() for family in families]
     return pytest.mark.parametrize(("name", "family"), [row for row in rows if supported(*row)])
+
+
+def sampled(values: Iterable[Any], fast: Collection[Any]) -> list[Any]:
+    """Values for parametrize: those outside `fast` are marked slow, see `make check-all`."""
+    return [
+        value if value in fast else pytest.param(*_several(value), marks=pytest.mark.slow)
+        for value in values
+    ]
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 where_supported = pairs(*FAMILIES)

@@ -6,22 +6,18 @@ from typing import Any
 
 from petlbench import registry
 from petlbench.config import compose
+from petlbench.config.construct import build
+from petlbench.config.nodes import Augment, BackboneConfig, Input, Schedule, Train
 from petlbench.config.options import content
 from petlbench.config.schema import (
-    Augment,
-    BackboneConfig,
     Config,
     DataConfig,
     DatasetConfig,
     Factors,
-    Input,
     RecipeConfig,
     ResultsConfig,
-    Schedule,
     Target,
-    Train,
     WandbConfig,
-    build,
 )
 
 TRAIN: dict[str, Any] = {

@@ -34,7 +34,8 @@ from petlbench.testing import (
     tiny,
     tiny_method,
 )
-from tests.helpers import where_supported
+from petlbench.testing.passes import no_tensor_stays_on_the_cpu
+from tests.helpers import sampled, where_supported
 
 NAMES = registry.names()
 Property = Callable[[Case], None]
@@ -49,12 +50,24 @@ def check(holds: Property, case: Case) -> None:
         pytest.skip(str(reason))
 
 
-@pytest.mark.parametrize("holds", NETWORK_PROPERTIES, ids=lambda holds: holds.__name__)
+# It traces every operation, which takes seconds; see below.
+PLAIN_PROPERTIES = [holds for holds in NETWORK_PROPERTIES if holds != no_tensor_stays_on_the_cpu]
+SUPPORTED = [(name, family) for name in NAMES for family in FAMILIES if supported(name, family)]
+
+
+@pytest.mark.parametrize("holds", PLAIN_PROPERTIES, ids=lambda holds: holds.__name__)
 @where_supported
 def test_property_on_a_network(name: str, family: str, holds: Property) -> None:
     case = Case(name, family)
     check(support_is_as_declared, case)
     check(holds, case)
+
+
+@pytest.mark.parametrize(
+    ("name", "family"), sampled(SUPPORTED, [pair for pair in SUPPORTED if pair[1] == "vit"])
+)
+def test_no_tensor_stays_on_the_cpu(name: str, family: str) -> None:
+    check(no_tensor_stays_on_the_cpu, Case(name, family))
 
 
 @pytest.mark.parametrize("holds", METHOD_PROPERTIES, ids=lambda holds: holds.__name__)
@@ -252,7 +265,7 @@ def test_swap_names_the_existing_modules() -> None:
 def test_a_projection_that_timm_never_calls_is_not_swapped() -> None:
     """An EVA with a fused projection reads its weight alone and adds biases of its own."""
     eva = Eva(img_size=16, patch_size=4, embed_dim=32, depth=2, num_heads=4)
-    with pytest.raises(Unsupported, match="EvaAttention takes the weight of its qkv projection"):
+    with pytest.raises(Unsupported, match="EvaAttention uses the weight of its qkv projection"):
         swap(eva, "*.attn.qkv", nn.Sequential)
     with pytest.raises(Unsupported, match="without calling it"):
         swap(eva.blocks[0], "*.attn.qkv", nn.Sequential)

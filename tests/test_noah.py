@@ -23,7 +23,7 @@ from petlbench.run import build
 from petlbench.run.record import Store
 from petlbench.run.training import run
 from petlbench.testing import declared, images, randomised, tiny, tiny_method
-from petlbench.train.trainer import SearchTrainer
+from petlbench.train.trainer import SearchLoop
 from tests.settings import config, with_values
 
 SPACE = Space(dims=(1, 5, 10), depths=(3, 6, 9, 12), blocks=12)
@@ -231,17 +231,17 @@ def test_a_search_records_the_subnet_and_its_generations(tmp_path: Path) -> None
 
 def test_a_killed_search_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(search_config(tmp_path / "whole"))
-    scores = SearchTrainer.score
+    scores = SearchLoop.score
     calls = 0
 
-    def stops(self: SearchTrainer, method: nn.Module) -> float:
+    def stops(self: SearchLoop, method: nn.Module) -> float:
         nonlocal calls
         calls += 1
         if calls == 6:
             raise KeyboardInterrupt
         return scores(self, method)
 
-    monkeypatch.setattr(SearchTrainer, "score", stops)
+    monkeypatch.setattr(SearchLoop, "score", stops)
     with pytest.raises(KeyboardInterrupt):
         run(search_config(tmp_path / "cut"))
     monkeypatch.undo()
@@ -251,7 +251,7 @@ def test_a_killed_search_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def forbidden(*arguments: Any, **values: Any) -> None:
         raise AssertionError("the supernet was trained again")
 
-    monkeypatch.setattr(SearchTrainer, "train", forbidden)
+    monkeypatch.setattr(SearchLoop, "train", forbidden)
     resumed = run(search_config(tmp_path / "cut"))
     assert resumed["status"] == "finished"
     assert resumed["notes"]["search"] == whole["notes"]["search"]

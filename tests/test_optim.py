@@ -11,7 +11,7 @@ from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import nn
 
 from petlbench.config import recipes
-from petlbench.config.schema import Schedule
+from petlbench.config.nodes import Schedule
 from petlbench.delta import trained
 from petlbench.errors import UserError
 from petlbench.method import Method

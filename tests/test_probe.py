@@ -25,6 +25,7 @@ from petlbench.run.identity import identity
 from petlbench.run.record import Record, Store
 from petlbench.train.precision import Precision
 from tests.command import run as in_process
+from tests.helpers import sampled
 
 CPU = torch.device("cpu")
 FP32 = Precision("fp32", CPU)
@@ -74,7 +75,10 @@ def identity_of(config: Config) -> str:
     return identity(config.plain())
 
 
-@pytest.mark.parametrize("name", registry.names())
+PROBED = ("linear", "full", "dtl_plus", "vpt_deep", "noah")
+
+
+@pytest.mark.parametrize("name", sampled(registry.names(), PROBED))
 def test_every_method_can_be_probed(name: str, tmp_path: Path) -> None:
     record = probed(tmp_path, f"method={name}")
     assert record["status"] == "finished", record["reason"]
@@ -349,11 +353,11 @@ def test_timing_training_leaves_the_method_as_it_was() -> None:
     [
         ("probe.steps=0", "probe.steps is 0; it must be a whole number from 1 to"),
         ("probe.batches=4", r"probe.batches is a single value; it must be a list"),
-        ("probe.budget_gib=abc", "probe.budget_gib is abc; it must be a number above 0"),
+        ("probe.budget_gib=abc", "probe.budget_gib is abc; it must be a number"),
         ("probe.batches=[0]", "a number of probe.batches is 0"),
-        ("probe.repeat_s=0", "probe.repeat_s is 0; it must be a number above 0"),
+        ("probe.repeat_s=0", "probe.repeat_s is 0.0; it must be a number above 0"),
         ("probe.warmup=0", "probe.warmup is 0; it must be a whole number from 1 to"),
-        ("probe.budget_gib=true", "probe.budget_gib is True; it must be a number above 0"),
+        ("probe.budget_gib=true", "probe.budget_gib is True; it must be a number"),
         (
             "probe.compile=maybe",
             "unknown probe.compile 'maybe'; Known: false, reduce-overhead, true",

@@ -10,8 +10,10 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from petlbench import registry
-from petlbench.config import compose, options, recipes, schema
-from petlbench.config.schema import Config, flat
+from petlbench.config import compose, nodes, options, recipes
+from petlbench.config.construct import build as node
+from petlbench.config.construct import flat
+from petlbench.config.schema import Config
 from petlbench.errors import Unsupported
 from petlbench.run import build
 from petlbench.run.identity import identity
@@ -64,10 +66,10 @@ def test_rows_name_existing_tasks_and_keys_and_values_to_train_with(
     assert set(tasks) <= set(options.names("dataset"))
     for task in tasks:
         values = with_row(method, backbone, task)
-        train = schema.build(schema.Train, values["train"], "train")
+        train = node(nodes.Train, values["train"], "train")
         assert train.head_lr == train.lr > 0
-        schema.build(schema.Input, values["input"], "input")
-        schema.build(schema.BackboneConfig, values["backbone"], "backbone")
+        node(nodes.Input, values["input"], "input")
+        node(nodes.BackboneConfig, values["backbone"], "backbone")
 
 
 @pytest.mark.parametrize(("method", "backbone", "suite"), FILES)

@@ -22,7 +22,7 @@ from petlbench.run.training import run
 from petlbench.sweep.conduct import check_place
 from petlbench.sweep.plan import TO_RUN, Planned
 from petlbench.testing import declared
-from petlbench.train.trainer import Trainer
+from petlbench.train.trainer import TrainingLoop
 from tests import fake
 from tests.settings import config, with_values
 
@@ -87,13 +87,13 @@ def test_tests_open_after_training(
     after: list[str],
 ) -> None:
     fake.opened.clear()
-    train = Trainer.train
+    train = TrainingLoop.train
 
-    def noted(self: Trainer, method: Method) -> None:
+    def noted(self: TrainingLoop, method: Method) -> None:
         train(self, method)
         fake.opened.append("trained")
 
-    monkeypatch.setattr(Trainer, "train", noted)
+    monkeypatch.setattr(TrainingLoop, "train", noted)
     record = run(config(tmp_path, "linear", protocol))
     assert fake.opened == [*before, "trained", *after]
     assert record["selection"]["honest"] == (protocol != "audit")
@@ -120,10 +120,10 @@ def test_a_loss_that_is_not_finite_is_recorded_as_diverged(tmp_path: Path) -> No
 def test_what_goes_wrong_is_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, status: str
 ) -> None:
-    def broken(self: Trainer, method: Method) -> None:
+    def broken(self: TrainingLoop, method: Method) -> None:
         raise error
 
-    monkeypatch.setattr(Trainer, "train", broken)
+    monkeypatch.setattr(TrainingLoop, "train", broken)
     record = run(config(tmp_path))
     assert record["status"] == status
     assert record["reason"]

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from petlbench import checks, delta, registry
 from petlbench.config import compose
-from petlbench.config.schema import BackboneConfig, Input, typed
-from petlbench.config.schema import build as build_node
+from petlbench.config.construct import build as build_node
+from petlbench.config.construct import typed
+from petlbench.config.nodes import BackboneConfig, Input
 from petlbench.data.images import Preparation, View, original
 from petlbench.data.readers.tree import SUFFIXES, images_below
 from petlbench.errors import UserError

@@ -13,15 +13,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from petlbench.config import mistakes, options, recipes, search_path
-from petlbench.config.schema import (
-    Config,
-    DatasetConfig,
-    Factors,
-    Settings,
-    Target,
-    build,
-    flat,
-)
+from petlbench.config.construct import build, flat
+from petlbench.config.schema import Config, DatasetConfig, Factors, Settings, Target
 from petlbench.errors import UserError
 
 GROUPS = ("method", "backbone", "dataset", "recipe")  # whose options select a published row

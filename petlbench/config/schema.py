@@ -5,200 +5,27 @@ the configuration is made. The yaml files of conf/ hold the values. `method` and
 class or function by `_target_`; its signature is the schema of their other keys.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, make_dataclass
-from functools import cache
-from typing import Any, TypeVar, get_type_hints
-
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar
 
 from petlbench.checks import (
-    at_least,
     choice,
-    fraction,
-    is_number,
     positive,
-    probability,
     text,
     whole,
 )
-from petlbench.config.mistakes import wrong_value
+from petlbench.config.nodes import LONGEST_BATCH, BackboneConfig, Input, Train
 from petlbench.errors import UserError
 
-NO_DECAY = ("biases", "one_dimensional", "none")
-OPTIMIZERS = ("adamw", "sgd")
-UPDATES = ("epoch", "step")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-INTERPOLATIONS = ("bicubic", "bilinear")
-ASPECTS = ("squash", "keep")
-POOLS = ("cls", "patch_mean_then_norm", "norm_then_mean", "attention")
-HEAD_STARTS = ("small_normal", "torch")
 FIT_ON = ("train", "trainval")
 SELECT_ON = (None, "val", "tests")  # records of `tests` are marked as dishonest
 TRACKING_MODES = ("disabled", "offline", "online")
 COMPILE = (True, False, "reduce-overhead")
 SPEED = ("auto", True, False)
 HIGHEST_SEED = 2**32 - 1  # of NumPy
-LONGEST_BATCH = 2**24  # images: above it a typing error, and an overflow of sizes in bytes
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """`train.schedule`: warm-up and cosine, in epochs."""
-
-    warmup_epochs: int
-    warmup_lr: float
-    min_lr: float
-    cosine_epochs: int
-    cosine_from: int
-    lag_epochs: int
-    update: str
-
-    def __post_init__(self) -> None:
-        for name in ("warmup_epochs", "cosine_epochs", "cosine_from", "lag_epochs"):
-            whole(f"train.schedule.{name}", getattr(self, name), low=0)
-        for name in ("warmup_lr", "min_lr"):
-            at_least(f"train.schedule.{name}", getattr(self, name), 0)
-        choice("train.schedule.update", self.update, UPDATES)
-        if self.cosine_from >= self.cosine_epochs:
-            raise UserError(
-                f"train.schedule.cosine_from is {self.cosine_from}; it must be below "
-                f"train.schedule.cosine_epochs, {self.cosine_epochs}"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Train:
-    """`train`: optimiser, loss and length of the training."""
-
-    lr: float
-    head_lr: float
-    weight_decay: float
-    no_decay: str
-    optimizer: str
-    betas: list[float]
-    momentum: float
-    label_smoothing: float
-    mixup: float
-    cutmix: float
-    epochs: int
-    batch_size: int
-    drop_last: bool
-    precision: str
-    schedule: Schedule
-
-    def __post_init__(self) -> None:
-        for name in ("lr", "head_lr", "weight_decay", "mixup", "cutmix"):
-            at_least(f"train.{name}", getattr(self, name), 0)
-        for name in ("momentum", "label_smoothing"):
-            fraction(f"train.{name}", getattr(self, name))
-        if len(self.betas) != 2:
-            raise UserError(f"train.betas is {self.betas}; it must be a list of two numbers")
-        for beta in self.betas:
-            fraction("a number of train.betas", beta)
-        choice("train.no_decay", self.no_decay, NO_DECAY)
-        choice("train.optimizer", self.optimizer, OPTIMIZERS)
-        choice("train.precision", self.precision, PRECISIONS)
-        whole("train.epochs", self.epochs, low=1, high=1_000_000)
-        whole("train.batch_size", self.batch_size, low=1, high=LONGEST_BATCH)
-        if (self.mixup or self.cutmix) and (self.batch_size % 2 or not self.drop_last):
-            raise UserError(
-                f"train.{'mixup' if self.mixup else 'cutmix'} mixes pairs of images; set "
-                "train.batch_size to an even number and train.drop_last=true"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Augment:
-    """`input.augment`: random changes of training images, by timm's transforms."""
-
-    scale: list[float] | None
-    ratio: list[float] | None
-    interpolation: str
-    hflip: float
-    color_jitter: float | None
-    auto_augment: str | None
-    erase: float
-
-    def __post_init__(self) -> None:
-        for name in ("scale", "ratio"):
-            value = getattr(self, name)
-            if value is not None and not (
-                isinstance(value, list)
-                and len(value) == 2
-                and all(is_number(part) and part > 0 for part in value)
-                and value[0] <= value[1]
-            ):
-                raise UserError(
-                    f"input.augment.{name} is {value}; it must be null or a list [low, high] of "
-                    "numbers above 0"
-                )
-        choice("input.augment.interpolation", self.interpolation, INTERPOLATIONS)
-        probability("input.augment.hflip", self.hflip)
-        probability("input.augment.erase", self.erase)
-        if self.color_jitter is not None:
-            at_least("input.augment.color_jitter", self.color_jitter, 0)
-        if self.auto_augment is not None:
-            text("input.augment.auto_augment", self.auto_augment)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Input:
-    """`input`: how an image becomes `size` x `size` pixels: resized, and its centre cut out.
-
-    resize: pixels before the cut, None for `size`. aspect: `squash` resizes to a square, as the
-    field does on its benchmarks; `keep` resizes the shorter side.
-    """
-
-    size: int
-    interpolation: str
-    resize: int | None
-    aspect: str
-    augment: Augment | None
-
-    def __post_init__(self) -> None:
-        whole("input.size", self.size, low=1, high=65_536)
-        choice("input.interpolation", self.interpolation, INTERPOLATIONS)
-        choice("input.aspect", self.aspect, ASPECTS)
-        if self.resize is not None:
-            whole("input.resize", self.resize, low=self.size, high=65_536)
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether an image is resized to the final square and nothing else."""
-        return self.resize in (None, self.size) and self.aspect == "squash"
-
-
-@dataclass(frozen=True, kw_only=True)
-class BackboneConfig:
-    """`backbone`: a timm network, its weights and how its tokens are pooled."""
-
-    name: str
-    pool: str
-    mean: list[float]
-    std: list[float]
-    drop_path: float
-    fused_attention: bool
-    head_start: str
-    checkpoint: str | None
-    pretrained: bool
-
-    def __post_init__(self) -> None:
-        text("backbone.name", self.name)
-        choice("backbone.pool", self.pool, POOLS)
-        choice("backbone.head_start", self.head_start, HEAD_STARTS)
-        fraction("backbone.drop_path", self.drop_path)
-        for name in ("mean", "std"):
-            values = getattr(self, name)
-            if len(values) != 3 or not all(map(is_number, values)):
-                raise UserError(f"backbone.{name} is {values}; it must be a list of three numbers")
-        if min(self.std) <= 0:
-            raise UserError(f"backbone.std is {self.std}; its numbers must be above 0")
-        if self.checkpoint is not None:
-            text("backbone.checkpoint", self.checkpoint)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -446,91 +273,3 @@ class Config:
 
 def _plain(value: Any) -> Any:
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-
-
-@cache
-def composable(schema: type) -> type:
-    """The dataclass for OmegaConf: as `schema`, but not frozen, since composing sets values."""
-    hints = get_type_hints(schema)
-    parts: list[Any] = []
-    for part in fields(schema):
-        kind: Any = hints[part.name]
-        if is_dataclass(kind):
-            kind = composable(kind)  # type: ignore[arg-type]
-        elif any(map(is_dataclass, getattr(kind, "__args__", ()))):
-            kind = Any  # OmegaConf cannot set one key of a node that is null
-        default = {} if part.default is MISSING else {"default": part.default}
-        if part.default_factory is not MISSING:
-            default = {"default_factory": part.default_factory}
-        parts.append((part.name, kind, field(**default)))
-    return make_dataclass(schema.__name__, parts, kw_only=True)
-
-
-def build(schema: type[T], plain: Mapping[str, Any], where: str = "") -> T:
-    """The frozen dataclass of plain values, which already have their types.
-
-    where: dotted name of the node, for the message. Raises UserError for unknown, missing and
-    wrong values.
-    """
-    hints = get_type_hints(schema)
-    prefix = f"{where}." if where else ""
-    known = [part.name for part in fields(schema)]  # type: ignore[arg-type]
-    for key in plain:
-        if key not in known:
-            raise UserError(
-                f"no key '{prefix}{key}'; {where or 'the root'} has {', '.join(known)}"
-            )
-    values: dict[str, Any] = {}
-    for part in fields(schema):  # type: ignore[arg-type]
-        name = f"{prefix}{part.name}"
-        if part.name not in plain:
-            if part.default is MISSING and part.default_factory is MISSING:
-                raise UserError(f"{name} is missing; set {name}=VALUE")
-            continue
-        value = plain[part.name]
-        nested = _nested(hints[part.name])
-        if nested is not None and value is not None:
-            value = typed(nested, value, name) if _is_optional(hints[part.name]) else value
-            value = build(nested, value, name)
-        values[part.name] = value
-    return schema(**values)
-
-
-def typed(schema: type, plain: Any, where: str) -> dict[str, Any]:
-    """Plain values converted to the types of a schema, as composition does it."""
-    if not isinstance(plain, Mapping):
-        raise UserError(f"{where} is {plain}; it must map keys to values")
-    for key in plain:
-        if key not in (known := [part.name for part in fields(schema)]):
-            raise UserError(f"no key '{where}.{key}'; {where} has {', '.join(known)}")
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(composable(schema)), dict(plain))
-        found = OmegaConf.to_container(merged, resolve=True)
-    except OmegaConfBaseException as error:
-        raise UserError(f"{where}.{wrong_value(error)}") from error
-    assert isinstance(found, dict)
-    return {str(key): value for key, value in found.items() if value != "???"}
-
-
-def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names of all values of a nested mapping, each with its value."""
-    if isinstance(node, Mapping) and node:
-        for key, value in node.items():
-            yield from flat(value, f"{prefix}{key}.")
-    else:
-        yield prefix[:-1], node
-
-
-def _kinds(hint: Any) -> tuple[Any, ...]:
-    return getattr(hint, "__args__", None) or (hint,)
-
-
-def _nested(hint: Any) -> type | None:
-    """The dataclass in an annotation, if there is one."""
-    return next(
-        (kind for kind in _kinds(hint) if isinstance(kind, type) and is_dataclass(kind)), None
-    )
-
-
-def _is_optional(hint: Any) -> bool:
-    return type(None) in _kinds(hint)

@@ -18,7 +18,8 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 from petlbench.config import recipes, resolvers
-from petlbench.config.schema import Settings, composable
+from petlbench.config.construct import composable
+from petlbench.config.schema import Settings
 from petlbench.errors import one_line
 
 OWN = "petlbench.conf"

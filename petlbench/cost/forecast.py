@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from petlbench.config.schema import Train
+from petlbench.config.nodes import Train
 from petlbench.cost import memory, shapes
 from petlbench.cost.autocast import CudaRules
 from petlbench.method import Method

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from petlbench.config.schema import Train
+from petlbench.config.nodes import Train
 from petlbench.cost import shapes
 from petlbench.method import Method
 from petlbench.train.optim import build_optimiser

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from petlbench.config.schema import Train
+from petlbench.config.nodes import Train
 from petlbench.cost import memory, shapes
 from petlbench.errors import UserError, one_line
 from petlbench.method import Method

@@ -13,7 +13,7 @@ from timm.data.transforms_factory import transforms_imagenet_train
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from petlbench.config.schema import Augment
+from petlbench.config.nodes import Augment
 from petlbench.data.images import View
 from petlbench.data.task import Split
 from petlbench.errors import UserError, first_line

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from petlbench.config.schema import BackboneConfig
+from petlbench.config.nodes import BackboneConfig
 from petlbench.errors import Unsupported, UserError, first_line
 from petlbench.model.families import family_of
 from petlbench.model.network import build_network

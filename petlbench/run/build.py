@@ -9,7 +9,8 @@ import torch
 
 from petlbench import registry
 from petlbench.config import recipes, target
-from petlbench.config.schema import BackboneConfig, Config, Input
+from petlbench.config.nodes import BackboneConfig, Input
+from petlbench.config.schema import Config
 from petlbench.data.augment import Augmentation
 from petlbench.data.feed import Feed
 from petlbench.data.images import Preparation, View
@@ -19,7 +20,7 @@ from petlbench.method import Method
 from petlbench.model import backbone as backbones
 from petlbench.model.backbone import Backbone
 from petlbench.model.weights import WeightSource
-from petlbench.train.trainer import Epoch, Trainer
+from petlbench.train.trainer import Epoch, TrainingLoop
 
 
 def device(name: str) -> torch.device:
@@ -123,10 +124,10 @@ def source(node: BackboneConfig) -> WeightSource:
 
 def trainer(
     config: Config, opened: Task, on_epoch: Callable[[Epoch], None], scratch: Path
-) -> Trainer:
+) -> TrainingLoop:
     """The trainer with the splits that the protocol lets it see."""
     protocol = config.protocol
-    return Trainer(
+    return TrainingLoop(
         feed=feed(config),
         fit=opened.open(_fit_on(config)),
         select={name: opened.open(name) for name in select_names(config, opened)},

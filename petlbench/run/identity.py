@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from petlbench.config.schema import flat
+from petlbench.config.construct import flat
 
 Plain = Mapping[str, Any]
 

@@ -20,7 +20,7 @@ from petlbench.run.job import Job
 from petlbench.run.lifecycle import Run, recorded, seed_everything
 from petlbench.run.record import Record
 from petlbench.train.precision import Precision
-from petlbench.train.trainer import Epoch, Trainer
+from petlbench.train.trainer import Epoch, TrainingLoop
 
 
 def run(config: Config) -> Record:
@@ -92,7 +92,7 @@ def _network(config: Config, task: Task, method: Mapping[str, Any]) -> dict[str,
 
 
 def _fingerprints(
-    config: Config, trainer: Trainer, tests: Mapping[str, Split]
+    config: Config, trainer: TrainingLoop, tests: Mapping[str, Split]
 ) -> dict[str, object]:
     """Of all splits that the run opened."""
     splits = {str(config.protocol.fit_on): trainer.fit} | dict(trainer.select) | dict(tests)
@@ -105,7 +105,7 @@ def _note_epoch(run: Run, epoch: Epoch) -> None:
     run.tracker.epoch(epoch.number, epoch.loss, epoch.lr)
 
 
-def _note_training(run: Run, trainer: Trainer, seconds: float) -> None:
+def _note_training(run: Run, trainer: TrainingLoop, seconds: float) -> None:
     history, protocol = trainer.history, run.config.protocol
     best = trainer.best if trainer.keep_best else None
     run.record["selection"] = {
@@ -127,7 +127,7 @@ def _note_training(run: Run, trainer: Trainer, seconds: float) -> None:
 
 
 def _note_tests(
-    record: Record, trainer: Trainer, scores: Mapping[str, Score], seconds: float
+    record: Record, trainer: TrainingLoop, scores: Mapping[str, Score], seconds: float
 ) -> None:
     images = sum(score.total for score in scores.values())
     record["cost"] |= {

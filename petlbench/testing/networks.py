@@ -18,7 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from petlbench.config import options
-from petlbench.config.schema import BackboneConfig
+from petlbench.config.nodes import BackboneConfig
 from petlbench.model.backbone import Backbone, create
 
 CLASSES = 5

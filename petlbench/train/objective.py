@@ -8,7 +8,7 @@ from timm.data import Mixup
 from torch import Tensor
 from torch.nn import functional as F
 
-from petlbench.config.schema import Train
+from petlbench.config.nodes import Train
 
 
 class Objective:

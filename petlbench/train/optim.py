@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from petlbench.config.schema import Schedule, Train
+from petlbench.config.nodes import Schedule, Train
 from petlbench.delta import trained
 from petlbench.method import Method, ParameterGroup
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from petlbench.checks import choice
-from petlbench.config.schema import PRECISIONS
+from petlbench.config.nodes import PRECISIONS
 from petlbench.errors import UserError
 
 FORMATS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from petlbench.config.schema import Train
+from petlbench.config.nodes import Train
 from petlbench.data.feed import Feed
 from petlbench.data.task import Score, Split
 from petlbench.delta import trained
@@ -38,7 +38,7 @@ class Epoch:
     scores: dict[str, Score] = field(default_factory=dict)
 
 
-class Trainer:
+class TrainingLoop:
     """Trains on one split and, if the protocol says so, scores others; it holds no further data.
 
     feed: brings images to the device. fit, select: the only splits it can see. classes: of the
@@ -132,9 +132,9 @@ class Trainer:
         order = torch.randperm(len(self.fit), generator=torch.Generator().manual_seed(self.seed))
         yield from self.feed.plain(self.fit, order.split(batch_size))
 
-    def search(self) -> "SearchTrainer":
+    def search(self) -> "SearchLoop":
         """The trainer of a search; raises UserError if there are too few images for one."""
-        return SearchTrainer(self)
+        return SearchLoop(self)
 
     def evaluate(self, method: nn.Module, split: Split) -> Score:
         """Top-1 accuracy on a split, in eval mode, in the precision of training."""
@@ -178,10 +178,10 @@ class Trainer:
             self.best = epoch
 
 
-class SearchTrainer:
+class SearchLoop:
     """Further phases and scores for a search inside `fit`, on two parts of the training split."""
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: TrainingLoop) -> None:
         self.trainer = trainer
         self.scratch = trainer.scratch
         self.fit, self.val = trainer.halves()

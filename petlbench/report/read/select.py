@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from petlbench.config.schema import flat
+from petlbench.config.construct import flat
 from petlbench.errors import UserError, unknown
 from petlbench.report.model.spec import ReportSpec
 from petlbench.report.read.fields import config_value, differences

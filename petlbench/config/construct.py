@@ -1,0 +1,102 @@
+"""From plain values to the frozen dataclasses of the schema, and the types that Hydra composes."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, field, fields, is_dataclass, make_dataclass
+from functools import cache
+from typing import Any, TypeVar, get_type_hints
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from petlbench.config.mistakes import wrong_value
+from petlbench.errors import UserError
+
+T = TypeVar("T")
+
+
+@cache
+def composable(schema: type) -> type:
+    """The dataclass for OmegaConf: as `schema`, but not frozen, since composing sets values."""
+    hints = get_type_hints(schema)
+    parts: list[Any] = []
+    for part in fields(schema):
+        kind: Any = hints[part.name]
+        if is_dataclass(kind):
+            kind = composable(kind)  # type: ignore[arg-type]
+        elif any(map(is_dataclass, getattr(kind, "__args__", ()))):
+            kind = Any  # OmegaConf cannot set one key of a node that is null
+        default = {} if part.default is MISSING else {"default": part.default}
+        if part.default_factory is not MISSING:
+            default = {"default_factory": part.default_factory}
+        parts.append((part.name, kind, field(**default)))
+    return make_dataclass(schema.__name__, parts, kw_only=True)
+
+
+def build(schema: type[T], plain: Mapping[str, Any], where: str = "") -> T:
+    """The frozen dataclass of plain values, which already have their types.
+
+    where: dotted name of the node, for the message. Raises UserError for unknown, missing and
+    wrong values.
+    """
+    hints = get_type_hints(schema)
+    prefix = f"{where}." if where else ""
+    known = [part.name for part in fields(schema)]  # type: ignore[arg-type]
+    for key in plain:
+        if key not in known:
+            raise UserError(
+                f"no key '{prefix}{key}'; {where or 'the root'} has {', '.join(known)}"
+            )
+    values: dict[str, Any] = {}
+    for part in fields(schema):  # type: ignore[arg-type]
+        name = f"{prefix}{part.name}"
+        if part.name not in plain:
+            if part.default is MISSING and part.default_factory is MISSING:
+                raise UserError(f"{name} is missing; set {name}=VALUE")
+            continue
+        value = plain[part.name]
+        nested = _nested(hints[part.name])
+        if nested is not None and value is not None:
+            value = typed(nested, value, name) if _is_optional(hints[part.name]) else value
+            value = build(nested, value, name)
+        values[part.name] = value
+    return schema(**values)
+
+
+def typed(schema: type, plain: Any, where: str) -> dict[str, Any]:
+    """Plain values converted to the types of a schema, as composition does it."""
+    if not isinstance(plain, Mapping):
+        raise UserError(f"{where} is {plain}; it must map keys to values")
+    for key in plain:
+        if key not in (known := [part.name for part in fields(schema)]):
+            raise UserError(f"no key '{where}.{key}'; {where} has {', '.join(known)}")
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(composable(schema)), dict(plain))
+        found = OmegaConf.to_container(merged, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{where}.{wrong_value(error)}") from error
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items() if value != "???"}
+
+
+def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names of all values of a nested mapping, each with its value."""
+    if isinstance(node, Mapping) and node:
+        for key, value in node.items():
+            yield from flat(value, f"{prefix}{key}.")
+    else:
+        yield prefix[:-1], node
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    return getattr(hint, "__args__", None) or (hint,)
+
+
+def _nested(hint: Any) -> type | None:
+    """The dataclass in an annotation, if there is one."""
+    return next(
+        (kind for kind in _kinds(hint) if isinstance(kind, type) and is_dataclass(kind)), None
+    )
+
+
+def _is_optional(hint: Any) -> bool:
+    return type(None) in _kinds(hint)
