@@ -78,7 +78,7 @@ def test_broken_properties_fail_with_a_reason(careless: None, capsys: Captured) 
     lines = capsys.readouterr().out.splitlines()
     failures = [line for line in lines if line.startswith("FAILED")]
     for reason in (
-        "wrong values are refused in one line: {'rank': 'x'} is accepted",
+        "wrong values are refused in one line: {'rank': -1} is accepted",
         "starts as pretrained if declared: starts_as_pretrained is True, but",
         "gets a gradient: no gradient reaches shift, idle",
         "forward is pure: features writes into z",

@@ -262,7 +262,7 @@ def test_a_term_of_the_loss_is_added() -> None:
 
 def test_a_tensor_may_have_a_learning_rate_and_decay_of_its_own() -> None:
     method = hooked()
-    [own, *others] = parameter_groups(method, train(lr=0.1, head_lr=0.2, weight_decay=0.01))
+    [*others, own] = parameter_groups(method, train(lr=0.1, head_lr=0.2, weight_decay=0.01))
     assert own["params"] == [method.gain]
     assert (own["peak_lr"], own["weight_decay"]) == (0.6, 0.7)
     assert [part["peak_lr"] for part in others] == [0.2, 0.2]

@@ -4,6 +4,8 @@ import csv
 import signal
 from pathlib import Path
 
+import pytest
+
 from petlbench.config import compose
 from petlbench.report.__main__ import main as report
 from petlbench.report.read.rows import members
@@ -40,6 +42,7 @@ def small_copy(root: Path) -> list[str]:
     return tasks
 
 
+@pytest.mark.slow
 def test_one_command_runs_all_tasks_resumes_and_makes_the_table(tmp_path: Path) -> None:
     tasks = small_copy(tmp_path / "data")
     assert len(tasks) == 19

@@ -2,14 +2,12 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from types import NoneType, UnionType
+from importlib import import_module
+from types import ModuleType, NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from hydra.errors import InstantiationException
-from hydra.utils import get_object
-
 from petlbench.checks import is_number, is_whole
-from petlbench.errors import UserError, first_line, unknown
+from petlbench.errors import UserError, unknown
 
 KINDS: Mapping[object, tuple[str, Callable[[object], bool]]] = {
     bool: ("true or false", lambda value: isinstance(value, bool)),
@@ -23,14 +21,30 @@ KINDS: Mapping[object, tuple[str, Callable[[object], bool]]] = {
 def find(path: str, where: str) -> Any:
     """The object of a dotted name.
 
-    where: the node that names it, for the message of the UserError if there is no such object.
+    where: the node that names it. Raises UserError if there is no such object; an error inside an
+    existing module passes through, since its author needs the traceback.
     """
-    try:
-        return get_object(path)
-    except (ImportError, AttributeError, ValueError, InstantiationException) as error:
-        if _is_bug(error, path):
-            raise
-        raise UserError(f"{where} names '{path}': {first_line(error)}") from error
+    module, names = _module(path.split("."))
+    value: Any = module
+    for name in names:
+        value = getattr(value, name, None)
+    if module is None or value is None:
+        raise UserError(f"{where} names '{path}', which does not exist; check the dotted name")
+    return value
+
+
+def _module(parts: list[str]) -> tuple[ModuleType | None, list[str]]:
+    """The longest importable part of a dotted name, and the names after it."""
+    for end in range(len(parts), 0, -1):
+        name = ".".join(parts[:end])
+        try:
+            return import_module(name), parts[end:]
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise
+        except ValueError:  # an empty name, such as in `a..b`
+            continue
+    return None, []
 
 
 def check_arguments(
@@ -95,10 +109,3 @@ def _words(kind: Any) -> str:
         return KINDS[kind][0]
     base = get_origin(kind) or kind
     return "a mapping" if inspect.isclass(base) and issubclass(base, Mapping) else "a list"
-
-
-def _is_bug(error: Exception, path: str) -> bool:
-    """Whether a module exists and fails on import: its author needs the traceback."""
-    cause = error.__cause__ or error
-    missing = cause.name if isinstance(cause, ModuleNotFoundError) else None
-    return isinstance(cause, ModuleNotFoundError) and not path.startswith(missing or path)

@@ -64,16 +64,16 @@ def perform(runs: Sequence[plan.Planned], store: Store) -> int:
 def _record_refused(runs: Sequence[plan.Planned], store: Store) -> None:
     """A record for each unsupported or broken run, unless another recipe has finished it."""
     finished = store.finished()
-    logged: set[str | None] = set()
+    logged: set[tuple[str, str | None]] = set()
     for planned in runs:
         if planned.id in finished:
             continue
         if planned.state == plan.UNSUPPORTED:
             store.write(ended(blank(planned.config), "unsupported", planned.reason))
         elif planned.error is not None:
-            if planned.reason not in logged:  # the traceback, once
+            if (planned.pair, planned.reason) not in logged:  # the traceback, once per pair
                 failed(planned.config, planned.error)
-                logged.add(planned.reason)
+                logged.add((planned.pair, planned.reason))
             store.write(ended(blank(planned.config), "failed", planned.reason))
 
 

@@ -31,21 +31,22 @@ def build_optimiser(method: Method, train: Train) -> torch.optim.Optimizer:
 
 
 def parameter_groups(method: Method, train: Train) -> list[dict[str, Any]]:
-    """The method's own groups, then the other trained tensors: method and head, decayed or not.
+    """Trained tensors of method and head, decayed or not, then the method's own groups.
 
     Each is {params, weight_decay, peak_lr}; groups without tensors are left out.
     """
     head = {id(tensor) for tensor in method.backbone.head.parameters()}
     named = trained(method)
     groups: list[dict[str, Any]] = []
+    own_groups: list[dict[str, Any]] = []
     for own in method.parameter_groups():
         members = {id(tensor) for tensor in own.parameters}
         part = {name: named.pop(name) for name in list(named) if id(named[name]) in members}
-        groups += _by_decay(part, train, own)
+        own_groups += _by_decay(part, train, own)
     for in_head, lr in ((False, train.lr), (True, train.head_lr)):
         part = {name: t for name, t in named.items() if (id(t) in head) == in_head}
         groups += _by_decay(part, train, ParameterGroup((), lr=lr))
-    return groups
+    return groups + own_groups  # the first group's rate is the one that a record's curve shows
 
 
 def _by_decay(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from petlbench.config.nodes import Train
 from petlbench.data.feed import Feed
 from petlbench.data.task import Score, Split
-from petlbench.delta import trained
+from petlbench.delta import delta_tensors
 from petlbench.errors import UserError
 from petlbench.method import Method, Step
 from petlbench.progress import EpochProgress
@@ -90,12 +90,12 @@ class TrainingLoop:
         for epoch in self.epochs(method, self.fit, self.settings, method.before_step):
             self._watch(method, epoch)
             if self.keep_best and self.best is epoch:
-                best = {name: value.clone() for name, value in trained(method).items()}
+                best = {name: value.clone() for name, value in delta_tensors(method).items()}
             self.history.append(epoch)
             self.on_epoch(epoch)
         if best:
             with torch.no_grad():
-                for name, value in trained(method).items():
+                for name, value in delta_tensors(method).items():
                     value.copy_(best[name])
 
     def epochs(
