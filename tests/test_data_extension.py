@@ -194,5 +194,5 @@ def test_a_reader_that_cannot_be_imported_is_named(
     file.write_text(file.read_text().replace("readers.made", "readers.gone"))
     status, _, err = data(capsys, "list", "theirs/made")
     assert status == 1
-    assert err.startswith("error: theirs/made: _target_ names 'theirs.readers.gone': ")
+    assert err.startswith("error: theirs/made: _target_ names 'theirs.readers.gone'")
     assert err.count("\n") == 1

@@ -17,6 +17,7 @@ from petlbench.run.identity import identity
 from petlbench.run.record import Store
 from petlbench.sweep import plan
 from tests.command import run as in_process
+from tests.helpers import sampled
 from tests.processes import command, finished, records, wait_for
 from tests.settings import config
 
@@ -204,7 +205,7 @@ def test_a_process_ends_as_the_tests_of_mistakes_do_in_theirs(tmp_path: Path) ->
         assert code == 2
 
 
-@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("stop", sampled([signal.SIGKILL, signal.SIGINT], [signal.SIGKILL]))
 def test_a_stopped_sweep_resumes_without_repeating(tmp_path: Path, stop: signal.Signals) -> None:
     sweep = ["-m", "method=linear", "dataset=mini/location", "seed=range(4)", *QUICK]
     process = command(tmp_path, *sweep)
