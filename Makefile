@@ -34,7 +34,7 @@ check: install-dev types
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
-# slow tests: every bad value of every key (about 20 minutes)
+# slow tests: every bad value of every key
 check-all: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m slow -s
 

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
+from petlbench.config import renamed
 from petlbench.errors import UserError
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
@@ -122,7 +123,8 @@ def method_spec(path: Path, backbone: Backbone) -> MethodSpec:
     """
     metadata, _ = _read_for(backbone, path)
     recorded = _network(path, metadata)
-    values = {key: value for key, value in recorded["method"].items() if not key.startswith("_")}
+    node = renamed.current_name(recorded["method"])
+    values = {key: value for key, value in node.items() if not key.startswith("_")}
     return MethodSpec(json.loads(metadata["method"]), values, len(recorded["classes"]))
 
 

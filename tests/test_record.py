@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from petlbench.config import compose
+from petlbench.config.renamed import current_name
 from petlbench.errors import UserError
-from petlbench.run.identity import IDENTITY, current_form, first_form, identity, placeless
+from petlbench.run.identity import IDENTITY, first_form, identity, placeless
 from petlbench.run.record import Store
 from petlbench.system import write_atomically
 
@@ -157,4 +158,14 @@ def test_a_renamed_class_is_hashed_under_its_first_name_and_built_under_todays()
     node = {"_target_": "petlbench.data.readers.vtab.load", "name": "cifar"}
     first = first_form({"dataset": node})["dataset"]
     assert first == {"_target_": "petlbench.data.vtab.load", "name": "cifar"}
-    assert current_form(first) == node
+    assert current_name(first) == node
+
+
+def test_a_method_of_an_earlier_delta_is_built_by_todays_class() -> None:
+    """LoRA had a form and an init, which two methods are now."""
+    former = {"_target_": "petlbench.methods.lora.LoRA", "rank": 8}
+    own = current_name(former | {"form": "qv", "init": "zero_up"})
+    noah = current_name(former | {"form": "qkv_shared", "init": "noah"})
+    assert own == former
+    assert noah == former | {"_target_": "petlbench.methods.lora_noah.NOAHLoRA"}
+    assert current_name(former) == former

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from petlbench import checks, delta, registry
-from petlbench.config import compose
+from petlbench.config import compose, renamed
 from petlbench.config.construct import build as build_node
 from petlbench.config.construct import typed
 from petlbench.config.nodes import BackboneConfig, Input
@@ -94,7 +94,7 @@ def load(file: Path, *, checkpoint: str | None, device: str) -> Predictor:
     settings = _node(Input, values["input"], "input")
     backbone = create(config, classes=len(names), image_size=settings.size)
     backbone.load_weights()
-    target = compose.target_of(identity.current_form(network["method"]), "method")
+    target = compose.target_of(renamed.current_name(network["method"]), "method")
     method = registry.adapt(backbone, target)
     delta.load(file, method)
     view = build.view(settings)

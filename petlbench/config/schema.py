@@ -7,7 +7,7 @@ class or function by `_target_`; its signature is the schema of their other keys
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from petlbench.checks import (
     choice,
@@ -24,8 +24,6 @@ TRACKING_MODES = ("disabled", "offline", "online")
 COMPILE = (True, False, "reduce-overhead")
 SPEED = ("auto", True, False)
 HIGHEST_SEED = 2**32 - 1  # of NumPy
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -170,10 +170,10 @@ def select_names(config: Config, opened: Task) -> tuple[str, ...]:
 
 def tests(config: Config, opened: Task) -> dict[str, Split]:
     """The splits to score at the end; opened here, after training, and not before."""
-    return {name: opened.open(name) for name in test_names(config, opened)}
+    return {name: opened.open(name) for name in scored_names(config, opened)}
 
 
-def test_names(config: Config, opened: Task) -> tuple[str, ...]:
+def scored_names(config: Config, opened: Task) -> tuple[str, ...]:
     """The splits that the protocol scores at the end."""
     names = config.protocol.tests
     return opened.tests if names == "all" else tuple(names)
@@ -184,7 +184,7 @@ def data(config: Config) -> Task:
     opened = task(config)
     if config.protocol.fit_on is None:  # a probe opens no data
         return opened
-    scored = test_names(config, opened)
+    scored = scored_names(config, opened)
     for name in scored:
         if name not in (known := (*opened.tests, "val")):
             raise unknown("split in protocol.tests", name, known)

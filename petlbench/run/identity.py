@@ -2,19 +2,16 @@
 
 Records keep their identity while the code moves on. A key that is added later joins the hash only
 if it differs from its neutral value; a class that was renamed is hashed under the name that the
-first records had (`renamed.yaml`).
+first records had (petlbench/config/renamed.yaml).
 """
 
 import copy
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import cache
-from importlib import resources
 from typing import Any
 
-import yaml
-
+from petlbench.config import renamed
 from petlbench.config.construct import flat
 
 Plain = Mapping[str, Any]
@@ -62,20 +59,10 @@ def first_form(config: Plain) -> dict[str, Any]:
         form["backbone"] = {**form["backbone"], **BACKBONE}
     for node in ("method", "dataset"):
         if node in form:
-            form[node] = _first_name(form[node])
+            form[node] = renamed.first_name(form[node])
     if form.get("protocol", {}).get("name") == "probe":
         form["protocol"] = {"name": "probe"}  # a probe has no other role for a split
     return form
-
-
-def current_form(node: Plain) -> dict[str, Any]:
-    """A `_target_` node of an earlier record or delta, under the names of today."""
-    for row in _table():
-        values = row.get("with", {})
-        if node.get("_target_") == row["formerly"] and values.items() <= dict(node).items():
-            rest = {key: value for key, value in node.items() if key not in values}
-            return {**rest, "_target_": row["name"]}
-    return dict(node)
 
 
 def completed(config: Plain) -> dict[str, Any]:
@@ -101,19 +88,3 @@ def placeless(config: Plain) -> dict[str, Any]:
         if isinstance(kept.get(node), dict):
             kept[node].pop(key, None)
     return kept
-
-
-def _first_name(node: Plain) -> dict[str, Any]:
-    """A `_target_` node under its first name, with the values that it had then."""
-    for row in _table():
-        if node.get("_target_") == row["name"]:
-            return {**row.get("with", {}), **node, "_target_": row["formerly"]}
-    return dict(node)
-
-
-@cache
-def _table() -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = yaml.safe_load(
-        (resources.files("petlbench.run") / "renamed.yaml").read_text()
-    )
-    return rows

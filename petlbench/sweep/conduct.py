@@ -71,10 +71,11 @@ def _record_refused(runs: Sequence[plan.Planned], store: Store) -> None:
         if planned.state == plan.UNSUPPORTED:
             store.write(ended(blank(planned.config), "unsupported", planned.reason))
         elif planned.error is not None:
+            record = ended(blank(planned.config), "failed", planned.reason)
             if (planned.pair, planned.reason) not in logged:  # the traceback, once per pair
-                failed(planned.config, planned.error)
+                record = failed(planned.config, planned.error)
                 logged.add((planned.pair, planned.reason))
-            store.write(ended(blank(planned.config), "failed", planned.reason))
+            store.write(record)
 
 
 def _summaries(runs: Sequence[plan.Planned], store: Store) -> Iterable[str]:
