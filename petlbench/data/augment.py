@@ -51,6 +51,8 @@ class Augmentation:
                 f"({reason})"
             ) from error
         if augment.scale is None:
+            # timm always crops, in its first transform;
+            # a partial, unlike a lambda, can be pickled for worker processes that are spawned
             self.transform.transforms[0] = partial(_resized, whole)
         self.erase = augment.erase
 
@@ -58,6 +60,7 @@ class Augmentation:
         """Random erasing of normalised images (B, 3, H, W) -> the same, with noise per pixel."""
         if not self.erase:
             return images
+        # in place; unlike `Drawn` it draws from the generators of the process, seeded with the run
         erase = RandomErasing(self.erase, mode="pixel", device=images.device)
         changed: Tensor = erase(images)
         return changed
@@ -93,10 +96,13 @@ class Drawn(Dataset[tuple[Tensor, int]]):
 @contextmanager
 def _random_state(*seed: int) -> Iterator[None]:
     """Seed the generators of Python, NumPy and torch, and restore their states afterwards."""
+    # 32 bits, as np.random.seed takes no more; consecutive draws get unrelated seeds
     start = int(np.random.SeedSequence(seed).generate_state(1)[0])
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    # timm's crop and policies draw from `random`, torchvision's flip and jitter from torch
     random.seed(start)
     np.random.seed(start)  # noqa: NPY002 -- timm's policies draw from it
+    # torch.manual_seed would also seed the GPUs, whose states are not restored
     torch.default_generator.manual_seed(start)
     try:
         yield

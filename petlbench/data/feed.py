@@ -51,6 +51,7 @@ class Feed:
         drawn = Drawn(split, self.augmentation, self.seed)
         loader: DataLoader[tuple[Tensor, int]] = DataLoader(
             drawn,
+            # a worker process cannot know how many images were drawn before its batch
             batch_sampler=_Numbered(batches),
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
@@ -63,6 +64,7 @@ class Feed:
     def plain(self, split: Split, batches: Iterable[Tensor]) -> Iterator[Batch]:
         """Batches without augmentation; the split is moved to the device if it fits there."""
         images, labels = split.images, split.labels.to(self.device)
+        # one copy for all epochs: each batch is then gathered on the device
         if self._fits(images):
             images = images.to(self.device)
             for places in batches:
@@ -85,6 +87,7 @@ class Feed:
         """
         shape = (min(size, len(split)), *split.images.shape[1:])
         pinned = self.device.type == "cuda"
+        # two: `in_order` reads one while `ahead` already fills the other
         buffers = [torch.empty(shape, dtype=torch.uint8, pin_memory=pinned) for _ in range(2)]
         for number, start in enumerate(range(0, len(split), size)):
             part = slice(start, start + size)
@@ -95,6 +98,7 @@ class Feed:
         if self.device.type != "cuda":
             return True
         free, _ = torch.cuda.mem_get_info(self.device)
+        # an element is a byte
         return images.numel() <= SHARE * free
 
     def _sent(self, images: Tensor) -> Tensor:
@@ -114,13 +118,16 @@ class _Numbered:
         number = 0
         for batch in self.batches:
             places: list[int] = batch.tolist()
+            # an image has another number in each epoch, hence another augmentation
             yield list(enumerate(places, number))
             number += len(places)
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:
     """The items in their order; a thread prepares the next one meanwhile."""
+    # a StopIteration out of result() would become a RuntimeError in a generator (PEP 479)
     end = object()
+    # one thread: a generator cannot be advanced by two at once
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, items, end)
         while (item := coming.result()) is not end:

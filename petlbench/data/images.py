@@ -16,6 +16,7 @@ from petlbench.errors import UserError, unknown
 
 INTERPOLATIONS = ("bicubic", "bilinear")
 ASPECTS = ("squash", "keep")
+# PIL raises SyntaxError for a broken PNG; DecompressionBombError is no OSError
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
@@ -50,6 +51,7 @@ class View:
         """An RGB image -> (size, size, 3), as Resize and CenterCrop of torchvision on PIL."""
         before = self.resize or self.size
         sides = (before, before)
+        # torchvision truncates the longer side in Resize and rounds the corner in CenterCrop
         if self.aspect == "keep":
             shorter = min(image.size)
             sides = tuple(int(before * side / shorter) for side in image.size)  # type: ignore[assignment]
@@ -65,11 +67,13 @@ def original(path: Path, *, upright: bool) -> Image.Image:
     """
     try:
         with Image.open(path) as file:
+            # PIL opens grey images of 16 bits as I;16 (PNG) or I (PGM), a 32-bit TIFF as I too
             if file.mode == "F" or (file.mode == "I" and file.format == "TIFF"):
                 raise ValueError("the range of 32-bit pixels is unknown; convert it to 8 bits")
             image: Image.Image = ImageOps.exif_transpose(file) if upright else file
             if image.mode.startswith("I"):  # 16 bits, which PIL would clip at 255
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            # as the published loaders do: alpha is dropped, not blended
             return image.convert("RGB")
     except UNREADABLE as error:
         raise UserError(f"image '{path}' cannot be decoded: {error}") from error
@@ -87,6 +91,7 @@ class Preparation:
     def __call__(self, images: Tensor) -> Tensor:
         pixels = images.float().div_(255)
         if pixels.shape[-2:] != (self.size, self.size):
+            # PIL always filters before it shrinks, so antialias; bicubic overshoots, so clamp
             shape = (self.size, self.size)
             pixels = F.interpolate(pixels, shape, mode=self.interpolation, antialias=True)
             pixels = pixels.clamp_(0, 1)

@@ -45,11 +45,13 @@ class CachedPixels:
     @property
     def exists(self) -> bool:
         """Whether both files exist and the pixels are complete."""
+        # a process may be killed between the two files; each is renamed when it is whole
         complete = self.pixels.is_file() and self.pixels.stat().st_size == self.size
         return complete and self.about.is_file()
 
     def mapped(self) -> torch.Tensor:
         """The memory-mapped pixels (N, 3, size, size) uint8; nothing is written back."""
+        # not shared: opened read-only, and a write changes the memory of this process only
         name, size = str(self.pixels), self.size
         return torch.from_file(name, shared=False, size=size, dtype=torch.uint8).view(self.shape)
 
@@ -96,6 +98,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def _key(images: ImageList, view: View) -> str:
+    # the repr of the view: a further field of View gives every file another name
     digest = hashlib.sha256(f"{view} {images.upright}\n".encode())
     for path, label in zip(images.paths, images.labels, strict=True):
         try:
@@ -105,6 +108,7 @@ def _key(images: ImageList, view: View) -> str:
                 f"image '{images.root / path}', which '{images.file}' lists, is missing; "
                 "is the archive complete?"
             ) from error
+        # size and date stand for the content, which would be read at every start otherwise
         digest.update(os.fsencode(f"{path} {label} {status.st_size} {status.st_mtime_ns}\n"))
     return f"{images.root.name}-{images.file.stem}-{digest.hexdigest()[:16]}"
 
@@ -116,13 +120,14 @@ def _decode(images: ImageList, view: View, cached: CachedPixels) -> None:
     require_space(cached.size, cached.pixels.parent, f"decoding '{images.file}'", ADVICE)
     temporary = cached.pixels.with_suffix(".part")
     try:
+        # threads and not processes: PIL releases the interpreter lock while it decodes
         with temporary.open("wb") as file, threads() as pool:
             for start in range(0, len(images), CHUNK):
                 if start and start % LOG_EVERY == 0:
                     log.info("decoding %s: %d of %d", images.file, start, len(images))
                 for image in pool.map(pixels, range(len(images))[start : start + CHUNK]):
                     file.write(image.data)
-        os.replace(temporary, cached.pixels)
+        os.replace(temporary, cached.pixels)  # atomic: a reader never sees a part of the file
     except OSError as error:
         raise UserError(f"'{cached.pixels}' cannot be written: {error.strerror}") from error
     finally:

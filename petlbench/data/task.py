@@ -12,7 +12,7 @@ from torch import Tensor
 from petlbench.data.readers.lists import ImageList
 
 if TYPE_CHECKING:
-    from petlbench.data.pixels import CachedPixels
+    from petlbench.data.pixels import CachedPixels  # pixels.py imports this module
 
 Fingerprint = dict[str, object]
 
@@ -37,6 +37,7 @@ class Split:
         """The image at its own size, RGB."""
         if self.load_original is not None:
             return self.load_original(index)
+        # (3, H, W) -> (H, W, 3)
         return Image.fromarray(self.images[index].permute(1, 2, 0).contiguous().numpy())
 
 
@@ -97,6 +98,7 @@ def fingerprint(images: Tensor, labels: Tensor, file_format: str) -> Fingerprint
 
     images (N, 3, H, W) uint8, labels (N,)
     """
+    # with the shape: equal bytes of another shape are other images
     digest = hashlib.sha256(str(tuple(images.shape)).encode())
     digest.update(images.contiguous().numpy().data)
     digest.update(labels.contiguous().numpy().data)
@@ -115,11 +117,13 @@ def held_out(split: Split) -> tuple[Split, Split]:
     for label in split.labels.unique():
         members = split.labels == label
         rank[members] = torch.arange(int(members.sum()))
+    # 80 : 20 as train and val of VTAB-1K; by order, so the parts depend on no seed
     second = rank % 5 == 4
     return _part(split, ~second), _part(split, second)
 
 
 def _part(split: Split, mask: Tensor) -> Split:
+    # mask (N,); indexing copies the images out of a memory map
     images, labels = split.images[mask], split.labels[mask]
     indices: list[int] = mask.nonzero().flatten().tolist()
     about = fingerprint(images, labels, str(split.fingerprint["format"]))

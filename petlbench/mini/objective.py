@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from petlbench.mini.scenes import HEADS, Generator, Scenes
 from petlbench.model.vit_mini import vit_mini
 
-MEAN, STD = 0.5, 0.25
+MEAN, STD = 0.5, 0.25  # the values of conf/backbone/vit_mini.yaml
+# no process of a usual run has this seed: theirs are recipe.seed * 1000 + 1 + rank
 HELDOUT_SEED, HELDOUT_SCENES = 987_654_321, 8192
 
 
@@ -35,7 +36,7 @@ class Pretraining(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
         """(B, 3, 48, 48) normalised -> logits by kind, logits of the twins, cover (B, 36, 2)"""
-        z = self.vit.forward_features(images)
+        z = self.vit.forward_features(images)  # (B, 1 + 36, 96), normed
         patches = z[:, 1:]
         mean = patches.mean(1)
         logits = {kind: head(mean) for kind, head in self.heads.items()}
@@ -50,12 +51,14 @@ def initialise(vit: VisionTransformer) -> None:
             nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
     patch: Any = vit.patch_embed
+    # as a linear map, as in facebookresearch/mae, models_mae.py; flatten makes a view
     nn.init.xavier_uniform_(patch.proj.weight.data.flatten(1))
     token, positions = vit.cls_token, vit.pos_embed
     assert token is not None
     assert positions is not None
     nn.init.normal_(token, std=0.5)
     side, quarter = patch.grid_size[0], token.shape[-1] // 4
+    # base 40 and not the usual 10000: a side has 6 positions only
     frequency = 40.0 ** -(torch.arange(quarter) / quarter)
     y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     waves = [
@@ -63,11 +66,15 @@ def initialise(vit: VisionTransformer) -> None:
     ]
     with torch.no_grad():
         positions.zero_()
+        # (36, 96); the class token has no position
         positions[0, 1:] = torch.cat(waves, 1)
 
 
 def losses(model: nn.Module, scenes: Scenes) -> tuple[Tensor, dict[str, float]]:
-    """The sum of the heads' losses, each divided by its loss at chance, and their accuracies."""
+    """The weighted sum of the heads' losses (a scalar), and their accuracies.
+
+    A cross-entropy is divided by its value at chance, the logarithm of the number of classes.
+    """
     logits, twins, cover = model((scenes.images - MEAN) / STD)
     total = 2 * F.binary_cross_entropy_with_logits(cover, scenes.cover)
     accuracies = {}

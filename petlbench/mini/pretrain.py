@@ -33,15 +33,17 @@ from petlbench.progress import say
 from petlbench.system import user_path
 
 CHUNK = 8  # steps for which scenes are drawn at once
+# a saved generator has drawn whole chunks, so a resumed run starts with the next one
 SAVE_EVERY = 400  # steps, a multiple of CHUNK
 LOG_EVERY = 100
 
 
 def build_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW with weight decay on the matrices of the blocks and heads only."""
+    """AdamW; no weight decay on biases, norms, class token and positions."""
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, tensor in model.named_parameters():
+        # class token and positions have three dimensions; timm's no_weight_decay() names both
         exempt = tensor.ndim < 2 or "pos_embed" in name or "cls_token" in name
         (others if exempt else matrices).append(tensor)
     groups = [
@@ -59,6 +61,7 @@ class Run:
         torch.manual_seed(recipe.seed)
         self.model = Pretraining().to(device)
         self.optimiser = build_optimiser(self.model, recipe)
+        # equal weights at the start, but scenes of its own in each process
         self.scenes = Generator(recipe.seed * 1000 + 1 + rank, device)
         self.step = 0
         self.seconds = 0.0
@@ -66,6 +69,7 @@ class Run:
     def train(self) -> None:
         """Make the remaining steps; log and save the state at intervals."""
         single = self.recipe.processes == 1
+        # self.model stays unwrapped: DistributedDataParallel would put `module.` before its names
         model = self.model if single else DistributedDataParallel(self.model)
         self.model.train()
         started = time.monotonic() - self.seconds
@@ -81,6 +85,7 @@ class Run:
             self.step += 1
             self.seconds = time.monotonic() - started
             for key, value in ({"loss": float(loss.detach())} | accuracies).items():
+                # over about 33 steps: figures of one small batch scatter
                 means[key] = 0.97 * means.get(key, value) + 0.03 * value
             if self.step % LOG_EVERY == 0 or self.step == self.recipe.steps:
                 self._log(means)
@@ -113,15 +118,18 @@ class Run:
             "scenes": states,
         }
         torch.save(state, self.out / ".state.tmp")
+        # atomic: a run that is killed here can still be resumed from the former state
         os.replace(self.out / ".state.tmp", self.out / "state.pt")
 
     def load(self) -> None:
         """Continue from the saved state. Raises UserError if its recipe is another."""
+        # weights_only: loading a file must not run code from it
         state = torch.load(self.out / "state.pt", map_location=self.device, weights_only=True)
         check_resumable(Recipe(**state["recipe"]), self.recipe, state["step"])
         self.model.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.seconds = state["step"], state["seconds"]
+        # set_state takes a CPU tensor, but map_location has moved it
         self.scenes.random.set_state(state["scenes"][self.rank].cpu())
 
     def _log(self, values: dict[str, float]) -> None:
@@ -143,6 +151,7 @@ class Run:
 
 def export(run: Run) -> None:
     """Write the backbone as float16 safetensors, and the held-out accuracies of its heads."""
+    # safetensors stores contiguous tensors only
     weights = {
         key: value.half().cpu().contiguous() for key, value in run.model.vit.state_dict().items()
     }
@@ -153,6 +162,7 @@ def export(run: Run) -> None:
     }
     metadata = {key: str(value) for key, value in facts.items()}
     save_file(weights, run.out / "vit_mini.safetensors", metadata=metadata)
+    # the rounded weights are what users get, so the accuracies are theirs
     run.model.vit.load_state_dict({key: value.float() for key, value in weights.items()})
     heads = held_out(run.model.to(run.device), run.recipe.calm_last, run.device)
     (run.out / "heldout.json").write_text(json.dumps(facts | {"heads": heads}, indent=1) + "\n")
@@ -163,8 +173,10 @@ def export(run: Run) -> None:
 def work(rank: int, recipe: Recipe, out: Path, device: str, resume: bool) -> None:
     """One process: train, and export in the first one."""
     if device == "cpu":
+        # more threads would compete with the other processes
         torch.set_num_threads(1 if recipe.processes > 1 else torch.get_num_threads())
     if recipe.processes > 1:
+        # the parent's id: the same in all processes, and not that of an earlier run's file
         rendezvous = f"file://{out / f'.meeting-{os.getppid()}'}"
         dist.init_process_group("gloo", rendezvous, rank=rank, world_size=recipe.processes)
     run = Run(recipe, out, torch.device(device), rank)

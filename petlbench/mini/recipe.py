@@ -42,6 +42,7 @@ class Recipe:
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
+        # max: without a decay nothing divides by 0, and the term is at least 1
         falling = (self.steps - step) / max(self.steps - self.decay_from, 1)
         return self.lr * min(1.0, (step + 1) / self.warmup, falling)
 
@@ -59,6 +60,7 @@ def check_resumable(saved: Recipe, recipe: Recipe, step: int) -> None:
     for key, value in asdict(saved).items():
         if key != "steps" and getattr(recipe, key) != value:
             raise UserError(f"the saved run has {key} {value}, not {getattr(recipe, key)}")
+    # until the decay begins, no rate and no scene depends on `steps`
     if recipe.steps != saved.steps and step > min(saved.decay_from, recipe.decay_from):
         raise UserError(
             f"the saved run is at step {step}; with --steps {recipe.steps} the decay would have "

@@ -22,6 +22,7 @@ class Draw:
     """The random numbers of one image; they depend only on task, seed and index."""
 
     def __init__(self, task: str, seed: int, index: int) -> None:
+        # crc32, as Python salts hash() of a text in each process
         entropy = np.random.SeedSequence([crc32(task.encode()), seed, index])
         self.source = np.random.Generator(np.random.PCG64(entropy))
 
@@ -35,6 +36,7 @@ class Draw:
 
     def bell(self, spread: float) -> float:
         """A sum of four uniform numbers: nearly normal, with standard deviation `spread`."""
+        # four uniform numbers sum to 2 on average, with variance 4 / 12
         return spread * math.sqrt(3) * float(self.source.random(4).sum() - 2)
 
     def chance(self, share: float) -> bool:
@@ -63,6 +65,7 @@ class Canvas:
     def gradient(self, first: Colour, second: Colour, angle: float) -> None:
         """Fill the canvas from one colour to another along a direction in radians."""
         y, x = grid(0, SIZE, 0, SIZE)
+        # 1.42 > sqrt(2), the diagonal: no corner is beyond either colour
         along = (math.cos(angle) * (x / SIZE - 0.5) + math.sin(angle) * (y / SIZE - 0.5)) / 1.42
         self.pixels = first + (second - first) * (along + 0.5)[..., None]
 
@@ -82,6 +85,7 @@ class Canvas:
         cos, sin = math.cos(angle), math.sin(angle)
         u = cos * (columns - x) + sin * (rows - y)
         v = -sin * (columns - x) + cos * (rows - y)
+        # distance to the edge to first order, (f - 1) / |grad f|, with f = level
         level = np.sqrt((u / rx) ** 2 + (v / ry) ** 2)
         steepness = np.sqrt((u / rx**2) ** 2 + (v / ry**2) ** 2) + 1e-9
         self.paint(edge(level * (level - 1) / steepness), colour, box[0], box[2])
@@ -98,9 +102,11 @@ class Canvas:
         rows, columns = grid(*box)
         following = np.roll(corners, -1, axis=0)
         (dx, dy), (x, y) = (following - corners).T, corners.T
+        # the sign of the area, so that corners may be listed either way round
         turn = math.copysign(1.0, float((x * np.roll(y, -1) - y * np.roll(x, -1)).sum()))
         length = np.sqrt(dx * dx + dy * dy) + 1e-9
         nx, ny = (turn * dy / length)[:, None, None], (-turn * dx / length)[:, None, None]
+        # (n, h, w), distance to the line through each edge; inside, all are negative
         outside = nx * (columns - x[:, None, None]) + ny * (rows - y[:, None, None])
         self.paint(edge(outside.max(0)), colour, box[0], box[2])
 
@@ -135,6 +141,7 @@ class Canvas:
 
     def finished(self, draw: Draw, noise: float) -> NDArray[np.uint8]:
         """(SIZE, SIZE, 3) uint8 with triangular noise of this standard deviation."""
+        # two uniform numbers: variance 1 / 6
         grain = draw.source.random((2, SIZE, SIZE, 3)).sum(0) - 1
         noisy = np.clip(self.pixels + noise * math.sqrt(6) * grain, 0, 1)
         pixels: NDArray[np.uint8] = np.floor(noisy * 255 + 0.5).astype(np.uint8)
@@ -171,11 +178,13 @@ def around(points: Array, margin: float) -> tuple[int, int, int, int] | None:
 
 def filled(corners: Array, samples: int = 4) -> Array:
     """Cover (SIZE, SIZE) of a polygon from samples x samples points in each pixel."""
+    # sampled, since the maximum over edges is the distance of convex polygons only
     steps = (np.arange(SIZE * samples, dtype=np.float64) + 0.5) / samples
     inside = np.zeros((SIZE * samples, SIZE * samples), dtype=bool)
     for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
         crossed = (y0 > steps) != (y1 > steps)
         at = x0 + (steps[crossed] - y0) * (x1 - x0) / (y1 - y0)
+        # even-odd rule: inside if an odd number of edges lies to the right
         inside[crossed] ^= steps[None] < at[:, None]
     cover: Array = inside.reshape(SIZE, samples, SIZE, samples).mean((1, 3))
     return cover

@@ -16,7 +16,7 @@ from petlbench.mini import sprites
 from petlbench.mini.draws import Draws
 
 SIZE = 48
-PATCH = 8
+PATCH = 8  # of vit_mini; `cover` has an entry a patch
 TEXTURES = 20
 DISTRACTORS = 7  # at most
 # label kind -> number of classes
@@ -54,6 +54,7 @@ class Generator(Draws):
         self.sprites = bank.to(device)
         round_shapes = (classes >= sprites.STROKES) & (classes < sprites.STROKES + sprites.GIELIS)
         self.shapes = torch.nonzero(round_shapes)[:, 0].to(device)
+        # pixel centres from -1 to 1, as affine_grid has them with align_corners=False
         line = (torch.arange(SIZE, device=device) + 0.5) / SIZE * 2 - 1
         self.y, self.x = torch.meshgrid(line, line, indexing="ij")
 
@@ -65,8 +66,9 @@ class Generator(Draws):
         image, ground = self._background(batch, calm, labels)
         image, others = self._distractors(image, calm, labels)
         image, cover = self._sprite(image, ground, calm, labels)
+        # without the part of the distractors that the sprite hides
         covers = torch.cat([cover, others * (1 - cover)], 1)
-        patches = F.avg_pool2d(covers, PATCH).flatten(2).transpose(1, 2)
+        patches = F.avg_pool2d(covers, PATCH).flatten(2).transpose(1, 2)  # (B, 36, 2)
         return Scenes(self._camera(image, calm), labels, patches)
 
     def _background(
@@ -96,12 +98,13 @@ class Generator(Draws):
         ):
             at = torch.nonzero(members)[:, 0]
             pattern[at] = draw(family[at], angle[at], along[at], across[at])
+        # equal mean and contrast for all families; 1e-3 for a pattern without contrast
         pattern = pattern - pattern.mean((1, 2), keepdim=True)
         pattern = pattern / (pattern.std((1, 2), keepdim=True) + 1e-3)
         return family, torch.sigmoid(pattern * self.uniform(batch, 1, 1, low=0.6, high=3))
 
     def _noise(self, family: Tensor, angle: Tensor, along: Tensor, across: Tensor) -> Tensor:
-        """Spectral noise |f|^-a with five slopes, isotropic or stretched four times."""
+        """(n, SIZE, SIZE): noise |f|^-a of five slopes, isotropic or stretched four times."""
         slopes = torch.tensor([0.5, 1.0, 1.5, 2.0, 2.6], device=self.device)
         slope = slopes[family % 5].view(-1, 1, 1)
         stretch = torch.where(family < 5, 1.0, 4.0).view(-1, 1, 1)
@@ -109,13 +112,15 @@ class Generator(Draws):
         fx = torch.fft.rfftfreq(SIZE, device=self.device)[None]
         u = (angle.cos() * fx + angle.sin() * fy) * stretch
         v = -angle.sin() * fx + angle.cos() * fy
+        # 1e-4: the constant term would be infinite
         amplitude = (u * u + v * v + 1e-4) ** (-slope / 2)
+        # half of the spectrum, (n, SIZE, SIZE / 2 + 1): that of a real image is symmetric
         phases = torch.view_as_complex(self.normal(len(family), SIZE, SIZE // 2 + 1, 2))
         drawn: Tensor = torch.fft.irfft2(phases * amplitude, s=(SIZE, SIZE))
         return drawn
 
     def _grating(self, family: Tensor, angle: Tensor, along: Tensor, across: Tensor) -> Tensor:
-        """Sine, square, plaid and ring waves, coarse or fine."""
+        """(n, SIZE, SIZE): sine, square, plaid and ring waves, coarse or fine."""
         wave = ((family - 10) // 2).view(-1, 1, 1)
         count = len(family)
         per_unit = torch.where(family % 2 == 0, 3.0, 7.0).view(-1, 1, 1) * math.pi
@@ -127,11 +132,13 @@ class Generator(Draws):
         return torch.where(wave == 1, sine.sign(), torch.where(wave == 2, plaid, sine))
 
     def _ramp(self, family: Tensor, angle: Tensor, along: Tensor, across: Tensor) -> Tensor:
+        # (n, SIZE, SIZE)
         return along * self.uniform(len(family), 1, 1, low=0.2)
 
     def _cells(self, family: Tensor, angle: Tensor, along: Tensor, across: Tensor) -> Tensor:
-        """Distance to the nearest of 14 points."""
+        """(n, SIZE, SIZE): distance to the nearest of 14 points."""
         seeds = self.uniform(len(family), 14, 2, 1, 1, low=-1.1, high=1.1)
+        # (n, 14, SIZE, SIZE)
         squared = (self.x - seeds[:, :, 0]) ** 2 + (self.y - seeds[:, :, 1]) ** 2
         return squared.amin(1).sqrt()
 
@@ -148,13 +155,14 @@ class Generator(Draws):
         cover = torch.zeros(batch, 1, SIZE, SIZE, device=self.device)
         for number in range(DISTRACTORS):
             at = torch.nonzero(labels["count"] > number)[:, 0]
-            if not len(at):
+            if not len(at):  # affine_grid refuses an empty batch
                 break
             shape = self.sprites[self.shapes[self.whole(len(self.shapes), len(at))]]
             width = self.uniform(len(at), low=0.17, high=0.30)
             turn = self.uniform(len(at), high=2 * math.pi)
             mask = sprites.paste(SIZE, shape, place[at, number], width, turn)
             colour = torch.where(uniform_colour[at], common[at], self.colour(len(at))[1])
+            # in place: the background is a new tensor that only this method uses
             image[at] = image[at] * (1 - mask) + mask * colour[:, :, None, None]
             cover[at] = torch.maximum(cover[at], mask)
         return image, cover
@@ -201,6 +209,7 @@ class Generator(Draws):
         """The sprite's colour (B, 3, H, W): it contrasts; 30 % are textured, a third is shaded."""
         batch = len(ground)
         hue, colour = self.colour(batch)
+        # a sprite in the colour of the ground could not be seen
         close = (colour - ground).abs().sum(-1) < 0.5
         colour = torch.where(close[:, None], 1 - colour, colour)
         hue = torch.where(close, (hue + 0.5) % 1, hue)  # the hue of the inverted colour
@@ -236,4 +245,5 @@ class Generator(Draws):
 
 
 def _bins(value: Tensor, low: float, high: float, bins: int) -> Tensor:
+    # (B,) -> (B,) int64; values beyond the ends count to the first and the last bin
     return ((value - low) / (high - low) * bins).long().clamp(0, bins - 1)

@@ -16,6 +16,7 @@ def bank() -> tuple[Tensor, Tensor]:
     """(sprites (S, 1, SIDE, SIDE) in [0, 1], their classes (S,)); stroke characters are first."""
     random = torch.Generator().manual_seed(FORMULA_SEED)
     kinds = ((STROKES, stroke_character), (GIELIS, gielis), (FRACTALS, fractal))
+    # one generator draws all classes: another count of one kind changes the kinds after it
     drawn = torch.cat([draw(random) for count, draw in kinds for _ in range(count)])
     classes = torch.arange(STROKES + GIELIS + FRACTALS).repeat_interleave(VARIANTS)
     return drawn[:, None], classes
@@ -38,6 +39,7 @@ def paste(size: int, sprite: Tensor, place: Tensor, width: Tensor, turn: Tensor)
 
     place: centres (B, 2) from -1 to 1. width: (B,), as a share of the canvas. turn: (B,), radians.
     """
+    # affine_grid takes the map from canvas to sprite, the inverse of turn, width and place
     cos, sin = turn.cos() / width, turn.sin() / width
     x, y = place.unbind(-1)
     first = torch.stack([cos, sin, -(cos * x + sin * y)], -1)
@@ -66,22 +68,28 @@ def stroke_character(random: torch.Generator) -> Tensor:
     points = grid + 0.05 * torch.randn(VARIANTS, *grid.shape, generator=random)
     t = torch.linspace(0, 1, 24)[:, None]
     p, q, r = (points[:, :, k, None] for k in range(3))
+    # (VARIANTS, points, 2)
     curve = ((1 - t) ** 2 * p + 2 * t * (1 - t) * q + t**2 * r).flatten(1, 2)
     y, x = axes()
     away = (y[None, None] - curve[..., 1, None, None]) ** 2
+    # (VARIANTS, SIDE, SIDE): distance to the nearest point of a curve
     away = (away + (x[None, None] - curve[..., 0, None, None]) ** 2).amin(1).sqrt()
     pen = uniform(random, VARIANTS, 1, 1, low=0.07, high=0.17)
+    # SIDE / 2 pixels a unit: the edge is a ramp of one pixel
     return ((pen - away) * SIDE / 2 + 0.5).clamp(0, 1)
 
 
 def gielis(random: torch.Generator) -> Tensor:
-    """A superformula r(p) = (|cos(m p / 4)|^n2 + |sin(m p / 4)|^n3)^(-1 / n1), filled or ring."""
+    """A superformula r(p) = (|cos(m p / 4)|^n2 + |sin(m p / 4)|^n3)^(-1 / n1), filled or ring.
+
+    Gielis, American Journal of Botany 90, 2003. (VARIANTS, SIDE, SIDE)
+    """
     m = int(torch.randint(1, 9, (), generator=random))
     n1 = uniform(random, 1, low=0.4, high=4.0)
     n23 = uniform(random, 2, low=0.5, high=5.0)
     squeeze = uniform(random, 1, low=0.45)
     ring = bool(torch.rand((), generator=random) < 0.3)
-    jitter = 1 + 0.08 * torch.randn(VARIANTS, 4, 1, 1, generator=random)
+    jitter = 1 + 0.08 * torch.randn(VARIANTS, 4, 1, 1, generator=random)  # n2, n3, n1, height
     y, x = axes()
     y = 1.1 * y / (squeeze * jitter[:, 3])
     x = 1.1 * x.expand_as(y)
@@ -92,6 +100,7 @@ def gielis(random: torch.Generator) -> Tensor:
         return total ** (-1 / (n1 * jitter[:, 2]))
 
     around = torch.linspace(-math.pi, math.pi, 721).view(1, 1, -1)
+    # relative to the largest radius, from 1 to about 9, so that every class fits the square
     edge = radius(torch.atan2(y, x)) / radius(around).amax((1, 2), keepdim=True)
     centre = torch.hypot(x, y)
     filled = ((edge - centre) * SIDE * 0.35 + 0.5).clamp(0, 1)
@@ -100,7 +109,10 @@ def gielis(random: torch.Generator) -> Tensor:
 
 
 def fractal(random: torch.Generator) -> Tensor:
-    """The attractor of two to five affine contractions; drawn again if it is too thin."""
+    """The attractor of two to five affine contractions; drawn again if it is too thin.
+
+    (VARIANTS, SIDE, SIDE)
+    """
     while True:
         drawn = _attractors(random)
         if ((drawn > 0.3).float().mean((1, 2)) > 0.1).all():
@@ -113,8 +125,10 @@ def _attractors(random: torch.Generator, walkers: int = 300, steps: int = 20) ->
     stretch = uniform(random, maps, 2, low=0.25, high=0.85)
     turn = torch.stack([angles.cos(), -angles.sin(), angles.sin(), angles.cos()], -1)
     turn = turn.view(2, maps, 2, 2)
+    # (maps, 2, 2) from singular values below 1: every map contracts
     linear = turn[0] @ torch.diag_embed(stretch) @ turn[1]
     shift = uniform(random, maps, 2, low=-1.0)
+    # a map is drawn by the area it fills, as in FractalDB, arXiv 2101.08515
     weight = torch.linalg.det(linear).abs() + 0.05
     drawings = []
     for _ in range(VARIANTS):
@@ -123,6 +137,7 @@ def _attractors(random: torch.Generator, walkers: int = 300, steps: int = 20) ->
         for step in range(2 * steps):
             which = torch.multinomial(weight, walkers, replacement=True, generator=random)
             points = (own[which] @ points[..., None])[..., 0] + shift[which]
+            # the first steps lead from random places to the attractor
             if step >= steps:
                 visited.append(points)
         drawings.append(_histogram(torch.cat(visited)))
@@ -130,6 +145,7 @@ def _attractors(random: torch.Generator, walkers: int = 300, steps: int = 20) ->
 
 
 def _histogram(points: Tensor) -> Tensor:
+    # (n, 2) -> (SIDE, SIDE) in [0, 1]; quantiles, as a few far points would shrink the rest
     low, high = points.quantile(0.005, 0), points.quantile(0.995, 0)
     scaled = (points - (low + high) / 2) / (high - low).max().clamp(min=1e-3) * 0.96 + 0.5
     cells = (scaled * SIDE).long()

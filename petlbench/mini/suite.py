@@ -25,8 +25,8 @@ from petlbench.mini.render import SIZE, Draw
 from petlbench.progress import progress
 from petlbench.system import user_path
 
-TRAIN, VAL = 800, 200
-MAX_IMAGES = 1_000_000
+TRAIN, VAL = 800, 200  # as in VTAB-1K
+MAX_IMAGES = 1_000_000  # 6.9 GB of pixels, which are rendered in memory
 SPLITS: dict[str, slice] = {
     "train": slice(0, TRAIN),
     "val": slice(TRAIN, TRAIN + VAL),
@@ -66,6 +66,7 @@ def load(
             f"input.resize={view.resize} and input.aspect={view.aspect}"
         )
     folder = user_path("dataset.cache (PETLBENCH_CACHE)", cache) / "mini"
+    # once: the splits are slices of the same arrays
     rendered = once(partial(_rendered, name, images, seed, sha256, folder))
     return Task(name, title, suite, group, classes, ("test",), partial(_split, rendered))
 
@@ -74,6 +75,7 @@ def load(
 def task_names() -> list[str]:
     """The tasks: modules of petlbench/mini/tasks that render an image."""
     names = [module.name for module in iter_modules(tasks.__path__)]
+    # modules such as toys and solids only help others
     return [name for name in names if hasattr(_module(name), "image")]
 
 
@@ -94,6 +96,7 @@ def render(name: str, images: int, seed: int) -> Images:
 def digest(images: Images) -> str:
     """SHA-256 of pixels and labels."""
     pixels, labels = images
+    # "<i8": the byte order of the machine does not count
     return hashlib.sha256(pixels.tobytes() + labels.astype("<i8").tobytes()).hexdigest()
 
 
@@ -103,6 +106,7 @@ def _split(rendered: Callable[[], Images], split: str) -> Split:
 
 
 def _rendered(name: str, images: int, seed: int, sha256: str | None, folder: Path) -> Images:
+    # with the hash, so that a version that renders other images does not read these
     path = folder / f"{name}-{seed}-{images}-{(sha256 or 'unknown')[:12]}.npz"
     rendered = _read(path)
     if rendered is None:
@@ -131,6 +135,7 @@ def _read(path: Path) -> Images | None:
 
 def _write(path: Path, images: Images) -> None:
     """Write the cache atomically; log a warning if it cannot be written."""
+    # other processes may write the same file; np.savez adds .npz to any other suffix
     temporary = path.with_name(f".{path.stem}-{uuid4().hex}.npz")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--records",
         nargs="+",
-        default=[],
+        default=[],  # the audit of published averages needs none
         metavar="DIR",
         help="folders of records: the results.root of runs and sweeps",
     )
@@ -82,6 +82,7 @@ def specification(options: argparse.Namespace) -> ReportSpec:
     if changes.get("suite", spec.suite) != spec.suite:
         changes["published"] = ()  # published rows belong to the report's own suite
     if options.vary:
+        # its last part is printed, e.g. rank for method.rank
         changes["vary"] = {key: key.rpartition(".")[2] for key in options.vary}
     return replace(spec, **changes)
 
@@ -98,6 +99,7 @@ def check_texts(options: argparse.Namespace) -> None:
 
 
 def _is_utf8(text: str) -> bool:
+    # bytes of an argument that are not UTF-8 arrive as surrogates (PEP 383)
     return text == text.encode(errors="replace").decode()
 
 
@@ -107,9 +109,11 @@ def run(arguments: Sequence[str]) -> None:
     check_texts(options)
     spec = specification(options)
     name, folder = options.name or options.report, Path(options.out)
+    # before the records are read, which takes longer
     check_target(name, folder)
     report = registry.build(read([Path(path) for path in options.records]), spec)
     paths = write(report, name, folder, shlex.join([*PROGRAM, *arguments]))
+    # after the files: they are complete even if the output is a pipe that closes early
     terminal.show(report)
     print("\n".join(f"wrote {path}" for path in paths))
 

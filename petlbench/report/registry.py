@@ -32,6 +32,7 @@ COMMON: dict[str, Any] = {
 def names() -> dict[str, str]:
     """Name -> title of every report."""
     nodes = {name: _node(name) for name in options.names("experiment")}
+    # an experiment takes precedence over a kind of its name, e.g. efficiency
     titles = {n: str(node.get("title", n)) for n, node in nodes.items() if node is not None}
     return titles | {
         kind: _module(kind).DEFAULTS["title"] for kind in _kinds() if kind not in titles
@@ -51,6 +52,7 @@ def find(name: str) -> ReportSpec:
         raise unknown(f"kind of report '{name}'", str(node.get("kind")), _kinds())
     values = COMMON | dict(_module(node["kind"]).DEFAULTS) | node
     own = {field.name for field in fields(ReportSpec)}
+    # what the specification lacks must be a keyword of the kind's `build`
     kind_options = {key: value for key, value in values.items() if key not in own}
     spec = ReportSpec(**{key: values[key] for key in own - {"options"}}, options=kind_options)
     return _checked(name, spec)
@@ -67,6 +69,7 @@ def _module(kind: str) -> ModuleType:
 
 
 def _checked(name: str, spec: ReportSpec) -> ReportSpec:
+    # checked here, since a TypeError of `build` would suggest no name
     parameters = inspect.signature(_module(spec.kind).build).parameters
     choices = [key for key, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
     for key in spec.options:

@@ -48,16 +48,19 @@ def load(
 
     def read(domain: str, file: str, below: str, count: int) -> ImageList:
         folder = files.folder(base, folders[domain], f"{suite}/{name}", ADVICE)
+        # ImageNet's paths start in images/train or images/val, those of the others in their folder
         roots = [folder, folder / "images" / below, folder / "images"]
         file = f"annotations/{file}"
         return lists.read(folder / file, classes=classes, count=count, roots=roots)
 
     if unknown := test_images.keys() - folders.keys():
         raise UserError(f"{suite}/{name} names no folder of its test set '{min(unknown)}'")
+    # a missing folder is reported now; the lists are read when a split is opened
     files.folder(base, folders[SOURCE], f"{suite}/{name}", ADVICE)
     train = partial(read, SOURCE, TRAIN.format(shots, draw), "train", classes * shots)
     tests = {domain: partial(read, domain, VAL, "val", n) for domain, n in test_images.items()}
     return files.task(
+        # no list of NOAH is for validation: protocols that need one are refused
         {"train": train, "trainval": train, **tests},
         view=view,
         cache=cache,
@@ -67,7 +70,7 @@ def load(
         group=group,
         classes=classes,
         tests=tuple(test_images),
-        parts={},
+        parts={},  # trainval is the same list as train
     )
 
 
@@ -80,6 +83,7 @@ def layout(values: Mapping[str, Any]) -> tuple[RequiredFolder, ...]:
     }
     required = {SOURCE: train} | {name: {} for name in values["test_images"] if name != SOURCE}
     for domain, count in values["test_images"].items():
+        # paths of the other sets start from their own folder
         below = "images/val" if domain == SOURCE else ""
         required[domain][f"annotations/{VAL}"] = RequiredList(count, below)
     return tuple(

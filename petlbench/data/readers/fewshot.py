@@ -52,12 +52,14 @@ def load(
         f"fewshot/{name}",
         "put the few-shot lists and images there",
     )
+    # NOAH's loader puts images/ before a path (not for Cars), DTL's does not
     roots = [base / folder / below for folder in folders for below in ("images", ".")]
 
     def read(file: str, **counts: int) -> ImageList:
         return lists.read(annotations / file, classes=classes, roots=roots, **counts)
 
     def train() -> ImageList:
+        # not `count`: a list of Pets has twice as many lines as images
         images = read(TRAIN.format(shots, draw), distinct=classes * shots)
         return images.without_repeats() if unique else images
 
@@ -76,7 +78,7 @@ def load(
         group=group,
         classes=classes,
         tests=("test",),
-        parts={},
+        parts={},  # one list has both roles, so a search holds out a part of it
     )
 
 
@@ -85,5 +87,6 @@ def layout(values: Mapping[str, Any]) -> tuple[RequiredFolder, ...]:
     classes, shots = values["classes"], values["shots"]
     counts = {TRAIN.format(shots, draw): classes * shots for draw in range(DRAWS)}
     counts |= {VAL: values["val_images"], TEST: values["test_images"]}
+    # NOAH's layout; `load` also reads DTL's
     required = {f"annotations/{file}": RequiredList(n, "images") for file, n in counts.items()}
     return (RequiredFolder(tuple(values["folders"]), classes, required),)

@@ -22,10 +22,12 @@ def task(lists: Lists, *, tests: tuple[str, ...], view: View, cache: str, **fiel
     suite has a folder. fields: the other fields of `Task`.
     """
     folder = user_path("dataset.cache (PETLBENCH_CACHE)", cache) / fields["suite"]
+    # on demand: the lists of a test set are not read before training ends
     find = partial(_list, f"{fields['suite']}/{fields['name']}", lists)
     locate = partial(pixels.locate, view=view, cache=folder)
 
     def check(split: str) -> None:
+        # asks for the status of every image, which finds missing ones without decoding any
         locate(find(split))
 
     return Task(

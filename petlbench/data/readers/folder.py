@@ -42,12 +42,14 @@ def load(
         test=fraction("dataset.test_share", test_share),
         seed=split_seed,
     )
+    # val may be empty: only some protocols use it
     for split in ("train", "test"):
         if not parts[split]:
             raise UserError(
                 f"'{images.root}' leaves no image for {split}: {len(images.images)} images, "
                 f"{classes} classes; add images or set dataset.test_share"
             )
+    # output k of the head is the class names[k] of the task
     labels = {name: label for label, name in enumerate(images.names)}
 
     def read(splits: Iterable[str]) -> ImageList:
@@ -57,7 +59,7 @@ def load(
             images.folder,
             tuple(image.path for image in chosen),
             tuple(labels[image.label] for image in chosen),
-            upright=True,
+            upright=True,  # cameras store the rotation beside the pixels
         )
 
     return files.task(
@@ -70,6 +72,7 @@ def load(
         group=group,
         classes=classes,
         tests=("test",),
+        # without val, a search inside training holds out a part of train
         parts={"trainval": ("train", "val")} if parts["val"] else {},
         names=images.names,
         remarks=partial(tree.ignored, images),

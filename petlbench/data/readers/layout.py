@@ -39,6 +39,7 @@ def merged(folders: Iterable[RequiredFolder]) -> list[RequiredFolder]:
     """Each folder once, with all lists that are required in it."""
     by_name: dict[str, RequiredFolder] = {}
     for folder in folders:
+        # e.g. the five numbers of shots of a few-shot set are tasks of one folder
         lists = {**by_name[folder.name].lists} if folder.name in by_name else {}
         lists |= folder.lists
         by_name[folder.name] = RequiredFolder(folder.names, folder.classes, lists)

@@ -38,6 +38,7 @@ class ImageList:
 
     def without_repeats(self) -> "ImageList":
         """Each image once, at its first position."""
+        # reversed: the label of the first position wins, as its place does
         labels = dict(zip(reversed(self.paths), reversed(self.labels), strict=True))
         paths = tuple(dict.fromkeys(self.paths))
         return replace(self, paths=paths, labels=tuple(labels[path] for path in paths))
@@ -76,6 +77,7 @@ def read(
     if root is None and roots:
         folders = " or ".join(f"'{root}'" for root in roots)
         defects.append(f"no image '{paths[0]}' of '{file}' in {folders}")
+    # a list with defects gets a root too: `verify` examines its images all the same
     images = ImageList(file, root or (*roots, file.parent)[0], tuple(paths), tuple(labels))
     if defects:
         raise DefectiveList(defects, images)
@@ -90,7 +92,9 @@ def _parse(file: Path, classes: int) -> tuple[list[str], list[int], list[str]]:
     for number, line in enumerate(_text(file).splitlines(), 1):
         if not line.strip():
             continue
+        # at the last blank: file names of ImageNet-A have blanks
         *path, label = line.strip().rsplit(maxsplit=1)
+        # "-1" passes, to be reported as out of range; isdecimal alone takes digits of any script
         if not path or not (label.isascii() and label.removeprefix("-").isdecimal()):
             defects.append(
                 f"line {number} of '{file}' is not a path and a label: '{line.strip()}'"
@@ -108,6 +112,7 @@ def _parse(file: Path, classes: int) -> tuple[list[str], list[int], list[str]]:
 
 def _text(file: Path) -> str:
     try:
+        # without the byte order mark that some editors write
         return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
@@ -118,6 +123,7 @@ def _miscount(
     file: Path, paths: Sequence[str], wrong: int, count: int | None, distinct: int | None
 ) -> list[str]:
     """A sentence if the number of images is wrong; `wrong` lines count as images."""
+    # a line with a defect is no missing image as well
     total, different = len(paths) + wrong, len(set(paths)) + wrong
     if count is not None and total != count:
         return [
@@ -134,6 +140,7 @@ def _miscount(
 def _root(paths: Sequence[str], roots: Sequence[Path]) -> Path | None:
     if not paths:
         return roots[0]
+    # all paths, as one missing image must not hide where the others are
     for path in paths:
         for root in roots:
             if (root / path).is_file():

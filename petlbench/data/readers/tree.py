@@ -54,6 +54,7 @@ class Tree:
     def names(self) -> tuple[str, ...]:
         """The classes, sorted; numbers by their value."""
         names = {image.label for image in self.images}
+        # as text, class 10 would come before class 2
         if all(name.isascii() and name.isdecimal() for name in names):
             return tuple(sorted(names, key=int))
         return tuple(sorted(names))
@@ -64,6 +65,7 @@ class Tree:
         Raises UserError if an image cannot be read.
         """
         digest = hashlib.sha256()
+        # sizes instead of pixels: every composition of the configuration computes this hash
         for image in self.images:
             try:
                 size = (self.folder / image.path).stat().st_size
@@ -73,10 +75,11 @@ class Tree:
                     f"{error.strerror}"
                 ) from error
             line = f"{image.path}\0{image.label}\0{image.split}\0{size}\n"
-            digest.update(os.fsencode(line))
+            digest.update(os.fsencode(line))  # names need not be UTF-8
         return digest.hexdigest()[:16]
 
 
+# the configuration asks for classes and hash, the reader for the images
 @cache
 def scan(root: str) -> Tree:
     """All images of a folder or CSV file. Raises UserError unless there are two classes."""
@@ -118,6 +121,7 @@ def divided(tree: Tree, *, val: float, test: float, seed: int) -> dict[str, list
         parts[image.split or "train"].append(image)
     shares = {name: share for name, share in (("val", val), ("test", test)) if name not in parts}
     by_class: dict[str, list[Image]] = defaultdict(list)
+    # a hash and not a generator, whose order would change with every new image
     for image in sorted(parts["train"], key=lambda image: _rank(image.path, seed)):
         by_class[image.label].append(image)
     for members in by_class.values():
@@ -167,6 +171,7 @@ def _class_folders(root: Path) -> Iterator[Image]:
     folders = _folders(root)
     splits = [SPLITS.get(folder.name.lower()) for folder in folders]
     others = [folder.name for folder, split in zip(folders, splits, strict=True) if not split]
+    # one class may be named `test` by chance; two names of splits are meant as splits
     if others and len(set(splits) - {None}) > 1:
         raise UserError(
             f"'{root}' has folders of splits and '{others[0]}', which is not one; remove it, "
@@ -182,6 +187,7 @@ def _class_folders(root: Path) -> Iterator[Image]:
 def _images(root: Path, folders: Iterable[Path], split: str | None) -> Iterator[Image]:
     for folder in folders:
         for file in images_below(folder):
+            # folders inside a class folder are not classes
             yield Image(file.relative_to(root).as_posix(), folder.name, split)
 
 
@@ -212,13 +218,16 @@ def _table(file: Path) -> Iterator[Image]:
 def _rows(file: Path) -> list[tuple[int, dict[str, str | None]]]:
     """The rows of a CSV file with their line numbers."""
     try:
+        # spreadsheets may write a byte order mark; the csv module asks for newline=""
         with file.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines, skipinitialspace=True)
+            # line_num and not a count: a quoted value may have several lines
             rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"'{file}' cannot be read as CSV: {error}") from error
     if rows and not {"path", "label"} <= rows[0][1].keys():
         raise UserError(
+            # DictReader has the key None for surplus values
             f"'{file}' has the columns {', '.join(map(str, rows[0][1]))}; path and label are "
             "needed, split is optional"
         )

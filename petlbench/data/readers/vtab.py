@@ -16,6 +16,7 @@ from petlbench.data.task import Task
 from petlbench.system import user_path
 
 LISTS = {"train": "train800", "val": "val200", "trainval": "train800val200", "test": "test"}
+# of every task; the test lists differ (conf/dataset/vtab)
 COUNTS = {"train": 800, "val": 200, "trainval": 1000}
 
 
@@ -35,6 +36,7 @@ def load(
     """One task. aliases: other names of its folder. Raises UserError if data are missing."""
     folder = files.folder(
         user_path("dataset.root", root),
+        # published scripts differ, e.g. cifar, cifar100 and cifar_100
         [name, *aliases],
         f"vtab/{name}",
         "put the VTAB-1K archive there",
@@ -45,6 +47,7 @@ def load(
         return lists.read(folder / f"{LISTS[split]}.txt", classes=classes, count=counts[split])
 
     return files.task(
+        # trainval is a list of its own, with copies of the images of train and val
         {split: partial(read, split) for split in LISTS},
         view=view,
         cache=cache,

@@ -46,10 +46,11 @@ def build(records: Sequence[Record], spec: ReportSpec, *, tolerance: float = 1.0
     averages = _averages(rows)
     if not records:
         return Report(spec.title, [averages], averages.unrounded().reset_index(names="row"))
+    # published rows are added below the measured row that they belong to, not at the end
     scores = gather(records, replace(spec, published=()))
     same_backbone = [row for row in rows if row.backbone == scores.spec.backbone]
     beside, tidy = _beside(scores, same_backbone, tolerance)
-    averages.name = "averages"
+    averages.name = "averages"  # only the first table has no name
     return Report(spec.title, [beside, averages], tidy)
 
 
@@ -73,7 +74,7 @@ def _averages(rows: Sequence[PublishedRow]) -> Table:
         spread=pd.DataFrame(index=list(lines)),
         caption="Published averages: as printed, and recomputed from the printed cells.",
         head="published row",
-        unranked=frozenset(lines),
+        unranked=frozenset(lines),  # all rows are published
         flags={
             (label, "difference"): "≠" for label in values.index[values["verdict"] == "differs"]
         },
@@ -86,6 +87,7 @@ def _averages(rows: Sequence[PublishedRow]) -> Table:
 
 def _recomputed(row: PublishedRow, groups: dict[str, list[str]]) -> float | None:
     """Mean of the group means, from the printed groups or tasks; None if some are missing."""
+    # Table 3 of the DTL paper prints groups only
     if all(group.capitalize() in row.cells for group in groups):
         return sum(row.cells[group.capitalize()] for group in groups) / len(groups)
     if not all(task in row.cells for tasks in groups.values() for task in tasks):
@@ -97,6 +99,7 @@ def _recomputed(row: PublishedRow, groups: dict[str, list[str]]) -> float | None
 def _verdict(difference: float) -> str:
     if difference <= HALF + SLACK:
         return "agrees"
+    # rounded cells move their mean by at most HALF; the printed average adds HALF
     return "rounding" if difference <= 2 * HALF + SLACK else "differs"
 
 
@@ -111,6 +114,7 @@ def _beside(
     tidy: list[dict[str, object]] = []
     for own in scores.rows:
         order.append(own)
+        # a section a measured row, with its published rows and their differences
         table.sections = {**table.sections, own: own}
         table.names[own] = "measured"
         for row in (row for row in rows if row.method == methods[own]):
@@ -122,6 +126,7 @@ def _beside(
         raise _nothing_published(scores, set(methods.values()))
     published.add_footnotes(table, labelled)
     table.rows = order
+    # differences stand between the rows, so no figure is marked as the best
     table.columns = [replace(column, best=None) for column in table.columns]
     table.caption = "Measured rows beside published ones; difference = measured − published."
     table.notes = [

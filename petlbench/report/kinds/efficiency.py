@@ -39,7 +39,8 @@ def build(records: Sequence[Record], spec: ReportSpec, *, costs: Sequence[str] =
     scores = gather(records, spec)
     keys = resolved(costs, scores.finished)
     measured = [key for key in keys if scores.costs[key].notna().any()]
+    # without any figure, cost_table raises an error that names the keys
     tables = [cost_table(scores, measured or keys)]
     if has_throughput(scores):
-        tables.append(throughput_table(scores, None, "throughput"))
+        tables.append(throughput_table(scores, None, "throughput"))  # a second table needs a name
     return Report(spec.title, tables, tidy_with_timings(scores))

@@ -25,14 +25,16 @@ def build(records: Sequence[Record], spec: ReportSpec) -> Report:
     """Rows without a score on every task are last, without a rank."""
     scores = gather(records, spec)
     means = [GROUP_MEAN, TASK_MEAN]
+    # no task as a column yet, but the table has their figures: the columns are set below
     table = accuracy.accuracy_table(scores, [], means, ("parameters_m", "memory"))
     ranks = statistics.average_ranks(scores.means[scores.keys])
     table.values = table.values.join(ranks.rename(RANK.key)).join(_gaps(scores))
     costs = [column for column in table.columns if column.group == COST]
+    # one head over rank, means and gap
     averages = [replace(c, group=RANK.group) for c in table.columns if c.group == MEAN]
     table.columns = [RANK, *averages, GAP, INTERVAL, *costs, *scores.tasks]
     table.rows = _in_order(table, ranks)
-    table.sections = {}
+    table.sections = {}  # families would break the order of ranks
     table.caption = "Methods by their average rank over tasks. " + accuracy.CAPTION
     table.notes = [*table.notes, *_rank_notes(scores, ranks)]
     charts = tradeoff.charts(scores, table, TASK_MEAN)
@@ -47,6 +49,7 @@ def build(records: Sequence[Record], spec: ReportSpec) -> Report:
 
 def _in_order(table: Table, ranks: pd.Series) -> list[str]:
     measured = [row for row in table.rows if row not in table.unranked]
+    # sorted is stable: equal ranks, and rows without one, keep the order of scores.rows
     ranked = sorted(measured, key=lambda row: ranks.get(row, float("inf")))
     return [*ranked, *(row for row in table.rows if row in table.unranked)]
 
@@ -56,6 +59,7 @@ def _gaps(scores: Scores) -> pd.DataFrame:
     means = scores.means[scores.keys]
     if len(statistics.complete(means)) < 2:
         return pd.DataFrame(columns=[GAP.key, INTERVAL.key], dtype=object)
+    # the best row itself is missing here and gets dashes
     against = statistics.against_best(means)
     spans = [
         f"[{low:.1f}, {high:.1f}]".replace("-", MINUS)
@@ -81,6 +85,7 @@ def _diagram(ranks: pd.Series, scores: Scores) -> list[Ranks]:
         return []
     tasks = len(scores.keys)
     critical = statistics.critical_difference(len(ranks), tasks) if tasks > 1 else None
+    # Ranks shows this text only if there is a critical difference
     test = f"critical difference {critical or 0:.2f} (Nemenyi's test, {len(ranks)} methods, "
     return [
         Ranks(

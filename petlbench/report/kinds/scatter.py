@@ -16,6 +16,7 @@ DEFAULTS = {"title": "Accuracy against parameters and memory"}
 def build(records: Sequence[Record], spec: ReportSpec, *, mean: str = GROUP_MEAN) -> Report:
     """mean: the mean on the vertical axis."""
     scores = gather(records, spec)
+    # each once: `mean` may be one of the two
     means = list(dict.fromkeys([mean, GROUP_MEAN, TASK_MEAN]))
     table = accuracy_table(scores, [], means, ("parameters_m", "memory"))
     return Report(spec.title, [table], scores.tidy, tradeoff.charts(scores, table, mean))

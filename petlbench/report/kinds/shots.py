@@ -29,6 +29,7 @@ def build(
     """titles: data set, as in the name of the task -> title."""
     scores = gather(records, spec)
     grid = _grid(scores, titles or {})
+    # the tasks are columns of the grid; accuracy_table has their figures in `values`
     table = accuracy_table(scores, [], [], ["parameters_m"])
     table.values = table.values.join(_means(grid, scores.means, means.mean))
     table.spread = table.spread.join(_means(grid, scores.spread, means.deviation))
@@ -44,6 +45,7 @@ def _grid(scores: Scores, titles: Mapping[str, str]) -> Grid:
         name, shots = _split(task.key)
         title = titles.get(name, name)
         grid.setdefault(title, {})[shots] = replace(task, title=str(shots), group=title)
+    # the mean has a column for each number that any data set has
     every = sorted({shots for line in grid.values() for shots in line})
     ordered = {title: dict(sorted(line.items())) for title, line in grid.items()}
     return ordered | {MEAN: {n: Column(f"mean_{n}", str(n), MEAN, best="high") for n in every}}
@@ -51,6 +53,7 @@ def _grid(scores: Scores, titles: Mapping[str, str]) -> Grid:
 
 def _split(task: str) -> tuple[str, int]:
     """(data set, shots) of a task."""
+    # digits of the name itself are before the last underscore, as in food101_4
     match = re.fullmatch(r"(?:.*/)?(.+)_(\d+)", task)
     if match is None:
         raise UserError(
@@ -67,12 +70,14 @@ def _means(grid: Grid, cells: pd.DataFrame, average: means.Average) -> pd.DataFr
     for shots, column in grid[MEAN].items():
         keys = [line[shots].key for line in lines if shots in line]
         every = means.complete_only(cells[keys], average)
+        # a mean of fewer data sets would not compare with the others
         columns[column.key] = every if len(keys) == len(lines) else float("nan")
     return pd.DataFrame(columns, index=cells.index)
 
 
 def _chart(table: Table, grid: Grid) -> Chart:
     shots = list(grid[MEAN])
+    # 1, 2, 4, 8, 16 are at equal distances on a logarithmic axis
     x, y = Axis("shots per class", logarithmic=True, marks=shots), Axis("top-1 accuracy (%)")
     panels = [Panel(name, x, y, _series(table, line), joined=True) for name, line in grid.items()]
     caption = "Top-1 accuracy (%) against shots per class."
@@ -96,5 +101,6 @@ def _series(table: Table, line: Mapping[int, Column]) -> list[Series]:
 def _point(table: Table, row: str, shots: int, column: Column) -> Point:
     y, spread = (float(part.loc[row, column.key]) for part in (table.values, table.spread))
     figure = f"{row}\n{column.group}, {shots} shots: {y:.1f} %"
+    # a mean over data sets has no entry of its own: it shows the runs of its row
     runs = table.provenance.get((row, column.key)) or table.provenance.get((row, ""), row)
     return Point(shots, y, spread, "\n".join([figure, *runs.split("\n")[1:]]))

@@ -29,6 +29,7 @@ def build(
     """columns: tasks, groups, or means only. tests: test set -> [title, group]."""
     scores = gather(records, spec, tests)
     table = accuracy_table(scores, _score_columns(scores, columns), means, costs)
+    # the axes of the chart are the first mean and two costs
     charts = tradeoff.charts(scores, table, means[0]) if means and costs else []
     return Report(spec.title, [table], scores.tidy, charts, charts_first=False)
 

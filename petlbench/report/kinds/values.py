@@ -26,6 +26,7 @@ def build(records: Sequence[Record], spec: ReportSpec, *, mean: str = GROUP_MEAN
             "this report needs a value for its horizontal axis; add --vary KEY, e.g. method.rank"
         )
     scores = gather(records, spec)
+    # each once: `mean` may be one of the two
     means = list(dict.fromkeys([mean, GROUP_MEAN, TASK_MEAN]))
     table = accuracy_table(scores, [], means, ("parameters_m", MEMORY))
     return Report(spec.title, [table], scores.tidy, [_chart(scores, table, mean)])
@@ -54,6 +55,7 @@ def _published(scores: Scores, table: Table, title: str, mean: str) -> list[Seri
     by_source: dict[str, list[Point]] = {}
     for row in (row for file in scores.spec.published for row in published.rows(file)):
         label = published.label_of(row)
+        # sources.yaml gives the value of a published row the title that `vary` has, e.g. M
         if title in row.values and label in table.rows and mean in row.cells:
             point = _point(table, label, float(row.values[title]), mean)
             by_source.setdefault(row.source, []).append(point)
@@ -68,10 +70,12 @@ def _numbers(scores: Scores, key: str) -> dict[str, float]:
             f"--vary '{key}' is {', '.join(sorted(odd))} in some records; "
             "the axis of this report needs numbers"
         )
+    # a row whose value is none has no place on the axis
     return {row: float(value) for row, value in values.items() if not pd.isna(value)}
 
 
 def _series(scores: Scores, table: Table, at: dict[str, float], column: str) -> list[Series]:
+    # rows of one method are joined; their labels differ, as they hold the value
     titles = dict(zip(scores.tidy["row"], scores.tidy["title"], strict=True))
     rows: dict[str, list[str]] = {}
     for row in sorted(at, key=at.__getitem__):
@@ -85,5 +89,6 @@ def _series(scores: Scores, table: Table, at: dict[str, float], column: str) -> 
 
 def _point(table: Table, row: str, x: float, column: str) -> Point:
     y = float(table.values.loc[row, column])
+    # costs have no spread
     spread = float(table.spread.loc[row, column]) if column in table.spread else float("nan")
     return Point(x, y, spread, f"{y:.4g}\n" + table.provenance.get((row, ""), row))

@@ -26,6 +26,7 @@ def mapping(value: Any) -> bool:
 
 def number(value: Any) -> bool:
     """Whether a value is a finite number: JSON of other programs may hold NaN and Infinity."""
+    # bool is a subclass of int
     numeric = isinstance(value, int | float) and not isinstance(value, bool)
     return numeric and math.isfinite(value)
 
@@ -56,6 +57,7 @@ def _above(place: str) -> list[str]:
 
 
 FIGURES = [f"cost.{cost.path}" for cost in COSTS.values()]
+# in the order of the message, which names the first broken places only
 EVERY: dict[str, Check] = {
     "id": text,
     "status": STATUSES.__contains__,
@@ -70,6 +72,7 @@ EVERY: dict[str, Check] = {
     "scores": mapping,
     "selection": mapping,
     **{place: optional(mapping) for figure in FIGURES for place in _above(figure)},
+    # replaces the optional check above: every figure is below `cost`
     "cost": mapping,
     "provenance": mapping,
     **dict.fromkeys(("factors.method", "factors.backbone", "factors.task"), text),
@@ -128,6 +131,7 @@ def _values(node: Any, place: list[str], above: str = "") -> Iterator[tuple[str,
     if not place:
         yield above.removesuffix("."), node
         return
+    # entries of a list are named by their index, e.g. cost.inference.0.batch
     entries = dict(enumerate(node)) if isinstance(node, list) else node
     if isinstance(entries, Mapping):
         for key in entries if place[0] == "*" else place[:1]:

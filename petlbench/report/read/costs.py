@@ -31,6 +31,7 @@ COSTS = {
     "parameters_m": Cost("parameters w/o head (M)", "parameters.method", 3, "low", 1e-6),
     "units": Cost("structural units", "units", 0, None),
     "delta_kb": Cost("delta (kB)", "delta_bytes", 0, "low", 1e-3),
+    # torch.cuda.max_memory_allocated, which the DTL scripts print; reserved memory is more
     "peak_mib": Cost("peak memory (MiB)", "peak_mib.allocated", 0, "low"),
     "reserved_mib": Cost("reserved memory (MiB)", "peak_mib.reserved", 0, "low"),
     "predicted_mib": Cost("predicted peak (MiB)", "predicted_mib.allocated", 0, "low"),
@@ -86,6 +87,7 @@ def resolved(keys: Sequence[str], finished: pd.DataFrame) -> list[str]:
 
 def memory_key(finished: pd.DataFrame) -> str:
     """`peak_mib` if all finished runs have it, else `saved_mb`."""
+    # one column never mixes the two measures, so a single run on a CPU decides
     return "peak_mib" if len(finished) and finished["peak_mib"].notna().all() else "saved_mb"
 
 

@@ -82,6 +82,7 @@ def weights(record: Record) -> str | None:
     checkpoint = record["provenance"].get("checkpoint")
     if not checkpoint:
         return None
+    # weights without a file are random
     return f"{checkpoint.get('tag')} {(checkpoint.get('sha256') or 'random')[:12]}"
 
 
@@ -101,6 +102,7 @@ def differences(first: Record, second: Record, keys: Sequence[str]) -> dict[str,
 
 def _differences(first: Any, second: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(first, Mapping) and isinstance(second, Mapping):
+        # a key that one side lacks counts as null
         for key in dict.fromkeys([*first, *second]):
             below = f"{name}.{key}" if name else key
             yield from _differences(first.get(key), second.get(key), below)

@@ -31,6 +31,7 @@ def deviation(spread: pd.DataFrame) -> pd.Series:
 
     NaN if a cell has no deviation.
     """
+    # skipna: without it a cell of one run would count as a cell of deviation 0
     return (spread**2).sum(axis=1, skipna=False).pow(0.5) / max(1, spread.shape[1])
 
 
@@ -62,6 +63,7 @@ def inflation(finished: pd.DataFrame, keys: Sequence[str]) -> list[pd.Series]:
     best = finished[finished["test"].str.endswith(BEST)]
     best = best.assign(test=best["test"].str.removesuffix(BEST))
     last = finished[finished["main"]]
+    # both scores of a pair are of the same run
     pairs = last.merge(best, on=["id", "row", "task", "test"], suffixes=("", "_best"))
     if not len(pairs):
         return []

@@ -55,5 +55,6 @@ def _checked(path: Path, record: Record) -> Record:
             f"record '{path}' is broken: {', '.join(places[:MAX_PLACES])}{more} missing or wrong; "
             "delete it and run again, or restore it"
         )
+    # a null node counts as absent: completed() fills in keys of mappings only
     nodes = {key: node for key, node in record["config"].items() if node is not None}
     return record | {"config": identity.completed(nodes)}

@@ -33,6 +33,7 @@ def _label(record: Record, methods: Mapping[str, set[str]], vary: Mapping[str, s
 
 def _has(record: Record, dotted: str) -> bool:
     parent, _, key = dotted.rpartition(".")
+    # a value that is null is printed, one that the method does not have is not
     node = config_value(record, parent) if parent else record["config"]
     return isinstance(node, Mapping) and key in node
 
@@ -47,6 +48,7 @@ def ordered(
         method = record["factors"]["method"]
         paper_place = order.index(method) if method in order else len(order)
         values = [_sortable(config_value(record, key)) for key in vary]
+        # False sorts before True, hence traditional methods first
         return family(method) == "PETL", paper_place, method, values, labels[record["id"]]
 
     return list(dict.fromkeys(labels[record["id"]] for record in sorted(records, key=place)))
@@ -54,6 +56,7 @@ def ordered(
 
 def _sortable(value: Any) -> tuple[int, float, str]:
     if isinstance(value, int | float):
+        # the first entry keeps none, numbers and texts apart, which cannot be compared
         return 1, float(value), ""
     return (0 if value is None else 2), 0.0, str(value)
 
@@ -71,9 +74,11 @@ def members(group: str, name: str) -> list[str]:
 def described(task: str) -> tuple[str, str]:
     """Title and group of a task, from its yaml and the source that the yaml names."""
     own = options.content("dataset", task)
+    # e.g. /source/vtab@_global_
     names = [name for name in own.get("defaults", []) if name.startswith(SOURCE)]
     parents = [name.removeprefix(SOURCE).partition("@")[0] for name in names]
     sources = [options.content("source", name).get("dataset", {}) for name in parents]
+    # the task's own values win
     values: dict[str, Any] = dict(ChainMap(own, *sources))
     return values.get("title", task), values.get("group", "")
 

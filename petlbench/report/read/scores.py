@@ -41,12 +41,14 @@ class Scores:
 
     def group_columns(self) -> list[Column]:
         """The means of the groups."""
+        # means.columns ends with the means over groups and over tasks
         return self.averages[:-2]
 
     def missing_tasks(self) -> list[str]:
         """The tasks of the suite without a record."""
         suite = rows.members("dataset", str(self.spec.suite))
         present = {record["factors"]["task"] for _, record in self.labelled}
+        # a name that is no suite has itself as its only member
         return [task for task in suite if task not in present] if len(suite) > 1 else []
 
     def tasks_without_column(self) -> list[str]:
@@ -65,6 +67,7 @@ def gather(
     tests: test set -> (title, group) if the columns are test sets of one task. Raises UserError
     if no record is left, or one cell has runs of different settings.
     """
+    # before `completed` fills in a suite
     every_task = spec.suite is not None
     spec = completed(records, spec)
     chosen = selected(records, spec)
@@ -155,6 +158,7 @@ def _by_test(
             f"no record has a score on {', '.join(tests)}; the records have scores on "
             f"{', '.join(sorted(set(frame['test']) - {''})) or 'no test set'}"
         )
+    # every test set is a column, so all its scores are shown
     rest["main"] = rest["test"] != ""
     return rest.assign(task=rest["test"])
 
@@ -169,6 +173,7 @@ def _task_columns(frame: pd.DataFrame, suite: Sequence[str], *, every_task: bool
 
 def _columns(tasks: Mapping[str, tuple[str, str]]) -> list[Column]:
     """Key -> (title, group) as columns, groups together."""
+    # sorted is stable: within a group, tasks keep their order
     groups = list(dict.fromkeys(group for _, group in tasks.values()))
     return [
         Column(key, title, group, best="high")
@@ -183,6 +188,7 @@ def _cells(
     # draws and seeds are the only factors left within a cell (read.select)
     by_cell = finished[finished["main"]].groupby(["row", "task"])["top1"]
     mean, deviation = by_cell.mean().unstack(), by_cell.std(ddof=1).unstack()
+    # rows and tasks without a finished run stay, as NaN
     return mean.reindex(index=rows, columns=keys), deviation.reindex(index=rows, columns=keys)
 
 

@@ -99,11 +99,13 @@ def _refuse_mixtures(finished: Sequence[Record], vary: Sequence[str]) -> None:
     cells: dict[tuple[Any, ...], Record] = {}
     for record in finished:
         factors = record["factors"]
+        # as text: a list cannot be part of a key
         varied = tuple(str(config_value(record, key)) for key in vary)
         # two runs of equal factors, e.g. of two folders, must have been the same run
         other = runs.setdefault((*factors.values(), *varied), record)
         if other["id"] != record["id"]:
             raise _mixture(factors, differences(other, record, IDENTITY))
+        # comparing with one run of the cell is enough: equality is transitive
         other = cells.setdefault((*(factors[key] for key in CELL), *varied), record)
         settings = differences(other, record, [key for key in IDENTITY if key != "seed"])
         if pairs := {key: pair for key, pair in settings.items() if key not in PER_RUN}:

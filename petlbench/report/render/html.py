@@ -40,7 +40,7 @@ def render(report: Report, command: str) -> str:
     """The page; every text in it is escaped. command: shown below the title."""
     environment = Environment(
         loader=PackageLoader("petlbench.report.render", "page"),
-        autoescape=True,
+        autoescape=True,  # titles and reasons may hold any text
         undefined=StrictUndefined,  # a missing variable is an error, not an empty text
         trim_blocks=True,
         lstrip_blocks=True,
@@ -76,6 +76,7 @@ def _table(table: Table) -> dict[str, Any]:
         {"title": group.capitalize(), "span": len(list(members))}
         for group, members in itertools.groupby(table.columns, key=lambda column: column.group)
     ]
+    # column -> number of its group, by which the page hides columns
     places = [n for n, group in enumerate(groups) for _ in range(int(group["span"]))]
     columns = list(zip(table.columns, places, strict=True))
     spread_keys = {column.key for column in table.spread_columns}
@@ -177,6 +178,7 @@ def _ranks(chart: Ranks) -> dict[str, Any]:
     ranks = sorted(chart.ranks.items(), key=lambda item: item[1])
     ends = [end for _, rank in ranks for end in (rank - half, rank + half)]
     marks = range(1, len(ranks) + 1) if len(ranks) <= MOST_TICKS else ()
+    # 1.0: the axis begins at the best possible rank even if no method has it
     axis = scale(Axis("average rank", marks=marks), [*ends, 1.0])
     return {
         "kind": "ranks",

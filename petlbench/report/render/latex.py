@@ -51,6 +51,7 @@ def render(report: Report, name: str, command: str = "petlbench.report") -> str:
     """
     return "\n".join(
         [
+            # a line break in an argument would end the comment
             f"% made by {' '.join(command.split())}",
             r"% needs \usepackage{booktabs,graphicx}; do not edit: run the command again",
             *(
@@ -121,7 +122,7 @@ def _float(
     """A `table*` environment. head: caption and label; below: lines in a smaller font."""
     caption, label = head
     return [
-        r"\begin{table*}[t]",
+        r"\begin{table*}[t]",  # starred: as wide as both columns of a paper
         r"\centering",
         rf"\caption{{{escaped(caption)}}}",
         rf"\label{{tab:{label}}}",
@@ -147,6 +148,7 @@ def _body(table: Table, rows: list[str], columns: Sequence[Column], cell: Cell) 
     for section, members in table.parts(rows):
         if section:
             body += [r"\midrule"] if body else []
+            # capitalize() would change the rest too, e.g. PETL
             title = rf"\emph{{{escaped(section[0].upper() + section[1:])}}}"
             body.append(rf"\multicolumn{{{len(columns) + 1}}}{{l}}{{{title}}} \\")
         body += [
@@ -157,7 +159,7 @@ def _body(table: Table, rows: list[str], columns: Sequence[Column], cell: Cell) 
 
 
 def _heads(table: Table, columns: Sequence[Column]) -> list[str]:
-    heads, rules, first = [""], [], 2
+    heads, rules, first = [""], [], 2  # column 1 has the labels
     for group, members in itertools.groupby(columns, key=lambda column: column.group):
         count = len(list(members))
         heads.append(rf"\multicolumn{{{count}}}{{c}}{{{escaped(group.capitalize())}}}")

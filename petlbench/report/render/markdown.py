@@ -13,6 +13,7 @@ FORMS = {1: "**%s**", 2: "<u>%s</u>", None: "%s"}
 
 def escaped(text: str) -> str:
     """Text with the special characters of Markdown and its tables escaped."""
+    # < and > too: Markdown may contain HTML
     return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", text)
 
 

@@ -21,11 +21,13 @@ HEAD = 11  # characters of a line of a head
 
 def show(report: Report) -> None:
     """Print the tables and their notes."""
+    # None: rich asks the terminal
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     for table in report.tables:
         for part in render(table, console.width):
             console.print(part, "")
         for line in table.lines():
+            # rich would take [brackets] in a reason for markup
             console.print(line, style="dim", highlight=False, markup=False)
         console.print()
 
@@ -73,6 +75,7 @@ def _heads(table: Table, columns: Sequence[Column]) -> list[str]:
     titles = [wrap(_with_letters(table, c.title, c.key), HEAD) for c in columns]
     depth = max(map(len, titles))
     groups = [c.group.capitalize() for c in columns]
+    # rich has no heads over several columns
     first = [
         group * (group != before) for before, group in zip(["", *groups], groups, strict=False)
     ]

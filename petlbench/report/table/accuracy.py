@@ -34,6 +34,7 @@ def accuracy_table(
     table = Table(
         rows=list(scores.rows),
         columns=columns,
+        # also of tasks and costs without a column: charts and other kinds need them
         values=scores.means.join(scores.costs),
         spread=scores.spread,
         caption=CAPTION,
@@ -62,11 +63,13 @@ def significance(scores: Scores) -> tuple[str, dict[CellKey, str]]:
     """The note on the test of means over tasks, and the flags of significantly worse rows."""
     means = scores.means[scores.keys]
     complete, tasks = statistics.complete(means), len(scores.keys)
+    # a test that cannot reach the level would call every difference insignificant
     least = statistics.least_p(tasks, len(complete) - 1)
     if len(complete) < 2 or least >= statistics.LEVEL:
         return _no_test(tasks, len(complete), least), {}
     against = statistics.against_best(means)
     worse = list(against.index[(against["p"] < statistics.LEVEL) & (against["difference"] < 0)])
+    # the row that against_best compares the others with
     best = complete.mean(axis=1).idxmax()
     text = (
         f"{WORSE}: task mean significantly below that of {best}, the highest (two-sided Wilcoxon "

@@ -25,6 +25,7 @@ MEANINGS = {
 def column(key: str, *, ranked: bool = False) -> Column:
     """The column of a cost. ranked: mark the best and the second."""
     cost = costs.COSTS[key]
+    # beside accuracies only these are ranked
     return Column(key, cost.title, COST, cost.digits, cost.best if ranked else None)
 
 
@@ -47,7 +48,7 @@ def cost_table(scores: Scores, keys: Sequence[str]) -> Table:
         rows=list(scores.rows),
         columns=[column(key, ranked=True) for key in keys],
         values=scores.costs[keys],
-        spread=pd.DataFrame(index=scores.rows),
+        spread=pd.DataFrame(index=scores.rows),  # costs have no deviations
         caption="Cost of each method. Best in bold, second underlined.",
         sections=scores.families,
         marks={(row, key): mark for row, mark in marks.items() for key in keys},

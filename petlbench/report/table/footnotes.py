@@ -31,9 +31,11 @@ COMPARED: tuple[tuple[str, Field, Callable[[Record], str]], ...] = (
     ("torch", lambda record: record["provenance"]["versions"]["torch"], _every),
     ("precision", lambda record: record["provenance"].get("precision"), _every),
     ("attention", fields.attention, _every),
+    # a suite may set these per task, so they are compared within a task
     ("training batch", fields.batch_size, _task),
     ("image size", fields.image_size, _task),
     ("optimiser", fields.optimiser, _task),
+    # each backbone has its own weights and normalisation
     ("weights", fields.weights, _backbone),
     ("normalisation", fields.normalisation, _backbone),
     ("pooling", fields.pooling, _backbone),
@@ -56,11 +58,13 @@ def _deviating(
     labelled: Sequence[Labelled], name: str, field: Field, peers_of: Callable[[Record], str]
 ) -> list[Remark]:
     """Rows with a value other than the most common one among their peers; None is skipped."""
+    # None: an older record without the field is no deviation
     values = [(row, peers_of(r), field(r)) for row, r in labelled if field(r) is not None]
     counts: dict[str, Counter[Any]] = defaultdict(Counter)
     for _, peers, value in values:
         counts[peers][value] += 1
     usual = {peers: counter.most_common(1)[0][0] for peers, counter in counts.items()}
+    # dict[str, None] is a set in the order of insertion
     rows: dict[tuple[Any, Any], dict[str, None]] = defaultdict(dict)
     for row, peers, value in values:
         if value != usual[peers]:
@@ -83,6 +87,7 @@ def _different_images(labelled: Iterable[Labelled]) -> list[Remark]:
             titles[key] = f"{record['task_title']}: rows were {use} on different images ({split})"
             rows.setdefault(key, {}).setdefault(fingerprint["sha256"][:12], {})[row] = None
     return [
+        # the column is the task, or the split if the columns are test sets
         (f"{titles[key]}: {_by_hash(hashes)}.", key[:2])
         for key, hashes in rows.items()
         if len(hashes) > 1

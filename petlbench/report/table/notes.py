@@ -21,6 +21,7 @@ PACKAGES = ("petlbench", "torch", "timm")  # whose versions can change a result
 def scoring(labelled: Sequence[Labelled], tests: Sequence[str]) -> str:
     """Test sets (default: the first of each run), number of seeds, protocol and epochs."""
     finished = [record for _, record in fields.finished(labelled)]
+    # all records have one protocol, and there is at least one (read/select.py)
     on = joined(tests or map(fields.main_test, finished)) or "no test set"
     return (
         f"Top-1 accuracy in percent on {on}; "
@@ -62,6 +63,7 @@ def cell_marks(scores: Scores) -> dict[CellKey, str]:
         (row, record["factors"]["task"]): MARKS[record["status"]]
         for row, record in scores.labelled
         if record["status"] in MARKS
+        # a table of test sets has no column of the task
         and record["factors"]["task"] in scores.means
         and scores.means[record["factors"]["task"]].isna()[row]
     }
@@ -70,6 +72,7 @@ def cell_marks(scores: Scores) -> dict[CellKey, str]:
 def row_marks(scores: Scores) -> dict[str, str]:
     """The mark of each row without a finished run."""
     finished = set(scores.finished["row"])
+    # of several failures of a row, the last one is its mark
     return {row: MARKS[record["status"]] for row, record in scores.labelled if row not in finished}
 
 
@@ -83,6 +86,7 @@ def _runs(labelled: Iterable[Labelled]) -> str:
     draws = {record["factors"]["draw"] for _, record in finished}
     text = "one seed" if len(seeds) == 1 else f"mean over {len(seeds)} seeds"
     text += f" and {len(draws)} draws" if len(draws) > 1 else ""
+    # unequal cells, e.g. of a sweep that has not ended: the numbers of seeds would mislead
     least, most = min(cells.values()), max(cells.values())
     return text if least == most else f"{text}, {least} to {most} runs in a cell"
 

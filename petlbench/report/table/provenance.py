@@ -49,6 +49,7 @@ def cell_text(label: str, title: str, runs: Iterable[tuple[Record, float]]) -> s
     """The single runs behind a mean: seed, draw, score in percent, id."""
     lines = [
         f"seed {record['factors']['seed']}"
+        # 0 is also the draw of data that have only one
         + (f" draw {record['factors']['draw']}" if record["factors"]["draw"] else "")
         + f": {top1:.2f}  (run {record['id']})"
         for record, top1 in runs

@@ -53,6 +53,7 @@ def rows(file: str) -> list[PublishedRow]:
     if "source" not in frame or about["title"]:
         frame["source"] = about["title"]
     keys = ["source", "method", *about.get("rows", {})]
+    # the files have a line a figure; sort=False keeps their order
     return [_row(part, about) for _, part in frame.groupby(keys, sort=False)]
 
 
@@ -62,11 +63,13 @@ def add(table: Table, file: str, cells: Sequence[Column] | None = None) -> None:
     cells: the columns whose keys or titles are matched with published names; default: all.
     """
     figures = [(row, _matched(row, cells or table.columns)) for row in rows(file)]
+    # files state the parameters of every method, which alone make no row of this table
     shown = [(row, values) for row, values in figures if set(values) - {PARAMETERS}]
     if any(MEMORY in row.cells for row, _ in shown):
         _add_memory(table)
     for row, values in shown:
         label = label_of(row)
+        # never in a column of measured memory, which is defined otherwise
         memory = {key: row.cells[key] for key in (MEMORY,) if key in row.cells}
         table.append_unranked(
             label,
@@ -117,6 +120,7 @@ def _row(part: pd.DataFrame, about: Mapping[str, Any]) -> PublishedRow:
         about["called"].get(str(cell), str(cell)): float(value)
         for cell, value in zip(part[about["cell"]], part[about["value"]], strict=True)
     }
+    # every line of a row repeats them
     costs = {PARAMETERS: first.get("params_m"), MEMORY: first.get("gpu_mem_gb")}
     cells |= {key: float(value) for key, value in costs.items() if not pd.isna(value)}
     note = first.get("note")
@@ -126,6 +130,7 @@ def _row(part: pd.DataFrame, about: Mapping[str, Any]) -> PublishedRow:
         method=about["methods"].get(method, ""),
         backbone=about["backbone"],
         source=str(first["source"]),
+        # null in sources.yaml if each line states its own
         selection=about["selection"] or str(first["selection"]),
         provenance=about["provenance"] + (f"; {note}" if isinstance(note, str) else ""),
         cells=cells,

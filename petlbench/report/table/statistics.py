@@ -26,18 +26,22 @@ def average_ranks(means: pd.DataFrame) -> pd.Series:
     """Mean over tasks of each complete row's rank: 1 is best, equal scores share a rank."""
     full = complete(means)
     scores = full.to_numpy(dtype=float).round(DIGITS)
+    # (rows, tasks); rankdata gives rank 1 to the least value, and ties their mean rank
     ranks = rankdata(-scores, axis=0) if len(full) else np.empty((0, 1))
     return pd.Series(ranks.mean(axis=1), index=full.index)
 
 
 def critical_difference(methods: int, tasks: int) -> float:
     """The least significant difference of two average ranks (Nemenyi's test)."""
+    # Demsar's q: the studentised range divided by sqrt(2)
     quantile = studentized_range.ppf(1 - LEVEL, methods, np.inf) / math.sqrt(2)
     return float(quantile * math.sqrt(methods * (methods + 1) / (6 * tasks)))
 
 
 def least_p(tasks: int, rows: int) -> float:
     """The least possible p-value of a signed-rank test over `tasks`, after Holm's correction."""
+    # exact test, all differences of one sign: 2 of 2^tasks sign patterns are as extreme;
+    # Holm multiplies the least p by the number of rows
     return min(1.0, rows * 2 * 0.5**tasks)
 
 
@@ -68,8 +72,10 @@ def against_best(means: pd.DataFrame) -> pd.DataFrame:
 def holm(values: Sequence[float]) -> list[float]:
     """Holm's step-down correction of p-values, in the given order."""
     order = np.argsort(values)
+    # Holm, Scandinavian Journal of Statistics 6, 1979
     steps = [min(1.0, (len(values) - place) * values[n]) for place, n in enumerate(order)]
     corrected = np.empty(len(values))
+    # a larger p never gets a smaller corrected one
     corrected[order] = np.maximum.accumulate(steps) if steps else []
     return [float(value) for value in corrected]
 

@@ -64,6 +64,7 @@ def has_throughput(scores: Scores) -> bool:
 
 def tidy_with_timings(scores: Scores) -> pd.DataFrame:
     """The tidy frame with a further row for each timing of a record."""
+    # the row comes from the tidy frame, and the variants have columns of their own
     timings = _timings(scores).drop(columns=["row", "label"])
     if timings.empty:
         return scores.tidy
@@ -80,6 +81,7 @@ def _timings(scores: Scores) -> pd.DataFrame:
         for row, record in fields.finished(scores.labelled)
         for timing in record["cost"].get("inference") or []
     ]
+    # named, so that a frame without timings has its columns too
     return pd.DataFrame(timings, columns=["id", "row", "label", *VARIANTS, *FIGURES])
 
 
@@ -91,6 +93,7 @@ def _labels(scores: Scores, timings: pd.DataFrame, failed: Mapping[str, str]) ->
     """Label of a method and variant -> row of the method, in the order of the rows."""
     # a variant follows the plain method, whatever the order in the record
     plain_first = timings.sort_values(["compiled", "merged"], kind="stable")
+    # failed rows have no timing but are shown with their mark
     rows = {row: row for row in failed}
     rows |= dict(zip(plain_first["label"], plain_first["row"], strict=True))
     return dict(sorted(rows.items(), key=lambda item: scores.rows.index(item[1])))
@@ -106,6 +109,7 @@ def _marks(
 
 def _mark(reason: str | None) -> str:
     """`oom` if the batch did not fit into memory, else `fail`."""
+    # torch.OutOfMemoryError is named in the reason
     return notes.MARKS["out_of_memory" if "OutOfMemory" in (reason or "") else "failed"]
 
 
@@ -120,4 +124,5 @@ def _lost_batches(lost: pd.DataFrame) -> list[str]:
 
 def _wide(cells: pd.Series, rows: Sequence[str], batches: Sequence[int]) -> pd.DataFrame:
     wide = cells.astype(float).unstack().reindex(index=rows, columns=list(batches))
+    # keys of columns are text
     return wide.rename(columns=str)
