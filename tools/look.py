@@ -82,9 +82,11 @@ def photograph(page: Path, name: str, out: Path) -> None:
             run(
                 "chromium",
                 "--headless=new",
+                # as root, for example in a container, chromium starts only without its sandbox
                 "--no-sandbox",
                 "--disable-gpu",
                 "--hide-scrollbars",
+                # blink counts dark as 0 and light as 1
                 f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}",
                 f"--window-size={width},{height}",
                 f"--screenshot={(out / f'{name}_{device}_{scheme}.png').resolve()}",

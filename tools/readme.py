@@ -16,6 +16,7 @@ from petlbench.errors import UserError, unknown
 from petlbench.report.read.costs import COSTS
 from petlbench.system import write_atomically
 
+# lazy: a block ends at the first end mark after it
 BLOCK = re.compile(r"(<!-- results (\S+)(.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -44,6 +45,7 @@ def _table_and_notes(report: str) -> list[str]:
 
 def _columns(table: pd.DataFrame, names: list[str]) -> list[str]:
     """Lines of a Markdown table with the named columns."""
+    # the first column names the rows
     keys_by_name = {name.replace("_", " "): str(name) for name in table.columns[1:]}
     for name in names:
         if name not in keys_by_name:
@@ -53,6 +55,7 @@ def _columns(table: pd.DataFrame, names: list[str]) -> list[str]:
     digits = [COSTS[key].digits if key in COSTS else 1 for key in keys]
     first = str(table.columns[0])
     rows = [
+        # DTL+* would start emphasis
         [str(row[first]).replace("*", r"\*")]
         + [f"{row[key]:.{digit}f}" for key, digit in zip(keys, digits, strict=True)]
         for _, row in table.iterrows()

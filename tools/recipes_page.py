@@ -21,6 +21,7 @@ from theirs even if every value is the same."""
 def page() -> str:
     """Markdown: the pairs with published values, and what these do not reproduce."""
     files = recipes.covered()
+    # VTAB-1K first
     places = sorted({(suite != "vtab", backbone, suite) for _, backbone, suite in files})
     columns = [(backbone, suite) for _, backbone, suite in places]
     lines = [HEAD, "", _line("method", *(f"{suite} on {backbone}" for backbone, suite in columns))]
@@ -33,7 +34,7 @@ def page() -> str:
         provenance = recipes.provenance(method, backbone, suite)
         lines.append(f"- `{method}` on {backbone}, {suite}: {provenance['source']}")
         lines += [f"    - {text}" for text in provenance["not_reproduced"]]
-    return "\n".join([*lines, ""]).replace("<", "&lt;")
+    return "\n".join([*lines, ""]).replace("<", "&lt;")  # < opens a tag
 
 
 def _count(method: str, backbone: str, suite: str) -> str:

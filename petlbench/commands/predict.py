@@ -31,13 +31,13 @@ from petlbench.method import Method
 from petlbench.model.backbone import create
 from petlbench.run import build, identity
 
-BATCH = 32
+BATCH = 32  # images
 T = TypeVar("T")
 EXAMPLE = (
     "example: python -m petlbench.predict --delta results/runs/folder/birds/lora-*.safetensors "
     "photographs/"
 )
-INTERRUPTED = 130
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Predictor:
 
     def probabilities(self, pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
         """Images (size, size, 3) -> softmax of the logits (images, classes), on the CPU."""
-        stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
+        stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)  # (B, 3, size, size)
         with torch.inference_mode():
             images = self.prepare(stacked.to(self.device))
             probabilities: Tensor = self.method(images).float().softmax(1).cpu()
@@ -69,11 +69,13 @@ class Predictor:
             pixels: dict[Path, NDArray[np.uint8]] = {}
             for path in paths[start : start + BATCH]:
                 try:
+                    # with EXIF rotation, as dataset=folder reads images
                     pixels[path] = self.view.of(original(path, upright=True))
                 except UserError as error:
                     refuse(error)
             if not pixels:
                 continue
+            # values and classes, each (B, top)
             best = self.probabilities(list(pixels.values())).topk(min(top, len(self.names)))
             for path, values, classes in zip(pixels, *(x.tolist() for x in best), strict=True):
                 yield path, [(self.names[k], p) for k, p in zip(classes, values, strict=True)]
@@ -87,6 +89,7 @@ def load(file: Path, *, checkpoint: str | None, device: str) -> Predictor:
     Raises UserError if the delta or the weights are missing or do not fit.
     """
     network = delta.network(file)
+    # an earlier delta lacks the keys that came later
     values = identity.completed({key: network[key] for key in ("backbone", "input")})
     config = _node(BackboneConfig, values["backbone"], "backbone")
     config = _with_weights(config, file, checkpoint)
@@ -104,6 +107,7 @@ def load(file: Path, *, checkpoint: str | None, device: str) -> Predictor:
 
 def _node(schema: type[T], values: Mapping[str, Any], name: str) -> T:
     """The typed node `name` of the configuration in a delta."""
+    # `identity.completed` adds the `_target_` of the first records, which the schema lacks
     own = {key: value for key, value in values.items() if not key.startswith("_")}
     return build_node(schema, typed(schema, own, name), name)
 
@@ -112,6 +116,7 @@ def _with_weights(config: BackboneConfig, file: Path, checkpoint: str | None) ->
     """The backbone with the weights that the delta was trained on."""
     if checkpoint is not None:
         return replace(config, checkpoint=checkpoint, pretrained=True)
+    # a delta holds the name of the file without its folder
     if config.checkpoint is not None:
         raise UserError(
             f"delta '{file}' was trained on the weights in file '{config.checkpoint}'; "
@@ -163,6 +168,7 @@ def parser() -> argparse.ArgumentParser:
 
 def write(results: Iterator[tuple[Path, list[Any]]], *, as_json: bool) -> None:
     """Print the classes of each image as soon as they are computed."""
+    # csv ends lines with \r\n by default
     table = csv.writer(sys.stdout, lineterminator="\n")
     if not as_json:
         table.writerow(["path", "rank", "class", "probability"])
@@ -194,6 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader, for example `head`, has stopped reading
+        # Python flushes stdout at exit and would fail again (its docs, signal: note on SIGPIPE)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         return INTERRUPTED

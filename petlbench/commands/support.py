@@ -23,6 +23,7 @@ def reason(method: str, backbone: str) -> str | None:
     try:
         build.check(config)
     except Unsupported as error:
+        # one note for all networks that are refused for the same reason
         return str(error).replace(config.backbone.name, "this network")
     return None
 
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in chosen:
             if name not in backbones:
                 raise unknown("backbone", name, backbones)
-        print(table(registry.names(), dict.fromkeys(chosen)), end="")
+        print(table(registry.names(), dict.fromkeys(chosen)), end="")  # each column once
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -10,6 +10,7 @@ from hydra.errors import HydraException
 
 from petlbench.config.schema import Settings
 
+# the schema leaves `dataset` open, so its keys with texts are listed here
 DATASET_TEXTS = ("dataset.root", "dataset.cache", "dataset.name", "dataset.title")
 
 
@@ -28,7 +29,7 @@ def _quoted(argument: str) -> str:
         return argument  # Hydra will say what is wrong with it
     if override.is_sweep_override() or not isinstance(override.value(), int | float):
         return argument
-    return f"{key}='{value.strip()}'"
+    return f"{key}='{value.strip()}'"  # in Hydra's grammar a quoted value is a text
 
 
 @cache

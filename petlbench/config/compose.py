@@ -18,6 +18,7 @@ from petlbench.config.schema import Config, DatasetConfig, Factors, Settings, Ta
 from petlbench.errors import UserError
 
 GROUPS = ("method", "backbone", "dataset", "recipe")  # whose options select a published row
+# nodes that `recipe.changed` compares
 DECISIVE = ("method", "backbone", "dataset", "input", "train")
 # Folders of the machine, and what a run may choose under any published recipe.
 FREE = (
@@ -58,6 +59,7 @@ def finish(composed: DictConfig, choices: Mapping[str, str]) -> Config:
         dataset=dataset,
         **{key: getattr(settings, key) for key in Config.shared_keys()},
     )
+    # without a source there is nothing to compare with, and `recipes.check` refuses the run
     if config.recipe.name == recipes.NAME and config.recipe.source is not None:
         changed = _changed(config, choices)
         config = replace(config, recipe=replace(config.recipe, changed=changed))
@@ -74,6 +76,8 @@ def target_of(node: Mapping[str, Any], where: str) -> Target:
 
 def without_hydra(composed: DictConfig) -> DictConfig:
     """A composed configuration without Hydra's own node."""
+    # Hydra composes in struct mode, in which OmegaConf deletes no key. The node goes
+    # before `_container` resolves the rest: outside of a job, job.num and others of it are ???.
     with open_dict(composed):
         del composed["hydra"]
     return composed
@@ -91,7 +95,8 @@ def composition(overrides: Iterable[str]) -> DictConfig:
 
 @contextmanager
 def _without_global_hydra() -> Iterator[None]:
-    """Hydra refuses to compose inside a command of its own; this one composes twice."""
+    """Set Hydra's global instance aside: Hydra refuses to initialise a second one."""
+    # `recipe.changed` needs a second composition while a command of Hydra runs
     state = GlobalHydra.instance()
     running = state.hydra
     state.clear()
@@ -136,6 +141,7 @@ def _dataset(node: Plain, option: str) -> DatasetConfig:
         key = f"dataset.{missing[0]}"
         raise UserError(f"{key} is missing; set {key}=VALUE, or choose another dataset")
     target = target_of(node, "dataset")
+    # `task` is the name in records; readers do not take it
     values = {key: value for key, value in target.values.items() if key != "task"}
     return DatasetConfig(
         target=Target(target.path, values),
@@ -152,6 +158,7 @@ def _dataset(node: Plain, option: str) -> DatasetConfig:
 def _backbone_name(name: str, option: str) -> str:
     """What a backbone is called in records: the option, or the network that replaces its own."""
     content = options.content("backbone", option)
+    # an option that sets global keys (vit_mini.yaml) has its values one level deeper
     own = content.get("backbone", content).get("name", name)
     return option if own == name else name
 
@@ -163,6 +170,7 @@ def _changed(config: Config, choices: Mapping[str, str]) -> list[str]:
     return sorted(key for key in published | own if published.get(key) != own.get(key))
 
 
+# cached: a sweep asks for the same options once for each run
 @cache
 def _unchanged(selected: tuple[str, ...]) -> Plain:
     """Decisive values of options without any value of the command; unset ones stay '???'."""
@@ -181,6 +189,7 @@ def _decisive(plain: Mapping[Any, Any]) -> Plain:
 def _refuse_suites(composed: DictConfig, choices: Mapping[str, str]) -> None:
     for group in choices:
         node = composed.get(group) if group in composed else None
+        # a task's `suite` is the name of its suite; only a list makes an option a suite
         listed = node.get("suite") if isinstance(node, DictConfig) else None
         if isinstance(listed, ListConfig):
             raise UserError(

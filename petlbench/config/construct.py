@@ -29,6 +29,7 @@ def composable(schema: type) -> type:
         if part.default_factory is not MISSING:
             default = {"default_factory": part.default_factory}
         parts.append((part.name, kind, field(**default)))
+    # kw_only: a key without a default may follow one that has one
     return make_dataclass(schema.__name__, parts, kw_only=True)
 
 
@@ -56,6 +57,7 @@ def build(schema: type[T], plain: Mapping[str, Any], where: str = "") -> T:
         value = plain[part.name]
         nested = _nested(hints[part.name])
         if nested is not None and value is not None:
+            # `composable` makes an optional node Any, so OmegaConf has not converted its values
             value = typed(nested, value, name) if _is_optional(hints[part.name]) else value
             value = build(nested, value, name)
         values[part.name] = value
@@ -75,12 +77,13 @@ def typed(schema: type, plain: Any, where: str) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise UserError(f"{where}.{wrong_value(error)}") from error
     assert isinstance(found, dict)
+    # ??? is OmegaConf's missing value; `build` names a key that is left out
     return {str(key): value for key, value in found.items() if value != "???"}
 
 
 def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted names of all values of a nested mapping, each with its value."""
-    if isinstance(node, Mapping) and node:
+    if isinstance(node, Mapping) and node:  # an empty mapping is a value
         for key, value in node.items():
             yield from flat(value, f"{prefix}{key}.")
     else:

@@ -9,6 +9,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from petlbench.errors import UserError, first_line
 
+# The patterns below are messages of Hydra 1.3 and OmegaConf 2.3; others are shown as they are.
 TYPES = {"Float": "a number", "Integer": "a whole number"}
 
 
@@ -22,12 +23,14 @@ def explain(error: Exception, known: Callable[[], Iterable[str]]) -> str:
     line = first_line(error)
     if match := re.match(r"Could not override '([^']+)'", line):
         return no_key(match[1], known())
+    # the first of a plain key=a,b, the second of choice(), range() and glob()
     if match := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '([^']+)'", line):
         return f"'{match[1]}' names several values; add -m to sweep them"
     if match := re.match(r"Error resolving interpolation '(.*)', possible interpolation", line):
         return _without_option(match[1], line)
     if match := re.match(r"Could not delete from config\. '([^']+)' does not exist", line):
         return no_key(match[1], known())
+    # Hydra names only the override; its cause has the key and the value
     if isinstance(error, HydraException) and isinstance(cause, OmegaConfBaseException):
         return wrong_value(cause)
     if isinstance(error, OmegaConfBaseException):

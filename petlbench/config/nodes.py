@@ -16,12 +16,13 @@ from petlbench.checks import (
 )
 from petlbench.errors import UserError
 
-NO_DECAY = ("biases", "one_dimensional", "none")
+NO_DECAY = ("biases", "one_dimensional", "none")  # see petlbench/train/optim.py
 OPTIMIZERS = ("adamw", "sgd")
-UPDATES = ("epoch", "step")
+UPDATES = ("epoch", "step")  # how often the learning rate changes
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 INTERPOLATIONS = ("bicubic", "bilinear")
 ASPECTS = ("squash", "keep")
+# see petlbench/model/backbone.py
 POOLS = ("cls", "patch_mean_then_norm", "norm_then_mean", "attention")
 HEAD_STARTS = ("small_normal", "torch")
 LONGEST_BATCH = 2**24  # images: above it a typing error, and an overflow of sizes in bytes
@@ -80,12 +81,14 @@ class Train:
         if len(self.betas) != 2:
             raise UserError(f"train.betas is {self.betas}; it must be a list of two numbers")
         for beta in self.betas:
+            # below 1: Adam divides by 1 - beta^t, https://arxiv.org/abs/1412.6980, algorithm 1
             fraction("a number of train.betas", beta)
         choice("train.no_decay", self.no_decay, NO_DECAY)
         choice("train.optimizer", self.optimizer, OPTIMIZERS)
         choice("train.precision", self.precision, PRECISIONS)
         whole("train.epochs", self.epochs, low=1, high=1_000_000)
         whole("train.batch_size", self.batch_size, low=1, high=LONGEST_BATCH)
+        # timm's Mixup asserts an even batch, in which image i is mixed with image B - 1 - i
         if (self.mixup or self.cutmix) and (self.batch_size % 2 or not self.drop_last):
             raise UserError(
                 f"train.{'mixup' if self.mixup else 'cutmix'} mixes pairs of images; set "
@@ -112,7 +115,7 @@ class Augment:
                 isinstance(value, list)
                 and len(value) == 2
                 and all(is_number(part) and part > 0 for part in value)
-                and value[0] <= value[1]
+                and value[0] <= value[1]  # timm only warns of swapped ends
             ):
                 raise UserError(
                     f"input.augment.{name} is {value}; it must be null or a list [low, high] of "
@@ -124,6 +127,7 @@ class Augment:
         if self.color_jitter is not None:
             at_least("input.augment.color_jitter", self.color_jitter, 0)
         if self.auto_augment is not None:
+            # a policy in timm's notation, which timm itself checks: petlbench/data/augment.py
             text("input.augment.auto_augment", self.auto_augment)
 
 
@@ -146,6 +150,7 @@ class Input:
         choice("input.interpolation", self.interpolation, INTERPOLATIONS)
         choice("input.aspect", self.aspect, ASPECTS)
         if self.resize is not None:
+            # a smaller image has no centre of `size` pixels
             whole("input.resize", self.resize, low=self.size, high=65_536)
 
     @property
@@ -172,6 +177,7 @@ class BackboneConfig:
         text("backbone.name", self.name)
         choice("backbone.pool", self.pool, POOLS)
         choice("backbone.head_start", self.head_start, HEAD_STARTS)
+        # below 1: kept branches are divided by 1 - rate
         fraction("backbone.drop_path", self.drop_path)
         for name in ("mean", "std"):
             values = getattr(self, name)

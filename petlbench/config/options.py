@@ -28,6 +28,7 @@ def content(group: str, name: str) -> dict[str, Any]:
     """
     file = _files(group).get(name)
     try:
+        # yaml reads an empty file as None
         values = (yaml.safe_load(file.read_text()) if file is not None else None) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"'{file}' is not yaml: {one_line(error)}") from error
@@ -43,6 +44,7 @@ def contents(group: str) -> dict[str, dict[str, Any]]:
         try:
             values[name] = content(group, name)
         except UserError as error:
+            # a broken file of one package must not hide the options of all
             log.warning("warning: %s; %s=%s is left out", error, group, name)
     return values
 
@@ -63,6 +65,7 @@ def expand(names: Iterable[str], suite_of: SuiteOf) -> list[str]:
 
 def _expanded(names: Iterable[str], suite_of: SuiteOf, above: tuple[str, ...]) -> Iterator[str]:
     for name in names:
+        # `above` is the path to this suite: several suites may list the same one
         if name in above:
             raise UserError(f"suite '{name}' contains itself: {' > '.join((*above, name))}")
         listed = suite_of(name)
@@ -83,7 +86,7 @@ def _files(group: str) -> dict[str, Traversable]:
     for package in packages():
         folder = resources.files(package) / group
         for name, file in _walk(folder) if folder.is_dir() else ():
-            files.setdefault(name, file)
+            files.setdefault(name, file)  # the first package is this project
     return files
 
 

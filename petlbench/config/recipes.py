@@ -27,7 +27,7 @@ from petlbench.config.schema import Config
 from petlbench.errors import Unsupported
 
 NAME = "paper"
-GROUP = f"published/{NAME}/"
+GROUP = f"published/{NAME}/"  # as in the defaults list of conf/config.yaml
 SCHEME = "recipes"
 Node = dict[str, Any]
 
@@ -45,6 +45,7 @@ def row(method: str, backbone: str, task: str) -> Node | None:
     for key, value in zip(content["columns"], content["rows"][name], strict=True):
         OmegaConf.update(config, key, value)
     OmegaConf.update(config, "recipe", provenance(method, backbone, suite))
+    # not resolved: ${train.lr} in a file means the value of the run, with the command's overrides
     node = OmegaConf.to_container(config)
     assert isinstance(node, dict)
     return {str(key): value for key, value in node.items()}
@@ -64,12 +65,14 @@ def provenance(method: str, backbone: str, suite: str) -> Node:
 @cache
 def covered() -> list[tuple[str, str, str]]:
     """Method, backbone and suite of each file, sorted."""
+    # two underscores: the names themselves have single ones
     names = (file.name.removesuffix(".yaml").split("__") for file in _folder().iterdir())
     return sorted((name[0], name[1], name[2]) for name in names)
 
 
 def check(config: Config) -> None:
     """Raise Unsupported if the run asks for published values and there are none."""
+    # conf/recipe/paper.yaml sets null, which a published row replaces
     if config.recipe.source is not None:
         return
     factors = config.factors
@@ -115,7 +118,7 @@ class Published(ConfigSource):
             config=OmegaConf.create(_row_at(config_path)),
             path=self.full_path(),
             provider=self.provider,
-            header={"package": "_global_"},
+            header={"package": "_global_"},  # as `# @package _global_` in a yaml
         )
 
     def is_config(self, config_path: str) -> bool:
@@ -134,7 +137,7 @@ class Published(ConfigSource):
 
 def _row_at(config_path: str) -> Node | None:
     """The row of a path; None if there is none."""
-    parts = config_path.removeprefix(GROUP).split("/", maxsplit=2)
+    parts = config_path.removeprefix(GROUP).split("/", maxsplit=2)  # vtab/cifar is one task
     if not config_path.startswith(GROUP) or len(parts) < 3:
         return None
     method, backbone, task = parts

@@ -11,6 +11,7 @@ import yaml
 def current_name(node: Mapping[str, Any]) -> dict[str, Any]:
     """A `_target_` node of an earlier record or delta, under the names of today."""
     for row in _table():
+        # one former class may be two of today, which its values distinguish
         values = row.get("with", {})
         if node.get("_target_") == row["formerly"] and values.items() <= dict(node).items():
             rest = {key: value for key, value in node.items() if key not in values}

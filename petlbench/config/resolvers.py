@@ -17,6 +17,7 @@ def register() -> None:
         "tenth": tenth,
     }
     for name, function in functions.items():
+        # replace: each composition registers, and OmegaConf refuses a known name
         OmegaConf.register_new_resolver(f"petlbench.{name}", function, replace=True)
 
 
@@ -29,7 +30,7 @@ def name_of(root: str) -> str:
     """${petlbench.name:ROOT}: the name of a folder of images."""
     place = Path(str(root)).expanduser().resolve()
     name = place.stem if place.is_file() else place.name
-    return re.sub(r"[^\w.-]+", "_", name) or "images"
+    return re.sub(r"[^\w.-]+", "_", name) or "images"  # a folder of the records has this name
 
 
 def tenth(epochs: object) -> object:

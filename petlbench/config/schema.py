@@ -21,7 +21,7 @@ from petlbench.errors import UserError
 FIT_ON = ("train", "trainval")
 SELECT_ON = (None, "val", "tests")  # records of `tests` are marked as dishonest
 TRACKING_MODES = ("disabled", "offline", "online")
-COMPILE = (True, False, "reduce-overhead")
+COMPILE = (True, False, "reduce-overhead")  # True: torch.compile's default mode
 SPEED = ("auto", True, False)
 HIGHEST_SEED = 2**32 - 1  # of NumPy
 
@@ -53,6 +53,7 @@ class ProtocolConfig:
                     f"protocol.tests is {self.tests}; it must be all or a list of splits such as "
                     "[test]"
                 )
+            # which splits a task has is known only when its reader returns: petlbench/run/build.py
             for name in self.tests if isinstance(self.tests, list) else ():
                 text("a split of protocol.tests", name)
         choice("protocol.select_on", self.select_on, SELECT_ON)
@@ -85,6 +86,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         text("data.root", self.root)
+        # a bound against typing errors: each worker is a process
         if self.workers != "auto":
             whole("data.workers", self.workers, low=0, high=1024)
 
@@ -167,6 +169,7 @@ class Settings:
     train: Train
     input: Input
     backbone: BackboneConfig
+    # open nodes: the signature of their `_target_` is the schema
     dataset: dict[str, Any]
     method: dict[str, Any]
     protocol: ProtocolConfig
@@ -194,6 +197,7 @@ class Target:
 
     def plain(self) -> dict[str, Any]:
         """As yaml writes it."""
+        # `_partial_` as in conf/method/, since it is part of the identity of a run
         return {"_target_": self.path, "_partial_": True, **self.values}
 
 
@@ -256,6 +260,7 @@ class Config:
     @classmethod
     def shared_keys(cls) -> list[str]:
         """Keys that are the same in `Settings`."""
+        # these three have another type here or no counterpart in `Settings`
         own = {part.name for part in fields(cls)} - {"factors", "dataset", "method"}
         return [part.name for part in fields(Settings) if part.name in own]
 
@@ -264,6 +269,7 @@ class Config:
         plain = {part.name: _plain(getattr(self, part.name)) for part in fields(self)}
         dataset = self.dataset.target.plain()
         del dataset["_partial_"]  # readers are called at once; methods wait for their backbone
+        # only if the yaml has the key: another one would change the identity of the run
         if self.dataset.names_task:
             dataset["task"] = self.dataset.task
         return plain | {"method": self.method.plain(), "dataset": dataset}

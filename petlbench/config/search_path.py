@@ -43,7 +43,7 @@ class SearchPath(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Hydra's hook, called once for each composition."""
         search_path.append(provider="petlbench", path=f"{recipes.SCHEME}://")
-        for package in packages()[1:]:
+        for package in packages()[1:]:  # appended: Hydra takes the first match
             search_path.append(provider=package, path=f"pkg://{package}")
 
 
@@ -51,6 +51,7 @@ def register() -> None:
     """Make schema, trees and resolvers known to Hydra, without installing a plugin."""
     Plugins.instance().register(recipes.Published)
     Plugins.instance().register(SearchPath)
+    # `schema` is the first entry of the defaults list in conf/config.yaml
     ConfigStore.instance().store(
         name="schema", node=composable(Settings), provider="petlbench.config.schema"
     )

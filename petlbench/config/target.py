@@ -40,6 +40,7 @@ def _module(parts: list[str]) -> tuple[ModuleType | None, list[str]]:
         try:
             return import_module(name), parts[end:]
         except ModuleNotFoundError as error:
+            # missing at or above this name: a wrong name; elsewhere: an import inside the module
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                 raise
         except ValueError:  # an empty name, such as in `a..b`
@@ -75,6 +76,7 @@ def _is_needed(parameter: inspect.Parameter) -> bool:
 
 def _hints(target: Any) -> dict[str, Any]:
     """Annotations of the arguments; none where they cannot be resolved."""
+    # get_type_hints of a class has its attributes, not its arguments
     function = target.__init__ if inspect.isclass(target) else target
     try:
         return get_type_hints(function)
@@ -94,11 +96,12 @@ def _fits(value: object, kind: Any) -> bool:
     if kind in KINDS:
         return KINDS[kind][1](value)
     base = get_origin(kind) or kind
-    if not inspect.isclass(base):
+    if not inspect.isclass(base):  # such as Literal: left to the constructor
         return True
     if issubclass(base, Mapping):
         return isinstance(value, Mapping)
     if issubclass(base, Sequence):
+        # list and tuple, not Sequence: a text is a Sequence of texts too
         parts = get_args(kind)[:1] or (Any,)
         return isinstance(value, list | tuple) and all(_fits(part, parts[0]) for part in value)
     return True

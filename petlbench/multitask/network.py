@@ -48,7 +48,9 @@ class MultiTask(nn.Module):
         self.branches = nn.ModuleList()
         for tasks in kinds.values():
             first = methods[tasks[0]]
+            # one for all: methods of a kind differ in nothing but learned tensors
             _check_readout(tasks[0], first)
+            # only this shell of a kind runs; the others give their tensors to its stacks
             run_once(shells[tasks[0]], parts)
             places = [self.tasks.index(task) for task in tasks]
             self.branches.append(
@@ -70,6 +72,7 @@ class MultiTask(nn.Module):
     def shared_blocks(self) -> int:
         """Number of leading blocks that run once for all tasks."""
         columns = zip(*(branches.blocks for branches in self._kinds()), strict=True)
+        # `run_once` puts one object in the place of equal blocks
         same = len(list(takewhile(lambda blocks: len(set(map(id, blocks))) == 1, columns)))
         return min(same, *(branches.prefix for branches in self._kinds()))
 
@@ -91,12 +94,13 @@ class MultiTask(nn.Module):
 
     @torch.no_grad()
     def _logits(self, images: Tensor, lanes: int | None) -> dict[str, Tensor]:
-        features: dict[int, Tensor] = {}
+        features: dict[int, Tensor] = {}  # by place of the task: (B, C)
         try:
             for branches in self._kinds():
                 own = images if lanes is None else images[branches.places]
                 features |= zip(branches.places, branches(own, lanes), strict=True)
         finally:
+            # the same tensor may come again with other values
             for once in self._parts:
                 once.forget()
         heads = zip(self.tasks, self.heads, strict=True)
@@ -128,6 +132,7 @@ class Branches(nn.Module):
                 torch.stack([shell.learned[name].detach() for shell in shells]),
                 requires_grad=False,
             )
+            # each once, though modules may share it
             for name in dict.fromkeys(self.names.values())
         )
         # vmap needs an input with lanes even if only the head was trained.
@@ -201,6 +206,7 @@ def _described(backbone: Backbone) -> str:
 def _check_readout(task: str, method: Method) -> None:
     """Refuse a method whose logits are not the output of its head; heads run separately here."""
     returned: list[Tensor] = []
+    # torch calls it with module, inputs and output
     hook = method.backbone.head.register_forward_hook(lambda *call: returned.append(call[-1]))
     training = method.training
     try:

@@ -28,6 +28,7 @@ class Once:
         if id(z) in self._outputs:
             return self._outputs[id(z)][1]
         self.is_common = False
+        # torch calls `forward` for an input without lanes, else `vmap`
         output: Tensor = _OneBatch.apply(z, self)
         if self.is_common:
             self._outputs[id(z)] = (z, output)
@@ -49,7 +50,7 @@ class _OneBatch(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Saves nothing, since there is no backward."""
+        """Required by torch.func; saves nothing, since there is no backward."""
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int, None], z: Tensor, once: Once) -> tuple[Tensor, int]:
@@ -74,6 +75,7 @@ def run_once(shell: Shell, parts: dict[bytes, Once]) -> None:
     inner = [part for stage in backbone.stages for part in (stage.enter, *stage.blocks)]
     others = [part for part in (*inner, backbone.norm) if isinstance(part, nn.Module)]
     excluded = {id(module) for part in others for module in part.modules()}
+    # a family refers to the whole network, of which only what precedes the blocks is the embedding
     embedding = (type(backbone).embed, backbone.family)
     backbone.embed = once(backbone.embed, embedding, excluded)  # type: ignore[method-assign,assignment]
     for stage in backbone.stages:

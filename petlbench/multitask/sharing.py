@@ -21,6 +21,7 @@ UNPICKLABLE = (pickle.PicklingError, AttributeError, TypeError, NotImplementedEr
 
 def twin(backbone: Backbone, classes: int) -> Backbone:
     """A copy of a backbone with a new head; both have the same frozen tensors."""
+    # deepcopy returns what its memo holds for an id instead of a copy
     memo: dict[int, Any] = {id(tensor): tensor for tensor in backbone.buffers()}
     for tensor in chain(backbone.parameters(), backbone.plain_parameters):
         # A new parameter on the old storage: unfreezing it leaves the original frozen.
@@ -47,6 +48,7 @@ class Pool:
         stored: list[AnyTensor] = self._tensors.setdefault(layout, [])
         same_place = (old for old in stored if old.data_ptr() == tensor.data_ptr())
         same_values = (old for old in stored if torch.equal(old, tensor))
+        # addresses first, because comparing values reads both tensors; on meta all addresses are 0
         match = next(chain(same_place, same_values), None)
         if match is None:
             stored.append(tensor)
@@ -85,7 +87,7 @@ class Shell:
             if id(tensor) not in memo:
                 memo[id(tensor)] = pool(tensor)
         self.method = copy.deepcopy(method, memo).eval()
-        self.method.backbone.net.reset_classifier(0)
+        self.method.backbone.net.reset_classifier(0)  # heads may differ in size
         self.names = {id(hole): name for name, hole in self.holes.items()}
         self.places = {
             f"{prefix}.{name}".lstrip("."): self.names[id(tensor)]
@@ -102,7 +104,7 @@ class Shell:
         tensors = [(place, self.learned[name]) for place, name in self.places.items()]
         shapes = tuple((place, tensor.shape, tensor.dtype) for place, tensor in tensors)
         if fingerprint is None:
-            return object()
+            return object()  # equal to nothing else
         return fingerprint.content, shapes, tuple(self.places.values())
 
     def fingerprint(self, part: object, excluded: Container[int] = ()) -> Fingerprint | None:
@@ -137,9 +139,9 @@ class _Pickler(pickle.Pickler):
         if id(obj) in self.shell.names:
             self.has_holes = True
             return "hole"
-        return id(self.shell.pool(obj))
+        return id(self.shell.pool(obj))  # equal tensors are one object there
 
 
 def _hole(tensor: Tensor) -> Tensor:
-    empty = tensor.detach().new_empty(0)
+    empty = tensor.detach().new_empty(0)  # functional_call replaces it
     return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty

@@ -35,6 +35,7 @@ def peak(record: Record) -> Mapping[str, float]:
 
 def occupied(parts: Mapping[str, float]) -> float:
     """GPU memory of a peak in MiB: reserved memory if it was measured, else allocated memory."""
+    # a GPU has to provide all that torch's allocator reserves, not only what tensors occupy
     return parts.get("reserved", parts["allocated"])
 
 
@@ -46,6 +47,7 @@ def summary(config: Config, store: Store, identities: Collection[str]) -> list[s
     probes = [
         record
         for record in store.records()
+        # the folder may hold probes that this command did not ask for
         if record["id"] in identities
         and record["status"] in PROBED
         and record["cost"].get("predicted_mib")

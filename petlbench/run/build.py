@@ -29,7 +29,7 @@ def device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(name)
-    except RuntimeError as error:
+    except RuntimeError as error:  # torch does not know the type
         raise unknown("device", name, ["auto", "cpu", "cuda", "cuda:1"]) from error
     if chosen.type not in ("cpu", "cuda"):
         raise unknown("device", name, ["auto", "cpu", "cuda", "cuda:1"])
@@ -56,6 +56,7 @@ def reader(config: Config) -> Callable[..., object]:
     function: Callable[..., object] = target.find(node.path, "dataset._target_")
     if not callable(function):
         raise UserError(f"dataset._target_ {node.path} is not a function that returns a Task")
+    # `task` adds the view
     target.check_arguments(function, node.values, "dataset", given=["view"])
     return function
 
@@ -102,13 +103,17 @@ def check(config: Config) -> None:
     UserError is a bug of the method and passes through.
     """
     recipes.check(config)
+    # refuses augmentations that timm does not know; on CPU, since a plan may be made on a machine
+    # without the GPU of its runs, and the device is checked before the first run
     feed(_on_cpu(config))
     kind = target.find(config.method.path, "method._target_")
+    # its constructor reads values, which tensors on meta do not have
     if getattr(kind, "needs_weights", False):
         target.check_arguments(kind, config.method.values, "method", given=["backbone"])
         return
     built = on_meta(config)
     with torch.device("meta"):
+        # shapes that do not fit show only in a forward pass
         built.eval()(built.backbone.example())
 
 
@@ -133,6 +138,7 @@ def trainer(
         select={name: opened.open(name) for name in select_names(config, opened)},
         classes=opened.classes,
         halves=partial(halves, config, opened),
+        # not for the tests: the audit compares their best epoch with the last one
         keep_best=protocol.select_on == "val",
         every_epochs=protocol.every_epochs,
         seed=config.seed,
@@ -153,6 +159,7 @@ def halves(config: Config, opened: Task) -> tuple[Split, Split]:
         return opened.open(first), opened.open(second)
     if config.protocol.select_on == "val":
         return opened.open(fit_on), opened.open("val")
+    # few-shot and DG lists have no parts, and a search sees val only if the protocol selects on it
     first_part, second_part = held_out(opened.open(fit_on))
     if not len(second_part):
         raise UserError(
@@ -186,7 +193,7 @@ def data(config: Config) -> Task:
         return opened
     scored = scored_names(config, opened)
     for name in scored:
-        if name not in (known := (*opened.tests, "val")):
+        if name not in (known := (*opened.tests, "val")):  # val: of protocol=trial
             raise unknown("split in protocol.tests", name, known)
     for split in dict.fromkeys((config.protocol.fit_on, *select_names(config, opened), *scored)):
         opened.check(split)

@@ -17,6 +17,7 @@ from petlbench.config.construct import flat
 Plain = Mapping[str, Any]
 
 IDENTITY = ("method", "backbone", "dataset", "input", "train", "protocol", "seed", "probe")
+# A key that joins one of these nodes needs a row here: without it no earlier record is found.
 NEUTRAL: Mapping[str, Any] = {
     "input.resize": None,
     "input.aspect": "squash",
@@ -32,7 +33,7 @@ NEUTRAL: Mapping[str, Any] = {
     "probe.tasks": None,
     "probe.images": None,
 }
-# They change no result; the device of a probe is in the provenance.
+# They change no result: folders of the machine, and a budget that only the printed table uses.
 PLACES = ("dataset.cache", "dataset.root", "data.root", "results.root", "probe.budget_gib")
 BACKBONE = {"_target_": "petlbench.backbone.create", "_partial_": True}  # in the first records
 
@@ -48,6 +49,7 @@ def identity(config: Plain) -> str:
         for key, value in flat({key: first[key] for key in IDENTITY if first.get(key) is not None})
         if key not in PLACES and not (key in NEUTRAL and NEUTRAL[key] == value)
     }
+    # 0 and 0.0 differ in JSON: values must have the types of the schema
     text = json.dumps(chosen, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -27,7 +27,7 @@ class Job:
 
 def of(config: Config) -> Job:
     """The job that a configuration names. Raises UserError if there is no such job."""
-    job = target.find(config.job, "job")
+    job = target.find(config.job, "job")  # by name: the modules of jobs import this one
     if not isinstance(job, Job):
         raise UserError(f"job is {config.job}, which is not a job; leave job out")
     return job

@@ -42,8 +42,10 @@ def recorded(config: Config, fill: Callable[[Run], None]) -> Record:
     try:
         record = attempted(run.record, lambda: fill(run))
     except UserError:
+        # an open W&B run would be in the way of the next one of this process
         run.tracker.finish(run.record)
         raise
+    # the record first: the tracker may wait a minute for its server
     store.write(record)
     run.tracker.finish(record)
     return record
@@ -65,6 +67,7 @@ def attempted(record: Record, fill: Callable[[], None]) -> Record:
     except Diverged as error:
         record = ended(record, "diverged", str(error))
     except Exception as error:
+        # not KeyboardInterrupt: an interrupted run leaves no record and runs again
         if _is_interrupt(error):
             raise KeyboardInterrupt from error
         record = _broken(record, error)
@@ -78,7 +81,7 @@ def blank(config: Config) -> Record:
     return {
         "schema": SCHEMA,
         "id": identity(plain),
-        "status": "failed",
+        "status": "failed",  # until `ended`; W&B shows it for a run that a mistake stops
         "reason": None,
         "factors": asdict(config.factors),
         "protocol": config.protocol.name,
@@ -125,6 +128,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 def _broken(record: Record, error: Exception) -> Record:
     if out_of_memory(error):
+        # MemoryError has no message
         message = str(error).strip() or "the machine has no memory left"
         return ended(record, "out_of_memory", message.splitlines()[0])
     trace = "".join(traceback.format_exception(error))

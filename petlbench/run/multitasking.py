@@ -83,9 +83,11 @@ def counted(config: Config, *, tasks: int) -> dict[str, Any]:
     """Blocks and FLOPs, on shapes only; gflops are for one image and all tasks."""
     with torch.device("meta"):
         method = build.on_meta(config)
+        # copies: tasks differ in values only, which tensors on meta do not have
         network = MultiTask({str(task): copy.deepcopy(method) for task in range(tasks)})
         image = method.backbone.example()
         shared = flops(lambda: network(image)) / 1e9
+        # (1, 3, H, W) -> (T, 1, 3, H, W)
         batch = flops(lambda: network.apart(image.expand(tasks, *image.shape))) / 1e9
     return {
         "tasks": tasks,
@@ -126,6 +128,7 @@ def _ways(config: Config, device: torch.device) -> dict[str, Calls]:
     """The calls of each way to answer `probe.images` images for all tasks."""
     tasks, images = _sizes(probing.values(config))
     backbone = build.backbone(config).to(device)
+    # each task has learned tensors of its own and the frozen ones of the backbone
     methods = {
         str(task): on_shared(
             backbone,
@@ -136,9 +139,10 @@ def _ways(config: Config, device: torch.device) -> dict[str, Calls]:
         for task in range(tasks)
     }
     network = MultiTask(methods)
-    batch = backbone.example().repeat(images, 1, 1, 1)
+    batch = backbone.example().repeat(images, 1, 1, 1)  # (B, 3, H, W)
     return {
         "shared": [partial(network, batch)],
+        # (T, B, 3, H, W), a view of the one batch
         "batch": [partial(network.apart, batch.expand(len(methods), *batch.shape))],
         "sequential": [partial(method, batch) for method in methods.values()],
     }

@@ -81,12 +81,14 @@ def _fill(run: Run) -> None:
     )
     probing = Probe(method, probed, conditions)
     record["provenance"] |= provenance.of_run(config, device, method.backbone)
+    # counts come first, so that a run out of memory has them in its record
     record["cost"] |= predicted(method, conditions, record["notes"])
     record["cost"] |= {"delta_bytes": delta_bytes(method)}
     record["cost"] |= counts(method, conditions, record["notes"])
     shortage = _measure_training(record, probing)
     if probing.is_timed:
         record["cost"] |= {"inference": list(inference(probing, record["notes"]))}
+    # only now: the record is out_of_memory, with the speeds of inference
     if shortage is not None:
         raise shortage
 
@@ -105,6 +107,7 @@ def _measure_training(record: Record, probing: Probe) -> torch.OutOfMemoryError 
 def predicted(method: Method, conditions: Conditions, notes: dict[str, Any]) -> dict[str, Any]:
     """The peak of memory expected on a GPU, and how it grows with the batch; from shapes."""
     train, size, batch = conditions.train, conditions.size, conditions.batch
+    # fp16 needs as much as bf16, and on a GPU `auto` is one of them
     precision = "fp32" if train.precision == "fp32" else "bf16"
 
     def count() -> list[dict[str, float]]:
@@ -127,6 +130,7 @@ def predicted(method: Method, conditions: Conditions, notes: dict[str, Any]) -> 
 def delta_bytes(method: Method) -> int:
     """Size of the delta's file, head included."""
     with tempfile.TemporaryDirectory() as folder:
+        # as a file: its header counts, and a shared tensor counts once
         return delta.save(Path(folder) / "delta.safetensors", method, {})
 
 
@@ -165,6 +169,7 @@ def inference(probing: Probe, notes: dict[str, Any]) -> Iterator[dict[str, Any]]
 def _timed(probing: Probe, network: nn.Module, batch: int, mode: str | None) -> dict[str, Any]:
     """The speed of a network, eager or compiled by torch in a mode."""
     conditions = probing.conditions
+    # after recompile_limit (8, torch/_dynamo/config.py) compilations torch runs a function eagerly
     torch.compiler.reset()
     timing = speed.inference(
         torch.compile(network, dynamic=False, mode=mode) if mode else network,  # type: ignore[arg-type]

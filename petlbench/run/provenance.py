@@ -25,6 +25,7 @@ def of_run(config: Config, device: torch.device, backbone: Backbone) -> dict[str
         "device": device_name(device),
         "precision": Precision(config.train.precision, device).name,
         "attention": backbone.attention,
+        # some CUDA kernels add in any order: torch's notes on reproducibility
         "deterministic": device.type == "cpu",
     }
 
@@ -62,6 +63,7 @@ def _commit() -> str | None:
     folder = Path(__file__).resolve().parent
     if not (folder.parent / ".git").exists():
         return None
+    # no tag matches --exclude=*, so that --always prints the abbreviated commit
     command = [
         "git",
         "-C",
@@ -87,4 +89,5 @@ def _cpu_model() -> str:
                 return line.split(":", 1)[1].strip()
     except OSError:
         pass
+    # no /proc outside of Linux
     return platform.processor() or platform.machine()

@@ -1,4 +1,4 @@
-"""The record of a run, its identity, and the store: one JSON file per run beside its delta.
+"""The record of a run and the store: one JSON file per run, beside its delta.
 
 A record is a plain dictionary with `schema: 1`:
 
@@ -67,6 +67,7 @@ class Store:
 
     def find(self, identifier: str) -> Path | None:
         """The file of the finished run with an identity, or None."""
+        # names of files end with the identity, so that no other file is read
         for path in self.root.glob(f"**/*-{identifier}.json"):
             if read(path)["status"] == "finished":
                 return path
@@ -75,6 +76,7 @@ class Store:
     def sweep_leftovers(self) -> None:
         """Remove temporary files of killed processes."""
         for path in self.root.glob("**/.tmp-*"):
+            # a younger one may belong to a run of another process
             if time.time() - path.stat().st_mtime > LEFTOVER_S:
                 path.unlink(missing_ok=True)
 
@@ -113,6 +115,7 @@ class Store:
 
 def write(record: Record, path: Path) -> None:
     """Write a record to a file, atomically."""
+    # NaN is not JSON: readers other than Python's refuse it
     text = json.dumps(record, indent=1, allow_nan=False) + "\n"
     write_atomically(path, text.encode())
 

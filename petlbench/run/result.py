@@ -11,7 +11,7 @@ def result_line(record: Record) -> str:
     if record["status"] != "finished":
         return f"{record['status']}: {record['reason']}"
     scores = [f"{name} {score['top1']:.1f} %" for name, score in record["scores"].items()]
-    parts = scores or list(_costs(record["cost"]))
+    parts = scores or list(_costs(record["cost"]))  # a probe has no scores
     return f"{', '.join(parts)} ({record['provenance']['seconds']:.0f} s)"
 
 

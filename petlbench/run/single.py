@@ -28,6 +28,7 @@ def run(config: Config) -> bool:
         log.info("record: %s", store.path(record))
         if record["status"] != "finished":
             return False
+    # also for a run that was finished earlier: probe.budget_gib is answered from its record
     for line in work.summary(config, store, [name]):
         log.info("%s", line)
     return True
@@ -50,6 +51,7 @@ def _bug(config: Config, work: job.Job) -> Exception | None:
     except UserError:
         raise
     except Exception as error:
+        # whatever the code of a method raises; a bug is recorded, as in a sweep
         return error
     return None
 

@@ -136,6 +136,7 @@ def _arguments(config: Config) -> dict[str, Any]:
 def _quiet() -> Any:
     import wandb
 
+    # console: W&B would otherwise wrap stdout and stderr
     return wandb.Settings(quiet=True, silent=True, console="off", init_timeout=INIT_S)
 
 
@@ -164,6 +165,7 @@ def _within(seconds: float, action: Callable[[], object]) -> None:
         except Exception as error:
             outcome.put(error)
 
+    # daemon: a thread that still blocks does not keep the process alive
     threading.Thread(target=act, daemon=True).start()
     error: Exception | None = TimeoutError(f"no answer in {seconds} s")
     with contextlib.suppress(queue.Empty):

@@ -35,12 +35,14 @@ def run(config: Config) -> Record:
 def _fill(run: Run) -> None:
     """The run itself; every line leaves its part of the record."""
     config, record = run.config, run.record
+    # first: the head and the tensors of the method are drawn from this state
     seed_everything(config.seed)
     device = build.device(config.device)
     task = build.data(config)
     method = build.method(config)
     record["provenance"] |= provenance.of_run(config, device, method.backbone)
     conditions = measuring(config, device)
+    # on noise, while no image of the task is on the device yet
     before = section(method, conditions, record["notes"])
     record["cost"] |= before
     scratch = run.store.path(record, ".unfinished")
@@ -53,12 +55,14 @@ def _fill(run: Run) -> None:
         method.to("cpu")  # its memory is not part of the fitted network's peak
         record["cost"] |= {"search": before}
         record["cost"] |= section(fitted.network, conditions, record["notes"])
+    # before the tests open: an error there does not lose the trained tensors
     _store_delta(run, task, fitted)
     tests = build.tests(config, task)  # opened here, and not before
     started = time.perf_counter()
     scores = {name: trainer.evaluate(fitted.network, split) for name, split in tests.items()}
     _note_tests(record, trainer, scores, time.perf_counter() - started)
     record["provenance"]["splits"] = _fingerprints(config, trainer, tests)
+    # only now: a search that was stopped resumes from it
     shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -71,6 +75,7 @@ def measuring(config: Config, device: torch.device) -> Conditions:
 def _store_delta(run: Run, task: Task, fitted: Fitted) -> None:
     config, record = run.config, run.record
     target = config.method.plain()
+    # a search may return another method than the configured one
     name, made = fitted.made_by or (record["factors"]["method"], target)
     file = run.store.path(record, ".safetensors")
     record["cost"]["delta_bytes"] = delta.save(
@@ -107,6 +112,7 @@ def _note_epoch(run: Run, epoch: Epoch) -> None:
 
 def _note_training(run: Run, trainer: TrainingLoop, seconds: float) -> None:
     history, protocol = trainer.history, run.config.protocol
+    # without a choice the last epoch is the tested one
     best = trainer.best if trainer.keep_best else None
     run.record["selection"] = {
         "fit_on": protocol.fit_on,

@@ -42,12 +42,15 @@ def points(table: pd.DataFrame, values: list[str]) -> pd.DataFrame:
 
     at_edge names the values of the best point that lie at an end of their grid.
     """
+    # dropna: a value may be null, and pandas leaves such groups out by default
     by_task = table.groupby([*KEY, *values, "task"], as_index=False, sort=False, dropna=False)[
         "top1"
     ].mean()
     scores = by_task.groupby([*KEY, *values], sort=False, dropna=False)["top1"]
     grid = scores.agg(val="mean", tasks="count").reset_index()
+    # means over different tasks cannot be compared
     complete = grid[grid["tasks"] == table["task"].nunique()]
+    # of equal means idxmax takes the first
     best = complete.loc[complete.groupby(KEY, sort=False)["val"].idxmax()].index
     grid["chosen"] = grid.index.isin(best)
     grid["at_edge"] = [
@@ -62,6 +65,7 @@ def points(table: pd.DataFrame, values: list[str]) -> pd.DataFrame:
 
 def _at_edge(grid: pd.DataFrame, row: pd.Series, value: str) -> bool:
     axis = grid.loc[(grid[KEY] == row[KEY]).all(axis=1), value]
+    # a value that is not varied has no edge
     return bool(axis.nunique() > 1 and row[value] in (axis.min(), axis.max()))
 
 

@@ -23,10 +23,12 @@ def sweep(combinations: Sequence[plan.Combination], *, dry_run: bool) -> int:
 
     Raises UserError for a mistake of the command, before any run.
     """
+    # the root of the first run; without any combination `plan.build` raises below
     roots = [config.results.root for config, _ in combinations[:1]]
     store = Store(*roots or ["results/runs"])
     runs = plan.build(combinations, store.finished(), check)
     for config in _differing(runs, "dataset"):
+        # wrong values of a reader end the sweep before its plan is printed
         build.reader(config)
     log.info(plan.headline(runs))
     for line in [*plan.refusals(runs), *(plan.listing(runs) if dry_run else ())]:
@@ -42,7 +44,7 @@ def check(config: Config) -> None:
 def perform(runs: Sequence[plan.Planned], store: Store) -> int:
     """Record the refused runs, do those to run, report all failures."""
     to_run = [planned for planned in runs if planned.state == plan.TO_RUN]
-    check_place(to_run)
+    check_place(to_run)  # first: a mistake leaves no file
     store.check_writable()
     store.sweep_leftovers()
     _record_refused(runs, store)
@@ -66,6 +68,7 @@ def _record_refused(runs: Sequence[plan.Planned], store: Store) -> None:
     finished = store.finished()
     logged: set[tuple[str, str | None]] = set()
     for planned in runs:
+        # by a recipe with equal values, since `recipe` is not part of the identity
         if planned.id in finished:
             continue
         if planned.state == plan.UNSUPPORTED:
@@ -121,7 +124,7 @@ def execute(config: Config) -> Record:
     """One run of a sweep: a mistake that would end a single run fails this one only."""
     try:
         return job.of(config).execute(config)
-    except WriteError:
+    except WriteError:  # no later run could be recorded either
         raise
     except UserError as error:
         record = failed(config, error)

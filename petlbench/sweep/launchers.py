@@ -20,6 +20,7 @@ def basic(runs: Sequence[Planned], execute: Callable[[Config], Record]) -> list[
         record = execute(planned.config)
         records.append(record)
         finished = sum(one["status"] == "finished" for one in records)
+        # rough: the remaining methods and tasks may take longer than those before
         left_s = (time.monotonic() - started) / number * (len(runs) - number)
         counts = f"ok={finished} failed={number - finished}"
         state = f"[{number}/{len(runs)} {counts} eta {duration(left_s)}]"

@@ -11,6 +11,7 @@ from petlbench.run.identity import identity
 
 Combination = tuple[Config, tuple[str, ...]]  # and the overrides that the sweep varies in it
 TO_RUN, FINISHED, UNSUPPORTED, BROKEN = "to run", "finished", "unsupported", "broken"
+# nodes that a check depends on: runs that differ in task or seed alone share a verdict
 CHECKED = ("method", "backbone", "input", "train", "protocol", "recipe", "job", "probe")
 
 
@@ -66,7 +67,9 @@ def build(
         if pair not in verdicts:
             verdicts[pair] = _verdict(config, check)
         verdict, name = verdicts[pair], identity(plain)
+        # a refused pair stays refused, even if it was finished before
         state = FINISHED if verdict.state == TO_RUN and name in finished else verdict.state
+        # two combinations are one run if they differ in nothing that decides the result
         runs.setdefault(name, Planned(config, name, state, varied, verdict.reason, verdict.error))
     if not runs:
         raise UserError("this sweep has no runs; name some, e.g. method=paper dataset=mini")
@@ -76,7 +79,7 @@ def build(
 def _verdict(config: Config, check: Callable[[Config], None]) -> Verdict:
     try:
         check(config)
-    except Unsupported as error:
+    except Unsupported as error:  # a UserError too, so it comes first
         return Verdict(UNSUPPORTED, str(error))
     except UserError as error:
         factors = config.factors

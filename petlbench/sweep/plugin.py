@@ -52,6 +52,7 @@ class PetlSweeper(Sweeper):
         combinations = list(self.combinations(arguments))
         from petlbench.sweep.conduct import sweep  # imports torch; cheap checks come first
 
+        # `hydra.main` discards what a sweeper returns
         raise SystemExit(sweep(combinations, dry_run=self.dry_run))
 
     def combinations(self, arguments: Sequence[str]) -> Iterator[plan.Combination]:
@@ -79,6 +80,7 @@ class PetlSweeper(Sweeper):
             self.loader._apply_overrides_to_config(self._parse(settings), changed)
             return compose.finish(changed, choices)
         except (HydraException, OmegaConfBaseException, AssertionError) as error:
+            # OmegaConf asserts for a value below a node that is null
             line = mistakes.explain(error, lambda: compose.keys(composed))
             pair = f"method={choices['method']} backbone={choices['backbone']}"
             raise UserError(f"{line} (with {pair} dataset={choices['dataset']})") from error
@@ -105,6 +107,7 @@ class PetlSweeper(Sweeper):
     def _is_choice(self, override: Override) -> bool:
         """Whether an override chooses an option of a group, as in Hydra."""
         is_group = self.loader.repository.group_exists(override.key_or_group)
+        # Hydra merges a mapping into the node of the group instead of choosing an option
         return is_group and not isinstance(override.value(), dict)
 
     def _options(self, group: str, names: Iterable[str]) -> list[str]:
@@ -128,6 +131,7 @@ class PetlSweeper(Sweeper):
         return cast(dict[str, Any], OmegaConf.to_container(result.config))
 
     def _parse(self, overrides: Sequence[str]) -> list[Override]:
+        # with the loader, which a glob asks for the options of its group
         return OverridesParser.create(config_loader=self.loader).parse_overrides(list(overrides))
 
 
@@ -137,6 +141,7 @@ def _values(override: Override) -> list[str]:
         return [override.get_value_element_as_str()]
     if not (override.is_choice_sweep() or override.is_range_sweep()):
         raise UserError(f"'{override.input_line}' is not a list of values; write key=a,b,c")
+    # each once, also because `_deferred` writes a value twice
     values = list(dict.fromkeys(cast(Iterable[str], override.sweep_string_iterator())))
     if not values and override.value_type == ValueType.GLOB_CHOICE_SWEEP:
         raise UserError(f"'{override.input_line}' matches no option; name a suite instead")
@@ -174,7 +179,8 @@ def register() -> None:
     plugins = Plugins.instance()
     package = sys.modules.setdefault("hydra_plugins", types.ModuleType("hydra_plugins"))
     if not hasattr(package, "__path__"):
-        package.__path__ = []
+        package.__path__ = []  # what makes a module a package
+    # Hydra looks a plugin up by its module and name
     PetlSweeper.__module__ = MODULE
     alias = types.ModuleType(MODULE)
     alias.PetlSweeper = PetlSweeper  # type: ignore[attr-defined]

@@ -14,6 +14,7 @@ from typing import IO
 
 from petlbench.errors import UserError
 
+# OSError: gzip and bz2 raise it for damaged data, then without a number
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, LZMAError, OSError)
 JUNK = re.compile(r"(^|/)(__MACOSX|\._[^/]*|\.DS_Store|Thumbs\.db)(/|$)")
 
@@ -59,6 +60,7 @@ def contents(archive: Path, names: Container[str]) -> Iterator[tuple[str, IO[byt
     else:
         with tarfile.open(archive) as tape:
             for item in tape:
+                # in its order: going back in a compressed tar decompresses it from the start
                 if item.name in names and (file := tape.extractfile(item)):
                     yield item.name, file
 
@@ -85,10 +87,11 @@ def _is_zip(archive: Path) -> bool:
 def _zip_members(archive: Path) -> Iterator[Member]:
     with zipfile.ZipFile(archive) as packed:
         for entry in packed.infolist():
+            # the upper half is the mode on Unix, often 0 in archives from other systems
             mode = entry.external_attr >> 16
             special = bool(stat.S_IFMT(mode)) and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
             path = _safe(archive, entry.filename, "not a plain file" if special else None)
-            if entry.flag_bits & 1:
+            if entry.flag_bits & 1:  # PKWARE's APPNOTE, 4.4.4
                 raise UserError(f"'{archive}' is encrypted; unpack it with its password")
             if not entry.is_dir():
                 yield Member(entry.filename, path, entry.file_size)
@@ -101,6 +104,7 @@ def _tar_members(archive: Path) -> Iterator[Member]:
             path = _safe(archive, item.name, None if is_plain else "a link or a device")
             if item.isreg():
                 yield Member(item.name, path, item.size)
+        # tarfile takes a file that was cut between two members as complete
         assert tape.fileobj is not None
         tape.fileobj.seek(tape.offset)
         if not tape.fileobj.read(1):  # a complete archive ends with zeros
@@ -110,6 +114,7 @@ def _tar_members(archive: Path) -> Iterator[Member]:
 def _safe(archive: Path, name: str, special: str | None) -> str:
     """The path of a member without dots. Raises UserError if it could write elsewhere."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
+    # backslashes and drive letters are paths on Windows
     outside = name.startswith("/") or ".." in parts or "\\" in name or re.match("[A-Za-z]:", name)
     if reason := special or ("a path that leaves the archive" if outside else None):
         raise UserError(

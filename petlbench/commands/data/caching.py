@@ -47,7 +47,7 @@ def _splits(draw: TaskDraw) -> Iterator[SplitToOpen]:
         return
     for split, read in task.lists.items():
         images = read()
-        if len(images):
+        if len(images):  # val_share=0 leaves no val
             yield SplitToOpen(draw.name, task, split, task.cached(images))
 
 
@@ -56,6 +56,7 @@ def _require_space(suite: str, splits: list[SplitToOpen]) -> None:
     missing = [item.cached for item in splits if item.cached and not item.cached.exists]
     if not missing:
         return
+    # the lists of a suite share a folder of the cache
     folder = missing[0].pixels.parent
     needed, free = sum(cached.size for cached in missing), pixels.free_bytes(folder)
     say(

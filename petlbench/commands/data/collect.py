@@ -25,6 +25,7 @@ def plan(
     target: the folder of the suite; on the disk of the images, hard links take no space.
     """
     existing = next(above for above in (target, *target.absolute().parents) if above.exists())
+    # hard links cannot cross file systems
     links = existing.stat().st_dev == images_root.stat().st_dev
     for folder in required:
         home = _home(folder, lists_root, is_only=len(required) == 1)

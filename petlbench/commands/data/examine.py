@@ -37,6 +37,7 @@ def examine(path: Path, *, upright: bool) -> ImageFacts:
     except OSError as error:
         raise UserError(f"image '{path}' cannot be read: {error.strerror}") from error
     image = images.original(path, upright=upright)
+    # with the size: images of different shape may have the same bytes
     digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes())
     with Image.open(BytesIO(content)) as file:
         file_format = file.format or "unknown"

@@ -51,6 +51,7 @@ def fetch(url: str, sha256: str, to: str) -> dict[str, Any]:
     with _locked(part) as file:
         resumed = part.stat().st_size > 0
         digest = _download(address, headers, file, part)
+        # the part may be of another file with the same name
         if digest != sha256.lower() and resumed:
             say("the part of an earlier download does not fit; starting again")
             file.truncate(0)

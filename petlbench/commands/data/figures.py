@@ -35,6 +35,7 @@ def _fingerprint(images: ImageList, facts: Facts) -> str:
     for path, label in zip(images.files, images.labels, strict=True):
         known = facts[path]
         content = known.sha256 if isinstance(known, ImageFacts) else None
+        # no paths: two copies of a data set have one fingerprint
         digest.update(f"{content} {label}\n".encode())
     return digest.hexdigest()
 
@@ -72,11 +73,13 @@ def list_notes(split: str, images: ImageList, facts: Facts, task: Task) -> Itera
 def content(facts: Facts, path: Path) -> str | Path:
     """A key that two equal images share, in the same file or not."""
     known = facts[path]
+    # a file that cannot be decoded equals only itself
     return known.pixels if isinstance(known, ImageFacts) else path
 
 
 def _suffix_fits(path: Path, known: ImageFacts) -> bool:
     """Whether the suffix of a file is right about lossy and lossless."""
+    # MPO is PIL's name of a JPEG that holds several pictures
     return (path.suffix.lower() in (".jpg", ".jpeg")) == (known.format in ("JPEG", "MPO"))
 
 

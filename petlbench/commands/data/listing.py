@@ -22,7 +22,7 @@ def listing(suite: str | None, root: Path | None, size: int) -> Report:
     """A report on one suite, or on all that need no folder of the user."""
     suites = [_suite(suite, root, size)] if suite is not None else []
     for name in [] if suite is not None else all_suites():
-        with suppress(NoImages):
+        with suppress(NoImages):  # dataset=probe
             suites.append(_suite(name, root, size))
     return {"command": "list", "ok": True, "size": size, "suites": suites}
 
@@ -32,9 +32,9 @@ def _suite(name: str, root: Path | None, size: int) -> Report:
     draws = list(task_draws(name, root, size))
     folders = merged(folder for draw in draws for folder in draw.folders)
     files: Sizes = {}
-    grouped = groupby(draws, lambda draw: draw.task_name)
+    grouped = groupby(draws, lambda draw: draw.task_name)  # draws of a task are adjacent
     tasks = [_task(task_name, list(of_task), size, files) for task_name, of_task in grouped]
-    decoded = _images(folders) * 3 * size**2
+    decoded = _images(folders) * 3 * size**2  # bytes: RGB, uint8
     return {
         "suite": name,
         "tasks": tasks,
@@ -64,6 +64,7 @@ def _task(name: str, draws: list[TaskDraw], size: int, files: Sizes) -> Report:
     except UserError as error:
         return report | {"missing": str(error)}
     except OSError as error:
+        # a listed image does not exist
         return report | {"missing": f"'{error.filename}': {error.strerror}"}
     files |= sizes
     if not lists:

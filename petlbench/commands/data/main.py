@@ -23,7 +23,7 @@ from petlbench.errors import UserError
 from petlbench.progress import say
 from petlbench.system import user_path
 
-WRONG, INTERRUPTED = 1, 130
+WRONG, INTERRUPTED = 1, 130  # exit statuses; 130: 128 + SIGINT
 WIDTH = 140  # characters if the output is not a terminal
 SIZE = 224  # pixels; the input size of most backbones
 EXAMPLES = """examples:
@@ -133,12 +133,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Ctrl-C.
     """
     parsed = parser().parse_args(arguments)
+    # to stderr: stdout holds the report alone
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         report = run(parsed)
     except (UserError, NoImages) as error:
         return _fail(f"error: {error}", WRONG)
     except (HydraException, OmegaConfBaseException) as error:
+        # `list`: no keys to suggest, since the user sets none in this command
         return _fail(f"error: {mistakes.explain(error, list)}", WRONG)
     except OSError as error:
         return _fail(f"error: '{error.filename}': {error.strerror or error}", WRONG)
@@ -147,6 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _print(report, as_json=parsed.json)
     except BrokenPipeError:  # the reader, for example `head`, has ended
+        # Python flushes stdout at exit and would fail again (its docs, signal: note on SIGPIPE)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0 if report["ok"] else WRONG
 

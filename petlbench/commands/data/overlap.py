@@ -15,6 +15,7 @@ def shared(task: Task, lists: Mapping[str, ImageList], facts: Facts) -> Iterator
     """A sentence for each pair of splits that share images and must not."""
     files = {split: _files(facts, images) for split, images in lists.items()}
     for first, second in combinations(lists, 2):
+        # a split holds images of its parts; test sets may share some: nothing trains on them
         is_part = first in task.parts.get(second, ()) or second in task.parts.get(first, ())
         if is_part or {first, second} <= set(task.tests):
             continue
@@ -37,6 +38,7 @@ def wrong_sums(task: Task, lists: Mapping[str, ImageList], facts: Facts) -> list
 
 def _files(facts: Facts, images: ImageList) -> dict[str | Path, Path]:
     """The first file of each content of a list."""
+    # reversed: of equal keys a dictionary keeps the last
     return {content(facts, path): path for path in reversed(images.files)}
 
 

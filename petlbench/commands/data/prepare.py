@@ -77,8 +77,10 @@ def _run(
         names = ", ".join(folder.name for folder in required)
         raise UserError(f"no folder of {suite} in {sources}; its folders are {names}")
     states = FolderStates()
+    # two commands would fill the same .part folder
     with file_lock(target / ".prepare.lock", "write the data", ADVICE):
         todo = [job for job in jobs if not _exists(target, job.folder, states)]
+        # for all folders, before the first one is filled
         pixels.require_space(sum(job.bytes for job in todo), target, suite, ADVICE)
         for job in todo:
             _make(job, target, states)
@@ -104,6 +106,7 @@ def _exists(target: Path, folder: RequiredFolder, states: FolderStates) -> bool:
     if place is None:
         return False
     digests = sums.read(place)
+    # a folder that was prepared for one task has only the lists of that task
     missing = [name for name in folder.lists if name not in digests]
     if not digests:
         reason = f"'{place}' existed before; verify checks it"
@@ -120,11 +123,13 @@ def _exists(target: Path, folder: RequiredFolder, states: FolderStates) -> bool:
 
 
 def _make(job: FolderJob, target: Path, states: FolderStates) -> None:
+    # beside its target, since renaming is atomic only within a file system
     part = target / f".{job.folder.name}.part"
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir()
         digests = job.fill(part)
+        # before the rename: an existing folder is taken as complete
         _check(part, job.folder)
         sums.write(part, digests)
         os.rename(part, target / job.folder.name)
@@ -142,6 +147,7 @@ def _make(job: FolderJob, target: Path, states: FolderStates) -> None:
 def _check(part: Path, folder: RequiredFolder) -> None:
     """Raise UserError if a list is missing or wrong, or if an image of a list is missing."""
     for name, required in folder.lists.items():
+        # paths start from the standard folder, from images/, or from the data set (heekhero/DTL)
         roots = [part / required.below, part / "images", part]
         images = lists.read(
             part / name, classes=folder.classes, distinct=required.images, roots=roots

@@ -64,6 +64,7 @@ def prepare(report: Report, console: Console) -> None:
     if report["absent"]:
         _line(console, f"still missing: {', '.join(report['absent'])}")
     if report["ok"]:
+        # --root is the folder above the suite's
         root = shlex.quote(str(Path(report["root"]).parent))
         _line(console, f"next: python -m petlbench.data verify {report['suite']} --root {root}")
 
@@ -98,6 +99,7 @@ def listing(report: Report, console: Console) -> None:
             gigabytes = (task[key] / 1e9 for key in ("bytes", "decoded_there", "decoded_bytes"))
             state = (task["missing"] or task["state"]).removeprefix(f"{task['task']} has ")
             numbers = (f"{task['images']:,}", *(f"{number:.2f}" for number in gigabytes))
+            # the first clause of the sentence; advice follows it
             table.add_row(task["task"], *numbers, re.split(r";| \(nor", state)[0])
         console.print(table)
         available = sum(not task["missing"] for task in suite["tasks"])
@@ -126,7 +128,7 @@ def _table(*columns: str) -> Table:
         table.add_column(
             name,
             justify="right" if is_number else "left",
-            overflow="fold",
+            overflow="fold",  # rich would cut long paths with an ellipsis
             no_wrap=name in ("task", "split", "folder", "state", "images"),
         )
     return table
@@ -138,6 +140,7 @@ def _first(lines: Sequence[str]) -> list[str]:
 
 
 def _line(console: Console, line: str) -> None:
+    # markup off: rich reads [...] in a path as a style; soft_wrap: a line stays one for grep
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -51,6 +51,7 @@ class TaskDraw:
     def folders(self) -> tuple[RequiredFolder, ...]:
         """The folders that the task needs; empty if the module of its reader has no `layout`."""
         reader = target.find(self.config.dataset.target.path, f"{self.task_name}: _target_")
+        # `layout` stands beside the reader, also in another package
         layout: Layout = getattr(sys.modules[reader.__module__], "layout", lambda _: ())
         return tuple(layout(self.values))
 
@@ -80,6 +81,7 @@ def task_names() -> set[str]:
 
 def needs_root(name: str) -> bool:
     """Whether a task reads a folder that the user must name."""
+    # ??? is OmegaConf's value that must be set
     return options.content("dataset", name).get("root") == "???"
 
 
@@ -112,7 +114,7 @@ def _draws(name: str, config: Config) -> Iterator[TaskDraw]:
 
 def required_folders(suite: str, root: Path | None) -> tuple[Path, list[RequiredFolder]]:
     """The folder of a suite, and the folders that its tasks need in it."""
-    draws = list(task_draws(suite, root, size=1))
+    draws = list(task_draws(suite, root, size=1))  # any size: nothing is decoded
     folders = merged(folder for draw in draws for folder in draw.folders)
     if not folders:
         raise UserError(f"{suite} needs no lists and folders of its own; nothing to prepare")

@@ -25,12 +25,14 @@ def read(folder: Path) -> dict[str, str]:
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"'{folder / NAME}' cannot be read: {error}") from error
+    # sha256sum marks files that it read in binary mode by *
     matches = (re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line) for line in text.split("\n"))
     return {match[2]: match[1] for match in matches if match}
 
 
 def differences(folder: Path, digests: Mapping[str, str]) -> list[str]:
     """A sentence for each file that is missing or has changed."""
+    # hashlib releases the GIL, so that threads hash in parallel
     with threads() as pool:
         checked = pool.map(lambda path: _difference(folder / path, digests[path]), digests)
         lines = progress(checked, f"checking {folder.name}", len(digests))
@@ -52,6 +54,7 @@ def mismatch(path: Path) -> str:
 def above(folder: Path) -> Iterator[tuple[Path, dict[str, str]]]:
     """Each SHA256SUMS of a folder and of the two above it, with the folder that has it."""
     folder = folder.absolute()
+    # paths may start two folders below the sums: imagenet/images/train
     for place in (folder, *list(folder.parents)[:2]):
         if digests := read(place):
             yield place, digests

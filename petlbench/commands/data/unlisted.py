@@ -47,6 +47,7 @@ def _defects(name: str, split: Split, classes: int) -> Iterator[str]:
     if split.images.dtype != torch.uint8 or len(shape) != 4 or shape[1] != 3:
         yield f"{name} holds {split.images.dtype} images of shape {shape}, not uint8 (N, 3, H, W)"
     elif not len(split):
+        # before the labels: an empty tensor has no minimum
         yield f"{name} holds no image"
     elif shape[0] != len(split):
         yield f"{name} holds {shape[0]} images and {len(split)} labels"
@@ -64,7 +65,7 @@ def _warnings() -> Iterator[list[str]]:
     messages: list[str] = []
     log, handler = logging.getLogger("petlbench"), logging.Handler(logging.WARNING)
     handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
-    propagate, log.propagate = log.propagate, False
+    propagate, log.propagate = log.propagate, False  # else it is printed too
     log.addHandler(handler)
     try:
         yield messages

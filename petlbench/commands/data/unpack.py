@@ -55,10 +55,12 @@ def _assign(
     any_named = False
     for member in members:
         parts = PurePosixPath(member.path).parts
+        # only folders: a file may have the name of a data set
         depth = next((i for i, part in enumerate(parts[:-1]) if part in by_name), None)
         if depth is not None:
             any_named = True
             yield member, by_name[parts[depth]], "/".join(parts[depth + 1 :])
+    # an archive with a known folder is not guessed at
     if not any_named and len(required) == 1:
         yield from _assign_by_lists(required[0], members, file, task_names)
 
@@ -103,6 +105,7 @@ def _write(content: IO[bytes], path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("wb") as file:
         while chunk := content.read(CHUNK):
+            # hashed on the way, so that no file is read again
             digest.update(chunk)
             file.write(chunk)
     return digest.hexdigest()

@@ -29,6 +29,7 @@ def verify(suite: str, root: Path | None, allow_duplicates: bool) -> Report:
 
     allow_duplicates: images that two splits share are a note instead of a defect.
     """
+    # for all tasks: the draws of a task list the same files
     facts: Facts = {}
     with threads() as pool:
         tasks = [
@@ -57,6 +58,7 @@ def verify_task(
     shared = part["shared"]
     defects = part["defects"] + ([] if allow_duplicates else shared)
     notes = part["notes"] + (shared if allow_duplicates else []) + task.remarks()
+    # two lists may have the same defective file
     return report | {"defects": list(dict.fromkeys(defects)), "notes": notes}
 
 
@@ -108,6 +110,7 @@ def _examine_files(
 
 
 def _examine_file(path: Path, images: ImageList) -> ImageFacts | str:
+    # here, because only this message names the list
     if not path.is_file():
         return f"image '{path}', which '{images.file}' lists, is missing"
     try:
@@ -128,5 +131,6 @@ def _mismatches(images: ImageList, facts: Facts) -> Iterator[str]:
             current[images.file] = sha256_of(images.file)
         for path, digest in current.items():
             below = os.path.relpath(path.absolute(), folder)
+            # a file without a line in SHA256SUMS is no defect: the user may have added it
             if digests.get(below, digest) != digest:
                 yield sums.mismatch(path)
