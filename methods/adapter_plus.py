@@ -17,10 +17,12 @@ class PostAdapted(nn.Module):
 
     def __init__(self, block: nn.Module, width: int, rank: int, drop_path: float) -> None:
         super().__init__()
-        self.block = block
+        self.block = block  # any block, so networks without transformer blocks work too
+        # The authors' adapter has neither dropout nor a norm.
         self.adapter = Bottleneck(width, rank, nn.GELU(), dropout=0.0)
         self.drop_path = DropPath(drop_path)
         self.gamma = nn.Parameter(torch.ones(width))
+        # Bottleneck leaves W_u at zero. torch takes a and b as values, not as deviations.
         for layer in (self.adapter.down, self.adapter.up):
             nn.init.trunc_normal_(layer.weight, std=0.01, a=-0.02, b=0.02)
 

@@ -22,7 +22,7 @@ class ParallelBlock(PreNormBlock):
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, N, d) or (B, H, W, d) -> the same shape"""
-        y = z + self.attention(self.norm1(z))
+        y = z + self.attention(self.norm1(z))  # (B, ..., d), the input of norm2
         return y + self.mlp(self.norm2(y)) + self.branch(y)  # type: ignore[no-any-return]
 
 
@@ -41,6 +41,7 @@ class AdaptFormer(Method):
         super().__init__(backbone)
 
         def branch(width: int) -> nn.Module:
+            # Bottleneck starts with W_u = 0, so the branch adds nothing before training.
             return Scaled(scale, Bottleneck(width, rank, nn.ReLU(), dropout, bias=bias))
 
         backbone.swap_blocks(lambda block, width: ParallelBlock(block, branch(width)))

@@ -32,6 +32,7 @@ class BinaryBranch(nn.Module):
         self.act = act
         self.dropout = nn.Dropout(fraction("dropout", dropout))
         self.up = Quantised(rank, width, bits)
+        # torch takes a and b as values, not as deviations.
         nn.init.trunc_normal_(self.up.weight, std=0.001, a=-0.002, b=0.002)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,12 +62,14 @@ class BiLoRA(Method):
         quantise_head(backbone, head_bits)
 
         def branch(width: int) -> nn.Module:
+            # The bound of LowRank, which LoRA uses: a higher rank is no low-rank update.
             whole("rank", rank, low=1, high=width, of="the width of the network there")
             return Scaled(scale, BinaryBranch(width, rank, bits, dropout, nn.Identity()))
 
         swap(
             backbone,
             "*.attn.qkv",
+            # The key has no update, as in LoRA.
             lambda qkv: QueryAndValue(qkv, branch(qkv.in_features), branch(qkv.in_features)),
         )
 

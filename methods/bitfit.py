@@ -16,6 +16,7 @@ class BitFit(Method):
     def __init__(self, backbone: Backbone, *, include_relpos: bool) -> None:
         super().__init__(backbone)
         ends = ("bias", ".relative_position_bias_table") if include_relpos else ("bias",)
+        # By name, as V-PETL Bench selects them: its rule takes every name that contains "bias".
         for name, parameter in backbone.net.named_parameters():
             if name.endswith(ends):
                 parameter.requires_grad_(True)

@@ -59,10 +59,13 @@ class Bypass(nn.Module):
 
     def forward(self, n: Tensor) -> Tensor:
         """(B, N, d) or (B, H, W, d) -> the same shape"""
+        # In a Swin, n is the map before it is cut into windows, so K crosses their borders.
         hidden = self.act(self.down(n))  # (..., h)
+        # Prefix tokens pass unconvolved here and are replaced below.
         mixed = self.tokens.on_patches(self.conv, hidden)
         if n.ndim == 3:
             prefix, _ = self.tokens.split(hidden)
+            # A 3 x 3 kernel on one zero-padded pixel: only its centre tap meets a value.
             single = F.linear(prefix, self.conv.weight[:, :, 1, 1], self.conv.bias)
             mixed = torch.cat([single, self.tokens.split(mixed)[1]], dim=1)
         return self.up(self.dropout(self.act(mixed)))  # type: ignore[no-any-return]

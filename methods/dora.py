@@ -32,6 +32,7 @@ class Decomposed(nn.Module):
     def forward(self, x: Tensor, product: Tensor, weight: Tensor) -> Tensor:
         """(..., d), product = x W^T (..., out), weight = W (out, d) -> (..., out)"""
         with torch.no_grad():
+            # (out, d), materialised without a graph and only for its row norms.
             change = self.scale * self.update.up.weight @ self.update.down.weight
             norms = (weight + change).norm(dim=1)
         ratio = (self.magnitude / norms).to(product.dtype)
@@ -77,6 +78,7 @@ class DecomposedQKV(nn.Module):
             Update(part.update.down.weight, part.update.up.weight, part.scale)
             for part in (self.query, self.value)
         )
+        # A magnitude equal to ||W|| leaves the rows of W as they are, eq. 5.
         key = self.qkv.weight.chunk(3)[1].norm(dim=1)
         magnitude = torch.cat([self.query.magnitude, key, self.value.magnitude])
         return replace(side_by_side(query, value), magnitude=magnitude)

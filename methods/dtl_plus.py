@@ -31,6 +31,7 @@ class DTLPlus(DTL):
         super().__init__(
             backbone, rank=rank, extract_from=extract_from, inject_from=inject_from, beta=beta
         )
+        # The authors' Swin also has filters in stages without injection; they get no gradient.
         self.mix = nn.ModuleDict(
             {str(stage.first): DepthwiseConv(stage.width, kernel) for stage in self.injecting()}
         )

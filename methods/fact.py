@@ -45,7 +45,7 @@ def factorise(
         width = stage.width
         rank = whole("rank", rank, low=1, high=width, of="the width of the network there")
         u, v = nn.Linear(width, rank, bias=False), nn.Linear(rank, width, bias=False)
-        nn.init.zeros_(v.weight)
+        nn.init.zeros_(v.weight)  # every update is zero before training
         core = cores(stage)
 
         def update(
@@ -55,6 +55,7 @@ def factorise(
             branch = Factored(u, core(ins, outs), v, dropout, ins, outs)
             return Parallel(layer, Scaled(scale, branch))
 
+        # This order, block by block and site by site, numbers the slots of FacT-TK's P.
         for block in stage.blocks:
             for site in SITES:
                 swap(cast(nn.Module, block), site, update)
@@ -79,6 +80,7 @@ class FacTTK(Method):
         super().__init__(backbone)
 
         def cores(stage: Stage) -> CoreMaker:
+            # 12 slots a block: query, key, value, proj, then four of fc1 and four of fc2.
             tucker, slots = Tucker(rank, 12 * len(stage.blocks)), count()
 
             def core(ins: int, outs: int) -> nn.Module:

@@ -14,6 +14,7 @@ class LNTune(Method):
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__(backbone)
+        # All of them, also the final one and those of patch embedding and patch merging.
         norms = [module for module in backbone.net.modules() if isinstance(module, nn.LayerNorm)]
         if not norms:
             raise Unsupported(f"LN-Tune trains LayerNorms, but {backbone.tag} has none")

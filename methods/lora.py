@@ -47,7 +47,7 @@ class AdaptedQKV(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d) -> (..., 3 d)"""
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        q, k, v = self.qkv(x).chunk(3, dim=-1)  # (..., d) each, in timm's order of rows
         return torch.cat([q + self.query(x), k, v + self.value(x)], dim=-1)
 
     def folded(self) -> nn.Module:

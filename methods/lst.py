@@ -56,6 +56,7 @@ class LST(Method):
             raise unknown("method.prune", prune, [*PRUNINGS, "null"])
         blocks = _blocks(backbone, pruned=prune is not None)
         width, heads = backbone.widths[0], blocks[0].attn.num_heads
+        # The side blocks keep the number of heads; each head shrinks by the reduction.
         if width % (reduction * heads):
             raise UserError(
                 f"reduction is {reduction}; width {width} / {reduction} must be a multiple of "
@@ -65,7 +66,7 @@ class LST(Method):
         self.prune = prune
         self.tied = tied
         self.down = nn.ModuleList(nn.Linear(width, side) for _ in range(len(blocks) + 1))
-        self.gates = nn.Parameter(torch.zeros(len(blocks)))
+        self.gates = nn.Parameter(torch.zeros(len(blocks)))  # alpha; g = 1/2 at zero
         self.side = nn.ModuleList(
             Block(side, heads, qkv_bias=True, norm_layer=SideNorm) for _ in blocks
         )
@@ -78,6 +79,7 @@ class LST(Method):
         gates = torch.sigmoid(self.gates / TEMPERATURE)
         steps = zip(self.backbone.stages[0].blocks, self.down[1:], self.side, gates, strict=True)
         for block, down, side, gate in steps:
+            # Frozen weights and a constant input: autograd records nothing of the frozen block.
             z = block(z)
             h = side(gate * h + (1 - gate) * down(z))
         return h  # type: ignore[no-any-return]
@@ -91,6 +93,7 @@ class LST(Method):
         """Copy the pruned parts if `prune` is set, then train."""
         if self.prune is not None:
             self.to(trainer.device)
+            # Image by image: the square of a batch's gradient is not the sum of squares.
             self.start_pruned(PRUNINGS[self.prune](self.backbone, trainer.examples(1)))
         trainer.train(self)
         return Fitted(self)
@@ -117,6 +120,7 @@ def _blocks(backbone: Backbone, *, pruned: bool) -> list[Any]:
     plain_vit_blocks("LST", tag, blocks)
     if backbone.pool == "attention":
         raise Unsupported(f"LST's ladder is too narrow for the attention pooling of {tag}")
+    # In a gated MLP fc1 has twice the outputs that fc2 reads: one set of rows cannot fit both.
     if pruned and blocks[0].mlp.fc1.out_features != blocks[0].mlp.fc2.in_features:
         raise Unsupported(
             f"LST has no pruned start for the gated MLPs of {tag}; set method.prune=null"

@@ -36,7 +36,7 @@ def fisher(backbone: Backbone, examples: Iterable[tuple[Tensor, Tensor]]) -> Imp
         if name.endswith("weight") and tensor.ndim > 1
     }
     sums = {name: torch.zeros_like(tensor) for name, tensor in named.items()}
-    plain = Method(backbone).eval()
+    plain = Method(backbone).eval()  # eval mode drops no paths, so no masks are needed
     backbone.net.requires_grad_(True)
     try:
         for image, label in islice(examples, MOST_EXAMPLES):
@@ -63,7 +63,7 @@ def copy_pruned(
     _copy_norm(block.norm1, small.norm1, channels)
     inner = _qkv_rows(importance["attn.qkv.weight"][:, channels], side)
     width = attn.qkv.in_features
-    rows = torch.cat([inner + part * width for part in range(3)])
+    rows = torch.cat([inner + part * width for part in range(3)])  # (3 side)
     _copy_linear(attn.qkv, small.attn.qkv, rows, channels)
     outer = channels if tied else _best_rows(importance["attn.proj.weight"], inner, side)
     _copy_linear(attn.proj, small.attn.proj, outer, inner)
@@ -106,7 +106,7 @@ def below(importance: Importance, prefix: str) -> Importance:
 
 @torch.no_grad()
 def _copy_linear(large: nn.Linear, small: nn.Linear, rows: Tensor, columns: Tensor) -> None:
-    small.weight.copy_(large.weight[rows][:, columns])
+    small.weight.copy_(large.weight[rows][:, columns])  # (out, in) -> (rows, columns)
     if large.bias is not None and small.bias is not None:
         small.bias.copy_(large.bias[rows])
 

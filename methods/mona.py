@@ -13,7 +13,7 @@ from petlbench.model.block import PreNormBlock
 from petlbench.model.tokens import Tokens
 
 KERNELS = (3, 5, 7)
-NORM_EPS = 1e-5
+NORM_EPS = 1e-5  # torch's default; the norms of a ViT have 1e-6
 
 
 class MultiScale(nn.Module):
@@ -55,13 +55,14 @@ class MonaLayer(nn.Module):
         self.convolutions = MultiScale(hidden)
         self.dropout = nn.Dropout(fraction("dropout", dropout))
         self.up = nn.Linear(hidden, width)
+        # The authors' backbone initialiser draws all linear maps like this, W_u too.
         for layer in (self.down, self.up):
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, N, d) or (B, H, W, d) -> the same shape"""
-        hidden = self.down(self.of_norm * self.norm(z) + self.of_input * z)
+        hidden = self.down(self.of_norm * self.norm(z) + self.of_input * z)  # (B, ..., h)
         mixed = F.gelu(self.tokens.on_patches(self.convolutions, hidden))
         return z + self.up(self.dropout(mixed))  # type: ignore[no-any-return]
 

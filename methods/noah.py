@@ -62,6 +62,7 @@ class NOAH(Composed):
             whole("a depth of depths", depth, low=1, high=backbone.depth, of="the network's depth")
         if not (dims and depths):
             raise UserError("dims and depths of the search space must not be empty")
+        # Copied before modules are swapped in: the best subnet is built on it.
         pristine = copy.deepcopy(backbone)
         largest = (max(dims),) * backbone.depth
         super().__init__(backbone, Genes(largest, largest, largest), dropout)
@@ -87,7 +88,7 @@ class NOAH(Composed):
             block.after_mlp.size = genes.adapter[number]
             block.block.attn.qkv.size = genes.lora[number]
             prompts = self.prompts_of(number + 1)
-            assert prompts is not None
+            assert prompts is not None  # a supernet has prompts in every block
             prompts.size = genes.prompts[number]
 
     def fit(self, trainer: Trainer) -> Fitted:
@@ -101,6 +102,7 @@ class NOAH(Composed):
         torch.manual_seed(trainer.seed)  # the same start for a search that was killed and resumed
         subnet = NOAHSubnet(self.pristine[0], **values)
         trainer.train(subnet)
+        # The delta then names noah_subnet, so loading it needs no search.
         return Fitted(subnet, ("noah_subnet", values), {"search": summary})
 
     def _train_supernet(self, search: SearchTrainer, device: torch.device) -> None:
@@ -114,7 +116,7 @@ class NOAH(Composed):
 
         def draw(step: Step) -> None:
             if step.index == 0:
-                dice.seed(step.epoch)
+                dice.seed(step.epoch)  # as in the authors' code
             self.become(self.space.sample(dice))
 
         log.info("supernet: %d epochs", self.supernet_epochs)
@@ -122,7 +124,7 @@ class NOAH(Composed):
         search.scratch.mkdir(parents=True, exist_ok=True)
         partial = saved.with_suffix(".part")
         torch.save({name: tensor.cpu() for name, tensor in delta_tensors(self).items()}, partial)
-        partial.replace(saved)
+        partial.replace(saved)  # a kill leaves no cut file under this name
 
     def _restore(self, tensors: Mapping[str, Tensor]) -> None:
         own = delta_tensors(self)
@@ -141,14 +143,17 @@ class NOAH(Composed):
         history: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
         seen = {_genes(row): row["top1"] for generation in history for row in generation["scored"]}
         for number in range(len(history) + 1, self.plan.generations + 1):
+            # Own dice for each generation: a resumed search draws what an uninterrupted one draws.
             dice = random.Random(f"{seed} {number}")
             children = next_generation(
                 seen,
                 self.space,
                 self.plan,
+                # Counted from the sizes, so no subnet is built for it.
                 lambda genes: genes.parameters(width) <= self.budget,
                 dice,
             )
+            # A later generation may be empty: small spaces run out of new subnets.
             if not (children or seen):
                 raise UserError(
                     f"no subnet of at most {self.budget / 1e6:g} million parameters was found; "

@@ -57,6 +57,7 @@ class ElasticAdapter(Elastic):
         if not self.size:
             return m
         hidden = self.act(F.linear(m, self.down[: self.size], self.down_bias[: self.size]))
+        # b_u whole at every size, as in the authors' code.
         return m + F.linear(self.dropout(hidden), self.up[:, : self.size], self.up_bias)
 
 

@@ -25,6 +25,7 @@ class Genes:
         no output depends on: (p_1 + 100) width more.
         """
         lora = sum(4 * width * rank for rank in self.lora)
+        # The last width is b_u, which only exists with an adapter.
         adapters = sum((2 * width + 1) * size + width for size in self.adapter if size)
         return lora + adapters + sum(width * count for count in self.prompts)
 
@@ -60,6 +61,7 @@ class Space:
         modules = {}
         for name in MODULES:
             present: tuple[int, ...] = tuple(d for d in getattr(genes, name) if d)
+            # m_prob and s_prob of the authors' code.
             if dice.random() < module and dice.random() < depth:
                 blocks = dice.choice(self.depths)
                 present = present[:blocks] + self.drawn(max(0, blocks - len(present)), dice)

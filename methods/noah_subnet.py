@@ -50,6 +50,7 @@ class Composed(Method):
         plain_vit_blocks("NOAH", backbone.tag, blocks)
         _check_sizes(genes, backbone.depth)
         width = backbone.widths[0]
+        # swap and swap_blocks visit the blocks in order, one size for each.
         adapters = iter(genes.adapter)
         ranks = iter(genes.lora)
 
@@ -67,6 +68,7 @@ class Composed(Method):
         backbone.swap_blocks(adapted)
         self.prompts = nn.ModuleDict(
             {
+                # A ModuleDict takes no numbers as keys.
                 str(number): ElasticPrompts(width, size, dropout)
                 for number, size in enumerate(genes.prompts, 1)
                 if size
@@ -78,7 +80,7 @@ class Composed(Method):
         own, present = z.shape[1], 0  # tokens of the network; prompts after them
         for number, block in enumerate(self.backbone.stages[0].blocks, 1):
             prompts = self.prompts_of(number)
-            if prompts is not None and prompts.size:
+            if prompts is not None and prompts.size:  # size 0: switched off in a supernet
                 without = z[:, : z.shape[1] - present]
                 z, present = torch.cat([without, prompts(len(z))], dim=1), prompts.size
             z = block(z)

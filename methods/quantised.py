@@ -45,11 +45,13 @@ class Quantised(nn.Linear):
     def __init__(self, width: int, out: int, bits: int) -> None:
         super().__init__(width, out, bias=False)
         bits = whole("bits", bits, low=1, high=MOST_BITS)
+        # Not persistent: the levels follow from `bits`, so a delta does not store them.
         self.register_buffer("levels", levels(bits).to(self.weight.device), persistent=False)
         self.levels: Tensor
 
     def rounded(self) -> Tensor:
         """The weight used by `forward`, (out, width)."""
+        # The unbiased std, as in the authors' code.
         mean, std = self.weight.mean(), self.weight.std()
         normal = (self.weight - mean) / (std + 1e-5)
         with torch.no_grad():

@@ -14,6 +14,7 @@ from petlbench.method import Method
 from petlbench.model.backbone import Backbone
 from petlbench.swap import swap
 
+# Below `blocks` only: SigLIP's attention pooling has an mlp.fc1 too.
 SITES = {"attn": "*.blocks.*.attn.qkv", "mlp": "*.blocks.*.mlp.fc1"}  # both read a norm
 
 
@@ -51,7 +52,7 @@ class Adapted(nn.Sequential):
 
     def folded(self) -> nn.Module:
         """One linear map."""
-        return affine(self, cast(nn.Linear, self[1]))
+        return affine(self, cast(nn.Linear, self[1]))  # n + s A(n) is self[0]
 
 
 class RepAdapter(Method):

@@ -127,7 +127,7 @@ class SCT(Method):
 
     def choose(self, examples: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Set each block's salient channels from (images, labels) batches of the training data."""
-        self.eval()
+        self.eval()  # no drop path; the trainer sets train mode again
         tunings = [module for module in self.modules() if isinstance(module, SalientChannels)]
         seen: dict[SalientChannels, Tensor] = {}
         sums: dict[SalientChannels, dict[int, Tensor]] = {tuning: {} for tuning in tunings}
@@ -138,6 +138,7 @@ class SCT(Method):
             seen[tuning] = inputs[0]
             return inputs[0]
 
+        # Hooks for this pass only: one that stayed would be copied with the method.
         watched = [tuning.register_forward_hook(watch) for tuning in tunings]
         try:
             with torch.no_grad():

@@ -13,10 +13,12 @@ from petlbench.method import Method
 from petlbench.model.backbone import Backbone
 from petlbench.swap import swap
 
+# Names inside a block, the same in timm's ViT and Swin.
 IN_BLOCK = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 TRANSFORMER = ("*.patch_embed.proj", *(f"*.blocks.*.{name}" for name in IN_BLOCK))
 CONVOLUTIONAL = (
     *("*.stem.0", "*.stem.1", "*.downsample.0", "*.downsample.1"),
+    # `[0-9].norm` is the norm of a numbered block; head.norm, the final one, is added by name.
     *("*.conv_dw", "*[0-9].norm", "*.mlp.fc1", "*.mlp.fc2"),
 )
 
@@ -30,6 +32,7 @@ class Transformed(nn.Sequential):
         if getattr(op, "bias", None) is None:
             raise Unsupported(NO_BIAS)
         plain = copy.deepcopy(op)
+        # (out, 1, ...) beside a weight (out, in), (out, in, k, k) or (C).
         scale = pair.scale.view(-1, *[1] * (op.weight.ndim - 1))
         plain.weight = nn.Parameter((scale * op.weight).detach())
         plain.bias = nn.Parameter((pair.scale * op.bias + pair.shift).detach())
@@ -71,4 +74,5 @@ def _single_norms(modules: Mapping[str, nn.Module], merge_norm: bool) -> list[st
     """Names of the norms in patch embedding and patch merging that get a pair."""
     merging = [name for name in modules if name.endswith("downsample.norm")] if merge_norm else []
     names = ["patch_embed.norm", *merging]
+    # A plain ViT's patch_embed.norm is an Identity.
     return [name for name in names if isinstance(modules.get(name), nn.LayerNorm)]

@@ -51,7 +51,7 @@ class VPT(Method):
 
     def features(self, z: Tensor) -> Tensor:
         """Patch embedding -> last block: (B, N, C) in a ViT, (B, P + H W, C) in a Swin"""
-        z = z.flatten(1, -2)
+        z = z.flatten(1, -2)  # (B, H, W, C) of a Swin -> (B, H W, C), which takes prompts
         z = self._deep(z) if self.deep else self._shallow(z)
         if self.windowed:
             return z
@@ -60,7 +60,7 @@ class VPT(Method):
 
     def _shallow(self, z: Tensor) -> Tensor:
         """(B, N, C) -> (B, N + P, C)"""
-        [prompts] = self.prompts[str(self.backbone.stages[0].first)]
+        [prompts] = self.prompts[str(self.backbone.stages[0].first)]  # (1, P, C) -> (P, C)
         return super().features(self._prompted(z, prompts, present=0))
 
     def _deep(self, z: Tensor) -> Tensor:
@@ -76,13 +76,13 @@ class VPT(Method):
     def _prompted(self, z: Tensor, prompts: Tensor, present: int) -> Tensor:
         """(B, N, C), prompts (P, C) -> (B, N - present + P, C), in place of the `present` ones"""
         prefix = self.backbone.tokens.prefix
-        fresh = self.dropout(prompts.expand(len(z), -1, -1))
+        fresh = self.dropout(prompts.expand(len(z), -1, -1))  # (B, P, C), masked per image
         return torch.cat([z[:, :prefix], fresh, z[:, prefix + present :]], dim=1)
 
     def train(self, mode: bool = True) -> Self:
         """The backbone stays in eval mode."""
         super().train(mode)
-        self.backbone.eval()
+        self.backbone.eval()  # as in KMnP/vpt, which keeps the frozen encoder in eval mode
         return self
 
 
@@ -92,4 +92,5 @@ def start_bound(backbone: Backbone) -> float:
     Its fans are 3 x patch area and width (KMnP/vpt, src/models/vit_prompt/vit.py).
     """
     area = math.prod(backbone.net.patch_embed.patch_size)
+    # One bound for all stages of a Swin, from its first width, as in the authors' code.
     return math.sqrt(6 / (3 * area + backbone.widths[0]))

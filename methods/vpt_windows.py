@@ -41,6 +41,7 @@ class PromptedWindows(PreNormBlock):
         prompts, patches = n[:, :count], n[:, count:].unflatten(1, (height, width))
         down, right = (-extent % side for extent, side in zip((height, width), size, strict=True))
         shift = tuple(block.shift_size)
+        # In timm's order: shift, then pad to whole windows.
         patches = F.pad(patches.roll([-s for s in shift], (1, 2)), (0, 0, 0, right, 0, down))
         windows = window_partition(patches, size).flatten(1, 2).unflatten(0, (len(n), -1))
         copies = prompts[:, None].expand(-1, windows.shape[1], -1, -1)
@@ -61,6 +62,7 @@ class PromptedWindows(PreNormBlock):
 
     def _bias(self) -> Tensor:
         """Positions and mask: (heads, P + area, P + area), in shifted windows (windows, ...)"""
+        # F.pad counts from the last dimension: columns on the left, then rows above.
         attn, pad = self.block.attn, (self.prompts, 0, self.prompts, 0)
         table = attn.relative_position_bias_table[attn.relative_position_index.flatten()]
         bias = F.pad(table.unflatten(0, (attn.window_area,) * 2).permute(2, 0, 1), pad)
@@ -85,6 +87,7 @@ def prompt_windows(backbone: Backbone, prompts: int) -> None:
     layers = backbone.net.layers
     for stage, before, layer in zip(backbone.stages[1:], layers, layers[1:], strict=False):
         grid = before.blocks[-1].input_resolution
+        # A partial, not a closure: deepcopy and pickle follow it to the copy's module.
         stage.enter = partial(merged, layer.downsample, grid, prompts)
     backbone.swap_blocks(lambda block, width: PromptedWindows(block, prompts))
 

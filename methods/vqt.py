@@ -33,8 +33,8 @@ class QueriedBlock(PreNormBlock):
         heads = (attn.num_heads, -1)
         q = F.linear(queries, weight[:width], None if bias is None else bias[:width])
         kv = F.linear(n, weight[width:], None if bias is None else bias[width:])
-        q = q.unflatten(-1, heads).transpose(1, 2)
-        k, v = kv.unflatten(-1, (2, *heads)).permute(2, 0, 3, 1, 4)
+        q = q.unflatten(-1, heads).transpose(1, 2)  # (B, heads, T, C / heads)
+        k, v = kv.unflatten(-1, (2, *heads)).permute(2, 0, 3, 1, 4)  # (B, heads, N, C / heads)
         mixed = F.scaled_dot_product_attention(attn.q_norm(q), attn.k_norm(k), v)
         out = attn.proj(attn.norm(mixed.transpose(1, 2).flatten(2)))
         return block.drop_path1(block.ls1(out))  # type: ignore[no-any-return]
@@ -71,6 +71,7 @@ class VQT(Method):
         """(B, 3, H, W) -> class logits (B, K)"""
         z = self.backbone.embed(images)
         parts = []  # the answers of each block, (B, T C)
+        # The network's block answers; the walk may call a replacement, e.g. a checkpointed block.
         blocks = zip(self.backbone.net.blocks, self.backbone.stages[0].blocks, strict=True)
         for queries, (queried, block) in zip(self.queries, blocks, strict=True):
             expanded = self.dropout(queries.expand(len(z), -1, -1))  # (B, T, C)

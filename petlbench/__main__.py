@@ -22,7 +22,7 @@ from petlbench.system import package_version
 
 log = logging.getLogger("petlbench")
 GROUPS = ("method", "backbone", "dataset", "protocol", "recipe", "experiment")
-FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
+FAILED, MISTAKE, INTERRUPTED = 1, 2, 130  # exit codes; a shell has 128 + SIGINT for Ctrl-C
 # OmegaConf raises these for a value below a node that is null.
 COMPOSITION_ERRORS = (AssertionError, AttributeError, TypeError, ValueError, LookupError)
 
@@ -69,6 +69,7 @@ def check_groups(arguments: Sequence[str]) -> None:
     """Refuse an unknown option, before anything slow is imported."""
     for argument in arguments:
         group, sign, values = argument.partition("=")
+        # Other values, such as glob(*) and quoted ones, are left to Hydra's grammar.
         if not sign or group not in GROUPS or not re.fullmatch(r"[\w/,.+*\-]+", values):
             continue
         known = known_options(group, arguments)
@@ -144,6 +145,7 @@ def _start() -> None:
     try:
         start(task)()
     except COMPOSITION_ERRORS as error:
+        # After composition these types mean a bug; user_errors prints a UserError in one line.
         if composed or isinstance(error, UserError):
             raise
         raise UserError(mistakes.unexplained(first_line(error), sys.argv[1:])) from error

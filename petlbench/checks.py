@@ -27,6 +27,7 @@ def block_number(name: str, value: object, depth: int) -> int:
 def subset(name: str, value: Iterable[str], known: Iterable[str]) -> list[str]:
     """One or more of the known words, in the order of `known`: random draws follow that order."""
     choices = list(known)
+    # A text is iterable too, but its letters are no words.
     chosen = value if isinstance(value, Iterable) and not isinstance(value, str) else []
     if not chosen or not set(chosen) <= set(choices):
         raise UserError(f"{name} is {value}; it must be a list of {' or '.join(choices)}")
@@ -70,6 +71,7 @@ def choice(name: str, value: T, known: Collection[T]) -> T:
 
 def text(name: str, value: object) -> str:
     """`value` as a text that is not empty and has no line break or other control character."""
+    # Titles and names appear in messages of one line and in cells of tables.
     if isinstance(value, str) and value.strip() and value.isprintable():
         return value
     raise UserError(f"{name} is {value!r}; it must be a text of one line")
@@ -84,11 +86,13 @@ def flag(name: str, value: object) -> bool:
 
 def is_whole(value: object) -> TypeGuard[int]:
     """Whether a value is an integer; True and False are none."""
+    # In Python bool is a subclass of int, so true would count as 1.
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is a finite number; True and False are none."""
+    # yaml can write .nan and .inf.
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 

@@ -22,7 +22,7 @@ from petlbench.method import Method
 from petlbench.model.backbone import Backbone
 from petlbench.system import write_atomically
 
-FORMAT = "1"
+FORMAT = "1"  # a text: safetensors' metadata hold nothing else
 ALIASES = "aliases"  # metadata: names of equal buffers, each with the name that is in the file
 
 
@@ -47,6 +47,7 @@ def delta_tensors(method: Method) -> dict[str, Tensor]:
     `Module.to` makes several tensors of it.
     """
     backbone = method.backbone
+    # By identity: a method may keep a plain module under another name.
     plain = {id(part) for part in (*backbone.plain_modules, *backbone.plain_parameters)}
     parameters = {
         name: tensor
@@ -70,9 +71,11 @@ def save(path: Path, method: Method, metadata: Mapping[str, Any]) -> int:
     tensors of the backbone are not in the file: one with random weights must be built again from
     its seed.
     """
+    # safetensors refuses tensors that are not contiguous.
     tensors = {
         name: tensor.detach().cpu().contiguous() for name, tensor in delta_tensors(method).items()
     }
+    # safetensors refuses tensors that share memory, so equal buffers are stored once.
     aliases = _aliases(tensors, {name for name, _ in method.named_parameters()})
     stored = {name: tensor for name, tensor in tensors.items() if name not in aliases}
     texts = {key: json.dumps(value) for key, value in metadata.items()}
@@ -104,6 +107,7 @@ def load(path: Path, method: Method) -> None:
             raise _unfit(path, f"{name} has shape {shapes}")
     with torch.no_grad():
         for name, tensor in tensors.items():
+            # In place, on the device and in the type that the method has.
             own[name].copy_(tensor)
 
 
@@ -142,6 +146,7 @@ def _aliases(tensors: Mapping[str, Tensor], parameters: set[str]) -> dict[str, s
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
+    # torch.equal is true for equal values of different types.
     return one.dtype == other.dtype and torch.equal(one, other)
 
 
@@ -155,6 +160,7 @@ def _network(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 def _backbone(backbone: Backbone) -> dict[str, str]:
     return {
         "backbone": backbone.tag,
+        # On other weights a delta would load without an error and classify wrongly.
         "backbone_sha256": backbone.checkpoint["sha256"] or "none, random weights",
     }
 

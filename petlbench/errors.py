@@ -31,6 +31,7 @@ def one_line(error: BaseException) -> str:
 def unknown(kind: str, value: object, choices: Iterable[str]) -> UserError:
     """Unknown method 'lorra'; did you mean 'lora'? Known: adapter, bitfit, ..."""
     known, name = sorted(choices), str(value)
+    # A title such as DTL+* finds its option, dtl_plus_star.
     key = name.replace("+", "_plus").replace("*", "_star").replace("-", "_").lower()
     near = [choice for choice in known if f"{choice}_".startswith(f"{key}_")][:1]
     near = near or get_close_matches(key, known, n=1, cutoff=0.6)

@@ -30,9 +30,10 @@ class LowRank(nn.Module):
     def __init__(self, width: int, out: int, rank: int, dropout: float = 0.0) -> None:
         super().__init__()
         rank = whole("rank", rank, low=1, high=width, of="the width of the layer")
+        # torch's default start of a linear map is Kaiming-uniform with bound 1 / sqrt(width).
         self.down = nn.Linear(width, rank, bias=False)
         self.dropout = nn.Dropout(fraction("dropout", dropout))
-        self.up = nn.Linear(rank, out, bias=False)
+        self.up = nn.Linear(rank, out, bias=False)  # after the dropout, as in JieShibo/PETL-ViT
         nn.init.zeros_(self.up.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,6 +59,7 @@ class Bottleneck(nn.Module):
         self.activation = activation
         self.dropout = nn.Dropout(fraction("dropout", dropout))
         self.up = nn.Linear(rank, width, bias=bias)
+        # With W_d zero too, neither matrix would get a gradient, only the bias b_u.
         for tensor in (self.up.weight, self.down.bias, self.up.bias):
             if tensor is not None:
                 nn.init.zeros_(tensor)
@@ -88,11 +90,13 @@ class GroupedLinear(nn.Module):
     def __init__(self, width: int, out: int, groups: int) -> None:
         super().__init__()
         self.groups = groups
+        # torch's bound for the fan-in of one group.
         self.weight = nn.Parameter(nn.Linear(width // groups, out).weight.detach())
         self.bias = nn.Parameter(torch.zeros(out))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., out)"""
+        # (..., width / groups) and (out / groups, width / groups) of each group
         pairs = zip(x.chunk(self.groups, dim=-1), self.weight.chunk(self.groups), strict=True)
         return torch.cat([F.linear(part, block) for part, block in pairs], dim=-1) + self.bias
 
@@ -107,6 +111,7 @@ class ScaleShift(nn.Module):
 
     def __init__(self, width: int, dim: int = -1) -> None:
         super().__init__()
+        # As in dongzelian/SSF.
         self.scale = nn.Parameter(nn.init.normal_(torch.empty(width), mean=1.0, std=0.02))
         self.shift = nn.Parameter(nn.init.normal_(torch.empty(width), std=0.02))
         self.dim = dim
@@ -125,7 +130,7 @@ class Chosen(nn.Module):
 
     def __init__(self, index: Tensor) -> None:
         super().__init__()
-        self.register_buffer("index", index)
+        self.register_buffer("index", index)  # persistent, so that a delta stores it
 
     def choose(self, scores: Tensor) -> None:
         """Set the K indices to those of the highest scores (N,), in ascending order."""
@@ -196,6 +201,8 @@ def affine(module: nn.Module, like: nn.Linear) -> nn.Linear:
     module: (..., in) -> (..., out). Its outputs for zero and for unit vectors, in float64, give b
     and W. Raises Unsupported if b is not zero and `like` has no bias.
     """
+    # A copy, because double() converts in place. W is a difference of outputs: in float32
+    # it would lose digits.
     exact = copy.deepcopy(module).double().eval()
     unit = torch.eye(like.in_features, dtype=torch.float64, device=like.weight.device)
     with torch.no_grad():
@@ -206,7 +213,7 @@ def affine(module: nn.Module, like: nn.Linear) -> nn.Linear:
     plain = nn.Linear(
         *(like.in_features, like.out_features), bias=like.bias is not None, device=weight.device
     )
-    plain.weight = nn.Parameter(weight.to(like.weight.dtype))
+    plain.weight = nn.Parameter(weight.to(like.weight.dtype))  # (out, in)
     if like.bias is not None:
         plain.bias = nn.Parameter(bias[0].to(like.weight.dtype))
     return plain
@@ -223,6 +230,7 @@ class QueryAndValue(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d) -> (..., 3 d)"""
+        # (..., d) each: timm stacks their rows in one weight.
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         return torch.cat([q + self.query(x), k, v + self.value(x)], dim=-1)
 

@@ -52,6 +52,7 @@ class Fitted:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
+# Protocols, so that a method does not import petlbench/train, which imports this module.
 class SearchTrainer(Protocol):
     """What a search inside `fit` may use: further training phases, and scores.
 
@@ -179,18 +180,21 @@ def frozen_prefix(method: Method) -> int:
     def watched(block: Block) -> Block:
         def call(z: Tensor) -> Tensor:
             out = block(z)
+            # With frozen weights and a constant input autograd records nothing.
             is_constant.append(not out.requires_grad)
             return out
 
         return call
 
     stages, training = method.backbone.stages, method.training
+    # Lists of what the walk calls now, replacements of the network's blocks included.
     original = [list(stage.blocks) for stage in stages]
     for stage in stages:
         stage.blocks[:] = map(watched, stage.blocks)
     try:
+        # Under no_grad no output would require a gradient.
         with torch.enable_grad():
-            method.eval()(method.backbone.example())
+            method.eval()(method.backbone.example())  # eval mode needs no drop-path masks
     finally:
         method.train(training)
         for stage, blocks in zip(stages, original, strict=True):

@@ -61,6 +61,7 @@ def to_peft(method: Method, folder: Path) -> None:
     kinds = {(u.scale, len(u.down), u.magnitude is not None) for u in updates.values()}
     if len(kinds) > 1:
         raise _only_low_rank("its layers have several scales or ranks, or DoRA only in part")
+    # One r and lora_alpha for all layers: PEFT's patterns for single layers are not used.
     [(scale, rank, decomposed)] = kinds
     names = {id(module): name for name, module in method.backbone.net.named_modules()}
     head = names[id(method.backbone.head)]
@@ -83,7 +84,7 @@ def to_peft(method: Method, folder: Path) -> None:
         "bias": "none",
         "use_dora": decomposed,
         "target_modules": sorted(updates),
-        "modules_to_save": [head],
+        "modules_to_save": [head],  # not low-rank: the whole module is in the file
     }
     folder.mkdir(parents=True, exist_ok=True)
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -113,6 +114,7 @@ def _updates(method: Method) -> dict[str, Update]:
 
 def _pair(branch: nn.Module) -> Update:
     if isinstance(branch, Scaled):
+        # In NOAH's LoRA a dropout comes first, which does nothing at inference.
         inner = branch.op[-1] if isinstance(branch.op, nn.Sequential) else branch.op
         if isinstance(inner, LowRank):
             return Update(inner.down.weight, inner.up.weight, branch.scale)
@@ -128,7 +130,7 @@ def side_by_side(query: Update, value: Update) -> Update:
     if query.scale != value.scale:
         raise _only_low_rank("query and value have different scales")
     (width, rank), down = query.up.shape, torch.cat([query.down, value.down])
-    up = query.up.new_zeros(3 * width, 2 * rank)
+    up = query.up.new_zeros(3 * width, 2 * rank)  # (3 d, 2 r), rows of query, key and value
     up[:width, :rank] = query.up.detach()
     up[2 * width :, rank:] = value.up.detach()
     return Update(down, up, query.scale)

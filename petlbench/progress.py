@@ -22,6 +22,7 @@ def say(line: str) -> None:
 
 def progress(items: Iterable[T], description: str, total: int) -> Iterator[T]:
     """Yield the items and show the description and how many of `total` are done."""
+    # The frames of a bar would fill a log file.
     console, hidden = Console(stderr=True), not sys.stderr.isatty()
     tracked = track(
         items, description, total=total, transient=True, console=console, disable=hidden
@@ -40,7 +41,7 @@ class EpochProgress:
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
         self.done = 0
-        self.logged = self.started = time.monotonic()
+        self.logged = self.started = time.monotonic()  # the wall clock may be set back
         columns = (
             TextColumn("epoch"),
             MofNCompleteColumn(),

@@ -46,6 +46,7 @@ def adapt(backbone: Backbone, node: Target) -> Method:
     kind = target.find(node.path, "method._target_")
     if not (isinstance(kind, type) and issubclass(kind, Method)):
         raise UserError(f"method._target_ {node.path} is not a subclass of petlbench.Method")
+    # Checked before the call, so a TypeError of the constructor is a bug of the method.
     target.check_arguments(kind, node.values, "method", given=["backbone"])
     return kind(backbone, **node.values)
 

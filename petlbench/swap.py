@@ -8,6 +8,7 @@ from torch import nn
 
 from petlbench.errors import Unsupported
 
+# Modules are replaced, not hooked: a deep copy's hook would call the original's branch.
 Make = Callable[[Any], nn.Module]  # old module -> new module, which may hold the old one
 
 
@@ -36,6 +37,7 @@ def swap_these(network: nn.Module, new: Mapping[nn.Module, nn.Module]) -> None:
 
 def _replace(network: nn.Module, matches: Callable[[str, nn.Module], bool], make: Make) -> int:
     """Replace modules and return their number; modules that `make` brings are not searched."""
+    # Listed first, because replacing changes what named_modules walks through.
     places = [
         (parent, name, module)
         for prefix, parent in network.named_modules()

@@ -52,7 +52,7 @@ def user_path(name: str, value: str | Path) -> Path:
         raise UserError(f"{name} is {text!r}; it must be the path of a file or folder")
     try:
         path = Path(text).expanduser()
-        path.exists()
+        path.exists()  # raises OSError for a name that is too long
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{name} is '{text}': {reason}; give another path") from error
@@ -100,11 +100,12 @@ def write_atomically(path: Path, content: bytes) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # In the same folder: a rename is atomic within one file system only.
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # before the rename, which may otherwise reach the disk first
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner reads
         os.replace(temporary, path)
         temporary = None

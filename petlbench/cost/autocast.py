@@ -43,6 +43,7 @@ class CudaRules(TorchFunctionMode):
         if func not in IN_FP32 or not torch.is_autocast_enabled("cpu"):
             return func(*args, **(kwargs or {}))
         wide_args, wide_kwargs = tree_map_only(Tensor, _wide, (args, dict(kwargs or {})))
+        # Without this the CPU's autocast may cast back to 16 bits.
         with torch.autocast("cpu", enabled=False):
             return func(*wide_args, **wide_kwargs)
 

@@ -37,7 +37,7 @@ def peak_mib(
         with shapes.masks(copy, batch):
             saved = shapes.saved_bytes(copy, formats, step.images)
         step()  # creates the optimiser's state
-        gc.collect()
+        gc.collect()  # else cycles of the first step count as live
         with LiveBytes() as live:
             live.note([*copy.parameters(), *copy.buffers(), step.images, step.labels])
             for state in step.optimiser.state.values():
@@ -69,7 +69,7 @@ class LiveBytes(TorchDispatchMode):
         self.peak = max(self.peak, self.live)
 
     def _freed(self, key: int, size: int) -> None:
-        self._counted.discard(key)
+        self._counted.discard(key)  # another storage may get the address
         self.live -= size
 
     def __torch_dispatch__(

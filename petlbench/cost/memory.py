@@ -55,7 +55,7 @@ def measured(step: TrainingStep, *, warmup: int, steps: int) -> dict[str, Any]:
         saved = shapes.saved_bytes(step.method, step.precision, step.images)
     device = step.images.device
     free_unused(device)
-    torch.cuda.reset_peak_memory_stats(device)
+    torch.cuda.reset_peak_memory_stats(device)  # to what is allocated now
     for _ in range(steps):
         step()
     torch.cuda.synchronize(device)
@@ -100,6 +100,7 @@ def unchanged(method: nn.Module, device: torch.device) -> Iterator[None]:
     They are also restored after an error, for example out of memory.
     """
     trained = [tensor for tensor in method.parameters() if tensor.requires_grad]
+    # On the CPU, so that these copies are not part of the GPU's peak.
     values = [tensor.detach().cpu().clone() for tensor in trained]
     mode = method.training
     devices = [device] if device.type == "cuda" else []

@@ -68,6 +68,7 @@ def memory_taken(method: Method, conditions: Conditions, notes: dict[str, Any]) 
     first. Weights, random state and training mode are restored afterwards.
     """
     device, size = conditions.device, conditions.size
+    # torch keeps statistics of allocated memory for GPUs only.
     if device.type != "cuda":
         return {"saved_mb": _saved_on_cpu(method, conditions, notes), "peak_mib": None}
     memory.free_unused(device)
@@ -85,9 +86,9 @@ def countable(name: str, count: Callable[[], Any], notes: dict[str, Any]) -> Any
     """
     try:
         return count()
-    except UserError:
+    except UserError:  # a mistake of the user, not a limit of counting
         raise
-    except Exception as error:
+    except Exception as error:  # whatever the method's own code raises
         reason = one_line(error)
         log.warning("%s cannot be counted on shapes: %s", name, reason)
         notes[name] = f"not counted: {reason}"
@@ -104,6 +105,7 @@ def parameters(method: Method) -> dict[str, int]:
 
 def units(method: nn.Module) -> int:
     """Number of structural units (layers.py); 0 for methods without new modules."""
+    # timm's modules have no such attribute.
     return sum(getattr(module, "units", 0) for module in method.modules())
 
 

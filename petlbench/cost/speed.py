@@ -52,6 +52,7 @@ def inference(
             network(images)
 
     try:
+        # Inside the try, because the batch itself may not fit.
         images = torch.rand(batch, 3, size, size, device=device)
         passes = warmed_up(forward, repeat_s, device)  # a compiled network is compiled here
         rates = [batch * passes / seconds(forward, passes, device) for _ in range(repeats)]
@@ -93,4 +94,4 @@ def seconds(work: Callable[[], object], times: int, device: torch.device) -> flo
 
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        torch.cuda.synchronize(device)  # kernels run after the calls that start them have returned

@@ -16,6 +16,7 @@ from petlbench.model.weights import WeightSource
 
 def _small_normal(head: nn.Linear) -> None:
     """Weights from N(0, 0.02^2), truncated, and zero bias: the heads of DTL's and NOAH's code."""
+    # torch's bounds are the values +-2, so this is in effect a normal.
     nn.init.trunc_normal_(head.weight, std=0.02)
     nn.init.zeros_(head.bias)
 
@@ -46,7 +47,7 @@ class Backbone(nn.Module):
         is not supported, UserError if it cannot pool as `config` says.
         """
         super().__init__()
-        self.net: Any = net
+        self.net: Any = net  # timm's networks have no common class
         self.image_size = image_size
         self.head_start = config.head_start
         self.weights = WeightSource(config.name, config.checkpoint, config.pretrained)
@@ -87,7 +88,7 @@ class Backbone(nn.Module):
     def unfuse_attention(self) -> None:
         """Compute attention weights as tensors, as networks did before fused kernels."""
         for module in self._attentions():
-            module.fused_attn = False
+            module.fused_attn = False  # timm reads it in each forward pass
 
     @property
     def head(self) -> nn.Module:
@@ -114,6 +115,7 @@ class Backbone(nn.Module):
 
         Raises UserError if they are missing, damaged, or do not fit.
         """
+        # timm names it `head` or `head.fc`.
         head = next(name for name, module in self.net.named_modules() if module is self.head)
         self.checkpoint = self.weights.load(self.net, head)
 
@@ -121,12 +123,14 @@ class Backbone(nn.Module):
         """Replace each block by make(block, width); both are called as block(z)."""
         for stage in self.stages:
             for slot in stage.blocks.slots:
+                # own() is called as block(z), whatever timm passes to its blocks.
                 slot.put(make(slot.own(), stage.width))
 
     def example(self) -> Tensor:
         """An image (1, 3, H, W), a ramp, in the size, type and device of the network."""
         weight = next(self.net.parameters())
         side = self.image_size
+        # Different pixels without a draw, so torch's random state stays.
         ramp = torch.linspace(-1, 1, 3 * side * side, dtype=weight.dtype, device=weight.device)
         return ramp.view(1, 3, side, side)
 
@@ -141,9 +145,10 @@ class Backbone(nn.Module):
         """
         normalised = partial(self.family.normalised, norm or self.norm)
         if self.pool == "cls":
-            return normalised(z[:, 0])
+            return normalised(z[:, 0])  # the norm acts on each token alone
         if self.pool == "attention":
             return cast(Tensor, self.net.attn_pool(normalised(z)))
+        # Pooled here: with global_pool="avg" timm replaces `norm` by an untrained fc_norm.
         if self.pool == "patch_mean_then_norm":
             return normalised(self.tokens.split(z)[1].mean(1))
         return self.tokens.split(normalised(z))[1].mean(1)
@@ -180,7 +185,7 @@ class Backbone(nn.Module):
         if min(self.tokens.grid) < 1:
             raise UserError(f"input.size is smaller than a patch of {self.tag}; set it higher")
         training = self.net.training
-        self.net.eval()
+        self.net.eval()  # in training mode drop paths ask for masks
         try:
             is_walk = self._is_walk()
         except (TypeError, AttributeError, RuntimeError, AssertionError) as error:
@@ -200,6 +205,7 @@ class Backbone(nn.Module):
             for block in stage.blocks:
                 z = block(z)
         features = self.net.forward_features(image)
+        # Equal to the bit: both run the same modules in the same order.
         return image.is_meta or torch.equal(self.family.features(z), features)
 
     def _unsupported(self, why: str) -> Unsupported:
@@ -220,6 +226,7 @@ def create(config: BackboneConfig, *, classes: int, image_size: int) -> Backbone
     )
     backbone = Backbone(net, config, image_size=image_size)
     backbone.start_head()
+    # fused_attention=true keeps timm's choice, which is unfused in a Swin.
     if not config.fused_attention:
         backbone.unfuse_attention()
     return backbone

@@ -25,7 +25,7 @@ class WithRope(BlockCall):
 
     def __init__(self, block: nn.Module, rope: Callable[[], Tensor]) -> None:
         super().__init__(block)
-        self.rope = rope
+        self.rope = rope  # a partial and no submodule: the network owns its tensors
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, N, C) -> (B, N, C)"""
@@ -55,6 +55,7 @@ class PreNormBlock(nn.Module):
             self.rope = block.rope
         if isinstance(block, BlockCall):
             block = block.block
+        # Exact types, because a subclass may compute something else.
         if type(block) not in (Block, SwinTransformerBlock, EvaBlock):
             raise Unsupported(
                 "the method acts inside pre-norm transformer blocks and does not support "
@@ -79,6 +80,7 @@ class PreNormBlock(nn.Module):
         """The attention branch on the normalised n: (B, ..., C) -> (B, ..., C)"""
         block = self.block
         if isinstance(block, SwinTransformerBlock):
+            # timm's windows, shift and attention, without norm and skip.
             return cast(Tensor, block.drop_path1(block._attn(n)))
         if isinstance(block, EvaBlock):
             mixed = block.attn(n, rope=self.rope())
@@ -96,6 +98,7 @@ class PreNormBlock(nn.Module):
     def own_drop_path(self) -> nn.Module:
         """A new drop path with the rate of this block and masks of its own."""
         path = self.block.drop_path1
+        # timm has an Identity where the rate is 0.
         return DropPath(path.rate) if isinstance(path, DropPath) else nn.Identity()
 
 

@@ -60,7 +60,7 @@ def _load_state(net: nn.Module, head: str, path: Path) -> None:
     foreign = [key for key in state if key not in own]
     if foreign:
         raise _unfit(path, f"the network has no {foreign[0]}{_more(foreign)}")
-    net.load_state_dict(state, strict=False)
+    net.load_state_dict(state, strict=False)  # not strict: the classifier may be missing
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -84,6 +84,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _in_timms_layout(net: nn.Module, state: dict[str, Any], path: Path) -> dict[str, Tensor]:
     """A state dict with timm's names and patch grid, by timm's own filter for the family."""
     convert: Callable[..., Mapping[str, Any]] | None
+    # One filter per timm module; Swin's moves the merging that ends a stage in the original.
     convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
     try:
         converted = convert(state, net) if convert else state

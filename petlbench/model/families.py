@@ -14,6 +14,7 @@ from petlbench.model.block import ChannelsLast, WithRope
 from petlbench.model.stage import Adapt, Slot, Stage
 from petlbench.model.tokens import Tokens
 
+# timm's names of what comes before the blocks.
 TOKENS = ("patch_embed", "cls_token", "reg_token", "pos_embed", "norm_pre")
 
 
@@ -48,6 +49,7 @@ class Family(ABC):
         grid = getattr(self.net.patch_embed, "grid_size", None)
         if grid is None:
             raise Unsupported("the size of its patch grid is unknown")
+        # A Swin has no such attribute and no prefix.
         return Tokens(getattr(self.net, "num_prefix_tokens", 0), tuple(grid))
 
     def normalised(self, norm: nn.Module, z: Tensor) -> Tensor:
@@ -64,6 +66,7 @@ class Family(ABC):
         """names: for each stage, of its entry (None: identity) and of the list of its blocks."""
         stages: list[Stage] = []
         first = 1
+        # feature_info has a row per block in a ViT and per stage elsewhere: the first ones count.
         for (entry, blocks), info in zip(names, self.net.feature_info, strict=False):
             count = len(self.net.get_submodule(blocks))
             slots = [Slot(self.net, f"{blocks}.{index}", adapt) for index in range(count)]
@@ -82,6 +85,7 @@ class ViT(Family):
 
     def embed(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, N, C)"""
+        # The start of timm's VisionTransformer.forward_features.
         z = self.net._pos_embed(self.net.patch_embed(images))
         return cast(Tensor, self.net.norm_pre(self.net.patch_drop(z)))
 
@@ -93,6 +97,7 @@ class Rotary(ViT):
         net = self.net
         if getattr(net, "rope", None) is None:
             return super().stages()
+        # With dynamic sizes timm's rope has no grid of its own.
         shape = {"shape": net.patch_embed.grid_size} if net.dynamic_img_size else {}
         rope = partial(net.rope.get_embed, **shape)
         return self._stages([(None, "blocks")], partial(WithRope, rope=rope))
@@ -100,6 +105,7 @@ class Rotary(ViT):
     def embed(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, N, C)"""
         net = self.net
+        # _pos_embed also returns the rope, which WithRope asks for itself.
         return cast(Tensor, net.norm_pre(net._pos_embed(net.patch_embed(images))[0]))
 
 
@@ -160,10 +166,11 @@ class ConvNeXt(Family):
 
 def family_of(net: Any) -> Family:
     """The family of a timm network. Raises Unsupported if it is not one of those above."""
+    # With timm's head_norm_first the norm is norm_pre, before pooling.
     if isinstance(net, TimmConvNeXt) and hasattr(net.head, "norm"):
         return ConvNeXt(net)
     if hasattr(net, "patch_embed") and hasattr(net, "norm"):
-        if isinstance(net, Eva):
+        if isinstance(net, Eva):  # before the test for a ViT, whose attributes Eva has too
             return Rotary(net)
         if hasattr(net, "layers"):
             return Swin(net)

@@ -28,7 +28,7 @@ def folded(net: nn.Module) -> nn.Module:
 
 
 def _fold(parent: nn.Module) -> None:
-    for name, module in list(parent.named_children()):
+    for name, module in list(parent.named_children()):  # a list, since the loop sets children
         if isinstance(module, Foldable):
             setattr(parent, name, module.folded())
         elif isinstance(module, DropPath):

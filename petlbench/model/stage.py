@@ -24,7 +24,7 @@ class Slot:
         self.adapt = adapt
         self.replacement: Block | None = None
         self._module: nn.Module | None = None
-        self._adapted: nn.Module = nn.Identity()
+        self._adapted: nn.Module = nn.Identity()  # what own() returns without a name
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles hold the module that the network has now."""
@@ -39,6 +39,7 @@ class Slot:
         """The network's module, adapted; the same object until the network has another one."""
         if self.name is None:
             return self._adapted
+        # Looked up at each call, so that `swap` and setattr on the network reach the walk.
         module = self.net.get_submodule(self.name)
         if module is not self._module:
             self._module = module
@@ -54,7 +55,7 @@ class Slot:
         assert self.name is not None
         parent, _, child = self.name.rpartition(".")
         setattr(self.net.get_submodule(parent), child, module)
-        self.adapt = None
+        self.adapt = None  # `module` is called as block(z)
         self.replacement = None
 
 

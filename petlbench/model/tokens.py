@@ -28,7 +28,7 @@ class Tokens:
         z: (B, P + H W, C) or (B, H, W, C); the result has the same layout.
         """
         if z.ndim == 4:
-            return op(z.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            return op(z.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # (B, C, H, W) and back
         prefix, patches = self.split(z)
-        mapped = op(patches.transpose(1, 2).unflatten(2, self.grid))
+        mapped = op(patches.transpose(1, 2).unflatten(2, self.grid))  # (B, N, C) -> (B, C, H, W)
         return torch.cat([prefix, mapped.flatten(2).transpose(1, 2)], dim=1)

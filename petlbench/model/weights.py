@@ -19,7 +19,7 @@ from petlbench.system import sha256_of
 Checkpoint = dict[str, str | None]  # tag, file (name only) and sha256; no file: random weights
 
 HUB_FILE = "model.safetensors"
-HUB_ANSWER_S = 3.0
+HUB_ANSWER_S = 3.0  # the wait before the hub counts as unreachable
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ def _existing(path: Path) -> Path:
 
 def _from_hub(name: str) -> Path:
     """The hub's file of a tagged timm network: from the local cache, else downloaded."""
+    # Without a tag timm chooses the weights, and its choice has changed between versions.
     entry = timm.get_pretrained_cfg(name) if "." in name else None
     if entry is None or not entry.hf_hub_id:
         tags = ", ".join(_tagged(name))
@@ -82,7 +83,7 @@ def _from_hub(name: str) -> Path:
             f"{tags or 'none'}; or set backbone.checkpoint=FILE or backbone.pretrained=false"
         )
     cached = try_to_load_from_cache(entry.hf_hub_id, HUB_FILE)
-    if isinstance(cached, str):
+    if isinstance(cached, str):  # else None, or a marker that the hub has no such file
         return Path(cached)
     address = f"{constants.ENDPOINT}/{entry.hf_hub_id}/resolve/main/{HUB_FILE}"
     advice = (
@@ -126,11 +127,12 @@ def _answers(address: str) -> bool:
         try:
             with urllib.request.urlopen(request, timeout=HUB_ANSWER_S):
                 answered.set()
-        except urllib.error.HTTPError:
+        except urllib.error.HTTPError:  # an error page is an answer
             answered.set()
         except OSError:
             pass
 
+    # A daemon, so that a hanging look-up does not keep the process alive.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(HUB_ANSWER_S)

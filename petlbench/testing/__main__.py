@@ -35,11 +35,13 @@ def outcome(check: Property, case: Case) -> tuple[str, str]:
 
 def checks(method: str, families: Sequence[str]) -> Iterator[tuple[Property, Case]]:
     """All properties of a method; those of a network only if the method supports it."""
+    # Properties of a method need a network that it supports.
     home = next((family for family in FAMILIES if supported(method, family)), FAMILIES[0])
     yield from ((check, Case(method, home)) for check in METHOD_PROPERTIES)
     for family in families:
         case = Case(method, family)
         yield support_is_as_declared, case
+        # Else all properties would fail for one reason, which this one reports.
         if outcome(support_is_as_declared, case)[0] == "ok" and supported(method, family):
             yield from ((check, case) for check in NETWORK_PROPERTIES)
 

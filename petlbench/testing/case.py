@@ -29,7 +29,9 @@ def tiny_method(name: str, family: str, **changed: Any) -> Method:
     """A method on a tiny network, the same at each call; so is torch's random state afterwards."""
     if changed:
         return method_on(tiny(family), name, **changed)
+    # A copy is cheaper than a new network.
     method, state = _tiny_method(name, family)
+    # Later draws are then those after a first call.
     torch.set_rng_state(state)
     return copy.deepcopy(method)
 
@@ -41,6 +43,7 @@ def _tiny_method(name: str, family: str) -> tuple[Method, Tensor]:
 
 def randomised(method: Method) -> Method:
     """The method with all trained tensors changed, also those that start at zero."""
+    # A tensor at zero would hide mistakes in its term.
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in method.parameters():
@@ -64,6 +67,7 @@ def plain_logits(backbone: Backbone) -> Tensor:
 def watch_blocks(method: Method, watch: Callable[[Forward], Forward]) -> None:
     """Replace every block of the walk by watch(block)."""
     for stage in method.backbone.stages:
+        # This changes the walk alone; the network keeps its blocks.
         stage.blocks[:] = map(watch, stage.blocks)
 
 

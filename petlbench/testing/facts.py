@@ -33,6 +33,7 @@ class Undeclared(Skipped):
 
 def declared(method: str) -> Mapping[str, Any]:
     """The facts of a method; empty without any. Raises UserError for an unknown key."""
+    # An empty `facts:` is null in yaml.
     facts: dict[str, Any] = options.content("method", method).get("facts") or {}
     for key in facts:
         if key not in KEYS:

@@ -114,7 +114,7 @@ def petlbench_convnext(*, num_classes: int, drop_path_rate: float, **others: Any
         patch_size=1,
         depths=(2, 2, 6, 2),
         dims=(16, 32, 64, 128),
-        ls_init_value=0.5,
+        ls_init_value=0.5,  # timm's 1e-6 would leave branches too small to test
         num_classes=num_classes,
         drop_path_rate=drop_path_rate,
         **size,  # refused by ConvNeXt: petlbench then builds it for all sizes
@@ -127,6 +127,7 @@ def tiny(family: str, **changed: Any) -> Backbone:
     changed: values of the configuration, or `classes` and `image_size`. A copy of a network that
     is built once; torch's random state is set to the one after it was built.
     """
+    # A network built under torch.device("meta") is another one.
     key = repr((family, sorted(changed.items()), torch.get_default_device()))
     if key not in _BUILT:
         torch.manual_seed(0)

@@ -48,6 +48,7 @@ def _wrong(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for key, value in values.items():
         if isinstance(value, str):
             yield {key: "no such choice"}
+        # Another type, a value below every range, and one that is not finite.
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield from ({key: wrong} for wrong in ("x", -1, float("nan")))
 
@@ -77,6 +78,7 @@ def units_are_as_declared(case: Case) -> None:
 
 def starts_are_as_declared(case: Case) -> None:
     """Every trained tensor is drawn from its declared distribution: `facts.start`."""
+    # Wide enough for a test of distributions; the head too.
     wide: dict[str, Any] = {"name": "petlbench_wide", "classes": 40}
     facts = fact(case.method, "start")
     assert isinstance(facts, str | dict), "facts.start is neither a word nor a mapping"
@@ -98,6 +100,7 @@ def dropouts_are_as_declared(case: Case) -> None:
 
 def saved_bytes_on_shapes_are_those_of_a_step(case: Case) -> None:
     """The memory that a record states without a GPU: counted on shapes as in a real step."""
+    # With drop path, whose factors autograd keeps too.
     method = method_on(tiny(case.family, drop_path=0.1), case.method).train()
     precision, batch = Precision("fp32", torch.device("cpu")), images(4)
     with keep_masks(method, len(batch)):
@@ -115,7 +118,7 @@ class Dropouts(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Torch's hook, called for each function of torch."""
-        if func is F.dropout and _active(*args, **(kwargs or {})):
+        if func is F.dropout and _active(*args, **(kwargs or {})):  # nn.Dropout calls it
             self.shapes[" x ".join(map(str, args[0].shape[1:]))] += 1
         return func(*args, **(kwargs or {}))
 
@@ -127,10 +130,12 @@ def _active(_: Any, p: float = 0.5, training: bool = True, inplace: bool = False
 def the_yaml_is_complete(case: Case) -> None:
     """Package line, title and learning rate are there; `facts` is the last key."""
     text, content = options.text("method", case.method), options.content("method", case.method)
+    # Hydra reads the package of a file from a comment at its top.
     assert text.startswith("# @package _global_\n"), "line 1 must be '# @package _global_'"
     assert content.get("title"), "the yaml has no title"
     assert "lr" in content.get("train", {}), "the yaml has no train.lr"
     assert content["method"].get("_partial_"), "method._partial_ must be true"
+    # The page of a method shows its yaml up to this key.
     assert "facts" not in content or list(content)[-1] == "facts", "facts must be the last key"
     names, tiny_values = registry.values(case.method), declared(case.method).get("tiny", {})
     assert tiny_values.keys() <= names.keys(), "facts.tiny names an unknown value"

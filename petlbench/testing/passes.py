@@ -21,6 +21,7 @@ def forward_is_pure(case: Case) -> None:
     """Forward repeats exactly, and writes no state, no attribute, no image and nothing into z."""
     method = case.randomised().eval()
     before = {name: tensor.clone() for name, tensor in method.state_dict().items()}
+    # Compared by identity below: an equal new object is a write too.
     attributes = {name: dict(vars(module)) for name, module in method.named_modules()}
     batch = images()
     z = method.backbone.embed(batch)
@@ -48,7 +49,7 @@ def blocks_do_not_write_into_their_input(case: Case) -> None:
 
     def watch(forward: Forward) -> Forward:
         def call(z: Tensor) -> Tensor:
-            versions.append((z, z._version))
+            versions.append((z, z._version))  # torch counts the in-place writes into a tensor
             return forward(z)
 
         return call
@@ -64,7 +65,7 @@ def drop_path_follows_its_mask(case: Case) -> None:
     method = randomised(method_on(tiny(case.family, drop_path=0.5), case.method)).train()
     for module in method.modules():
         if isinstance(module, nn.Dropout):
-            module.p = 0.0
+            module.p = 0.0  # dropout draws in each pass, also with equal masks
     batch = images(8)
 
     def logits_of(seed: int) -> Tensor:
@@ -91,6 +92,7 @@ def blocks_of_the_frozen_prefix_save_nothing(case: Case) -> None:
 
     def watch(forward: Forward) -> Forward:
         def call(z: Tensor) -> Tensor:
+            # What later blocks save is thrown away.
             keep = partial(_keep, saved if len(outputs) < prefix else [])
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 out = forward(z)

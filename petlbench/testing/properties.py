@@ -27,6 +27,7 @@ OTHER_SEED = 20_231_212
 def starts_as_pretrained_if_declared(case: Case) -> None:
     """A new method computes what the plain backbone does, unless it declares that it does not."""
     method = case.start().eval()
+    # To the bit: a term that starts at zero adds zeros.
     equal = torch.equal(method(images()), plain_logits(tiny(case.family)))
     text = "equals" if equal else "differs from"
     assert equal == method.starts_as_pretrained, (
@@ -48,6 +49,7 @@ def a_step_moves_the_trained_tensors_alone(case: Case) -> None:
     """A step of AdamW changes every trained tensor and no frozen one."""
     method = case.randomised().train()
     before = {name: tensor.detach().clone() for name, tensor in method.named_parameters()}
+    # All parameters: torch skips those without a gradient, also for weight decay.
     optimiser = torch.optim.AdamW(method.parameters(), lr=0.01, weight_decay=0.1)
     loss(method).backward()
     optimiser.step()
@@ -90,10 +92,10 @@ def a_delta_reloads_exactly(case: Case) -> None:
     method = case.randomised().eval()
     values = registry.values(case.method)
     backbone = tiny(case.family)
-    torch.manual_seed(OTHER_SEED)
+    torch.manual_seed(OTHER_SEED)  # frozen random tensors must come from the file
     fresh = method_on(backbone, case.method).eval()
     expected = method(images())
-    assert not torch.equal(fresh(images()), expected)
+    assert not torch.equal(fresh(images()), expected)  # else a load that does nothing would pass
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "runs" / "delta.safetensors"
         size = delta.save(path, method, {"method": case.method, "values": values})
@@ -125,6 +127,7 @@ def _check_merged(case: Case, method: Method, net: nn.Module) -> None:
         expected = method(images())
         for logits in (net(images()), Method(backbone).eval()(images())):
             difference = (logits - expected).abs().max() / expected.abs().max()
+            # Relative to the largest logit: what float32 rounds off.
             assert difference <= 1e-4, f"merged logits differ by {difference:.1e}"
         merged(method)
         assert torch.equal(method(images()), expected), "merging changes the method"

@@ -34,6 +34,7 @@ from petlbench.testing.networks import PATCH, WIDE
 UNIFORM = stats.uniform(-1, 2)  # within -1 and 1
 NORMAL = stats.norm()
 TRUNCATED = stats.truncnorm(-2, 2)
+# Of head_start=small_normal, which the tiny networks have.
 HEAD = {"backbone.net.head.weight": "normal(0.02)", "backbone.net.head.bias": "zeros"}
 
 # A tensor and the shape of its layer's weight -> a distribution (or a constant), and the draws
@@ -118,6 +119,7 @@ def check(
         pattern = next((row for row in rows if fnmatchcase(name, row)), None)
         assert pattern is not None, f"facts.start has no pattern that matches {name}"
         by_pattern[pattern].append(name)
+    # `pretrained` may match nothing: a linear probe trains the head alone.
     unused = [row for row in rows if row not in by_pattern and rows[row] != "pretrained"]
     assert not unused, f"facts.start has patterns that match no trained tensor: {unused}"
     for pattern, names in by_pattern.items():
@@ -143,6 +145,7 @@ def _check_drawn(
     """All tensors of a pattern together: more draws tell distributions apart better."""
     draws: dict[Any, list[Tensor]] = defaultdict(list)
     for name in names if text != "any" else []:
+        # The bound of a bias follows from the fan-in of its layer's weight.
         weight = tensors.get(f"{name.removesuffix('.bias')}.weight", tensors[name])
         distribution, values = parse(text)(tensors[name], weight.shape)
         draws[distribution].append(values.flatten().double())
@@ -162,12 +165,14 @@ def mismatch(values: Tensor, distribution: Any) -> str:
     count, std = len(values), distribution.std()
     kurtosis = 3 + float(distribution.stats(moments="k"))
     low, high = distribution.support()
-    if values.min() < low - 1e-6 or values.max() > high + 1e-6:
+    if values.min() < low - 1e-6 or values.max() > high + 1e-6:  # rounding of float32
         return "out of bounds"
+    # Of a uniform start, all draws stay below this bound with probability e^-24.
     if distribution is UNIFORM and values.abs().max() < high - 12 / count * (high - low):
         return "far from its bounds"
     if abs(values.mean()) > 4 * std / math.sqrt(count):
         return "another mean"
+    # The relative standard error of a standard deviation.
     if abs(values.std() / std - 1) > 4 * math.sqrt((kurtosis - 1) / (4 * count)):
         return "another standard deviation"
     return "another form" if stats.kstest(values, distribution.cdf).pvalue < 1e-4 else ""

@@ -27,6 +27,7 @@ class Objective:
         self.mixup: Mixup | None = None
         if mixup or cutmix:
             self.label_smoothing = 0.0  # timm smooths the labels that it mixes
+            # The other arguments of timm's Mixup stay at their defaults, as in NOAH's code.
             self.mixup = Mixup(mixup, cutmix, label_smoothing=label_smoothing, num_classes=classes)
         self.random_state = np.random.RandomState(seed).get_state()
 
@@ -54,6 +55,7 @@ class Objective:
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Logits (B, K) and the targets of `mixed` -> scalar"""
+        # It takes class numbers and shares of classes alike.
         return F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
 
     @contextmanager

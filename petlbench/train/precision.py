@@ -21,6 +21,7 @@ class Precision:
         if self.name == "fp16" and device.type != "cuda":
             raise UserError("train.precision=fp16 needs a GPU; on CPU choose fp32 or bf16")
         self.device = device
+        # A disabled scaler passes all calls through. bf16 has the range of fp32 and needs none.
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.name == "fp16")
 
     def autocast(self) -> AbstractContextManager[object]:
@@ -38,4 +39,5 @@ class Precision:
 def _best(device: torch.device) -> str:
     if device.type != "cuda":
         return "fp32"
+    # Older GPUs only emulate bf16.
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"

@@ -27,7 +27,7 @@ def training_step(
     with keep_masks(method, len(images), masks):
         with precision.autocast():
             logits = method(images)
-            loss = objective.loss(logits.float(), targets)
+            loss = objective.loss(logits.float(), targets)  # in fp32 on every device
             if isinstance(method, Method) and (
                 (term := method.extra_loss(images, logits, targets)) is not None
             ):

@@ -82,6 +82,7 @@ class TrainingLoop:
         self.best: Epoch | None = None
         self.images_seen = 0
         self.images_scored = 0
+        # Of drop path alone: its draws do not depend on other draws.
         self.masks = torch.Generator().manual_seed(seed)
 
     def train(self, method: Method) -> None:
@@ -90,6 +91,7 @@ class TrainingLoop:
         for epoch in self.epochs(method, self.fit, self.settings, method.before_step):
             self._watch(method, epoch)
             if self.keep_best and self.best is epoch:
+                # All tensors of the delta, since hooks may change frozen ones too.
                 best = {name: value.clone() for name, value in delta_tensors(method).items()}
             self.history.append(epoch)
             self.on_epoch(epoch)
@@ -110,7 +112,8 @@ class TrainingLoop:
         stream = self.feed.training(split, self._order(len(split), train, steps))
         with EpochProgress(train.epochs) as progress:
             for number in range(1, train.epochs + 1):
-                method.train()
+                method.train()  # scoring between epochs leaves eval mode
+                # Tensors: a float at each step would wait for the GPU.
                 losses = []
                 for index in range(steps):
                     step = Step(number, index, (number - 1) * steps + index, train.epochs * steps)
@@ -129,6 +132,7 @@ class TrainingLoop:
 
         For methods that look at their training data before they train.
         """
+        # A generator of its own: looking at the data leaves torch's random state as it is.
         order = torch.randperm(len(self.fit), generator=torch.Generator().manual_seed(self.seed))
         yield from self.feed.plain(self.fit, order.split(batch_size))
 
@@ -140,6 +144,7 @@ class TrainingLoop:
         """Top-1 accuracy on a split, in eval mode, in the precision of training."""
         method.to(self.device).eval()
         self.images_scored += len(split)
+        # Summed on the device, which is then waited for once.
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         with torch.inference_mode():
             for images, labels in self.feed.in_order(split, EVALUATION_BATCH):
@@ -174,6 +179,7 @@ class TrainingLoop:
             return
         epoch.scores = {name: self.evaluate(method, split) for name, split in self.select.items()}
         score = next(iter(epoch.scores.values()))
+        # Strictly better: the first of equal epochs stays the best.
         if self.best is None or score.top1 > next(iter(self.best.scores.values())).top1:
             self.best = epoch
 
@@ -189,7 +195,7 @@ class SearchLoop:
     def train(self, method: Method, *, epochs: int, lr: float, before_step: StepHook) -> None:
         """One phase on `fit`, with its own epochs and learning rate and without validation."""
         run = self.trainer.settings
-        schedule = replace(run.schedule, cosine_epochs=epochs)
+        schedule = replace(run.schedule, cosine_epochs=epochs)  # the cosine ends with the phase
         train = replace(run, epochs=epochs, lr=lr, head_lr=lr, schedule=schedule)
         for _ in self.trainer.epochs(method, self.fit, train, before_step):
             pass
@@ -218,7 +224,7 @@ def _check_labels(fit: Split, classes: int) -> None:
 
 
 def _check_batch(train: Train, images: int) -> None:
-    """Refuse a batch size with which an epoch would have no step."""
+    """Refuse a batch larger than the training split: with drop_last an epoch has no step."""
     if train.batch_size > images:
         raise UserError(
             f"train.batch_size {train.batch_size} is larger than the {images} training images; "
