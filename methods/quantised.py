@@ -4,6 +4,7 @@ Revisiting the Parameter Efficiency of Adapters from the Perspective of Precisio
 https://arxiv.org/abs/2307.16867.
 """
 
+from functools import cache
 from typing import cast
 
 import torch
@@ -18,6 +19,7 @@ ROUNDS = 500  # of the fixed-point iteration; as in JieShibo/PETL-ViT @ 026e4f12
 MOST_BITS = 8
 
 
+@cache  # the 48 maps of a ViT share one computation of 50 ms; callers copy
 def levels(bits: int) -> Tensor:
     """The 2^bits values that a standard normal is rounded to, (2^bits) float32, ascending.
 
@@ -46,7 +48,9 @@ class Quantised(nn.Linear):
         super().__init__(width, out, bias=False)
         bits = whole("bits", bits, low=1, high=MOST_BITS)
         # Not persistent: the levels follow from `bits`, so a delta does not store them.
-        self.register_buffer("levels", levels(bits).to(self.weight.device), persistent=False)
+        self.register_buffer(
+            "levels", levels(bits).to(self.weight.device, copy=True), persistent=False
+        )
         self.levels: Tensor
 
     def rounded(self) -> Tensor:

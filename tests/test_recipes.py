@@ -20,7 +20,7 @@ from petlbench.run.identity import identity
 from petlbench.run.lifecycle import blank, ended
 from petlbench.run.record import Store
 from petlbench.sweep import plan
-from petlbench.sweep.conduct import perform
+from petlbench.sweep.perform import perform
 from tools.recipes_page import page
 
 FILES = recipes.covered()
@@ -195,11 +195,11 @@ def test_a_refused_recipe_leaves_the_record_of_another_one(tmp_path: Path) -> No
     store = Store(tmp_path)
     store.write(ended(blank(default), "finished", None))
     runs = [plan.Planned(refused, identity(refused.plain()), plan.UNSUPPORTED, reason="no values")]
-    assert perform(runs, store) == 0
+    assert perform(runs, store) == []
     assert [record["status"] for record in store.records()] == ["finished"]
     (tmp_path / "other").mkdir()
     elsewhere = Store(tmp_path / "other")
-    assert perform(runs, elsewhere) == 0
+    assert perform(runs, elsewhere) == []
     assert [record["status"] for record in elsewhere.records()] == ["unsupported"]
 
 

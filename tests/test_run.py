@@ -19,7 +19,7 @@ from petlbench.run import build
 from petlbench.run.lifecycle import attempted, blank
 from petlbench.run.record import Record, Store
 from petlbench.run.training import run
-from petlbench.sweep.conduct import check_place
+from petlbench.sweep.perform import check_place
 from petlbench.sweep.plan import TO_RUN, Planned
 from petlbench.testing import declared
 from petlbench.train.trainer import TrainingLoop

@@ -1,23 +1,25 @@
 """From Hydra's composed configuration to the typed one of a run."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose, initialize_config_module
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from petlbench.config import mistakes, options, recipes, search_path
+from petlbench.config.composer import BESIDE, GROUPS, Composer, NotCovered
 from petlbench.config.construct import build, flat
 from petlbench.config.schema import Config, DatasetConfig, Factors, Settings, Target
 from petlbench.errors import UserError
 
-GROUPS = ("method", "backbone", "dataset", "recipe")  # whose options select a published row
 # nodes that `recipe.changed` compares
 DECISIVE = ("method", "backbone", "dataset", "input", "train")
 # Folders of the machine, and what a run may choose under any published recipe.
@@ -25,26 +27,35 @@ FREE = (
     *("dataset.cache", "dataset.root", "backbone.checkpoint", "dataset.draw"),
     *("data.root", "results.root"),
 )
-BESIDE = ("report", "facts", "family")  # keys of yaml files that are no part of a run
 Plain = dict[str, Any]
 
 
 def single(overrides: Iterable[str]) -> Config:
     """The configuration of one run from overrides such as `method=lora`, for use in Python."""
-    composed = composition(overrides)
-    choices = dict(composed.hydra.runtime.choices)
-    return finish(without_hydra(composed), choices)
+    overrides = list(overrides)
+    try:
+        return typed(*_fast(overrides))
+    except NotCovered:
+        composed = composition(overrides)
+        choices = dict(composed.hydra.runtime.choices)
+        return finish(without_hydra(composed), choices)
 
 
 def finish(composed: DictConfig, choices: Mapping[str, str]) -> Config:
-    """The typed configuration of a run, with `factors`: which cell of a table the run fills.
+    """The typed configuration of a run that Hydra composed.
 
-    With recipe=paper, `recipe.changed` names what the command changed of the options' values.
     composed: without its hydra node. choices: the selected option of each group.
     Raises UserError for a suite, which is not a single run, and for a wrong or missing value.
     """
     _refuse_suites(composed, choices)
-    plain = _container(composed)
+    return typed(_container(composed), choices)
+
+
+def typed(plain: Plain, choices: Mapping[str, str]) -> Config:
+    """The typed configuration of plain values, with `factors`: which cell of a table it fills.
+
+    With recipe=paper, `recipe.changed` names what the command changed of the options' values.
+    """
     settings = build(Settings, plain)
     dataset = _dataset(settings.dataset, choices["dataset"])
     config = Config(
@@ -91,6 +102,26 @@ def composition(overrides: Iterable[str]) -> DictConfig:
         initialize_config_module(version_base="1.3", config_module=search_path.OWN),
     ):
         return compose("config", list(overrides), return_hydra_config=True)
+
+
+def _fast(overrides: Sequence[str]) -> tuple[Plain, dict[str, str]]:
+    """Plain values and choices of overrides; raises NotCovered."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise NotCovered(str(error)) from error
+    return _composer(tuple(search_path.packages())).compose(parsed)
+
+
+@cache
+def _composer(packages: tuple[str, ...]) -> Composer:
+    """The composer of the installed packages; they are named, so that others make a new one."""
+    search_path.register()
+    with (
+        _without_global_hydra(),
+        initialize_config_module(version_base="1.3", config_module=packages[0]),
+    ):
+        return Composer(cast(ConfigLoaderImpl, GlobalHydra.instance().config_loader()))
 
 
 @contextmanager
@@ -157,10 +188,16 @@ def _dataset(node: Plain, option: str) -> DatasetConfig:
 
 def _backbone_name(name: str, option: str) -> str:
     """What a backbone is called in records: the option, or the network that replaces its own."""
+    return option if _network(option) in (name, None) else name
+
+
+@cache
+def _network(option: str) -> str | None:
+    """The timm name that a backbone's yaml gives."""
     content = options.content("backbone", option)
     # an option that sets global keys (vit_mini.yaml) has its values one level deeper
-    own = content.get("backbone", content).get("name", name)
-    return option if own == name else name
+    name: str | None = content.get("backbone", content).get("name")
+    return name
 
 
 def _changed(config: Config, choices: Mapping[str, str]) -> list[str]:
@@ -174,10 +211,13 @@ def _changed(config: Config, choices: Mapping[str, str]) -> list[str]:
 @cache
 def _unchanged(selected: tuple[str, ...]) -> Plain:
     """Decisive values of options without any value of the command; unset ones stay '???'."""
-    composed = without_hydra(composition(selected))
-    plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=False)
-    assert isinstance(plain, dict)
-    return _decisive(plain)
+    try:
+        return _decisive(_fast(selected)[0])
+    except NotCovered:
+        composed = without_hydra(composition(selected))
+        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=False)
+        assert isinstance(plain, dict)
+        return _decisive(plain)
 
 
 def _decisive(plain: Mapping[Any, Any]) -> Plain:

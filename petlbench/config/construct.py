@@ -39,7 +39,7 @@ def build(schema: type[T], plain: Mapping[str, Any], where: str = "") -> T:
     where: dotted name of the node, for the message. Raises UserError for unknown, missing and
     wrong values.
     """
-    hints = get_type_hints(schema)
+    hints = _hints(schema)  # type: ignore[arg-type]
     prefix = f"{where}." if where else ""
     known = [part.name for part in fields(schema)]  # type: ignore[arg-type]
     for key in plain:
@@ -88,6 +88,11 @@ def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from flat(value, f"{prefix}{key}.")
     else:
         yield prefix[:-1], node
+
+
+@cache
+def _hints(schema: type) -> dict[str, Any]:
+    return get_type_hints(schema)
 
 
 def _kinds(hint: Any) -> tuple[Any, ...]:

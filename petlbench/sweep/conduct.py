@@ -1,19 +1,12 @@
-"""A sweep from plan to summary."""
+"""A sweep from plan to summary. Imports torch only for runs that are not finished."""
 
-import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from petlbench.config.schema import Config
-from petlbench.errors import UserError
-from petlbench.run import build, job
-from petlbench.run.lifecycle import blank, ended, failed
-from petlbench.run.record import Record, Store
-from petlbench.run.result import result_line
+from petlbench.run import job
+from petlbench.run.record import Store
 from petlbench.sweep import plan
-from petlbench.sweep.launchers import basic
-from petlbench.system import WriteError
-from petlbench.train.precision import Precision
 
 log = logging.getLogger("petlbench")
 
@@ -26,36 +19,19 @@ def sweep(combinations: Sequence[plan.Combination], *, dry_run: bool) -> int:
     # the root of the first run; without any combination `plan.build` raises below
     roots = [config.results.root for config, _ in combinations[:1]]
     store = Store(*roots or ["results/runs"])
-    runs = plan.build(combinations, store.finished(), check)
-    for config in _differing(runs, "dataset"):
-        # wrong values of a reader end the sweep before its plan is printed
-        build.reader(config)
+    runs = plan.build(combinations, store.finished(), _check)
+    open_runs = [run for run in runs if run.state != plan.FINISHED]
+    if open_runs:
+        from petlbench.sweep import perform  # imports torch
+
+        perform.check_data(open_runs)
     log.info(plan.headline(runs))
     for line in [*plan.refusals(runs), *(plan.listing(runs) if dry_run else ())]:
         log.info(line)
-    return 0 if dry_run else perform(runs, store)
-
-
-def check(config: Config) -> None:
-    """Refuse a run that cannot work."""
-    job.of(config).check(config)
-
-
-def perform(runs: Sequence[plan.Planned], store: Store) -> int:
-    """Record the refused runs, do those to run, report all failures."""
-    to_run = [planned for planned in runs if planned.state == plan.TO_RUN]
-    check_place(to_run)  # first: a mistake leaves no file
-    store.check_writable()
-    store.sweep_leftovers()
-    _record_refused(runs, store)
-    records = basic(to_run, execute)
+    if dry_run:
+        return 0
+    failures = perform.perform(open_runs, store) if open_runs else []
     log.info("records: %s", store.root)
-    failures = [
-        f"failed: {planned.name}: {result_line(record)}"
-        for planned, record in zip(to_run, records, strict=True)
-        if record["status"] != "finished"
-    ]
-    failures += [f"failed: {p.name}: {p.reason}" for p in runs if p.state == plan.BROKEN]
     for line in failures:
         log.error(line)
     for line in _summaries(runs, store):
@@ -63,70 +39,14 @@ def perform(runs: Sequence[plan.Planned], store: Store) -> int:
     return 1 if failures else 0
 
 
-def _record_refused(runs: Sequence[plan.Planned], store: Store) -> None:
-    """A record for each unsupported or broken run, unless another recipe has finished it."""
-    finished = store.finished()
-    logged: set[tuple[str, str | None]] = set()
-    for planned in runs:
-        # by a recipe with equal values, since `recipe` is not part of the identity
-        if planned.id in finished:
-            continue
-        if planned.state == plan.UNSUPPORTED:
-            store.write(ended(blank(planned.config), "unsupported", planned.reason))
-        elif planned.error is not None:
-            record = ended(blank(planned.config), "failed", planned.reason)
-            if (planned.pair, planned.reason) not in logged:  # the traceback, once per pair
-                record = failed(planned.config, planned.error)
-                logged.add((planned.pair, planned.reason))
-            store.write(record)
+def _check(config: Config) -> None:
+    """Refuse a run that cannot work."""
+    job.of(config).check(config)
 
 
 def _summaries(runs: Sequence[plan.Planned], store: Store) -> Iterable[str]:
-    for name, config in {run.config.job: run.config for run in runs}.items():
-        identities = [run.id for run in runs if run.config.job == name]
+    # only probes have one; to look at the job of a training run would import torch
+    probes = [run for run in runs if run.config.probe is not None]
+    for name, config in {run.config.job: run.config for run in probes}.items():
+        identities = [run.id for run in probes if run.config.job == name]
         yield from job.of(config).summary(config, store, identities)
-
-
-def check_place(runs: Sequence[plan.Planned]) -> None:
-    """Refuse unavailable devices, formats, weights and data before the first run.
-
-    The message is that of the first refused backbone or task; the others are named.
-    """
-    for config in (*_differing(runs, "device"), *_differing(runs, "train")):
-        Precision(config.train.precision, build.device(config.device))
-    _refuse_all(_differing(runs, "backbone"), build.weights, lambda c: c.factors.backbone)
-    _refuse_all(_differing(runs, "dataset"), build.data, lambda c: c.factors.task)
-
-
-def _refuse_all(
-    configs: Iterable[Config], check: Callable[[Config], object], name: Callable[[Config], str]
-) -> None:
-    mistakes: dict[str, str] = {}
-    for config in configs:
-        try:
-            check(config)
-        except UserError as error:
-            mistakes[name(config)] = str(error)
-    if mistakes:
-        (_, first), *others = mistakes.items()
-        also = f" (refused too: {', '.join(other for other, _ in others)})" if others else ""
-        raise UserError(first + also)
-
-
-def _differing(runs: Sequence[plan.Planned], node: str) -> Iterable[Config]:
-    """One configuration for each value that a node has in the runs."""
-    return {
-        json.dumps(run.config.plain()[node], sort_keys=True): run.config for run in runs
-    }.values()
-
-
-def execute(config: Config) -> Record:
-    """One run of a sweep: a mistake that would end a single run fails this one only."""
-    try:
-        return job.of(config).execute(config)
-    except WriteError:  # no later run could be recorded either
-        raise
-    except UserError as error:
-        record = failed(config, error)
-        Store(config.results.root).write(record)
-        return record

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from petlbench.config import recipes
 from petlbench.config.schema import Config
 from petlbench.errors import Unsupported, UserError, one_line
 from petlbench.run.identity import identity
@@ -55,7 +56,8 @@ def build(
 ) -> list[Planned]:
     """The runs of a sweep, each once, in the order of the combinations.
 
-    check is called once for each method on each backbone with their values. Unsupported from it
+    check is called once for each method on each backbone with their values, if one of its runs is
+    not finished. Unsupported from it
     marks the pair's runs; another UserError is a mistake of the command and ends planning; any
     other error is a bug of the method, which costs its own runs.
     """
@@ -74,6 +76,15 @@ def build(
     if not runs:
         raise UserError("this sweep has no runs; name some, e.g. method=paper dataset=mini")
     return list(runs.values())
+
+
+def _has_its_recipe(config: Config) -> bool:
+    """Whether a finished record with the same values is the run that was asked for."""
+    try:
+        recipes.check(config)
+    except Unsupported:  # `recipe` is not part of the identity: the values are the default ones
+        return False
+    return True
 
 
 def _verdict(config: Config, check: Callable[[Config], None]) -> Verdict:

@@ -1,10 +1,11 @@
-"""petlbench as a Hydra sweeper. The only module that uses Hydra's private interface."""
+"""petlbench as a Hydra sweeper, by Hydra's private interface."""
 
 import copy
 import itertools
 import sys
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from typing import Any, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -18,9 +19,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from petlbench.config import compose, mistakes, options
+from petlbench.config.composer import Composer, NotCovered
 from petlbench.config.schema import Config
 from petlbench.errors import UserError, unknown
-from petlbench.sweep import plan
+from petlbench.sweep import conduct, plan
 
 MODULE = "hydra_plugins.petlbench_sweeper"
 NAMED = ("method", "dataset", "seed")  # every line about a run names these keys
@@ -50,26 +52,36 @@ class PetlSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Plan and run; raises SystemExit with the exit code of the sweep."""
         combinations = list(self.combinations(arguments))
-        from petlbench.sweep.conduct import sweep  # imports torch; cheap checks come first
-
         # `hydra.main` discards what a sweeper returns
-        raise SystemExit(sweep(combinations, dry_run=self.dry_run))
+        raise SystemExit(conduct.sweep(combinations, dry_run=self.dry_run))
 
     def combinations(self, arguments: Sequence[str]) -> Iterator[plan.Combination]:
-        """All combinations. Hydra, which is slow, composes once for each choice of options."""
+        """All combinations, composed by Hydra itself where `Composer` does not cover them."""
         groups, values = self._axes(arguments)
         varied = {key for key, axis in (groups | values).items() if len(axis) > 1}
+        own = self._parse(list(self.config.hydra.overrides.hydra))
+        composer = Composer(self.loader)
+        parse = cache(lambda text: self._parse([text])[0])
         for choice in itertools.product(*groups.values()):
-            composed = self.loader.load_sweep_config(self.config, list(choice))
-            choices = dict(composed.hydra.runtime.choices)
-            composed = compose.without_hydra(composed)
+            by_hydra = cache(partial(self._composed, choice))
+            parsed = [*own, *map(parse, choice)]
             for settings in itertools.product(*values.values()):
                 shown = tuple(
                     text
                     for key, text in zip([*groups, *values], [*choice, *settings], strict=True)
                     if key in varied and key not in NAMED
                 )
-                yield self._configuration(composed, choices, settings), shown
+                try:
+                    found = composer.compose([*parsed, *map(parse, settings)])
+                    yield compose.typed(*found), shown
+                except NotCovered:
+                    yield self._configuration(*by_hydra(), settings), shown
+
+    def _composed(self, choice: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
+        """What Hydra composes for a choice of options, and the choice of each group."""
+        composed = self.loader.load_sweep_config(self.config, list(choice))
+        choices = dict(composed.hydra.runtime.choices)
+        return compose.without_hydra(composed), choices
 
     def _configuration(
         self, composed: DictConfig, choices: dict[str, str], settings: Sequence[str]
@@ -80,7 +92,6 @@ class PetlSweeper(Sweeper):
             self.loader._apply_overrides_to_config(self._parse(settings), changed)
             return compose.finish(changed, choices)
         except (HydraException, OmegaConfBaseException, AssertionError) as error:
-            # OmegaConf asserts for a value below a node that is null
             line = mistakes.explain(error, lambda: compose.keys(composed))
             pair = f"method={choices['method']} backbone={choices['backbone']}"
             raise UserError(f"{line} (with {pair} dataset={choices['dataset']})") from error

@@ -1,0 +1,109 @@
+"""Does the runs of a plan. Imports torch."""
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Sequence
+
+from petlbench.config.schema import Config
+from petlbench.errors import UserError
+from petlbench.run import build, job
+from petlbench.run.lifecycle import blank, ended, failed
+from petlbench.run.record import Record, Store
+from petlbench.run.result import result_line
+from petlbench.sweep import plan
+from petlbench.sweep.launchers import basic
+from petlbench.system import WriteError
+from petlbench.train.precision import Precision
+
+log = logging.getLogger("petlbench")
+
+
+def check(config: Config) -> None:
+    """Refuse a run that cannot work."""
+    job.of(config).check(config)
+
+
+def check_data(runs: Sequence[plan.Planned]) -> None:
+    """Refuse wrong values of a reader, before the plan is printed."""
+    for config in _differing(runs, "dataset"):
+        build.reader(config)
+
+
+def perform(runs: Sequence[plan.Planned], store: Store) -> list[str]:
+    """Record the refused runs and do those to run. Returns a line for each failure."""
+    to_run = [planned for planned in runs if planned.state == plan.TO_RUN]
+    check_place(to_run)  # first: a mistake leaves no file
+    store.check_writable()
+    store.sweep_leftovers()
+    _record_refused(runs, store)
+    records = basic(to_run, execute)
+    failures = [
+        f"failed: {planned.name}: {result_line(record)}"
+        for planned, record in zip(to_run, records, strict=True)
+        if record["status"] != "finished"
+    ]
+    failures += [f"failed: {p.name}: {p.reason}" for p in runs if p.state == plan.BROKEN]
+    return failures
+
+
+def _record_refused(runs: Sequence[plan.Planned], store: Store) -> None:
+    """A record for each unsupported or broken run, unless another recipe has finished it."""
+    finished = store.finished()
+    logged: set[tuple[str, str | None]] = set()
+    for planned in runs:
+        # by a recipe with equal values, since `recipe` is not part of the identity
+        if planned.id in finished:
+            continue
+        if planned.state == plan.UNSUPPORTED:
+            store.write(ended(blank(planned.config), "unsupported", planned.reason))
+        elif planned.error is not None:
+            record = ended(blank(planned.config), "failed", planned.reason)
+            if (planned.pair, planned.reason) not in logged:  # the traceback, once per pair
+                record = failed(planned.config, planned.error)
+                logged.add((planned.pair, planned.reason))
+            store.write(record)
+
+
+def check_place(runs: Sequence[plan.Planned]) -> None:
+    """Refuse unavailable devices, formats, weights and data before the first run.
+
+    The message is that of the first refused backbone or task; the others are named.
+    """
+    for config in (*_differing(runs, "device"), *_differing(runs, "train")):
+        Precision(config.train.precision, build.device(config.device))
+    _refuse_all(_differing(runs, "backbone"), build.weights, lambda c: c.factors.backbone)
+    _refuse_all(_differing(runs, "dataset"), build.data, lambda c: c.factors.task)
+
+
+def _refuse_all(
+    configs: Iterable[Config], check: Callable[[Config], object], name: Callable[[Config], str]
+) -> None:
+    mistakes: dict[str, str] = {}
+    for config in configs:
+        try:
+            check(config)
+        except UserError as error:
+            mistakes[name(config)] = str(error)
+    if mistakes:
+        (_, first), *others = mistakes.items()
+        also = f" (refused too: {', '.join(other for other, _ in others)})" if others else ""
+        raise UserError(first + also)
+
+
+def _differing(runs: Sequence[plan.Planned], node: str) -> Iterable[Config]:
+    """One configuration for each value that a node has in the runs."""
+    return {
+        json.dumps(run.config.plain()[node], sort_keys=True): run.config for run in runs
+    }.values()
+
+
+def execute(config: Config) -> Record:
+    """One run of a sweep: a mistake that would end a single run fails this one only."""
+    try:
+        return job.of(config).execute(config)
+    except WriteError:  # no later run could be recorded either
+        raise
+    except UserError as error:
+        record = failed(config, error)
+        Store(config.results.root).write(record)
+        return record
