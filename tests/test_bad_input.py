@@ -4,7 +4,6 @@ Each input ends in one of two ways: exit code 2 with one line that names the key
 written; or a record that the report accepts.
 """
 
-import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator
