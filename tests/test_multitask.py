@@ -27,6 +27,7 @@ from petlbench.testing import declared, images, randomised, tiny
 from petlbench.train.precision import Precision
 
 CLASSES = {"birds": 3, "cars": 5, "flowers": 3}
+from tests.helpers import sampled
 
 
 def methods(name: str, network: str) -> dict[str, Method]:
