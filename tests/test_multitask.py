@@ -25,9 +25,9 @@ from petlbench.run import multitasking as multitask
 from petlbench.run.record import Store
 from petlbench.testing import declared, images, randomised, tiny
 from petlbench.train.precision import Precision
+from tests.helpers import sampled
 
 CLASSES = {"birds": 3, "cars": 5, "flowers": 3}
-from tests.helpers import sampled
 
 
 def methods(name: str, network: str) -> dict[str, Method]:

@@ -212,7 +212,6 @@ def test_an_interrupted_sweep_resumes_without_repeating(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As Ctrl-C in the middle of the second run; signals to processes are slow tests."""
-    monkeypatch.setenv("PETLBENCH_CACHE", str(tmp_path / "cache"))
     sweep = ["-m", "method=linear", "dataset=mini/location", "seed=range(3)", *QUICK]
     with monkeypatch.context() as patched:
         patched.setattr(trainer.TrainingLoop, "evaluate", _interrupted_at(2))
