@@ -176,12 +176,12 @@ def test_the_classifier_of_the_hub_is_left_out(
     name = "vit_tiny_patch16_224.augreg_in21k"
     source = tiny("vit", name=name, image_size=32, classes=1000)
     with torch.no_grad():
-        source.head.weight.fill_(1.0)
+        source.net.head.weight.fill_(1.0)
     path = written(source.net.state_dict(), tmp_path / "model.safetensors")
     monkeypatch.setattr(weights, "try_to_load_from_cache", lambda repo, file: str(path))
     backbone = tiny("vit", name=name, image_size=32, pretrained=True, classes=1000)
     backbone.load_weights()
-    assert float(backbone.head.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
+    assert float(backbone.net.head.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
