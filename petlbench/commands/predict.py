@@ -64,7 +64,8 @@ class Predictor:
     ) -> Iterator[tuple[Path, list[Any]]]:
         """Each image with its `top` classes and their probabilities, the most probable first.
 
-        refuse: called with the error of each file that cannot be decoded; such a file is left out.
+        refuse: called with the error of each file that cannot be decoded, or for which a logit is
+        not finite; such a file is left out.
         """
         for start in range(0, len(paths), BATCH):
             pixels: dict[Path, NDArray[np.uint8]] = {}
@@ -75,9 +76,15 @@ class Predictor:
                     refuse(error)
             if not pixels:
                 continue
+            probabilities = self.probabilities(list(pixels.values()))
             # values and classes, each (B, top)
-            best = self.probabilities(list(pixels.values())).topk(min(top, len(self.names)))
-            for path, values, classes in zip(pixels, *(x.tolist() for x in best), strict=True):
+            best = probabilities.topk(min(top, len(self.names)))
+            finite = probabilities.isfinite().all(1).tolist()
+            rows = zip(pixels, finite, *(x.tolist() for x in best), strict=True)
+            for path, is_finite, values, classes in rows:
+                if not is_finite:
+                    refuse(UserError(f"the network's logits for '{path}' are not finite numbers"))
+                    continue
                 yield path, [(self.names[k], p) for k, p in zip(classes, values, strict=True)]
 
 

@@ -4,6 +4,7 @@ What is remembered lies in the pixel cache, one file for each folder of images. 
 a damaged file is made again, and one that cannot be written costs time at the next start.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -118,10 +119,9 @@ def _remember(file: Path, known: Known) -> None:
     files = {
         path: [stamp, digest.sha256, digest.grey_peak] for path, (stamp, digest) in known.items()
     }
-    try:
+    # a cache on a read-only disk is still read
+    with contextlib.suppress(WriteError):
         write_atomically(file, json.dumps({"sha256": _checksum(files), "files": files}).encode())
-    except WriteError:
-        pass  # a cache on a read-only disk is still read
 
 
 def _checksum(files: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from petlbench.run.job import Job
 from petlbench.run.lifecycle import Run, recorded, seed_everything
 from petlbench.run.record import Record
 from petlbench.train.precision import Precision
-from petlbench.train.trainer import Epoch, TrainingLoop
+from petlbench.train.trainer import Epoch, TrainingLoop, require_finite
 
 
 def run(config: Config) -> Record:
@@ -49,6 +49,7 @@ def _fill(run: Run) -> None:
     trainer = build.trainer(config, task, partial(_note_epoch, run), scratch)
     started = time.perf_counter()
     fitted = method.fit(trainer)
+    require_finite(fitted.network)
     _note_training(run, trainer, time.perf_counter() - started)
     record["notes"] |= fitted.notes
     if fitted.network is not method:
