@@ -9,6 +9,7 @@ OmegaConf explain it. Like sweep/plugin.py, this module uses Hydra's private int
 
 import copy
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import make_dataclass
@@ -32,6 +33,7 @@ BESIDE = ("report", "facts", "family")  # keys of yaml files that are no part of
 NO_VALUES = ("hydra", "defaults")
 MISSING = "???"
 REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*(?:\.\w+)*)\}")
+VARIABLE = re.compile(r"oc\.env:(\w+)")
 Plain = dict[str, Any]
 File = tuple[str, str | None]  # path in the configuration tree, and package
 
@@ -252,7 +254,7 @@ class _Values:
         if "${." in text or "\\" in text:
             raise NotCovered(text)  # relative to its place, or escaped
         known = {path: self.at(path) for path in REFERENCE.findall(text)}
-        return _evaluated(text, _text(known))
+        return _evaluated(text, _text(known), tuple(map(os.environ.get, VARIABLE.findall(text))))
 
     def at(self, path: str) -> Any:
         node: Any = self.plain
@@ -264,8 +266,11 @@ class _Values:
 
 
 @cache
-def _evaluated(text: str, known: str) -> Any:
-    """An interpolation with resolvers, evaluated by OmegaConf beside the values it refers to."""
+def _evaluated(text: str, known: str, environment: tuple[str | None, ...]) -> Any:
+    """An interpolation with resolvers, evaluated by OmegaConf beside the values it refers to.
+
+    environment: the variables that it names, which may change while a process lives.
+    """
     config = OmegaConf.create({"text": text})
     for path, value in json.loads(known).items():
         OmegaConf.update(config, path, value)
