@@ -97,13 +97,14 @@ def _verified(images: ImageList, cached: CachedPixels) -> Split | None:
             stored = None
         about = _fingerprint(images, split)
         if about != stored:
-            log.warning("the decoded images in '%s' are damaged; decoding again", cached.pixels)
             return None
         _VERIFIED[cached.pixels] = version, about
     return replace(split, fingerprint=_VERIFIED[cached.pixels][1])
 
 
 def _decoded(images: ImageList, view: View, cached: CachedPixels) -> Split:
+    if cached.version:
+        log.warning("the decoded images in '%s' are damaged; decoding again", cached.pixels)
     _decode(images, view, cached)
     split = _split(images, cached)
     about = _fingerprint(images, split)
