@@ -40,6 +40,11 @@ def trained(method: nn.Module) -> dict[str, nn.Parameter]:
     return {name: tensor for name, tensor in method.named_parameters() if tensor.requires_grad}
 
 
+def non_finite(method: nn.Module) -> list[str]:
+    """Names of trained tensors with a value that is not a finite number."""
+    return [name for name, tensor in trained(method).items() if not tensor.isfinite().all()]
+
+
 def delta_tensors(method: Method) -> dict[str, Tensor]:
     """All tensors of a method that its plain backbone does not have, by name.
 
@@ -89,7 +94,8 @@ def save(path: Path, method: Method, metadata: Mapping[str, Any]) -> int:
 def load(path: Path, method: Method) -> None:
     """Copy the tensors of a delta into a method with the same hyper-parameters, exactly.
 
-    Raises UserError if the file cannot be read, or belongs to another backbone or method.
+    Raises UserError if the file cannot be read, belongs to another backbone or method, or holds
+    trained values that are not finite.
     """
     metadata, tensors = _read_for(method.backbone, path)
     aliases: dict[str, str] = json.loads(metadata.get(ALIASES, "{}"))
@@ -109,6 +115,11 @@ def load(path: Path, method: Method) -> None:
         for name, tensor in tensors.items():
             # In place, on the device and in the type that the method has.
             own[name].copy_(tensor)
+    if broken := non_finite(method):
+        raise UserError(
+            f"delta '{path}' is of a training that diverged: its {_listed(broken)} holds values "
+            "that are not finite; train again with a lower train.lr"
+        )
 
 
 def network(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as F
 
 from petlbench.config import compose, resolvers
 from petlbench.data import pixels
-from petlbench.data.images import View, original
+from petlbench.data.images import OWN, PUBLISHED, View, original
 from petlbench.data.readers import dg, fewshot, folder, tree
 from petlbench.data.task import Task
 from petlbench.errors import UserError
@@ -55,8 +55,8 @@ def test_exif_rotation_is_applied_on_request(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
     Image.new("RGB", (8, 4)).save(tmp_path / "turned.jpg", exif=exif)
-    assert original(tmp_path / "turned.jpg", upright=True).size == (4, 8)
-    assert original(tmp_path / "turned.jpg", upright=False).size == (8, 4)
+    assert original(tmp_path / "turned.jpg", OWN).size == (4, 8)
+    assert original(tmp_path / "turned.jpg", PUBLISHED).size == (8, 4)
 
 
 # --- few-shot
@@ -261,7 +261,7 @@ def test_every_class_of_a_folder_is_divided_by_the_same_shares(tmp_path: Path) -
     assert len(set.union(*parts.values())) == 20
     assert task.open("test").labels.sum() == 2
     assert paths(task, "trainval") == parts["train"] | parts["val"]
-    assert task.lists["train"]().upright
+    assert task.lists["train"]().decoding == OWN
 
 
 def test_a_folder_may_have_a_dot_in_its_name(tmp_path: Path) -> None:

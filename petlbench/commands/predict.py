@@ -24,7 +24,7 @@ from petlbench.config import compose, renamed
 from petlbench.config.construct import build as build_node
 from petlbench.config.construct import typed
 from petlbench.config.nodes import BackboneConfig, Input
-from petlbench.data.images import Preparation, View, original
+from petlbench.data.images import GREY_MAX, OWN, Decoding, Preparation, View, original
 from petlbench.data.readers.tree import SUFFIXES, images_below
 from petlbench.errors import UserError
 from petlbench.method import Method
@@ -45,6 +45,7 @@ class Predictor:
     """A fine-tuned network, the preparation of its images, and the names of its classes."""
 
     method: Method
+    decoding: Decoding
     view: View
     prepare: Preparation
     names: Sequence[str]
@@ -63,21 +64,27 @@ class Predictor:
     ) -> Iterator[tuple[Path, list[Any]]]:
         """Each image with its `top` classes and their probabilities, the most probable first.
 
-        refuse: called with the error of each file that cannot be decoded; such a file is left out.
+        refuse: called with the error of each file that cannot be decoded, or for which a logit is
+        not finite; such a file is left out.
         """
         for start in range(0, len(paths), BATCH):
             pixels: dict[Path, NDArray[np.uint8]] = {}
             for path in paths[start : start + BATCH]:
                 try:
-                    # with EXIF rotation, as dataset=folder reads images
-                    pixels[path] = self.view.of(original(path, upright=True))
+                    pixels[path] = self.view.of(original(path, self.decoding))
                 except UserError as error:
                     refuse(error)
             if not pixels:
                 continue
+            probabilities = self.probabilities(list(pixels.values()))
             # values and classes, each (B, top)
-            best = self.probabilities(list(pixels.values())).topk(min(top, len(self.names)))
-            for path, values, classes in zip(pixels, *(x.tolist() for x in best), strict=True):
+            best = probabilities.topk(min(top, len(self.names)))
+            finite = probabilities.isfinite().all(1).tolist()
+            rows = zip(pixels, finite, *(x.tolist() for x in best), strict=True)
+            for path, is_finite, values, classes in rows:
+                if not is_finite:
+                    refuse(UserError(f"the network's logits for '{path}' are not finite numbers"))
+                    continue
                 yield path, [(self.names[k], p) for k, p in zip(classes, values, strict=True)]
 
 
@@ -102,7 +109,9 @@ def load(file: Path, *, checkpoint: str | None, device: str) -> Predictor:
     delta.load(file, method)
     view = build.view(settings)
     prepare = Preparation(view, mean=config.mean, std=config.std)
-    return Predictor(method.eval().to(place), view, prepare, names, place)
+    # as dataset=folder reads images, whatever the network was trained on
+    decoding = replace(OWN, grey_max=network.get("grey_max", GREY_MAX))
+    return Predictor(method.eval().to(place), decoding, view, prepare, names, place)
 
 
 def _node(schema: type[T], values: Mapping[str, Any], name: str) -> T:

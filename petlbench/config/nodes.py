@@ -24,7 +24,8 @@ INTERPOLATIONS = ("bicubic", "bilinear")
 ASPECTS = ("squash", "keep")
 # see petlbench/model/backbone.py
 POOLS = ("cls", "patch_mean_then_norm", "norm_then_mean", "attention")
-HEAD_STARTS = ("small_normal", "torch")
+STORED = "stored"  # the head is the classifier of the checkpoint
+HEAD_STARTS = ("small_normal", "torch", STORED)
 LONGEST_BATCH = 2**24  # images: above it a typing error, and an overflow of sizes in bytes
 
 
@@ -177,6 +178,11 @@ class BackboneConfig:
         text("backbone.name", self.name)
         choice("backbone.pool", self.pool, POOLS)
         choice("backbone.head_start", self.head_start, HEAD_STARTS)
+        if self.head_start == STORED and self.checkpoint is None and not self.pretrained:
+            raise UserError(
+                "backbone.head_start=stored takes the classifier of pre-trained weights, and "
+                "backbone.pretrained is false; set backbone.head_start=small_normal"
+            )
         # below 1: kept branches are divided by 1 - rate
         fraction("backbone.drop_path", self.drop_path)
         for name in ("mean", "std"):

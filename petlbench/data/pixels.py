@@ -1,7 +1,8 @@
 """The pixel cache: images decoded once into a memory-mapped file that all runs share.
 
-The name of a file is a hash of its sources: paths, sizes and dates of the images, their labels,
-and the transform. Of several processes that need the same file, one writes it and the others wait.
+The name of a file is a hash of its sources: paths, contents and labels of the images, and the
+transform. Of several processes that need the same file, one writes it and the others wait. A file
+is compared with its fingerprint once in each process, and decoded again if it is damaged.
 """
 
 import hashlib
@@ -9,16 +10,17 @@ import json
 import logging
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from petlbench.data.images import View
+from petlbench.data import digests
+from petlbench.data.images import PUBLISHED, View
 from petlbench.data.readers.lists import ImageList
-from petlbench.data.task import Split, fingerprint
+from petlbench.data.task import Fingerprint, Split, fingerprint
 from petlbench.errors import UserError
 from petlbench.system import file_lock, threads, write_atomically
 
@@ -44,16 +46,28 @@ class CachedPixels:
 
     @property
     def exists(self) -> bool:
-        """Whether both files exist and the pixels are complete."""
+        """Whether both files exist and the pixels are complete; their content is not read."""
         # a process may be killed between the two files; each is renamed when it is whole
-        complete = self.pixels.is_file() and self.pixels.stat().st_size == self.size
-        return complete and self.about.is_file()
+        return self.version[:1] == (self.size,) and self.about.is_file()
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """Size, dates and inode of the pixels; empty if there are none."""
+        try:
+            status = self.pixels.stat()
+        except OSError:
+            return ()
+        return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
     def mapped(self) -> torch.Tensor:
         """The memory-mapped pixels (N, 3, size, size) uint8; nothing is written back."""
         # not shared: opened read-only, and a write changes the memory of this process only
         name, size = str(self.pixels), self.size
         return torch.from_file(name, shared=False, size=size, dtype=torch.uint8).view(self.shape)
+
+
+# Version and fingerprint of each file whose content this process has read and found right.
+_VERIFIED: dict[Path, tuple[tuple[int, ...], Fingerprint]] = {}
 
 
 def open_list(images: ImageList, *, view: View, cache: Path) -> Split:
@@ -63,20 +77,55 @@ def open_list(images: ImageList, *, view: View, cache: Path) -> Split:
     no file is left behind.
     """
     cached = locate(images, view=view, cache=cache)
-    labels = torch.tensor(images.labels)
-    if not cached.exists:  # before the lock: a complete cache may lie on a read-only disk
+    # before the lock: a complete cache may lie on a read-only disk
+    split = _verified(images, cached)
+    if split is None:
         with file_lock(cached.pixels.with_suffix(".lock"), "cache decoded images", ADVICE):
-            if not cached.exists:
-                _decode(images, view, cached)
-                about = fingerprint(cached.mapped(), labels, _formats(images))
-                write_atomically(cached.about, json.dumps(about).encode())
-    about = json.loads(cached.about.read_text())
-    return Split(cached.mapped(), labels, about, images.original)
+            split = _verified(images, cached) or _decoded(images, view, cached)
+    return split
+
+
+def _verified(images: ImageList, cached: CachedPixels) -> Split | None:
+    """The pixels in the cache; None if they are missing, or differ from their fingerprint."""
+    if not cached.exists:
+        return None
+    version, split = cached.version, _split(images, cached)
+    if _VERIFIED.get(cached.pixels, ((), {}))[0] != version:
+        try:
+            stored = json.loads(cached.about.read_text())
+        except (OSError, ValueError, RecursionError):
+            stored = None
+        about = _fingerprint(images, split)
+        if about != stored:
+            return None
+        _VERIFIED[cached.pixels] = version, about
+    return replace(split, fingerprint=_VERIFIED[cached.pixels][1])
+
+
+def _decoded(images: ImageList, view: View, cached: CachedPixels) -> Split:
+    if cached.version:
+        log.warning("the decoded images in '%s' are damaged; decoding again", cached.pixels)
+    _decode(images, view, cached)
+    split = _split(images, cached)
+    about = _fingerprint(images, split)
+    write_atomically(cached.about, json.dumps(about).encode())
+    _VERIFIED[cached.pixels] = cached.version, about
+    return replace(split, fingerprint=about)
+
+
+def _split(images: ImageList, cached: CachedPixels) -> Split:
+    return Split(cached.mapped(), torch.tensor(images.labels), {}, images.original)
+
+
+def _fingerprint(images: ImageList, split: Split) -> Fingerprint:
+    about = fingerprint(split.images, split.labels, _formats(images))
+    # what the published loaders do is not said
+    return about if images.decoding == PUBLISHED else about | asdict(images.decoding)
 
 
 def locate(images: ImageList, *, view: View, cache: Path) -> CachedPixels:
     """The files for the pixels of a list. Raises UserError if one of its images is missing."""
-    key = _key(images, view)  # may have dots, so no with_suffix
+    key = _key(images, view, cache)  # may have dots, so no with_suffix
     shape = (len(images), 3, view.size, view.size)
     return CachedPixels(cache / f"{key}.u8", cache / f"{key}.json", shape)
 
@@ -97,20 +146,11 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def _key(images: ImageList, view: View) -> str:
-    # the repr of the view: a further field of View gives every file another name
-    digest = hashlib.sha256(f"{view} {images.upright}\n".encode())
-    for path, label in zip(images.paths, images.labels, strict=True):
-        try:
-            status = (images.root / path).stat()
-        except OSError as error:
-            raise UserError(
-                f"image '{images.root / path}', which '{images.file}' lists, is missing; "
-                "is the archive complete?"
-            ) from error
-        # size and date stand for the content, which would be read at every start otherwise
-        digest.update(os.fsencode(f"{path} {label} {status.st_size} {status.st_mtime_ns}\n"))
-    return f"{images.root.name}-{images.file.stem}-{digest.hexdigest()[:16]}"
+def _key(images: ImageList, view: View, cache: Path) -> str:
+    # the repr of view and decoding: a further field of them gives every file another name
+    sources = f"{view} {images.decoding} {digests.of_list(images, cache)}"
+    digest = hashlib.sha256(sources.encode()).hexdigest()[:16]
+    return f"{images.root.name}-{images.file.stem}-{digest}"
 
 
 def _decode(images: ImageList, view: View, cached: CachedPixels) -> None:
@@ -127,6 +167,8 @@ def _decode(images: ImageList, view: View, cached: CachedPixels) -> None:
                     log.info("decoding %s: %d of %d", images.file, start, len(images))
                 for image in pool.map(pixels, range(len(images))[start : start + CHUNK]):
                     file.write(image.data)
+            file.flush()
+            os.fsync(file.fileno())  # before the rename, which may otherwise reach the disk first
         os.replace(temporary, cached.pixels)  # atomic: a reader never sees a part of the file
     except OSError as error:
         raise UserError(f"'{cached.pixels}' cannot be written: {error.strerror}") from error

@@ -202,6 +202,13 @@ def data(config: Config) -> Task:
     return opened
 
 
+def opened_names(config: Config, opened: Task) -> tuple[str, ...]:
+    """The splits that a run may open: those of its protocol, and the parts for a search."""
+    fit_on = _fit_on(config)
+    names = (fit_on, *opened.parts.get(fit_on, ()), *select_names(config, opened))
+    return tuple(dict.fromkeys((*names, *scored_names(config, opened))))
+
+
 @dataclass(frozen=True)
 class _Shape:
     """What the shapes of a backbone depend on, and a configuration that has it."""

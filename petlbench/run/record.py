@@ -9,7 +9,8 @@ A record is a plain dictionary with `schema: 1`:
     factors     {method, backbone, task, draw, seed}: the cell of a table; task is e.g. mini/digits
     protocol    final | trial | best_on_val | audit | probe (costs only, no scores)
     title       name of the method in tables; task_title, suite and group: the column
-    config      the full resolved configuration, without folders of the machine
+    config      the full resolved configuration, without folders of the machine; `contents` has
+                {checkpoint: sha256, splits: {split: digest}} of the files that the run reads
     scores      {test set: {top1 (percent), correct, total}}
     selection   {fit_on, select_on, epoch, scores: {epoch: percent}, honest: bool}
     curve       {epoch: [...], loss: [...], lr: [...]}: mean training loss and lr of each epoch
@@ -24,9 +25,9 @@ A record is a plain dictionary with `schema: 1`:
                 Multi-task inference adds multitask: {tasks, shared_blocks, blocks, images,
                 gflops: {shared, batch}, saved_percent, seconds, spread_s, saved_time_percent}
     notes       remarks of the method and reasons of missing costs, by name
-    provenance  {splits: {name: fingerprint}, checkpoint: {tag, file, sha256}, versions, device,
-                precision, attention (fused | unfused | null), deterministic, started (UTC),
-                seconds}
+    provenance  {splits: {name: fingerprint, and of own images how they are decoded}, checkpoint:
+                {tag, file, sha256}, versions, device, precision, attention (fused | unfused |
+                null), deterministic, started (UTC), seconds}
 """
 
 import json

@@ -20,7 +20,7 @@ from petlbench.run.job import Job
 from petlbench.run.lifecycle import Run, recorded, seed_everything
 from petlbench.run.record import Record
 from petlbench.train.precision import Precision
-from petlbench.train.trainer import Epoch, TrainingLoop
+from petlbench.train.trainer import Epoch, TrainingLoop, require_finite
 
 
 def run(config: Config) -> Record:
@@ -49,6 +49,7 @@ def _fill(run: Run) -> None:
     trainer = build.trainer(config, task, partial(_note_epoch, run), scratch)
     started = time.perf_counter()
     fitted = method.fit(trainer)
+    require_finite(fitted.network)
     _note_training(run, trainer, time.perf_counter() - started)
     record["notes"] |= fitted.notes
     if fitted.network is not method:
@@ -56,7 +57,7 @@ def _fill(run: Run) -> None:
         record["cost"] |= {"search": before}
         record["cost"] |= section(fitted.network, conditions, record["notes"])
     # before the tests open: an error there does not lose the trained tensors
-    _store_delta(run, task, fitted)
+    _store_delta(run, task, trainer.fit, fitted)
     tests = build.tests(config, task)  # opened here, and not before
     started = time.perf_counter()
     scores = {name: trainer.evaluate(fitted.network, split) for name, split in tests.items()}
@@ -72,16 +73,17 @@ def measuring(config: Config, device: torch.device) -> Conditions:
     return Conditions(device, precision, config.train, config.input.size)
 
 
-def _store_delta(run: Run, task: Task, fitted: Fitted) -> None:
+def _store_delta(run: Run, task: Task, fit: Split, fitted: Fitted) -> None:
     config, record = run.config, run.record
     target = config.method.plain()
     # a search may return another method than the configured one
     name, made = fitted.made_by or (record["factors"]["method"], target)
     file = run.store.path(record, ".safetensors")
+    network = _network(config, task, made) | _range(fit)
     record["cost"]["delta_bytes"] = delta.save(
         file,
         fitted.network,
-        {"record": record["id"], "method": name, "network": _network(config, task, made)},
+        {"record": record["id"], "method": name, "network": network},
     )
 
 
@@ -94,6 +96,12 @@ def _network(config: Config, task: Task, method: Mapping[str, Any]) -> dict[str,
         "input": asdict(config.input),
         "classes": task.names or [str(number) for number in range(task.classes)],
     }
+
+
+def _range(fit: Split) -> dict[str, object]:
+    """What becomes white in grey images of 16 bits, for the images of `predict`."""
+    about = fit.fingerprint
+    return {"grey_max": about["grey_max"]} if "grey_max" in about else {}
 
 
 def _fingerprints(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from petlbench.config import recipes
 from petlbench.config.schema import Config
 from petlbench.errors import Unsupported, UserError, one_line
+from petlbench.run import contents
 from petlbench.run.identity import identity
 
 Combination = tuple[Config, tuple[str, ...]]  # and the overrides that the sweep varies in it
@@ -63,8 +64,9 @@ def build(
     """
     runs: dict[str, Planned] = {}
     verdicts: dict[str, Verdict] = {}
+    reader = contents.Reader()
     for config, varied in combinations:
-        plain = config.plain()
+        plain = reader.identified(config)
         pair = json.dumps([plain[key] for key in CHECKED], sort_keys=True)
         if pair not in verdicts:
             verdicts[pair] = _verdict(config, check)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from petlbench.config.nodes import Train
 from petlbench.data.feed import Feed
 from petlbench.data.task import Score, Split
-from petlbench.delta import delta_tensors
+from petlbench.delta import delta_tensors, non_finite
 from petlbench.errors import UserError
 from petlbench.method import Method, Step
 from petlbench.progress import EpochProgress
@@ -25,7 +25,7 @@ StepHook = Callable[[Step], None]
 
 
 class Diverged(ArithmeticError):
-    """The training loss is not a finite number."""
+    """A training loss, a trained tensor or a logit is not a finite number."""
 
 
 @dataclass
@@ -141,16 +141,23 @@ class TrainingLoop:
         return SearchLoop(self)
 
     def evaluate(self, method: nn.Module, split: Split) -> Score:
-        """Top-1 accuracy on a split, in eval mode, in the precision of training."""
+        """Top-1 accuracy on a split, in eval mode, in the precision of training.
+
+        Raises Diverged if a logit is not finite: argmax would take it for a class.
+        """
         method.to(self.device).eval()
         self.images_scored += len(split)
         # Summed on the device, which is then waited for once.
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        finite = torch.ones((), dtype=torch.bool, device=self.device)
         with torch.inference_mode():
             for images, labels in self.feed.in_order(split, EVALUATION_BATCH):
                 with self.precision.autocast():
                     logits = method(images)
                 correct += (logits.argmax(1) == labels).sum()
+                finite &= logits.isfinite().all()
+        if not bool(finite):
+            raise Diverged("logits are not finite numbers; lower train.lr")
         return Score(int(correct), len(split))
 
     def _step(
@@ -203,6 +210,14 @@ class SearchLoop:
     def score(self, method: nn.Module) -> float:
         """Top-1 accuracy in percent on `val`."""
         return self.trainer.evaluate(method, self.val).top1
+
+
+def require_finite(method: nn.Module) -> None:
+    """Raise Diverged unless the trained tensors are finite: no loss follows the last step."""
+    names = non_finite(method)
+    if names:
+        more = f" (and {len(names) - 1} more)" if names[1:] else ""
+        raise Diverged(f"{names[0]}{more} is not finite after the last step; lower train.lr")
 
 
 def _steps(train: Train, images: int) -> int:

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from petlbench.data import pixels
+from petlbench.data import digests, pixels
 from petlbench.data.images import View
 from petlbench.data.readers.lists import ImageList
 from petlbench.data.task import Task
@@ -21,14 +21,17 @@ def task(lists: Lists, *, tests: tuple[str, ...], view: View, cache: str, **fiel
     tests: names of the test splits among `lists`. cache: folder of the pixel cache, in which each
     suite has a folder. fields: the other fields of `Task`.
     """
-    folder = user_path("dataset.cache (PETLBENCH_CACHE)", cache) / fields["suite"]
+    folder = cache_folder(cache, fields["suite"])
     # on demand: the lists of a test set are not read before training ends
     find = partial(_list, f"{fields['suite']}/{fields['name']}", lists)
     locate = partial(pixels.locate, view=view, cache=folder)
 
+    def digest(split: str) -> str:
+        return digests.of_list(find(split), folder)
+
     def check(split: str) -> None:
-        # asks for the status of every image, which finds missing ones without decoding any
-        locate(find(split))
+        # reads every image, which finds missing ones without decoding any
+        digest(split)
 
     return Task(
         **fields,
@@ -38,7 +41,13 @@ def task(lists: Lists, *, tests: tuple[str, ...], view: View, cache: str, **fiel
         open=lambda split: pixels.open_list(find(split), view=view, cache=folder),
         cached=locate,
         check=check,
+        digest=digest,
     )
+
+
+def cache_folder(cache: str, suite: str) -> Path:
+    """The folder of a suite in the pixel cache."""
+    return user_path("dataset.cache (PETLBENCH_CACHE)", cache) / suite
 
 
 def _list(name: str, lists: Lists, split: str) -> ImageList:

@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from petlbench.data import images
+from petlbench.data.images import PUBLISHED, Decoding
 from petlbench.errors import UserError
 
 
@@ -14,15 +15,15 @@ from petlbench.errors import UserError
 class ImageList:
     """The image files of one list and their labels, in its order.
 
-    file: the list itself. root: the folder that `paths` are relative to. upright: whether the
-    EXIF rotation is applied; the published data loaders ignore it.
+    file: the list itself. root: the folder that `paths` are relative to. decoding: how the files
+    become RGB images.
     """
 
     file: Path
     root: Path
     paths: tuple[str, ...]
     labels: tuple[int, ...]
-    upright: bool = False
+    decoding: Decoding = PUBLISHED
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -34,7 +35,7 @@ class ImageList:
 
     def original(self, index: int) -> Image.Image:
         """An image at its own size, RGB."""
-        return images.original(self.root / self.paths[index], upright=self.upright)
+        return images.original(self.root / self.paths[index], self.decoding)
 
     def without_repeats(self) -> "ImageList":
         """Each image once, at its first position."""
