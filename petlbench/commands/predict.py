@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from petlbench import checks, delta, registry
-from petlbench.config import compose, renamed
 from petlbench.config.construct import build as build_node
 from petlbench.config.construct import typed
 from petlbench.config.nodes import BackboneConfig, Input
@@ -88,17 +87,19 @@ def load(file: Path, *, checkpoint: str | None, device: str) -> Predictor:
     device: auto, cpu or cuda.
     Raises UserError if the delta or the weights are missing or do not fit.
     """
-    network = delta.network(file)
+    network, target = delta.network(file), delta.target(file)
     # an earlier delta lacks the keys that came later
     values = identity.completed({key: network[key] for key in ("backbone", "input")})
-    config = _node(BackboneConfig, values["backbone"], "backbone")
-    config = _with_weights(config, file, checkpoint)
     place, names = build.device(device), network["classes"]
-    settings = _node(Input, values["input"], "input")
-    backbone = create(config, classes=len(names), image_size=settings.size)
+    with delta.building(file):
+        config = _node(BackboneConfig, values["backbone"], "backbone")
+        settings = _node(Input, values["input"], "input")
+    config = _with_weights(config, file, checkpoint)
+    with delta.building(file):
+        backbone = create(config, classes=len(names), image_size=settings.size)
     backbone.load_weights()
-    target = compose.target_of(renamed.current_name(network["method"]), "method")
-    method = registry.adapt(backbone, target)
+    with delta.building(file):
+        method = registry.adapt(backbone, target)
     delta.load(file, method)
     view = build.view(settings)
     prepare = Preparation(view, mean=config.mean, std=config.std)
