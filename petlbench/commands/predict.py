@@ -88,10 +88,10 @@ def load(file: Path, *, checkpoint: str | None, device: str) -> Predictor:
     Raises UserError if the delta or the weights are missing or do not fit.
     """
     network, target = delta.network(file), delta.target(file)
-    # an earlier delta lacks the keys that came later
-    values = identity.completed({key: network[key] for key in ("backbone", "input")})
     place, names = build.device(device), network["classes"]
     with delta.building(file):
+        # an earlier delta lacks the keys that came later
+        values = identity.completed({key: network[key] for key in ("backbone", "input")})
         config = _node(BackboneConfig, values["backbone"], "backbone")
         settings = _node(Input, values["input"], "input")
     config = _with_weights(config, file, checkpoint)
