@@ -80,7 +80,7 @@ def text(name: str, value: object) -> str:
 
 
 def inner_path(name: str, value: object) -> str:
-    """`value` as a name such as mini/digits, which is a place below a folder of results or data."""
+    """`value` as a name such as mini/digits: a place below a folder of results or data."""
     parts = re.split(r"[/\\]", inside := text(name, value))
     # a colon: the drive of a path on Windows
     if not {"", ".", ".."} & set(parts) and ":" not in parts[0] and len(inside) <= LONGEST_NAME:

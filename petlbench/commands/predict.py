@@ -1,7 +1,8 @@
 """python -m petlbench.predict: classify your own images with a fine-tuned network.
 
 Loads a backbone and the delta of a run, and prints the most probable classes of each image as CSV
-(path, rank, class, probability), or as JSON.
+(path, rank, class, probability), or as JSON. In the CSV, a text that a spreadsheet would take for
+a formula gets a leading apostrophe; JSON has every text as it is.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from petlbench import checks, delta, registry
+from petlbench.cells import cell
 from petlbench.config.construct import build as build_node
 from petlbench.config.construct import typed
 from petlbench.config.nodes import BackboneConfig, Input
@@ -179,7 +181,7 @@ def write(results: Iterator[tuple[Path, list[Any]]], *, as_json: bool) -> None:
             print(json.dumps({"path": str(path), "classes": classes}), flush=True)
             continue
         for rank, (name, value) in enumerate(best, 1):
-            table.writerow([path, rank, name, f"{value:.4f}"])
+            table.writerow([cell(str(path)), rank, cell(name), f"{value:.4f}"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

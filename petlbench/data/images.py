@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from petlbench.checks import whole
 from petlbench.errors import UserError, unknown
+from petlbench.system import file_status
 
 INTERPOLATIONS = ("bicubic", "bilinear")
 ASPECTS = ("squash", "keep")
@@ -66,7 +68,8 @@ def original(path: Path, *, upright: bool) -> Image.Image:
     Raises UserError if it cannot be decoded.
     """
     try:
-        with Image.open(path) as file:
+        file_status(path)
+        with Image.open(path, formats=_formats()) as file:
             # PIL opens grey images of 16 bits as I;16 (PNG) or I (PGM), a 32-bit TIFF as I too
             if file.mode == "F" or (file.mode == "I" and file.format == "TIFF"):
                 raise ValueError("the range of 32-bit pixels is unknown; convert it to 8 bits")
@@ -77,6 +80,13 @@ def original(path: Path, *, upright: bool) -> Image.Image:
             return image.convert("RGB")
     except UNREADABLE as error:
         raise UserError(f"image '{path}' cannot be decoded: {error}") from error
+
+
+@cache
+def _formats() -> list[str]:
+    """What PIL decodes itself: it hands PostScript to another program, which executes it."""
+    Image.init()
+    return [name for name in Image.ID if name != "EPS"]
 
 
 class Preparation:

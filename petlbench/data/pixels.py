@@ -20,7 +20,7 @@ from petlbench.data.images import View
 from petlbench.data.readers.lists import ImageList
 from petlbench.data.task import Split, fingerprint
 from petlbench.errors import UserError
-from petlbench.system import file_lock, threads, write_atomically
+from petlbench.system import file_lock, file_status, threads, write_atomically
 
 log = logging.getLogger("petlbench")
 SPARE = 256 * 2**20  # bytes that the cache leaves free on its disk
@@ -102,11 +102,16 @@ def _key(images: ImageList, view: View) -> str:
     digest = hashlib.sha256(f"{view} {images.upright}\n".encode())
     for path, label in zip(images.paths, images.labels, strict=True):
         try:
-            status = (images.root / path).stat()
-        except OSError as error:
+            status = file_status(images.root / path)
+        except FileNotFoundError as error:
             raise UserError(
                 f"image '{images.root / path}', which '{images.file}' lists, is missing; "
                 "is the archive complete?"
+            ) from error
+        except OSError as error:
+            raise UserError(
+                f"image '{images.root / path}', which '{images.file}' lists, cannot be read: "
+                f"{error.strerror}"
             ) from error
         # size and date stand for the content, which would be read at every start otherwise
         digest.update(os.fsencode(f"{path} {label} {status.st_size} {status.st_mtime_ns}\n"))

@@ -8,7 +8,9 @@ first records had (petlbench/config/renamed.yaml).
 import copy
 import hashlib
 import json
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from petlbench.config import renamed
@@ -35,6 +37,9 @@ NEUTRAL: Mapping[str, Any] = {
 }
 # They change no result: folders of the machine, and a budget that only the printed table uses.
 PLACES = ("dataset.cache", "dataset.root", "data.root", "results.root", "probe.budget_gib")
+# absolute paths, also from ~: '/a b/c' in quotes; /a/b without, but no https://host/a and no a/b
+QUOTED = re.compile(r"""(['"])~?/(?:[^'"]*/)?([^/'"]*)/?\1""")
+UNQUOTED = re.compile(r"""(?<![\w.:/'"<~-])~?/(?:[^\s/'"]+/)*(?=[^\s/])""")
 BACKBONE = {"_target_": "petlbench.backbone.create", "_partial_": True}  # in the first records
 
 
@@ -81,7 +86,10 @@ def completed(config: Plain) -> dict[str, Any]:
 
 
 def placeless(config: Plain) -> dict[str, Any]:
-    """The configuration without the folders of a machine, as a record keeps it."""
+    """The configuration without the folders of a machine, as a record and W&B keep it.
+
+    A file of weights keeps its name; which one it was is in the provenance, by its SHA-256.
+    """
     kept = {
         key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items()
     }
@@ -89,4 +97,11 @@ def placeless(config: Plain) -> dict[str, Any]:
         node, _, key = place.partition(".")
         if isinstance(kept.get(node), dict):
             kept[node].pop(key, None)
+    if isinstance(kept.get("backbone"), dict) and kept["backbone"].get("checkpoint"):
+        kept["backbone"]["checkpoint"] = Path(kept["backbone"]["checkpoint"]).name
     return kept
+
+
+def without_folders(text: str) -> str:
+    """A text with the name of each file alone, in the place of its absolute path."""
+    return UNQUOTED.sub("", QUOTED.sub(r"\1\2\1", text))

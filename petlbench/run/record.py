@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from petlbench.errors import UserError
+from petlbench.run.identity import without_folders
 from petlbench.system import WriteError, write_atomically
 
 SCHEMA = 1
@@ -109,7 +110,7 @@ class Store:
     def write(self, record: Record) -> Path:
         """Write a record atomically and return its path."""
         path = self.path(record)
-        write(record, path)
+        write(record | {"reason": record["reason"] and without_folders(record["reason"])}, path)
         return path
 
 

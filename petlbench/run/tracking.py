@@ -18,6 +18,7 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from petlbench.config.schema import Config
+from petlbench.run.identity import placeless, without_folders
 
 log = logging.getLogger("petlbench")
 
@@ -92,7 +93,7 @@ def summary(record: Mapping[str, Any]) -> dict[str, Any]:
         "peak_mib": (cost.get("peak_mib") or {}).get("allocated"),
         "predicted_peak_mib": (cost.get("predicted_mib") or {}).get("allocated"),
         "status": record["status"],
-        "reason": record["reason"],
+        "reason": without_folders(record["reason"] or "") or None,
         "checkpoint_sha256": record["provenance"].get("checkpoint", {}).get("sha256"),
         "record": record["id"],
     }
@@ -127,7 +128,7 @@ def _arguments(config: Config) -> dict[str, Any]:
         "group": settings.group or dataset.suite,
         "job_type": "train",
         "tags": list(dict.fromkeys(str(tag)[:TAG_LENGTH] for tag in [*tags, *settings.tags])),
-        "config": config.plain(),
+        "config": placeless(config.plain()),
         "dir": config.results.root,
         "settings": _quiet(),
     }
