@@ -38,7 +38,7 @@ NEUTRAL: Mapping[str, Any] = {
 # They change no result: folders of the machine, and a budget that only the printed table uses.
 PLACES = ("dataset.cache", "dataset.root", "data.root", "results.root", "probe.budget_gib")
 # absolute paths, also from ~: '/a b/c' in quotes; /a/b without, but no https://host/a and no a/b
-QUOTED = re.compile(r"""(['"])~?/(?:[^'"]*/)?([^/'"]*)/?\1""")
+QUOTED = re.compile(r"""(['"])~?/(?:[^'"]*/)?([^/'"]+)/?\1""")
 UNQUOTED = re.compile(r"""(?<![\w.:/'"<~-])~?/(?:[^\s/'"]+/)*(?=[^\s/])""")
 BACKBONE = {"_target_": "petlbench.backbone.create", "_partial_": True}  # in the first records
 

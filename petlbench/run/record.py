@@ -110,7 +110,8 @@ class Store:
     def write(self, record: Record) -> Path:
         """Write a record atomically and return its path."""
         path = self.path(record)
-        write(record | {"reason": record["reason"] and without_folders(record["reason"])}, path)
+        reason = record.get("reason")
+        write(record | {"reason": without_folders(reason)} if reason else record, path)
         return path
 
 

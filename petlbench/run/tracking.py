@@ -137,8 +137,11 @@ def _arguments(config: Config) -> dict[str, Any]:
 def _quiet() -> Any:
     import wandb
 
-    # console: W&B would otherwise wrap stdout and stderr
-    return wandb.Settings(quiet=True, silent=True, console="off", init_timeout=INIT_S)
+    # console: W&B would otherwise wrap stdout and stderr; x_disable_meta: it would send the
+    # command line, the folder it ran in and the name of the machine
+    return wandb.Settings(
+        quiet=True, silent=True, console="off", init_timeout=INIT_S, x_disable_meta=True
+    )
 
 
 def _reach(url: str) -> None:
