@@ -50,7 +50,8 @@ from petlbench.run import build, tracking
 from petlbench.run.identity import without_folders
 from petlbench.run.lifecycle import blank, ended
 from petlbench.run.record import Store
-from tests import settings
+from petlbench.sweep import choose
+from tests import command, settings
 from tests.records import record as example
 
 TRAP = "petlbench_trap"  # a module whose import, like the call of its function, leaves a file
@@ -316,7 +317,8 @@ ESCAPES = ("../../x", "/x", "..", "a/../../x", "a/", "a//b", "..\\x", "C:\\x", "
 @pytest.mark.parametrize("path", ESCAPES, ids=repr)
 def test_no_name_leads_out_of_its_folder(path: str, tmp_path: Path) -> None:
     for key in ("task", "name", "suite"):
-        plain = settings.config(tmp_path).dataset.target.values | {"_target_": "tests.fake.load"}
+        values = settings.config(tmp_path).dataset.target.values
+        plain = {**values, "_target_": "tests.fake.load"}
         with pytest.raises(UserError, match=rf"dataset\.{key} is"):
             compose._dataset({**plain, key: path}, "fake/bright")
     with pytest.raises(UserError, match=r"dataset\.task"):
@@ -630,3 +632,32 @@ def test_a_report_of_hostile_records_shows_texts_only(tmp_path: Path, trap: Path
     assert "\\input" not in (tmp_path / "leaderboard.tex").read_text()
     for file in tmp_path.glob("leaderboard*.*"):
         assert os.environ["HOME"] not in file.read_text(errors="ignore").replace(str(tmp_path), "")
+
+
+def test_trials_of_a_stranger_call_nothing(
+    tmp_path: Path, trap: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, text in enumerate((CALL, "=1+1")):
+        trial = example("lora", "digits", 50.0, seed=seed, protocol="trial")
+        trial["scores"] = {"val": trial["scores"]["test"]}
+        trial["config"] |= {"method": INSTANCE, "train": {"lr": text, "head_lr": 1.0}}
+        Store(tmp_path / "runs").write(trial)
+    out = tmp_path / "points.csv"
+    assert choose.main(["--records", str(tmp_path / "runs"), "--out", str(out)]) == 0
+    assert not trap.exists()
+    rows = list(csv.DictReader(out.open(newline="")))
+    assert {row["train.lr"] for row in rows} == {CALL, "'=1+1"}
+    capsys.readouterr()
+
+
+def test_a_tag_of_yaml_runs_no_code(tmp_path: Path, trap: Path) -> None:
+    (tmp_path / "conf" / "method").mkdir(parents=True)
+    file = tmp_path / "conf" / "method" / "own.yaml"
+    file.write_text(f"title: !!python/object/apply:{TRAP}.spring [x]\n")
+    code, output = command.run(
+        tmp_path, "--config-dir", str(tmp_path / "conf"), "method=own", "device=cpu"
+    )
+    assert code == 2
+    assert output.startswith("error: ")
+    assert output.count("\n") == 1
+    assert not trap.exists()
