@@ -506,6 +506,14 @@ def _unknown_method(path: Path) -> None:
     path.write_bytes(content)
 
 
+def _before_the_start(path: Path) -> None:
+    _zip(path, "vtab/cifar/a", b"content")
+    content = bytearray(path.read_bytes())
+    end = content.index(b"PK\x05\x06")
+    content[end + 16 : end + 20] = struct.pack("<I", 2**31)
+    path.write_bytes(content)
+
+
 ZEROS = b"\0" * 2_000_000
 ARCHIVES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a zip of zeros": (lambda path: _zip(path, "vtab/a", ZEROS), "times its size"),
@@ -522,6 +530,7 @@ ARCHIVES: dict[str, tuple[Callable[[Path], object], str]] = {
     "bytes": (lambda path: _tar(path, tarfile.TarInfo("a\udcff"), b"x"), "no name of a file"),
     "a cut name": (lambda path: _patched(path, b"a_name", b"\xff\xfename"[:6]), ""),
     "an unknown method": (_unknown_method, "is damaged or cut off"),
+    "a start before the start": (_before_the_start, "is damaged or cut off"),
     "no archive": (lambda path: path.write_bytes(b"PK"), "is damaged or cut off"),
 }
 

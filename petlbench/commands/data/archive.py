@@ -1,5 +1,6 @@
 """Members of zip and tar archives that are not trusted: no path may leave its folder."""
 
+import errno
 import re
 import stat
 import tarfile
@@ -82,7 +83,8 @@ def damage_reported(archive: Path) -> Iterator[None]:
     except UserError:  # a ValueError too
         raise
     except DAMAGE as error:
-        if getattr(error, "errno", None) is not None:
+        # EINVAL: the archive points before its own start
+        if getattr(error, "errno", None) not in (None, errno.EINVAL):
             raise
         raise UserError(
             f"'{archive}' is damaged or cut off ({' '.join(str(error).split())}); fetch it again"
