@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from petlbench.config import command_line, compose, mistakes, options, recipes, search_path
-from petlbench.errors import UserError, first_line, unknown
+from petlbench.errors import UserError, first_line, one_line, unknown
 from petlbench.progress import say
 from petlbench.sweep.plugin import defer, register
 from petlbench.system import package_version
@@ -144,6 +145,10 @@ def _start() -> None:
     )
     try:
         start(task)()
+    except yaml.YAMLError as error:
+        raise UserError(
+            f"a configuration file is not yaml: {one_line(error)}; repair it"
+        ) from error
     except COMPOSITION_ERRORS as error:
         # After composition these types mean a bug; user_errors prints a UserError in one line.
         if composed or isinstance(error, UserError):

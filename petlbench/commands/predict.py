@@ -1,7 +1,8 @@
 """python -m petlbench.predict: classify your own images with a fine-tuned network.
 
 Loads a backbone and the delta of a run, and prints the most probable classes of each image as CSV
-(path, rank, class, probability), or as JSON.
+(path, rank, class, probability), or as JSON. In the CSV, a text that a spreadsheet would take for
+a formula gets a leading apostrophe; JSON has every text as it is.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from petlbench import checks, delta, registry
-from petlbench.config import compose, renamed
+from petlbench.cells import cell
 from petlbench.config.construct import build as build_node
 from petlbench.config.construct import typed
 from petlbench.config.nodes import BackboneConfig, Input
@@ -95,17 +96,19 @@ def load(file: Path, *, checkpoint: str | None, device: str) -> Predictor:
     device: auto, cpu or cuda.
     Raises UserError if the delta or the weights are missing or do not fit.
     """
-    network = delta.network(file)
-    # an earlier delta lacks the keys that came later
-    values = identity.completed({key: network[key] for key in ("backbone", "input")})
-    config = _node(BackboneConfig, values["backbone"], "backbone")
-    config = _with_weights(config, file, checkpoint)
+    network, target = delta.network(file), delta.target(file)
     place, names = build.device(device), network["classes"]
-    settings = _node(Input, values["input"], "input")
-    backbone = create(config, classes=len(names), image_size=settings.size)
+    with delta.building(file):
+        # an earlier delta lacks the keys that came later
+        values = identity.completed({key: network[key] for key in ("backbone", "input")})
+        config = _node(BackboneConfig, values["backbone"], "backbone")
+        settings = _node(Input, values["input"], "input")
+    config = _with_weights(config, file, checkpoint)
+    with delta.building(file):
+        backbone = create(config, classes=len(names), image_size=settings.size)
     backbone.load_weights()
-    target = compose.target_of(renamed.current_name(network["method"]), "method")
-    method = registry.adapt(backbone, target)
+    with delta.building(file):
+        method = registry.adapt(backbone, target)
     delta.load(file, method)
     view = build.view(settings)
     prepare = Preparation(view, mean=config.mean, std=config.std)
@@ -187,7 +190,7 @@ def write(results: Iterator[tuple[Path, list[Any]]], *, as_json: bool) -> None:
             print(json.dumps({"path": str(path), "classes": classes}), flush=True)
             continue
         for rank, (name, value) in enumerate(best, 1):
-            table.writerow([path, rank, name, f"{value:.4f}"])
+            table.writerow([cell(str(path)), rank, cell(name), f"{value:.4f}"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,7 +18,7 @@ from petlbench.data.images import grey_peak
 from petlbench.data.readers.lists import ImageList
 from petlbench.errors import UserError
 from petlbench.progress import progress
-from petlbench.system import WriteError, threads, write_atomically
+from petlbench.system import WriteError, file_status, threads, write_atomically
 
 MANY = 1000  # files above which progress is shown
 # A file that changes twice within a tick of the file system's clock keeps its dates.
@@ -82,9 +82,11 @@ def of_list(images: ImageList, cache: Path) -> str:
 
 def _stamp(file: Path) -> Stamp | None:
     try:
-        status = file.stat()
-    except OSError:
+        status = file_status(file)
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        raise UserError(f"image '{file}' cannot be read: {error.strerror}") from error
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 

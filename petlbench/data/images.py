@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from petlbench.checks import whole
 from petlbench.errors import UserError, unknown
+from petlbench.system import file_status
 
 INTERPOLATIONS = ("bicubic", "bilinear")
 ASPECTS = ("squash", "keep")
@@ -85,7 +87,8 @@ class View:
 def original(path: Path, decoding: Decoding) -> Image.Image:
     """The image of a file in RGB. Raises UserError if it cannot be decoded."""
     try:
-        with Image.open(path) as file:
+        file_status(path)
+        with Image.open(path, formats=_formats()) as file:
             # PIL opens grey images of 16 bits as I;16 (PNG) or I (PGM), a 32-bit TIFF as I too
             if file.mode == "F" or (file.mode == "I" and file.format == "TIFF"):
                 raise ValueError("the range of 32-bit pixels is unknown; convert it to 8 bits")
@@ -101,7 +104,7 @@ def original(path: Path, decoding: Decoding) -> Image.Image:
 
 def has_transparency(path: Path) -> bool:
     """Whether a file that decodes has pixels that are not opaque."""
-    with Image.open(path) as file:
+    with Image.open(path, formats=_formats()) as file:
         if not file.has_transparency_data:
             return False
         if file.mode.startswith("I"):
@@ -121,7 +124,7 @@ def grey_peak(content: bytes) -> int | None:
     elif not content.startswith((*TIFF, *PGM, *JPEG_2000)):
         return None
     try:
-        with Image.open(BytesIO(content)) as file:
+        with Image.open(BytesIO(content), formats=_formats()) as file:
             return int(np.asarray(file).max()) if file.mode.startswith("I") else None
     except UNREADABLE:
         return None
@@ -152,6 +155,13 @@ def _in_8_bits(image: Image.Image, decoding: Decoding) -> Image.Image:
 def _in_front_of(image: Image.Image, background: str) -> Image.Image:
     behind = Image.new("RGBA", image.size, background)
     return Image.alpha_composite(behind, image.convert("RGBA"))
+
+
+@cache
+def _formats() -> list[str]:
+    """What PIL decodes itself: it hands PostScript to another program, which executes it."""
+    Image.init()
+    return [name for name in Image.ID if name != "EPS"]
 
 
 class Preparation:

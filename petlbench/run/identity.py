@@ -12,6 +12,7 @@ first records had (petlbench/config/renamed.yaml).
 import copy
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
@@ -48,6 +49,9 @@ KNOWN_BY = {
     "contents.checkpoint": ("backbone.checkpoint",),
     "contents.splits": ("dataset.name", "dataset.task", "dataset.title"),
 }
+# absolute paths, also from ~: '/a b/c' in quotes; /a/b without, but no https://host/a and no a/b
+QUOTED = re.compile(r"""(['"])~?/(?:[^'"]*/)?([^/'"]+)/?\1""")
+UNQUOTED = re.compile(r"""(?<![\w.:/'"<~-])~?/(?:[^\s/'"]+/)*(?=[^\s/])""")
 BACKBONE = {"_target_": "petlbench.backbone.create", "_partial_": True}  # in the first records
 
 
@@ -101,7 +105,10 @@ def completed(config: Plain) -> dict[str, Any]:
 
 
 def placeless(config: Plain) -> dict[str, Any]:
-    """The configuration without the folders of a machine, as a record keeps it."""
+    """The configuration without the folders of a machine, as a record and W&B keep it.
+
+    A file of weights keeps its name; which one it was is in the provenance, by its SHA-256.
+    """
     kept = {
         key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items()
     }
@@ -112,3 +119,8 @@ def placeless(config: Plain) -> dict[str, Any]:
     if isinstance(file := kept.get("backbone", {}).get("checkpoint"), str):
         kept["backbone"]["checkpoint"] = PurePath(file).name
     return kept
+
+
+def without_folders(text: str) -> str:
+    """A text with the name of each file alone, in the place of its absolute path."""
+    return UNQUOTED.sub("", QUOTED.sub(r"\1\2\1", text))

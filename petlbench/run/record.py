@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import Any
 
 from petlbench.errors import UserError
+from petlbench.run.identity import without_folders
 from petlbench.system import WriteError, write_atomically
 
 SCHEMA = 1
@@ -110,7 +111,8 @@ class Store:
     def write(self, record: Record) -> Path:
         """Write a record atomically and return its path."""
         path = self.path(record)
-        write(record, path)
+        reason = record.get("reason")
+        write(record | {"reason": without_folders(reason)} if reason else record, path)
         return path
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from petlbench.cells import cells
 from petlbench.errors import UserError
 from petlbench.run.record import Record, Store
 
@@ -108,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.out is not None:
         try:
             options.out.parent.mkdir(parents=True, exist_ok=True)
-            grid.to_csv(options.out, index=False, float_format="%.5g")
+            cells(grid).to_csv(options.out, index=False, float_format="%.5g")
         except OSError as error:
             print(f"error: '{options.out}' cannot be written: {error.strerror}", file=sys.stderr)
             return 1

@@ -10,6 +10,7 @@ from PIL import Image
 from petlbench.data import images
 from petlbench.data.images import Decoding
 from petlbench.errors import UserError
+from petlbench.system import file_status
 
 LOSSY = ("AVIF", "JPEG", "JPEG2000", "MPO")  # as a rule: AVIF and JPEG 2000 can be lossless
 
@@ -37,6 +38,7 @@ class ImageFacts:
 def examine(path: Path, decoding: Decoding) -> ImageFacts:
     """Read and decode a file as training does. Raises UserError if that fails."""
     try:
+        file_status(path)
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"image '{path}' cannot be read: {error.strerror}") from error

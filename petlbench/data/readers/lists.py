@@ -9,6 +9,7 @@ from PIL import Image
 from petlbench.data import images
 from petlbench.data.images import PUBLISHED, Decoding
 from petlbench.errors import UserError
+from petlbench.system import file_status
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ def _parse(file: Path, classes: int) -> tuple[list[str], list[int], list[str]]:
 
 def _text(file: Path) -> str:
     try:
+        file_status(file)
         # without the byte order mark that some editors write
         return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -4,6 +4,7 @@ import re
 import tempfile
 from pathlib import Path
 
+from petlbench.cells import cell, cells
 from petlbench.errors import UserError
 from petlbench.report.draw import plot
 from petlbench.report.model.report import Report
@@ -36,11 +37,13 @@ def check_target(name: str, folder: Path) -> None:
 def contents(report: Report, name: str, command: str) -> dict[str, bytes]:
     """File name -> content: tables, tidy frame, LaTeX, Markdown, page and charts."""
     tables = {
-        f"{part_name(name, table.name)}.csv": table.unrounded().to_csv(index_label=table.head)
+        f"{part_name(name, table.name)}.csv": cells(table.unrounded()).to_csv(
+            index_label=cell(table.head)
+        )
         for table in report.tables
     }
     texts = tables | {
-        f"{name}_tidy.csv": report.tidy.to_csv(index=False),
+        f"{name}_tidy.csv": cells(report.tidy).to_csv(index=False),
         f"{name}.tex": latex.render(report, name, command),
         f"{name}.md": markdown.render(report),
         f"{name}.html": html.render(report, command),
