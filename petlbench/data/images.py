@@ -60,10 +60,14 @@ class View:
         return np.asarray(resized.crop((left, top, left + self.size, top + self.size)))
 
 
+class BadImage(UserError):
+    """A file that cannot be decoded."""
+
+
 def original(path: Path, *, upright: bool) -> Image.Image:
     """The image of a file, converted to RGB; `upright` applies its EXIF rotation.
 
-    Raises UserError if it cannot be decoded.
+    Raises BadImage if it cannot be decoded.
     """
     try:
         with Image.open(path) as file:
@@ -76,7 +80,7 @@ def original(path: Path, *, upright: bool) -> Image.Image:
             # as the published loaders do: alpha is dropped, not blended
             return image.convert("RGB")
     except UNREADABLE as error:
-        raise UserError(f"image '{path}' cannot be decoded: {error}") from error
+        raise BadImage(f"image '{path}' cannot be decoded: {error}") from error
 
 
 class Preparation:

@@ -9,14 +9,15 @@ import json
 import logging
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from petlbench.data.images import View
+from petlbench.checks import choice
+from petlbench.data.images import BadImage, View
 from petlbench.data.readers.lists import ImageList
 from petlbench.data.task import Split, fingerprint
 from petlbench.errors import UserError
@@ -27,6 +28,7 @@ SPARE = 256 * 2**20  # bytes that the cache leaves free on its disk
 ADVICE = "set PETLBENCH_CACHE to a folder on another disk"
 CHUNK = 100  # images that are decoded in parallel before they are written
 LOG_EVERY = 50 * CHUNK  # images
+ON_BAD_IMAGE = ("error", "skip")  # what happens to an image that cannot be decoded
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,30 @@ class CachedPixels:
         return torch.from_file(name, shared=False, size=size, dtype=torch.uint8).view(self.shape)
 
 
-def open_list(images: ImageList, *, view: View, cache: Path) -> Split:
+def open_list(images: ImageList, *, view: View, cache: Path, on_bad_image: str = "error") -> Split:
     """The images of a list as (N, 3, size, size), decoded unless the cache has them.
 
-    Raises UserError for an image that is missing or cannot be decoded, and for a full disk; then
-    no file is left behind.
+    on_bad_image: one of ON_BAD_IMAGE; `skip` leaves out the images that cannot be decoded, whose
+    paths the fingerprint then lists as `skipped`. Raises UserError for an image that is missing
+    or, with `error`, cannot be decoded, and for a full disk; then no file is left behind.
     """
+    choice("dataset.on_bad_image", on_bad_image, ON_BAD_IMAGE)
+    try:
+        bad = _known_bad(images, view, cache) if on_bad_image == "skip" else []
+        split = _opened(images.without(set(bad)), view, cache)
+    except BadImage as error:
+        if on_bad_image == "error":
+            raise UserError(
+                f"{error}; restore it, or leave such images out with dataset.on_bad_image=skip"
+            ) from error
+        bad = _find_bad(images, view, cache)
+        split = _opened(images.without(set(bad)), view, cache)
+    if not bad:
+        return split
+    return replace(split, fingerprint={**split.fingerprint, "skipped": bad})
+
+
+def _opened(images: ImageList, view: View, cache: Path) -> Split:
     cached = locate(images, view=view, cache=cache)
     labels = torch.tensor(images.labels)
     if not cached.exists:  # before the lock: a complete cache may lie on a read-only disk
@@ -72,6 +92,49 @@ def open_list(images: ImageList, *, view: View, cache: Path) -> Split:
                 write_atomically(cached.about, json.dumps(about).encode())
     about = json.loads(cached.about.read_text())
     return Split(cached.mapped(), labels, about, images.original)
+
+
+def _known_bad(images: ImageList, view: View, cache: Path) -> list[str]:
+    """The bad images of a list as an earlier start found them; empty if none did."""
+    try:
+        bad = json.loads(_bad_file(images, view, cache).read_text())
+    except (OSError, ValueError):
+        return []  # a damaged file is made anew where an image turns out to be bad
+    paths = set(images.paths)
+    return bad if isinstance(bad, list) and paths.issuperset(bad) else []
+
+
+def _find_bad(images: ImageList, view: View, cache: Path) -> list[str]:
+    """The paths of the images that cannot be decoded, which are stored beside the pixels.
+
+    Raises UserError if no image is left.
+    """
+
+    def is_bad(index: int) -> bool:
+        try:
+            images.original(index)
+        except BadImage:
+            return True
+        return False
+
+    with threads() as pool:
+        flags = list(pool.map(is_bad, range(len(images))))
+    bad = [path for path, flag in zip(images.paths, flags, strict=True) if flag]
+    if len(images.without(set(bad))) == 0:
+        raise UserError(f"no image of '{images.file}' can be decoded; is the archive complete?")
+    log.warning(
+        "%d of %d images of '%s' cannot be decoded and are left out, for example '%s'",
+        len(bad),
+        len(images),
+        images.file,
+        bad[0],
+    )
+    write_atomically(_bad_file(images, view, cache), json.dumps(bad).encode())
+    return bad
+
+
+def _bad_file(images: ImageList, view: View, cache: Path) -> Path:
+    return cache / f"{_key(images, view)}.skipped.json"
 
 
 def locate(images: ImageList, *, view: View, cache: Path) -> CachedPixels:

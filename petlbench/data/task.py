@@ -53,7 +53,8 @@ class Task:
     no split at all, a task has no images. lists: the image files behind each split, by its name;
     empty if the task makes its images. cached: where the decoded pixels of a list are stored;
     None if they are not stored by `petlbench.data.pixels`. check: raises UserError if a split
-    cannot be opened, judging by its list and the paths of its images; decodes nothing. remarks:
+    cannot be opened, judging by its list and the paths of its images; decodes nothing. decode:
+    prepares a split before training, so that `open` finds no broken image after it. remarks:
     sentences on the data that `python -m petlbench.data verify` reports as notes.
     """
 
@@ -72,6 +73,7 @@ class Task:
     lists: Mapping[str, Callable[[], ImageList]] = field(default_factory=dict)
     cached: Callable[[ImageList], "CachedPixels"] | None = None
     check: Callable[[str], None] = lambda split: None
+    decode: Callable[[str], None] = lambda split: None
     remarks: Callable[[], list[str]] = list
 
     @property

@@ -1,7 +1,7 @@
 """From the typed configuration to objects: task, backbone, method, trainer."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -197,9 +197,25 @@ def data(config: Config) -> Task:
     for name in scored:
         if name not in (known := (*opened.tests, "val")):  # val: of protocol=trial
             raise unknown("split in protocol.tests", name, known)
-    for split in dict.fromkeys((config.protocol.fit_on, *select_names(config, opened), *scored)):
+    for split in _needed(config, opened):
         opened.check(split)
     return opened
+
+
+def decoded(config: Config) -> Task:
+    """The task, with the images that the protocol needs decoded, but not scored.
+
+    A broken one shows before hours of training. Raises UserError for it, and as `data` does.
+    """
+    opened = data(config)
+    for split in _needed(config, opened) if config.protocol.fit_on is not None else ():
+        opened.decode(split)
+    return opened
+
+
+def _needed(config: Config, opened: Task) -> Iterable[str]:
+    names = (*select_names(config, opened), *scored_names(config, opened))
+    return dict.fromkeys((str(config.protocol.fit_on), *names))
 
 
 @dataclass(frozen=True)

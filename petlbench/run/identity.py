@@ -19,6 +19,7 @@ Plain = Mapping[str, Any]
 IDENTITY = ("method", "backbone", "dataset", "input", "train", "protocol", "seed", "probe")
 # A key that joins one of these nodes needs a row here: without it no earlier record is found.
 NEUTRAL: Mapping[str, Any] = {
+    "dataset.on_bad_image": "error",
     "input.resize": None,
     "input.aspect": "squash",
     "input.augment": None,

@@ -19,7 +19,7 @@ from petlbench.run import build, provenance
 from petlbench.run.check import plain
 from petlbench.run.job import Job
 from petlbench.run.lifecycle import Run, recorded, seed_everything
-from petlbench.run.record import Record
+from petlbench.run.record import DELTA, Record
 from petlbench.train.precision import Precision
 from petlbench.train.trainer import Epoch, TrainingLoop
 
@@ -39,7 +39,7 @@ def _fill(run: Run) -> None:
     # first: the head and the tensors of the method are drawn from this state
     seed_everything(config.seed)
     device = build.device(config.device)
-    task = build.data(config)
+    task = build.decoded(config)
     method = build.method(config)
     record["provenance"] |= provenance.of_run(config, device, method.backbone)
     conditions = measuring(config, device)
@@ -56,13 +56,13 @@ def _fill(run: Run) -> None:
         method.to("cpu")  # its memory is not part of the fitted network's peak
         record["cost"] |= {"search": before}
         record["cost"] |= section(fitted.network, conditions, record["notes"])
-    # before the tests open: an error there does not lose the trained tensors
-    _store_delta(run, task, fitted)
     tests = build.tests(config, task)  # opened here, and not before
     started = time.perf_counter()
     scores = {name: trainer.evaluate(fitted.network, split) for name, split in tests.items()}
     _note_tests(record, trainer, scores, time.perf_counter() - started)
     record["provenance"]["splits"] = _fingerprints(config, trainer, tests)
+    # last, so that a run that fails leaves no delta without a finished record
+    _store_delta(run, task, fitted)
     # only now: a search that was stopped resumes from it
     shutil.rmtree(scratch, ignore_errors=True)
 
@@ -78,7 +78,7 @@ def _store_delta(run: Run, task: Task, fitted: Fitted) -> None:
     target = config.method.plain()
     # a search may return another method than the configured one
     name, made = fitted.made_by or (record["factors"]["method"], target)
-    file = run.store.path(record, ".safetensors")
+    file = run.store.path(record, DELTA)
     record["cost"]["delta_bytes"] = delta.save(
         file,
         fitted.network,
