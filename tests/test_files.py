@@ -549,3 +549,15 @@ def test_a_split_without_any_good_image_is_refused(tmp_path: Path) -> None:
         file.write_bytes(file.read_bytes()[:20])
     with pytest.raises(UserError, match=r"no image of '.*' can be decoded"):
         build.decoded(config)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "null", '{"sha256": "a"}', "[" * 99999])
+def test_a_damaged_file_beside_the_pixels_is_made_again(content: str, tmp_path: Path) -> None:
+    config, _ = with_bad_images(tmp_path, "dataset.on_bad_image=skip")
+    before = build.task(config).open("train").fingerprint
+    for file in (tmp_path / "cache").glob("**/pets-*.json"):
+        if not file.name.endswith(".skipped.json"):
+            file.write_text(content)
+    (tmp_path / "cache" / "folder" / ".tmp-cut").write_text("of a killed process")
+    assert build.task(config).open("train").fingerprint == before
+    assert list((tmp_path / "cache").glob("**/.tmp-*")) == []

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from petlbench.checks import choice
 from petlbench.data.images import BadImage, View
 from petlbench.data.readers.lists import ImageList
-from petlbench.data.task import Split, fingerprint
+from petlbench.data.task import FINGERPRINT, Fingerprint, Split, fingerprint
 from petlbench.errors import UserError
-from petlbench.system import file_lock, threads, write_atomically
+from petlbench.system import file_lock, replacing, threads, write_atomically
 
 log = logging.getLogger("petlbench")
 SPARE = 256 * 2**20  # bytes that the cache leaves free on its disk
@@ -84,14 +84,24 @@ def open_list(images: ImageList, *, view: View, cache: Path, on_bad_image: str =
 def _opened(images: ImageList, view: View, cache: Path) -> Split:
     cached = locate(images, view=view, cache=cache)
     labels = torch.tensor(images.labels)
-    if not cached.exists:  # before the lock: a complete cache may lie on a read-only disk
+    # before the lock: a complete cache may lie on a read-only disk
+    if not (cached.exists and _stored(cached)):
         with file_lock(cached.pixels.with_suffix(".lock"), "cache decoded images", ADVICE):
-            if not cached.exists:
+            if not (cached.exists and _stored(cached)):
                 _decode(images, view, cached)
                 about = fingerprint(cached.mapped(), labels, _formats(images))
                 write_atomically(cached.about, json.dumps(about).encode())
-    about = json.loads(cached.about.read_text())
-    return Split(cached.mapped(), labels, about, images.original)
+    return Split(cached.mapped(), labels, _stored(cached), images.original)
+
+
+def _stored(cached: CachedPixels) -> Fingerprint:
+    """The fingerprint beside the pixels; empty if its file is damaged, so that it is made anew."""
+    try:
+        about = json.loads(cached.about.read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    is_whole = isinstance(about, dict) and about.keys() == FINGERPRINT
+    return about if is_whole and about["images"] == cached.shape[0] else {}
 
 
 def _known_bad(images: ImageList, view: View, cache: Path) -> list[str]:
@@ -181,20 +191,16 @@ def _decode(images: ImageList, view: View, cached: CachedPixels) -> None:
         return np.ascontiguousarray(view.of(images.original(index)).transpose(2, 0, 1))
 
     require_space(cached.size, cached.pixels.parent, f"decoding '{images.file}'", ADVICE)
-    temporary = cached.pixels.with_suffix(".part")
     try:
         # threads and not processes: PIL releases the interpreter lock while it decodes
-        with temporary.open("wb") as file, threads() as pool:
+        with replacing(cached.pixels) as file, threads() as pool:
             for start in range(0, len(images), CHUNK):
                 if start and start % LOG_EVERY == 0:
                     log.info("decoding %s: %d of %d", images.file, start, len(images))
                 for image in pool.map(pixels, range(len(images))[start : start + CHUNK]):
                     file.write(image.data)
-        os.replace(temporary, cached.pixels)  # atomic: a reader never sees a part of the file
     except OSError as error:
         raise UserError(f"'{cached.pixels}' cannot be written: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _formats(images: ImageList) -> str:

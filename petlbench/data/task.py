@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from petlbench.data.pixels import CachedPixels  # pixels.py imports this module
 
 Fingerprint = dict[str, object]
+FINGERPRINT = {"sha256", "images", "labels", "format"}  # its keys
 
 
 @dataclass(frozen=True)

@@ -48,9 +48,12 @@ def _fill(run: Run) -> None:
     record["cost"] |= before
     scratch = run.store.path(record, ".unfinished")
     trainer = build.trainer(config, task, partial(_note_epoch, run), scratch)
+    is_resumed = scratch.exists()  # before `fit`, which may work there
     started = time.perf_counter()
     fitted = method.fit(trainer)
     _note_training(run, trainer, time.perf_counter() - started)
+    if is_resumed:
+        _forget_part(record)
     record["notes"] |= plain(fitted.notes)  # a value that is no JSON must not cost the run
     if fitted.network is not method:
         method.to("cpu")  # its memory is not part of the fitted network's peak
@@ -131,6 +134,14 @@ def _note_training(run: Run, trainer: TrainingLoop, seconds: float) -> None:
         "images_seen": trainer.images_seen,
         "images_scored": trainer.images_scored,
     }
+
+
+def _forget_part(record: Record) -> None:
+    """Leave out the costs of training where they cover only what followed a stop."""
+    partial_costs = ("train_s", "train_images_per_s", "images_seen", "images_scored")
+    record["cost"] |= dict.fromkeys(partial_costs)
+    note = "a resumed search: what it did before it was stopped was not measured"
+    record["notes"] |= dict.fromkeys(partial_costs, note)
 
 
 def _note_tests(
