@@ -205,14 +205,19 @@ def test_a_process_ends_as_the_tests_of_mistakes_do_in_theirs(tmp_path: Path) ->
         assert code == 2
 
 
-@pytest.mark.parametrize("stop", sampled([signal.SIGKILL, signal.SIGINT], [signal.SIGKILL]))
+@pytest.mark.parametrize(
+    "stop", sampled([signal.SIGKILL, signal.SIGINT, signal.SIGTERM], [signal.SIGKILL])
+)
 def test_a_stopped_sweep_resumes_without_repeating(tmp_path: Path, stop: signal.Signals) -> None:
     sweep = ["-m", "method=linear", "dataset=mini/location", "seed=range(4)", *QUICK]
     process = command(tmp_path, *sweep)
     wait_for(tmp_path, 1)
     process.send_signal(stop)
     told, _ = process.communicate(timeout=60)
-    assert process.returncode == {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 130}[stop], told
+    assert (
+        process.returncode
+        == {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 130, signal.SIGTERM: 143}[stop]
+    ), told
     before = records(tmp_path)
     assert 1 <= len(before) < 4
     code, told = finished(tmp_path, *sweep)

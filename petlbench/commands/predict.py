@@ -28,6 +28,7 @@ from petlbench.config.nodes import BackboneConfig, Input
 from petlbench.data.images import Preparation, View, original
 from petlbench.data.readers.tree import SUFFIXES, images_below
 from petlbench.errors import UserError
+from petlbench.interrupts import one_line
 from petlbench.method import Method
 from petlbench.model.backbone import create
 from petlbench.run import build, identity
@@ -38,7 +39,6 @@ EXAMPLE = (
     "example: python -m petlbench.predict --delta results/runs/folder/birds/lora-*.safetensors "
     "photographs/"
 )
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 @dataclass(frozen=True)
@@ -182,6 +182,7 @@ def write(results: Iterator[tuple[Path, list[Any]]], *, as_json: bool) -> None:
             table.writerow([path, rank, name, f"{value:.4f}"])
 
 
+@one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; an error is one line on stderr.
 
@@ -207,6 +208,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, for example `head`, has stopped reading
         # Python flushes stdout at exit and would fail again (its docs, signal: note on SIGPIPE)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        return INTERRUPTED
     return 0 if not errors else 1 if len(errors) < len(paths) else MISTYPED

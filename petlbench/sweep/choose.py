@@ -14,6 +14,7 @@ import pandas as pd
 
 from petlbench.arguments import MISTYPED, Parser
 from petlbench.errors import UserError
+from petlbench.interrupts import one_line
 from petlbench.run.record import Record, Store
 
 KEY = ["method", "backbone"]
@@ -88,6 +89,7 @@ def _look_up(config: Any, dotted: str) -> Any:
     return str(config) if isinstance(config, dict | list) else config
 
 
+@one_line
 def main(arguments: list[str] | None = None) -> int:
     """Print the points of each method, the chosen one marked; returns 2 after an error."""
     parser = Parser(prog="python -m petlbench.sweep.choose", description=__doc__)
