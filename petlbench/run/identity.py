@@ -25,6 +25,8 @@ NEUTRAL: Mapping[str, Any] = {
     "input.augment": None,
     "backbone.fused_attention": True,
     "backbone.head_start": "small_normal",
+    "train.accumulate": 1,
+    "train.clip_grad": None,
     "train.optimizer": "adamw",
     "train.momentum": 0.9,
     "train.label_smoothing": 0.0,
