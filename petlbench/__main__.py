@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from petlbench import interrupts
 from petlbench.config import command_line, compose, mistakes, options, recipes, search_path
 from petlbench.errors import UserError, first_line, one_line, unknown
 from petlbench.progress import say
@@ -23,7 +24,7 @@ from petlbench.system import package_version
 
 log = logging.getLogger("petlbench")
 GROUPS = ("method", "backbone", "dataset", "protocol", "recipe", "experiment")
-FAILED, MISTAKE, INTERRUPTED = 1, 2, 130  # exit codes; a shell has 128 + SIGINT for Ctrl-C
+FAILED, MISTAKE = 1, 2  # exit codes
 # OmegaConf raises these for a value below a node that is null.
 COMPOSITION_ERRORS = (AssertionError, AttributeError, TypeError, ValueError, LookupError)
 
@@ -34,8 +35,8 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        say("interrupted; finished runs are kept, the same command does the rest")
-        raise SystemExit(INTERRUPTED) from None
+        line = "interrupted; finished runs are kept, the same command does the rest"
+        raise SystemExit(interrupts.end(line)) from None
     except UserError as error:
         say(f"error: {error}")
         raise SystemExit(MISTAKE) from None

@@ -380,6 +380,14 @@ def test_a_damaged_cache_is_rebuilt(damage: str, tmp_path: Path) -> None:
     assert path.read_bytes() == whole
 
 
+def test_what_a_killed_process_left_in_the_cache_is_removed(tmp_path: Path) -> None:
+    open_task = suite.load(**SMALL, cache=str(tmp_path)).open
+    open_task("val")
+    (tmp_path / "mini" / ".tmp-cut").write_text("")
+    suite.load(**SMALL, cache=str(tmp_path)).open("val")
+    assert [path.suffix for path in (tmp_path / "mini").iterdir()] == [".npz"]
+
+
 def test_a_cache_that_cannot_be_written_is_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

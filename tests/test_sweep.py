@@ -52,7 +52,7 @@ def test_a_plan_knows_finished_and_refused_runs_and_checks_each_pair_once() -> N
         if settings.factors.method == "dtl":
             raise ZeroDivisionError("a bug")
 
-    planned = plan.build(runs, {identity(runs[0][0].plain())}, check)
+    planned = plan.build(runs, lambda root: {identity(runs[0][0].plain())}, check)
     assert [run.state for run in planned] == [
         *("finished", "to run", "unsupported", "unsupported", "broken", "broken")
     ]
@@ -68,7 +68,7 @@ def test_a_plan_knows_finished_and_refused_runs_and_checks_each_pair_once() -> N
 
 def test_a_sweep_without_runs_is_an_error() -> None:
     with pytest.raises(UserError, match="no runs"):
-        plan.build([], set(), lambda settings: None)
+        plan.build([], lambda root: (), lambda settings: None)
 
 
 @pytest.mark.parametrize(
@@ -241,14 +241,17 @@ def _interrupted_at(number: int) -> Callable[..., object]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_sweep_resumes_without_repeating(tmp_path: Path, stop: signal.Signals) -> None:
     sweep = ["-m", "method=linear", "dataset=mini/location", "seed=range(4)", *QUICK]
     process = command(tmp_path, *sweep)
     wait_for(tmp_path, 1)
     process.send_signal(stop)
     told, _ = process.communicate(timeout=60)
-    assert process.returncode == {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 130}[stop], told
+    assert (
+        process.returncode
+        == {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 130, signal.SIGTERM: 143}[stop]
+    ), told
     before = records(tmp_path)
     assert 1 <= len(before) < 4
     code, told = finished(tmp_path, *sweep)

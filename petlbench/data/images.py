@@ -84,8 +84,12 @@ class View:
         return np.asarray(resized.crop((left, top, left + self.size, top + self.size)))
 
 
+class BadImage(UserError):
+    """A file that cannot be decoded."""
+
+
 def original(path: Path, decoding: Decoding) -> Image.Image:
-    """The image of a file in RGB. Raises UserError if it cannot be decoded."""
+    """The image of a file in RGB. Raises BadImage if it cannot be decoded."""
     try:
         file_status(path)
         with Image.open(path, formats=_formats()) as file:
@@ -99,7 +103,7 @@ def original(path: Path, decoding: Decoding) -> Image.Image:
                 image = _in_front_of(image, decoding.background)
             return image.convert("RGB")
     except UNREADABLE as error:
-        raise UserError(f"image '{path}' cannot be decoded: {error}") from error
+        raise BadImage(f"image '{path}' cannot be decoded: {error}") from error
 
 
 def has_transparency(path: Path) -> bool:

@@ -17,18 +17,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from petlbench.checks import choice
 from petlbench.data import digests
-from petlbench.data.images import PUBLISHED, View
+from petlbench.data.images import PUBLISHED, BadImage, View
 from petlbench.data.readers.lists import ImageList
 from petlbench.data.task import Fingerprint, Split, fingerprint
 from petlbench.errors import UserError
-from petlbench.system import file_lock, threads, write_atomically
+from petlbench.system import file_lock, replacing, threads, write_atomically
 
 log = logging.getLogger("petlbench")
 SPARE = 256 * 2**20  # bytes that the cache leaves free on its disk
 ADVICE = "set PETLBENCH_CACHE to a folder on another disk"
 CHUNK = 100  # images that are decoded in parallel before they are written
 LOG_EVERY = 50 * CHUNK  # images
+ON_BAD_IMAGE = ("error", "skip")  # what happens to an image that cannot be decoded
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,30 @@ class CachedPixels:
 _VERIFIED: dict[Path, tuple[tuple[int, ...], Fingerprint]] = {}
 
 
-def open_list(images: ImageList, *, view: View, cache: Path) -> Split:
+def open_list(images: ImageList, *, view: View, cache: Path, on_bad_image: str = "error") -> Split:
     """The images of a list as (N, 3, size, size), decoded unless the cache has them.
 
-    Raises UserError for an image that is missing or cannot be decoded, and for a full disk; then
-    no file is left behind.
+    on_bad_image: one of ON_BAD_IMAGE; `skip` leaves out the images that cannot be decoded, whose
+    paths the fingerprint then lists as `skipped`. Raises UserError for an image that is missing
+    or, with `error`, cannot be decoded, and for a full disk; then no file is left behind.
     """
+    choice("dataset.on_bad_image", on_bad_image, ON_BAD_IMAGE)
+    try:
+        bad = _known_bad(images, view, cache) if on_bad_image == "skip" else []
+        split = _opened(images.without(set(bad)), view, cache)
+    except BadImage as error:
+        if on_bad_image == "error":
+            raise UserError(
+                f"{error}; restore it, or leave such images out with dataset.on_bad_image=skip"
+            ) from error
+        bad = _find_bad(images, view, cache)
+        split = _opened(images.without(set(bad)), view, cache)
+    if not bad:
+        return split
+    return replace(split, fingerprint={**split.fingerprint, "skipped": bad})
+
+
+def _opened(images: ImageList, view: View, cache: Path) -> Split:
     cached = locate(images, view=view, cache=cache)
     # before the lock: a complete cache may lie on a read-only disk
     split = _verified(images, cached)
@@ -123,6 +143,49 @@ def _fingerprint(images: ImageList, split: Split) -> Fingerprint:
     return about if images.decoding == PUBLISHED else about | asdict(images.decoding)
 
 
+def _known_bad(images: ImageList, view: View, cache: Path) -> list[str]:
+    """The bad images of a list as an earlier start found them; empty if none did."""
+    try:
+        bad = json.loads(_bad_file(images, view, cache).read_text())
+    except (OSError, ValueError):
+        return []  # a damaged file is made anew where an image turns out to be bad
+    paths = set(images.paths)
+    return bad if isinstance(bad, list) and paths.issuperset(bad) else []
+
+
+def _find_bad(images: ImageList, view: View, cache: Path) -> list[str]:
+    """The paths of the images that cannot be decoded, which are stored beside the pixels.
+
+    Raises UserError if no image is left.
+    """
+
+    def is_bad(index: int) -> bool:
+        try:
+            images.original(index)
+        except BadImage:
+            return True
+        return False
+
+    with threads() as pool:
+        flags = list(pool.map(is_bad, range(len(images))))
+    bad = [path for path, flag in zip(images.paths, flags, strict=True) if flag]
+    if len(images.without(set(bad))) == 0:
+        raise UserError(f"no image of '{images.file}' can be decoded; is the archive complete?")
+    log.warning(
+        "%d of %d images of '%s' cannot be decoded and are left out, for example '%s'",
+        len(bad),
+        len(images),
+        images.file,
+        bad[0],
+    )
+    write_atomically(_bad_file(images, view, cache), json.dumps(bad).encode())
+    return bad
+
+
+def _bad_file(images: ImageList, view: View, cache: Path) -> Path:
+    return cache / f"{_key(images, view, cache)}.skipped.json"
+
+
 def locate(images: ImageList, *, view: View, cache: Path) -> CachedPixels:
     """The files for the pixels of a list. Raises UserError if one of its images is missing."""
     key = _key(images, view, cache)  # may have dots, so no with_suffix
@@ -158,10 +221,9 @@ def _decode(images: ImageList, view: View, cached: CachedPixels) -> None:
         return np.ascontiguousarray(view.of(images.original(index)).transpose(2, 0, 1))
 
     require_space(cached.size, cached.pixels.parent, f"decoding '{images.file}'", ADVICE)
-    temporary = cached.pixels.with_suffix(".part")
     try:
         # threads and not processes: PIL releases the interpreter lock while it decodes
-        with temporary.open("wb") as file, threads() as pool:
+        with replacing(cached.pixels) as file, threads() as pool:
             for start in range(0, len(images), CHUNK):
                 if start and start % LOG_EVERY == 0:
                     log.info("decoding %s: %d of %d", images.file, start, len(images))
@@ -169,11 +231,8 @@ def _decode(images: ImageList, view: View, cached: CachedPixels) -> None:
                     file.write(image.data)
             file.flush()
             os.fsync(file.fileno())  # before the rename, which may otherwise reach the disk first
-        os.replace(temporary, cached.pixels)  # atomic: a reader never sees a part of the file
     except OSError as error:
         raise UserError(f"'{cached.pixels}' cannot be written: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _formats(images: ImageList) -> str:

@@ -55,7 +55,8 @@ class Task:
     None if they are not stored by `petlbench.data.pixels`. check: raises UserError if a split
     cannot be opened, judging by its list and the files of its images; decodes nothing. digest: of
     the labels and image files of a split, wherever they lie; None if the task makes its images;
-    raises UserError if one is missing. remarks: sentences on the data that
+    raises UserError if one is missing. decode: prepares a split before training, so that `open`
+    finds no broken image after it. remarks: sentences on the data that
     `python -m petlbench.data verify` reports as notes.
     """
 
@@ -75,6 +76,7 @@ class Task:
     cached: Callable[[ImageList], "CachedPixels"] | None = None
     check: Callable[[str], None] = lambda split: None
     digest: Callable[[str], str] | None = None
+    decode: Callable[[str], None] = lambda split: None
     remarks: Callable[[], list[str]] = list
 
     @property

@@ -28,11 +28,14 @@ IDENTITY = (
 )
 # A key that joins one of these nodes needs a row here: without it no earlier record is found.
 NEUTRAL: Mapping[str, Any] = {
+    "dataset.on_bad_image": "error",
     "input.resize": None,
     "input.aspect": "squash",
     "input.augment": None,
     "backbone.fused_attention": True,
     "backbone.head_start": "small_normal",
+    "train.accumulate": 1,
+    "train.clip_grad": None,
     "train.optimizer": "adamw",
     "train.momentum": 0.9,
     "train.label_smoothing": 0.0,

@@ -30,6 +30,7 @@ def load(
     root: str,
     cache: str,
     view: View,
+    on_bad_image: str = "error",  # a yaml of another package may lack it
 ) -> Task:
     """A task of the user's images: upright, on a white background, 16 bits scaled to 8.
 
@@ -76,6 +77,7 @@ def load(
         {split: partial(read, splits) for split, splits in PARTS.items()},
         view=view,
         cache=cache,
+        on_bad_image=on_bad_image,
         name=name,
         title=title,
         suite=suite,

@@ -1,6 +1,6 @@
 """Lists of images as published repositories have them: on each line, a path and a label."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,6 +37,16 @@ class ImageList:
     def original(self, index: int) -> Image.Image:
         """An image at its own size, RGB."""
         return images.original(self.root / self.paths[index], self.decoding)
+
+    def without(self, left_out: Collection[str]) -> "ImageList":
+        """The list without some of its paths."""
+        pairs = zip(self.paths, self.labels, strict=True)
+        kept = [(path, label) for path, label in pairs if path not in left_out]
+        return replace(
+            self,
+            paths=tuple(path for path, _ in kept),
+            labels=tuple(label for _, label in kept),
+        )
 
     def without_repeats(self) -> "ImageList":
         """Each image once, at its first position."""

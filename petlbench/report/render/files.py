@@ -1,7 +1,6 @@
 """The files of a report."""
 
 import re
-import tempfile
 from pathlib import Path
 
 from petlbench.cells import cell, cells
@@ -10,7 +9,7 @@ from petlbench.report.draw import plot
 from petlbench.report.model.report import Report
 from petlbench.report.render import html, latex, markdown
 from petlbench.report.render.latex import part_name
-from petlbench.system import write_atomically
+from petlbench.system import temporary_file, write_atomically
 
 MAX_NAME = 200  # characters; file systems allow 255 with the suffixes
 
@@ -25,7 +24,7 @@ def check_target(name: str, folder: Path) -> None:
     try:
         # the folder itself may not exist yet; creating it could leave an empty folder behind
         existing = next(path for path in [folder, *folder.parents] if path.exists())
-        with tempfile.NamedTemporaryFile(dir=existing, prefix=".tmp-"):
+        with temporary_file(existing):
             pass
     except OSError as error:
         raise UserError(
