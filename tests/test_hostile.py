@@ -125,7 +125,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """The one line with which predict ends."""
     status = predict.main(["--device", "cpu", *map(str, arguments)])
     out, err = capsys.readouterr()
-    assert status == 1
+    assert status == 2
     assert out == ""
     assert err.startswith("error: ")
     assert err.count("\n") == 1

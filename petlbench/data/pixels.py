@@ -23,7 +23,13 @@ from petlbench.data.images import PUBLISHED, BadImage, View
 from petlbench.data.readers.lists import ImageList
 from petlbench.data.task import Fingerprint, Split, fingerprint
 from petlbench.errors import UserError
-from petlbench.system import file_lock, replacing, threads, write_atomically
+from petlbench.system import (
+    file_lock,
+    remove_abandoned,
+    replacing,
+    threads,
+    write_atomically,
+)
 
 log = logging.getLogger("petlbench")
 SPARE = 256 * 2**20  # bytes that the cache leaves free on its disk
@@ -97,6 +103,7 @@ def open_list(images: ImageList, *, view: View, cache: Path, on_bad_image: str =
 
 def _opened(images: ImageList, view: View, cache: Path) -> Split:
     cached = locate(images, view=view, cache=cache)
+    remove_abandoned(cached.pixels.parent)
     # before the lock: a complete cache may lie on a read-only disk
     split = _verified(images, cached)
     if split is None:

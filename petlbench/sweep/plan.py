@@ -59,26 +59,25 @@ def build(
 ) -> list[Planned]:
     """The runs of a sweep, each once in each results.root, in the order of the combinations.
 
-    finished: the identities of the finished runs below a results.root.
-    check is called once for each method on each backbone with their values, if one of its runs is
-    not finished. Unsupported from it
-    marks the pair's runs; another UserError is a mistake of the command and ends planning; any
-    other error is a bug of the method, which costs its own runs.
+    finished: the identities of the finished runs below a results.root. check is called once for
+    each method on each backbone with their values, if one of its runs is not finished. Unsupported
+    from it marks the pair's runs; another UserError is a mistake of the command and ends planning;
+    any other error is a bug of the method, which costs its own runs.
     """
     runs: dict[tuple[str, str], Planned] = {}
     verdicts: dict[str, Verdict] = {}
     reader = contents.Reader()
     for config, varied in combinations:
         plain = reader.identified(config)
+        name, root = identity(plain), config.results.root
+        if name in finished(root) and _has_its_recipe(config):
+            runs.setdefault((root, name), Planned(config, name, FINISHED, varied))
+            continue
         pair = json.dumps([plain[key] for key in CHECKED], sort_keys=True)
         if pair not in verdicts:
             verdicts[pair] = _verdict(config, check)
-        verdict, name = verdicts[pair], identity(plain)
-        # a refused pair stays refused, even if it was finished before
-        root = config.results.root
-        is_finished = verdict.state == TO_RUN and name in finished(root)
-        state = FINISHED if is_finished else verdict.state
-        run = Planned(config, name, state, varied, verdict.reason, verdict.error)
+        verdict = verdicts[pair]
+        run = Planned(config, name, verdict.state, varied, verdict.reason, verdict.error)
         # two combinations are one run if they differ in nothing that decides the result
         runs.setdefault((root, name), run)
     if not runs:
