@@ -1,9 +1,10 @@
 """Merging, beside the property of every method in petlbench.testing: equal logits, or a reason."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
+from torch import nn
 
 from petlbench.errors import Unsupported
 from petlbench.merge import merged
@@ -28,15 +29,17 @@ def test_merging_changes_the_network() -> None:
     assert not torch.equal(net.state_dict()["blocks.0.attn.qkv.weight"], unchanged)
 
 
+@pytest.mark.parametrize(("site", "layer"), [("qkv", "attn.qkv"), ("mlp", "mlp.fc2")])
 @pytest.mark.parametrize("family", ["vit", "swin"])
-def test_salient_channels_of_the_projection_merge(family: str) -> None:
-    method = randomised(tiny_method("sct", family, site="qkv")).eval()
+def test_salient_channels_of_a_projection_merge(family: str, site: str, layer: str) -> None:
+    method = randomised(tiny_method("sct", family, site=site)).eval()
     net = timm_network(family)
     net.load_state_dict(merged(method).state_dict(), strict=True)
     for name, module in method.backbone.net.named_modules():
-        if name.endswith("attn.qkv"):
-            x = torch.randn(7, module.qkv.in_features)
-            torch.testing.assert_close(net.get_submodule(name)(x), module(x), rtol=1e-4, atol=1e-5)
+        if name.endswith(layer):
+            plain = cast(nn.Linear, net.get_submodule(name))
+            x = torch.randn(7, plain.in_features)
+            torch.testing.assert_close(plain(x), module(x), rtol=1e-4, atol=1e-5)
 
 
 def test_the_merged_network_pools_as_the_method_does_or_is_refused() -> None:

@@ -24,7 +24,7 @@ INTERPOLATIONS = ("bicubic", "bilinear")
 ASPECTS = ("squash", "keep")
 # see petlbench/model/backbone.py
 POOLS = ("cls", "patch_mean_then_norm", "norm_then_mean", "attention")
-HEAD_STARTS = ("small_normal", "torch")
+HEAD_STARTS = ("small_normal", "torch", "kaiming_fan_out")
 LONGEST_BATCH = 2**24  # images: above it a typing error, and an overflow of sizes in bytes
 
 

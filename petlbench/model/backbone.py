@@ -1,5 +1,6 @@
 """A pre-trained timm network as embedding, stages of blocks, pooling and head."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
@@ -21,9 +22,19 @@ def _small_normal(head: nn.Linear) -> None:
     nn.init.zeros_(head.bias)
 
 
+def _kaiming_fan_out(head: nn.Linear) -> None:
+    """Weights from N(0, 2 / classes), bias -log 99: the heads of VPT's and VQT's code.
+
+    With this bias the sigmoid of each logit is 0.01.
+    """
+    nn.init.kaiming_normal_(head.weight, mode="fan_out")
+    nn.init.constant_(head.bias, -math.log(99))
+
+
 HEAD_STARTS: dict[str, Callable[[nn.Linear], None]] = {
     "small_normal": _small_normal,
     "torch": nn.Linear.reset_parameters,
+    "kaiming_fan_out": _kaiming_fan_out,
 }
 
 
