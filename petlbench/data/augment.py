@@ -81,7 +81,7 @@ def _operations(transforms: Sequence[Any]) -> Iterator[AugmentOp]:
 
 
 def _posterized(image: Image.Image, bits_to_keep: int, **others: Any) -> Image.Image:
-    """timm's posterize; black for less than a bit, which its increasing levels reach.
+    """Timm's posterize; black for less than a bit, which its increasing levels reach.
 
     So did Pillow until version 13, which raises ValueError.
     """

@@ -92,6 +92,14 @@ class Backbone(nn.Module):
         fused = [bool(module.fused_attn) for module in self._attentions()]
         return None if not fused else "fused" if all(fused) else "unfused"
 
+    def timm_arguments(self) -> dict[str, int]:
+        """The arguments beside the name by which timm builds such a network, without pooling."""
+        classes = {"num_classes": cast(nn.Linear, self.head).out_features}
+        patches = getattr(self.net, "patch_embed", None)
+        # A convolutional network has no argument img_size.
+        sized = getattr(patches, "img_size", None) is not None
+        return classes | {"img_size": self.image_size} if sized else classes
+
     def start_head(self) -> None:
         """Initialise the head."""
         HEAD_STARTS[self.head_start](cast(nn.Linear, self.head))
