@@ -81,7 +81,7 @@ def test_the_network_for_peft_is_built_with_the_pooling_of_the_run(
             up, down = tensors[f"{key}.lora_B.weight"], tensors[f"{key}.lora_A.weight"]
             scale = config["lora_alpha"] / config["r"]
             network.get_submodule(target).weight += scale * up @ down
-        for name, parameter in network.head.named_parameters():
+        for name, parameter in network.get_submodule("head").named_parameters():
             parameter.copy_(tensors[f"base_model.model.head.{name}"])
         expected = method(images())
         assert (network(images()) - expected).abs().max() <= 1e-4 * expected.abs().max()

@@ -7,7 +7,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 # The argument by which timm puts the final norm behind the pooling, and not in front of it.
-NORM_AFTER = {VisionTransformer: "fc_norm", Eva: "use_fc_norm"}
+NORM_AFTER: dict[type[Any], str] = {VisionTransformer: "fc_norm", Eva: "use_fc_norm"}
 PLACES = {  # backbone.pool -> global_pool, and whether the norm comes after it (None: equal)
     "cls": ("token", None),
     "norm_then_mean": ("avg", False),
@@ -35,4 +35,4 @@ def set_pooling(net: Any, pool: str) -> dict[str, Any]:
 
 def norm_is_after_pooling(net: Any) -> bool:
     """Whether a ViT has its final norm as `fc_norm`, behind the pooling."""
-    return isinstance(net, tuple(NORM_AFTER)) and isinstance(net.norm, nn.Identity)
+    return any(isinstance(net, kind) and isinstance(net.norm, nn.Identity) for kind in NORM_AFTER)

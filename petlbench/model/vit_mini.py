@@ -1,6 +1,6 @@
 """vit_mini: the embedded suite's backbone, registered with timm."""
 
-from typing import Any, cast
+from typing import Any
 
 from timm.models import build_model_with_cfg, register_model
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
@@ -15,14 +15,11 @@ def vit_mini(
     pretrained: bool = False, *, pretrained_cfg: dict[str, Any] | None = None, **kwargs: Any
 ) -> VisionTransformer:
     """12 blocks of width 96 on 8 px patches of 48 px images."""
-    return cast(
+    return build_model_with_cfg(
         VisionTransformer,
-        build_model_with_cfg(
-            VisionTransformer,
-            "vit_mini",
-            pretrained,
-            pretrained_cfg=pretrained_cfg or CONFIG,
-            pretrained_filter_fn=checkpoint_filter_fn,
-            **SIZES | kwargs,
-        ),
+        "vit_mini",
+        pretrained,
+        pretrained_cfg=pretrained_cfg or CONFIG,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        **SIZES | kwargs,
     )

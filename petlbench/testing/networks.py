@@ -58,7 +58,7 @@ def _plain_vit(
     num_classes: int,
     img_size: int,
     drop_path_rate: float,
-    global_pool: str = "token",
+    global_pool: Any = "token",
     fc_norm: bool | None = None,
     **_: Any,
 ) -> VisionTransformer:
