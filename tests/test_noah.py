@@ -18,6 +18,7 @@ from petlbench.delta import delta_tensors, load, trained
 from petlbench.errors import UserError
 from petlbench.method import Method, Step
 from petlbench.methods.noah import NOAH
+from petlbench.methods.noah_elastic import ElasticPrompts
 from petlbench.methods.noah_genes import MODULES, Genes, Plan, Space, next_generation
 from petlbench.run import build
 from petlbench.run.lifecycle import blank
@@ -138,9 +139,17 @@ def test_the_supernet_at_some_sizes_is_that_subnet() -> None:
     assert torch.equal(subnet(images()), supernet(images()))
 
 
+def test_prompts_start_as_a_slice_of_torchs_xavier_uniform_tensor() -> None:
+    """Of (1, 100, 768), as in the authors' code: torch counts 100 * 768 and 768 as its fans."""
+    theirs = nn.init.xavier_uniform_(torch.empty(1, 100, 768))
+    ours = ElasticPrompts(768, 10, dropout=0.0).tokens
+    for tensor in (theirs, ours.detach()):
+        assert 0.00870 < float(tensor.abs().max()) < 0.00880  # sqrt(6 / (101 * 768)) = 0.00880
+
+
 def test_prompts_follow_the_authors_order() -> None:
-    """Appended at the end; a block without prompts keeps those of the block before it."""
-    counts = [2, 0, 3, *[0] * 9]
+    """A block appends its prompts in place of those of the block before it, if that has any."""
+    counts = [2, 4, 0, 3, 1, 0, 0, 2, *[0] * 4]
     method = randomised(
         registry.create(
             "noah_subnet", tiny("vit"), lora=[0] * 12, adapter=[0] * 12, prompts=counts
@@ -149,12 +158,15 @@ def test_prompts_follow_the_authors_order() -> None:
     net = tiny("vit").eval().net
     z = net._pos_embed(net.patch_embed(images()))
     tensors = dict(method.named_parameters())
+    lengths = []
     for number, block in enumerate(net.blocks, 1):
         if counts[number - 1]:
             fresh = tensors[f"prompts.{number}.tokens"].expand(3, -1, -1)
-            z = torch.cat([z[:, :17], fresh], dim=1)
+            before = counts[number - 2] if number > 1 else 0
+            z = torch.cat([z[:, : z.shape[1] - before], fresh], dim=1)
         z = block(z)
-    assert z.shape[1] == 20
+        lengths.append(z.shape[1] - 17)
+    assert lengths == [2, 4, 4, 7, 5, 5, 5, 7, 7, 7, 7, 7]  # 4 + 3, 4 + 1, 4 + 1 + 2
     logits = method.backbone.head(method.backbone.pooled(z[:, :17]))
     torch.testing.assert_close(method(images()), logits)
 

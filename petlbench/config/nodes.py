@@ -26,7 +26,7 @@ ASPECTS = ("squash", "keep")
 # see petlbench/model/backbone.py
 POOLS = ("cls", "patch_mean_then_norm", "norm_then_mean", "attention")
 STORED = "stored"  # the head is the classifier of the checkpoint
-HEAD_STARTS = ("small_normal", "torch", STORED)
+HEAD_STARTS = ("small_normal", "torch", "kaiming_fan_out", STORED)
 LONGEST_BATCH = 2**24  # images: above it a typing error, and an overflow of sizes in bytes
 
 

@@ -1,5 +1,6 @@
 """A pre-trained timm network as embedding, stages of blocks, pooling and head."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
@@ -21,9 +22,19 @@ def _small_normal(head: nn.Linear) -> None:
     nn.init.zeros_(head.bias)
 
 
+def _kaiming_fan_out(head: nn.Linear) -> None:
+    """Weights from N(0, 2 / classes), bias -log 99: the heads of VPT's and VQT's code.
+
+    With this bias the sigmoid of each logit is 0.01.
+    """
+    nn.init.kaiming_normal_(head.weight, mode="fan_out")
+    nn.init.constant_(head.bias, -math.log(99))
+
+
 HEAD_STARTS: dict[str, Callable[[nn.Linear], None]] = {
     "small_normal": _small_normal,
     "torch": nn.Linear.reset_parameters,
+    "kaiming_fan_out": _kaiming_fan_out,
 }
 
 
@@ -80,6 +91,14 @@ class Backbone(nn.Module):
         """Fused (torch's scaled_dot_product_attention), unfused, or None without attention."""
         fused = [bool(module.fused_attn) for module in self._attentions()]
         return None if not fused else "fused" if all(fused) else "unfused"
+
+    def timm_arguments(self) -> dict[str, int]:
+        """The arguments beside the name by which timm builds such a network, without pooling."""
+        classes = {"num_classes": cast(nn.Linear, self.head).out_features}
+        patches = getattr(self.net, "patch_embed", None)
+        # A convolutional network has no argument img_size.
+        sized = getattr(patches, "img_size", None) is not None
+        return classes | {"img_size": self.image_size} if sized else classes
 
     def start_head(self) -> None:
         """Initialise the head.
