@@ -14,13 +14,14 @@ from torch import nn
 from petlbench import registry
 from petlbench.config.schema import Config
 from petlbench.cost.section import parameters
-from petlbench.delta import load, trained
+from petlbench.delta import delta_tensors, load, trained
 from petlbench.errors import UserError
 from petlbench.method import Method, Step
 from petlbench.methods.noah import NOAH
 from petlbench.methods.noah_elastic import ElasticPrompts
 from petlbench.methods.noah_genes import MODULES, Genes, Plan, Space, next_generation
 from petlbench.run import build
+from petlbench.run.lifecycle import blank
 from petlbench.run.record import Store
 from petlbench.run.training import run
 from petlbench.testing import declared, images, randomised, tiny, tiny_method
@@ -267,6 +268,10 @@ def test_a_killed_search_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     resumed = run(search_config(tmp_path / "cut"))
     assert resumed["status"] == "finished"
     assert resumed["notes"]["search"] == whole["notes"]["search"]
+    for cost in ("train_s", "train_images_per_s", "images_seen", "images_scored"):
+        assert whole["cost"][cost] > 0
+        assert resumed["cost"][cost] is None
+        assert "resumed search" in resumed["notes"][cost]
     deltas = [
         load_file(Store(tmp_path / root).path(record, ".safetensors"))
         for root, record in (("whole", whole), ("cut", resumed))
@@ -274,3 +279,23 @@ def test_a_killed_search_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert deltas[0].keys() == deltas[1].keys()
     assert all(torch.equal(tensor, deltas[1][name]) for name, tensor in deltas[0].items())
     assert not history.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK cut", b"[", b"{}", b"[[]]", b'[{"generation": 1}]'])
+def test_damaged_files_of_an_earlier_start_are_made_again(content: bytes, tmp_path: Path) -> None:
+    settings = search_config(tmp_path)
+    scratch = Store(tmp_path).path(blank(settings), ".unfinished")
+    scratch.mkdir(parents=True)
+    for name in ("supernet.pt", "search.json"):
+        (scratch / name).write_bytes(content)
+    record = run(settings)
+    assert record["status"] == "finished", record["reason"]
+    assert [part["generation"] for part in record["notes"]["search"]["generations"]] == [1, 2]
+
+
+def test_tensors_of_another_supernet_are_not_taken(tmp_path: Path) -> None:
+    method = build.method(search_config(tmp_path))
+    assert isinstance(method, NOAH)
+    for tensors in ({}, {"a": torch.zeros(1)}, [1], dict.fromkeys(delta_tensors(method), 3)):
+        torch.save(tensors, tmp_path / "supernet.pt")
+        assert not method._restore(tmp_path / "supernet.pt")

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from petlbench.commands import predict
 from petlbench.config import compose
-from petlbench.data.images import original
+from petlbench.data.images import OWN, original
 from petlbench.errors import UserError
 from petlbench.run.record import Record, Store
 from petlbench.run.training import run
@@ -83,7 +83,7 @@ def test_a_folder_is_predicted_with_the_names_of_its_classes(
 def test_probabilities_are_the_methods(images: Path, delta: Path) -> None:
     found = predict.load(delta, checkpoint=None, device="cpu")
     paths = predict.images([images])
-    pixels = [found.view.of(original(path, upright=True)) for path in paths[:5]]
+    pixels = [found.view.of(original(path, OWN)) for path in paths[:5]]
     whole = found.probabilities(pixels)
     assert torch.allclose(whole.sum(1), torch.ones(5))
     refused: list[UserError] = []
@@ -138,7 +138,7 @@ def test_mistakes_are_told_in_one_line(
         (("--delta", delta, "--checkpoint", "none.pth", images), "'none.pth' does not exist"),
     ]:
         status, _, err = told(capsys, *arguments)
-        assert status == 1
+        assert status == 2
         assert err.startswith("error: ")
         assert message in err
         assert err.count("\n") == 1
@@ -150,5 +150,5 @@ def test_random_weights_cannot_be_made_again(
     record, path = trained(images, tmp_path, "backbone.pretrained=false", "train.epochs=1")
     assert record["status"] == "finished", record["reason"]
     status, _, err = told(capsys, "--delta", path, images)
-    assert status == 1
+    assert status == 2
     assert "belongs to random weights" in err

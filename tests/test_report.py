@@ -514,7 +514,7 @@ def test_mistakes_are_one_line(
     keep([record("lora", "land", 1.0, schema=2)], tmp_path / "later")
     keep([], tmp_path / "cut").joinpath("0.json").write_text('{"schema": 1, "id')
     given = ["table", "--records", "runs", "--name", "t", "--out", "out", *arguments]
-    assert main(given) == 1
+    assert main(given) == 2
     output = capsys.readouterr()
     assert message in output.err
     assert output.err.count("\n") == 1
@@ -547,7 +547,7 @@ def test_a_full_disk_is_one_line(
 
     folder = keep(records(), tmp_path / "runs")
     monkeypatch.setattr(os, "replace", refuse)
-    assert command(folder, tmp_path / "out") == 1
+    assert command(folder, tmp_path / "out") == 2
     output = capsys.readouterr()
     assert "No space left on device" in output.err
     assert output.err.count("\n") == 1
@@ -593,7 +593,7 @@ def test_a_record_that_is_broken_inside_is_named(
         node = node[part]
     node[key] = value
     folder = keep([run], tmp_path / "runs")
-    assert command(folder, tmp_path / "out") == 1
+    assert command(folder, tmp_path / "out") == 2
     output = capsys.readouterr().err
     assert f"record '{folder}/0.json' is broken: {place}" in output
     assert output.count("\n") == 1
@@ -614,6 +614,24 @@ def test_seeds_of_different_data_are_never_averaged() -> None:
         table(runs)
     runs[1]["config"]["dataset"]["val_share"] = 0.1
     assert table(runs).values.loc["LoRA", "mini/digits"] == 70.5
+
+
+def test_draws_differ_in_their_training_list_and_in_nothing_else() -> None:
+    """A mean over draws is one of other training images and of the same test."""
+    runs = [record("lora", "digits", 70.0 + seed, seed) for seed in range(4)]
+    for number, run in enumerate(runs):
+        run["factors"]["draw"] = run["config"]["seed"] = number % 2
+        run["factors"]["seed"] = number // 2
+        splits = {"trainval": str(number % 2), "test": "t"}
+        run["config"]["contents"] = {"splits": splits}
+    assert table(runs).values.loc["LoRA", "mini/digits"] == 71.5
+    other = copy.deepcopy(runs)
+    other[3]["config"]["contents"]["splits"]["trainval"] = "other"
+    with pytest.raises(UserError, match=r"contents\.splits\.trainval \(1, other\)"):
+        table(other)
+    runs[1]["config"]["contents"]["splits"]["test"] = "u"
+    with pytest.raises(UserError, match=r"contents\.splits\.test \(t, u\)"):
+        table(runs)
 
 
 def test_a_named_suite_shows_the_tasks_that_no_record_is_of() -> None:

@@ -197,8 +197,26 @@ def data(config: Config) -> Task:
     for name in scored:
         if name not in (known := (*opened.tests, "val")):  # val: of protocol=trial
             raise unknown("split in protocol.tests", name, known)
-    for split in dict.fromkeys((config.protocol.fit_on, *select_names(config, opened), *scored)):
+    for split in opened_names(config, opened):
         opened.check(split)
+    return opened
+
+
+def opened_names(config: Config, opened: Task) -> tuple[str, ...]:
+    """The splits that a run may open: those of its protocol, and the parts for a search."""
+    fit_on = _fit_on(config)
+    names = (fit_on, *opened.parts.get(fit_on, ()), *select_names(config, opened))
+    return tuple(dict.fromkeys((*names, *scored_names(config, opened))))
+
+
+def decoded(config: Config) -> Task:
+    """The task, with the images that the protocol needs decoded, but not scored.
+
+    A broken one shows before hours of training. Raises UserError for it, and as `data` does.
+    """
+    opened = data(config)
+    for split in opened_names(config, opened) if config.protocol.fit_on is not None else ():
+        opened.decode(split)
     return opened
 
 

@@ -2,12 +2,13 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from petlbench.config import recipes
 from petlbench.config.schema import Config
 from petlbench.errors import Unsupported, UserError, one_line
+from petlbench.run import contents
 from petlbench.run.identity import identity
 
 Combination = tuple[Config, tuple[str, ...]]  # and the overrides that the sweep varies in it
@@ -52,27 +53,34 @@ class Verdict:
 
 
 def build(
-    combinations: Iterable[Combination], finished: set[str], check: Callable[[Config], None]
+    combinations: Iterable[Combination],
+    finished: Callable[[str], Collection[str]],
+    check: Callable[[Config], None],
 ) -> list[Planned]:
-    """The runs of a sweep, each once, in the order of the combinations.
+    """The runs of a sweep, each once in each results.root, in the order of the combinations.
 
+    finished: the identities of the finished runs below a results.root.
     check is called once for each method on each backbone with their values, if one of its runs is
     not finished. Unsupported from it
     marks the pair's runs; another UserError is a mistake of the command and ends planning; any
     other error is a bug of the method, which costs its own runs.
     """
-    runs: dict[str, Planned] = {}
+    runs: dict[tuple[str, str], Planned] = {}
     verdicts: dict[str, Verdict] = {}
+    reader = contents.Reader()
     for config, varied in combinations:
-        plain = config.plain()
+        plain = reader.identified(config)
         pair = json.dumps([plain[key] for key in CHECKED], sort_keys=True)
         if pair not in verdicts:
             verdicts[pair] = _verdict(config, check)
         verdict, name = verdicts[pair], identity(plain)
         # a refused pair stays refused, even if it was finished before
-        state = FINISHED if verdict.state == TO_RUN and name in finished else verdict.state
+        root = config.results.root
+        is_finished = verdict.state == TO_RUN and name in finished(root)
+        state = FINISHED if is_finished else verdict.state
+        run = Planned(config, name, state, varied, verdict.reason, verdict.error)
         # two combinations are one run if they differ in nothing that decides the result
-        runs.setdefault(name, Planned(config, name, state, varied, verdict.reason, verdict.error))
+        runs.setdefault((root, name), run)
     if not runs:
         raise UserError("this sweep has no runs; name some, e.g. method=paper dataset=mini")
     return list(runs.values())

@@ -16,14 +16,15 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from petlbench.arguments import Parser
+from petlbench.arguments import MISTYPED, Parser
 from petlbench.commands.data.suites import NoImages
 from petlbench.config import mistakes
 from petlbench.errors import UserError
+from petlbench.interrupts import one_line
 from petlbench.progress import say
 from petlbench.system import user_path
 
-WRONG, INTERRUPTED = 1, 130  # exit statuses; 130: 128 + SIGINT
+WRONG = 1  # exit status
 WIDTH = 140  # characters if the output is not a terminal
 SIZE = 224  # pixels; the input size of most backbones
 EXAMPLES = """examples:
@@ -126,10 +127,11 @@ def _path(option: str, value: str | None) -> Path | None:
     return None if value is None else user_path(option, value)
 
 
+@one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
-    Exit status: 0 if all is right, 1 if something is wrong, 2 for a mistyped command, 130 after
+    Exit status: 0 if all is right, 1 if data are wrong, 2 for a mistake of the user, 130 after
     Ctrl-C.
     """
     parsed = parser().parse_args(arguments)
@@ -138,14 +140,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         report = run(parsed)
     except (UserError, NoImages) as error:
-        return _fail(f"error: {error}", WRONG)
+        return _fail(f"error: {error}", MISTYPED)
     except (HydraException, OmegaConfBaseException) as error:
         # `list`: no keys to suggest, since the user sets none in this command
-        return _fail(f"error: {mistakes.explain(error, list)}", WRONG)
+        return _fail(f"error: {mistakes.explain(error, list)}", MISTYPED)
     except OSError as error:
         return _fail(f"error: '{error.filename}': {error.strerror or error}", WRONG)
-    except KeyboardInterrupt:
-        return _fail("interrupted; the same command continues where it ended", INTERRUPTED)
     try:
         _print(report, as_json=parsed.json)
     except BrokenPipeError:  # the reader, for example `head`, has ended

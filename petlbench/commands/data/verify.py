@@ -114,7 +114,7 @@ def _examine_file(path: Path, images: ImageList) -> ImageFacts | str:
     if not path.is_file():
         return f"image '{path}', which '{images.file}' lists, is missing"
     try:
-        return examine(path, upright=images.upright)
+        return examine(path, images.decoding)
     except UserError as error:
         return str(error)
 

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from petlbench.errors import UserError
-from petlbench.system import user_path
+from petlbench.system import file_status, user_path
 
 # what PIL decodes in every installation
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -68,7 +68,7 @@ class Tree:
         # sizes instead of pixels: every composition of the configuration computes this hash
         for image in self.images:
             try:
-                size = (self.folder / image.path).stat().st_size
+                size = file_status(self.folder / image.path).st_size
             except OSError as error:
                 raise UserError(
                     f"image '{self.folder / image.path}' of '{self.root}' cannot be read: "

@@ -1,6 +1,7 @@
-"""Checks of a record: the type of the value at each dotted place.
+"""Checks of a record, by all who read one and before one is written as finished.
 
-In a place, * stands for every key of a mapping and every entry of a list.
+They cover the type of the value at each dotted place, where * stands for every key of a mapping
+and every entry of a list; the values of scores; and what JSON cannot hold.
 """
 
 import math
@@ -8,10 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
 from typing import Any
 
-from petlbench.report.read.costs import COSTS
-from petlbench.run.record import STATUSES, Record
+from petlbench.checks import is_number, is_whole
+from petlbench.cost.figures import COSTS
 
 Check = Callable[[Any], bool]
+STATUSES = ("finished", "failed", "out_of_memory", "diverged", "unsupported")
+DEEPEST = 30  # levels of a record; readers walk it by recursion
+TOLERANCE = 1e-6  # of a percentage, for the rounding of sums
 
 
 def text(value: Any) -> bool:
@@ -24,21 +28,25 @@ def mapping(value: Any) -> bool:
     return isinstance(value, dict)
 
 
-def number(value: Any) -> bool:
-    """Whether a value is a finite number: JSON of other programs may hold NaN and Infinity."""
-    # bool is a subclass of int
-    numeric = isinstance(value, int | float) and not isinstance(value, bool)
-    return numeric and math.isfinite(value)
-
-
-def whole(value: Any) -> bool:
-    """Whether a value is an integer."""
-    return type(value) is int
-
-
 def numbers(value: Any) -> bool:
     """Whether a value is a list of finite numbers."""
-    return isinstance(value, list) and all(map(number, value))
+    return isinstance(value, list) and all(map(is_number, value))
+
+
+def score(value: Any) -> bool:
+    """Whether a value is a score: 0 <= correct <= total, and top1 is their ratio in percent."""
+    if not isinstance(value, dict):
+        return False
+    top1, correct, total = (value.get(key) for key in ("top1", "correct", "total"))
+    if not (is_number(top1) and is_whole(correct) and is_whole(total) and total > 0):
+        return False
+    is_ratio = math.isclose(top1, 100 * correct / total, rel_tol=0, abs_tol=TOLERANCE)
+    return 0 <= correct <= total and is_ratio
+
+
+def percentage(value: Any) -> bool:
+    """Whether a value is a number from 0 to 100."""
+    return is_number(value) and 0 <= value <= 100
 
 
 def listing(value: Any) -> bool:
@@ -60,7 +68,7 @@ FIGURES = [f"cost.{cost.path}" for cost in COSTS.values()]
 # in the order of the message, which names the first broken places only
 EVERY: dict[str, Check] = {
     "id": text,
-    "status": STATUSES.__contains__,
+    "status": lambda value: value in STATUSES,
     "reason": optional(text),
     "factors": mapping,
     "protocol": text,
@@ -76,21 +84,25 @@ EVERY: dict[str, Check] = {
     "cost": mapping,
     "provenance": mapping,
     **dict.fromkeys(("factors.method", "factors.backbone", "factors.task"), text),
-    **dict.fromkeys(("factors.draw", "factors.seed"), whole),
+    **dict.fromkeys(("factors.draw", "factors.seed"), is_whole),
     "config.train": mapping,
     **dict.fromkeys(
         ("config.backbone", "config.input", "config.dataset", "config.method", "config.protocol"),
         optional(mapping),
     ),
     **dict.fromkeys(("config.backbone.mean", "config.backbone.std"), optional(numbers)),
-    "scores.*": mapping,
-    "scores.*.top1": number,
-    **dict.fromkeys(FIGURES, optional(number)),
+    "scores.*.top1": percentage,
+    "scores.*": score,
+    "selection.scores": optional(mapping),
+    "selection.scores.*": mapping,
+    "selection.scores.*.*": percentage,
+    "notes": optional(mapping),
+    **dict.fromkeys(FIGURES, optional(is_number)),
     "cost.inference": optional(listing),
     "cost.inference.*": mapping,
-    "cost.inference.*.batch": whole,
+    "cost.inference.*.batch": is_whole,
     **dict.fromkeys(
-        ("cost.inference.*.images_per_s", "cost.inference.*.spread"), optional(number)
+        ("cost.inference.*.images_per_s", "cost.inference.*.spread"), optional(is_number)
     ),
     "cost.inference.*.reason": optional(text),
     "provenance.versions": optional(mapping),
@@ -102,13 +114,14 @@ EVERY: dict[str, Check] = {
 }
 FINISHED: dict[str, Check] = {
     "provenance.device": text,
+    "provenance.seconds": is_number,
     "provenance.versions": mapping,
     "provenance.versions.torch": text,
 }
 SCORED: dict[str, Check] = {"scores": bool}  # a probe has costs only
 
 
-def broken(record: Record) -> list[str]:
+def broken(record: dict[str, Any]) -> list[str]:
     """The dotted places of a record whose value is missing or wrong."""
     finished = record.get("status") == "finished"
     scored = finished and record.get("protocol") != "probe"
@@ -120,7 +133,34 @@ def broken(record: Record) -> list[str]:
         for name, value in _values(record, place.split("."))
         if not check(value)
     }
-    return list(places)
+    return list(places | dict.fromkeys(_foreign(record)))
+
+
+def _foreign(node: Any, above: str = "", depth: int = 0) -> Iterator[str]:
+    """Dotted names of values that are no finite numbers, texts, flags, lists or mappings."""
+    if isinstance(node, dict | list):
+        if depth == DEEPEST:
+            yield above.removesuffix(".")
+            return
+        pairs = node.items() if isinstance(node, dict) else enumerate(node)
+        for key, value in pairs:
+            yield from _foreign(value, f"{above}{key}.", depth + 1)
+    elif not (node is None or isinstance(node, bool) or is_number(node) or _is_text(node)):
+        yield above.removesuffix(".")
+
+
+def _is_text(value: Any) -> bool:
+    # JSON may name half a pair of surrogates, which no file of a report can hold
+    return isinstance(value, str) and not any("\ud800" <= sign <= "\udfff" for sign in value)
+
+
+def plain(node: Any) -> Any:
+    """Remarks of a method as JSON can hold them; other values become texts."""
+    if isinstance(node, Mapping):
+        return {str(key): plain(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [plain(value) for value in node]
+    return str(node) if list(_foreign(node)) else node
 
 
 def _values(node: Any, place: list[str], above: str = "") -> Iterator[tuple[str, Any]]:
