@@ -1,6 +1,7 @@
 """From the typed configuration to objects: task, backbone, method, trainer."""
 
 import copy
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
@@ -22,6 +23,8 @@ from petlbench.model import backbone as backbones
 from petlbench.model.backbone import Backbone
 from petlbench.model.weights import WeightSource
 from petlbench.train.trainer import Epoch, TrainingLoop
+
+log = logging.getLogger("petlbench")
 
 
 def device(name: str) -> torch.device:
@@ -200,6 +203,13 @@ def data(config: Config) -> Task:
     for split in _needed(config, opened):
         opened.check(split)
     return opened
+
+
+def prepared(config: Config) -> None:
+    """`decoded`, with a line for what the reader leaves out."""
+    task = decoded(config)
+    if task.splits and (remarks := task.remarks()):
+        log.warning("%s/%s: %s", task.suite, task.name, "; ".join(remarks))
 
 
 def decoded(config: Config) -> Task:
