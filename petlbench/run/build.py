@@ -16,6 +16,7 @@ from petlbench.config.schema import Config
 from petlbench.data.augment import Augmentation
 from petlbench.data.feed import Feed
 from petlbench.data.images import Preparation, View
+from petlbench.data.readers import numbering
 from petlbench.data.task import Split, Task, held_out
 from petlbench.errors import UserError, unknown
 from petlbench.method import Method
@@ -206,10 +207,25 @@ def data(config: Config) -> Task:
 
 
 def prepared(config: Config) -> None:
-    """`decoded`, with a line for what the reader leaves out."""
-    task = decoded(config)
-    if task.splits and (remarks := task.remarks()):
-        log.warning("%s/%s: %s", task.suite, task.name, "; ".join(remarks))
+    """`decoded`, and a line for what the reader leaves out.
+
+    Raises UserError also for lists that number their classes differently.
+    """
+    opened = data(config)
+    _check_numbering(config, opened)
+    decoded(config)
+    if opened.splits and (remarks := opened.remarks()):
+        log.warning("%s/%s: %s", opened.suite, opened.name, "; ".join(remarks))
+
+
+def _check_numbering(config: Config, opened: Task) -> None:
+    # a user's own folder names its classes itself, and a probe opens no data
+    if opened.names is not None or config.protocol.fit_on is None:
+        return
+    needed = [name for name in _needed(config, opened) if name in opened.lists]
+    conflict = next(numbering.conflicts({name: opened.lists[name]() for name in needed}), None)
+    if conflict is not None:
+        raise UserError(f"{opened.suite}/{opened.name}: {conflict}")
 
 
 def decoded(config: Config) -> Task:
