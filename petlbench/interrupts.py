@@ -14,7 +14,7 @@ from types import FrameType, TracebackType
 from typing import ParamSpec
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-LINE = "interrupted; the same command does the rest"
+LINE = "interrupted"
 _heard: list[int] = []  # the signals that this process got
 _owner: list[int] = []  # the process that hears them; its children have them too
 

@@ -561,3 +561,102 @@ def test_a_damaged_file_beside_the_pixels_is_made_again(content: str, tmp_path: 
     (tmp_path / "cache" / "folder" / ".tmp-cut").write_text("of a killed process")
     assert build.task(config).open("train").fingerprint == before
     assert list((tmp_path / "cache").glob("**/.tmp-*")) == []
+
+
+# --- what a folder holds beside its images
+
+
+@pytest.mark.parametrize(
+    "suffix", [".jfif", ".jpe", ".JPG", ".tga", ".jp2", ".pbm", ".qoi", ".ico"]
+)
+def test_every_format_that_pillow_reads_counts(suffix: str, tmp_path: Path) -> None:
+    assert suffix.lower() in tree.suffixes()
+    root = own(tmp_path / "pets")
+    (root / "cat" / "00.png").rename(root / "cat" / f"00{suffix}")
+    assert len(tree.scan(str(root)).images) == 20
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".csv", ".h5", ".eps", ".mpg", ".heic2", ""])
+def test_other_files_do_not(suffix: str, tmp_path: Path) -> None:
+    root = own(tmp_path / "pets")
+    (root / "cat" / f"notes{suffix}").touch()
+    found = tree.scan(str(root))
+    assert len(found.images) == 20
+    assert tree.ignored(found) == [
+        f"1 files are ignored; the suffix of an image is {tree.USUAL}, for example "
+        f"'{root / 'cat' / f'notes{suffix}'}'"
+    ]
+
+
+def test_linked_folders_are_read_and_circles_end(tmp_path: Path) -> None:
+    root, elsewhere = own(tmp_path / "pets"), own(tmp_path / "more")
+    (root / "cat" / "linked").symlink_to(elsewhere / "cat")
+    (root / "fox").symlink_to(elsewhere / "dog 2")
+    (root / "cat" / "circle").symlink_to(root)
+    (elsewhere / "cat" / "up").symlink_to(elsewhere / "cat")
+    found = tree.scan(str(root))
+    assert found.names == ("cat", "dog 2", "fox")
+    assert [sum(image.label == name for image in found.images) for name in found.names] == [
+        20,
+        10,
+        10,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("ant", "Ant"),
+        ("0", "00"),
+        ("caf\u00e9", "cafe\u0301"),
+        ("red fox", "red_fox"),
+        ("a", "a "),
+    ],
+)
+def test_one_class_under_two_names_is_refused(train: str, test: str, tmp_path: Path) -> None:
+    for split, name in (("train", train), ("test", test)):
+        for number, label in enumerate((name, "1")):
+            paint(tmp_path / split / label / f"{number}.png", number)
+    with pytest.raises(
+        UserError, match=r"names one class '.*' in t.* and '.*' in t.*; give it"
+    ) as error:
+        tree.scan(str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_two_classes_of_one_split_may_be_spelled_alike_and_have_one_order(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for label in ("00", "0", "1"):
+            paint(tmp_path / split / label / "a.png", 1)
+    assert tree.scan(str(tmp_path)).names == ("0", "00", "1")
+
+
+def test_a_class_that_nothing_teaches_is_refused(tmp_path: Path) -> None:
+    root = own(tmp_path / "pets", ("train", "test"))
+    paint(root / "test" / "wolf" / "0.png", 1)
+    with pytest.raises(
+        UserError, match="images of class 'wolf' in test alone, so nothing teaches"
+    ):
+        own_task(root, tmp_path / "cache")
+
+
+def test_a_run_says_in_one_line_what_it_leaves_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = own(tmp_path / "pets", ("train", "test"))
+    paint(root / "train" / "wolf" / "0.png", 1)
+    paint(root / "train" / "loose.png", 1)
+    (root / "train" / "cat" / "phone.heic2").touch()
+    (root / "train" / "empty").mkdir()
+    options = ["dataset=folder", f"dataset.root={root}", f"dataset.cache={tmp_path / 'cache'}"]
+    build.prepared(compose.single(options))
+    [line] = [entry.getMessage() for entry in caplog.records if "pets" in entry.getMessage()]
+    for part in (
+        "folder/pets: ",
+        "loose.png",
+        "phone.heic2",
+        "empty",
+        "1 classes have no image in test",
+    ):
+        assert part in line
+    assert "\n" not in line

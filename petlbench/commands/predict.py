@@ -27,11 +27,13 @@ from petlbench.config.construct import build as build_node
 from petlbench.config.construct import typed
 from petlbench.config.nodes import BackboneConfig, Input
 from petlbench.data.images import GREY_MAX, OWN, Decoding, Preparation, View, original
-from petlbench.data.readers.tree import SUFFIXES, images_below
+from petlbench.data.readers import tree
+from petlbench.data.readers.tree import USUAL, images_below
 from petlbench.errors import UserError
 from petlbench.interrupts import one_line
 from petlbench.method import Method
 from petlbench.model.backbone import create
+from petlbench.progress import say
 from petlbench.run import build, identity
 
 BATCH = 32  # images
@@ -153,7 +155,9 @@ def images(places: Sequence[Path]) -> list[Path]:
         if place.is_dir():
             inside = list(images_below(place))
             if not inside:
-                raise UserError(f"folder '{place}' has no image ({', '.join(SUFFIXES)})")
+                raise UserError(f"folder '{place}' has no image ({USUAL})")
+            if others := tree.foreign(place):
+                say(f"note: {len(others)} files of '{place}' are no images, e.g. '{others[0]}'")
             files |= dict.fromkeys(inside)
         elif place.is_file():
             files[place] = None

@@ -40,7 +40,7 @@ def _check_available(config: Config) -> None:
     """Refuse an unavailable device, format, weights or data before anything is written."""
     Precision(config.train.precision, build.device(config.device))
     build.weights(config)
-    build.decoded(config)
+    build.prepared(config)
 
 
 def _bug(config: Config, work: job.Job) -> Exception | None:

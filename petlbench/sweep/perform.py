@@ -77,7 +77,7 @@ def check_place(runs: Sequence[plan.Planned]) -> None:
     _refuse_all(_differing(runs, "backbone"), build.weights, lambda c: c.factors.backbone)
     _refuse_all(_differing(runs, "dataset"), build.data, _task_name)
     # last, since it takes longest
-    _refuse_all(_differing(runs, "dataset", "protocol", "input"), build.decoded, _task_name)
+    _refuse_all(_differing(runs, "dataset", "protocol", "input"), build.prepared, _task_name)
 
 
 def _refuse_all(

@@ -20,7 +20,7 @@ from petlbench.arguments import MISTYPED, Parser
 from petlbench.commands.data.suites import NoImages
 from petlbench.config import mistakes
 from petlbench.errors import UserError
-from petlbench.interrupts import one_line
+from petlbench.interrupts import end, one_line
 from petlbench.progress import say
 from petlbench.system import user_path
 
@@ -146,6 +146,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"error: {mistakes.explain(error, list)}", MISTYPED)
     except OSError as error:
         return _fail(f"error: '{error.filename}': {error.strerror or error}", WRONG)
+    except KeyboardInterrupt:
+        return end("interrupted; the same command continues where it ended")
     try:
         _print(report, as_json=parsed.json)
     except BrokenPipeError:  # the reader, for example `head`, has ended
