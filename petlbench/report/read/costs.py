@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import pandas as pd
@@ -100,6 +101,11 @@ def _number(costs: Mapping[str, Any], cost: Cost) -> float:
 
 
 def _figure(node: Any, path: str) -> float:
-    for key in path.split("."):
-        node = node.get(key) if isinstance(node, Mapping) else None
+    for key in _keys(path):
+        node = node.get(key) if isinstance(node, dict) else None
     return float("nan") if node is None else float(node)
+
+
+@cache
+def _keys(path: str) -> list[str]:
+    return path.split(".")

@@ -37,7 +37,7 @@ def _read_folder(folder: Path) -> list[Record]:
         raise UserError(
             f"--records '{folder}' is not a folder; give the results.root of a run or sweep"
         )
-    contents = [(path, store.read(path)) for path in Store(folder).files()]
+    contents = ((path, store.read(path)) for path in Store(folder).files())
     # other tools keep JSON files of their own in such folders
     return [_checked(path, content) for path, content in contents if "schema" in content]
 
@@ -57,4 +57,12 @@ def _checked(path: Path, record: Record) -> Record:
         )
     # a null node counts as absent: completed() fills in keys of mappings only
     nodes = {key: node for key, node in record["config"].items() if node is not None}
-    return record | {"config": identity.completed(nodes)}
+    return _shortened(record | {"config": identity.completed(nodes)})
+
+
+def _shortened(record: Record) -> Record:
+    """The record without what no report shows: half of its memory."""
+    record.pop("curve", None)
+    for split in (record["provenance"].get("splits") or {}).values():
+        split.pop("labels", None)
+    return record
