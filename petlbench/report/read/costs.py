@@ -1,5 +1,6 @@
 """The costs of a record: title, dotted path, unit and direction of each."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -102,8 +103,10 @@ def _number(costs: Mapping[str, Any], cost: Cost) -> float:
 
 def _figure(node: Any, path: str) -> float:
     for key in _keys(path):
-        node = node.get(key) if isinstance(node, dict) else None
-    return float("nan") if node is None else float(node)
+        if not isinstance(node, dict):
+            return math.nan
+        node = node.get(key)
+    return math.nan if node is None else float(node)
 
 
 @cache
