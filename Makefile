@@ -2,6 +2,7 @@
 # make test       all tests except the slow ones, in their own environment
 # make check      required for every change: format, lint, types, tests
 # make check-all  make check, then the tests marked slow
+# make torture    kills, signals, small disks, damaged files, equal bits; figures in results/measured/torture
 # make look       pictures of the reports, LaTeX and pages (needs TeX and Chromium)
 # make results    the reports of results/measured and the tables of README.md, from the records there
 # make docs       docs/methods, docs/support.md and docs/recipes.md, from the code
@@ -19,7 +20,7 @@ types:
 	@mkdir -p .types/petlbench
 	@ln -sfn $(CURDIR)/petlbench/* $(CURDIR)/methods $(CURDIR)/conf .types/petlbench/
 
-.PHONY: types demo test check check-all look results docs format install install-dev clean
+.PHONY: types demo test check check-all torture look results docs format install install-dev clean
 
 demo: install
 	$(BIN)/python -m petlbench -m experiment=demo results.root=results/demo/runs
@@ -37,6 +38,9 @@ check: install-dev types
 # slow tests: every bad value of every key
 check-all: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m slow -s
+
+torture: install-dev
+	$(BIN)/python -m tests.torture --out results/measured/torture/attacks.json
 
 # Debian: apt install texlive-latex-extra poppler-utils chromium
 look: install

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -41,8 +41,10 @@ def text_keys() -> frozenset[str]:
 def _text_keys(schema: type, prefix: str) -> list[str]:
     hints, names = get_type_hints(schema), []
     for part in fields(schema):
-        kinds: tuple[Any, ...] = get_args(hints[part.name]) or (hints[part.name],)
-        names += [f"{prefix}{part.name}"] * (str in kinds and list not in kinds)
+        hint = hints[part.name]
+        kinds: tuple[Any, ...] = get_args(hint) or (hint,)
+        # the arguments of list[str] are those of str alone
+        names += [f"{prefix}{part.name}"] * (str in kinds and get_origin(hint) not in (list, dict))
         for kind in kinds:
             if is_dataclass(kind):
                 names += _text_keys(kind, f"{prefix}{part.name}.")  # type: ignore[arg-type]

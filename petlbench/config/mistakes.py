@@ -47,12 +47,10 @@ def no_key(key: str, known: Iterable[str]) -> str:
 
 def wrong_value(error: OmegaConfBaseException) -> str:
     """A value of another type than its key has."""
-    line, key = str(error).strip().splitlines()[0].rstrip("."), error.full_key or ""
+    line, key = first_line(error), error.full_key or ""
     if match := re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", line):
         return f"{key} is {match[1]}; it must be {TYPES.get(match[2], match[2])}"
     if match := re.match(r"Value '(.*)' is not a valid bool", line):
-        return f"{key} is {match[1]}; it must be true or false"
-    if match := re.match(r"Value '(.*)' \((\w+)\) is not a valid bool", line):
         return f"{key} is {match[1]}; it must be true or false"
     if match := re.match(r"Cannot convert '(\w+)' to string: '(.*)'", line):
         return f"{key} is {match[2]}; it must be a text"

@@ -1,1 +1,1 @@
-"""Trials of size and of damage that take minutes: scripts, each run by hand."""
+"""Attacks that take minutes. `make torture` runs them."""
