@@ -3,7 +3,7 @@
 import argparse
 from typing import NoReturn
 
-MISTYPED = 2  # exit status
+MISTYPED = 2  # exit status after a mistake of the user
 
 
 class Parser(argparse.ArgumentParser):

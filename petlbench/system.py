@@ -3,9 +3,10 @@
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO
@@ -18,6 +19,8 @@ except ImportError:  # Windows has no advisory locks; runs are then not protecte
     fcntl = None  # type: ignore[assignment]
 
 MAX_THREADS = 32
+TEMPORARY = ".tmp-"  # how names of temporary files begin
+ABANDONED_S = 3600  # age of an abandoned temporary file where files cannot be locked
 
 
 class WriteError(UserError):
@@ -86,6 +89,32 @@ def file_lock(path: Path, purpose: str, advice: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Let one process at a time into the block, where the file system can lock folders.
+
+    Creates the folder. Raises WriteError if the disk refuses.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _refused(folder, error) from error
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # NFS locks only what is open for writing
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _refused(path: Path, error: OSError) -> WriteError:
+    return WriteError(f"cannot write '{path}' ({error.strerror}); free space or set results.root")
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, as 64 hexadecimal digits."""
     with path.open("rb") as file:
@@ -97,25 +126,69 @@ def write_atomically(path: Path, content: bytes) -> None:
 
     Creates the folder. Raises WriteError if the disk refuses.
     """
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # In the same folder: a rename is atomic within one file system only.
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
-        with os.fdopen(handle, "wb") as file:
+        with replacing(path) as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # before the rename, which may otherwise reach the disk first
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner reads
-        os.replace(temporary, path)
-        temporary = None
     except OSError as error:
-        raise WriteError(
-            f"cannot write '{path}' ({error.strerror}); free space or set results.root"
-        ) from error
+        raise _refused(path, error) from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write, which replaces `path` when the block ends; an error leaves no file.
+
+    Creates the folder, and removes from it what killed processes have left. Raises OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(path.parent)
+    # in the same folder: a rename is atomic within one file system only
+    with temporary_file(path.parent) as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())  # before the rename, which may otherwise reach the disk first
+        os.chmod(file.name, 0o666 & ~_umask())  # mkstemp makes files that only their owner reads
+        if fcntl is None:  # Windows renames no open file
+            file.close()
+        os.replace(file.name, path)
+
+
+@contextmanager
+def temporary_file(folder: Path) -> Iterator[IO[bytes]]:
+    """A new hidden file, locked while the block lasts, and removed if it is still there then."""
+    file = _new_temporary(folder)
+    try:
+        with file:
+            yield file
     finally:
-        if temporary is not None:
-            os.unlink(temporary)
+        Path(file.name).unlink(missing_ok=True)
+
+
+def _new_temporary(folder: Path) -> IO[bytes]:
+    while True:
+        # kept by `delete`: it is renamed, or removed by `temporary_file`
+        file = tempfile.NamedTemporaryFile(dir=folder, prefix=TEMPORARY, delete=False)  # noqa: SIM115
+        with suppress(OSError):  # some network file systems have no locks
+            lock(file, wait=True)
+        # another process may have taken it for abandoned before it was locked
+        if os.path.exists(file.name):
+            return file
+        file.close()
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files in a folder whose process was killed."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        with suppress(OSError):
+            # opening a pipe would wait for its other end
+            if path.is_file() and _is_old_enough(path):
+                with path.open("rb") as file:
+                    lock(file, wait=False)  # raises BlockingIOError while its process lives
+                    path.unlink()
+
+
+def _is_old_enough(path: Path) -> bool:
+    # where files have no locks, the age alone tells whether a process still writes
+    return fcntl is not None or time.time() - path.stat().st_mtime > ABANDONED_S
 
 
 def _umask() -> int:

@@ -34,7 +34,7 @@ def record(method: str, task: str, top1: float | None, seed: int = 0, **changes:
         "suite": task.partition("/")[0] if "/" in task else "mini",
         "group": GROUPS.get(task, "some"),
         "config": {"train": {"epochs": 10, "lr": 0.01}, "method": {"rank": 8}},
-        "scores": {} if top1 is None else {"test": {"top1": top1, "correct": 1, "total": 2000}},
+        "scores": {} if top1 is None else {"test": score(top1)},
         "selection": {"honest": True},
         "curve": {},
         "cost": {
@@ -51,9 +51,15 @@ def record(method: str, task: str, top1: float | None, seed: int = 0, **changes:
             "checkpoint": {"tag": "vit_mini", "sha256": "0c0e49b3" * 8},
             "versions": {"petlbench": "0.1.0", "torch": "2.14.1", "timm": "1.0.31"},
             "device": "a CPU, 2 threads",
+            "seconds": 12.0,
         },
     }
     return run | changes
+
+
+def score(top1: float) -> dict[str, float | int]:
+    """A score on so many images that any percentage is possible."""
+    return {"top1": top1, "correct": round(top1 * 10**7), "total": 10**9}
 
 
 def probe(method: str, images_per_s: float, **changes: Any) -> Record:

@@ -13,7 +13,7 @@ from petlbench.report.model.report import Report
 from petlbench.report.read.records import read
 from petlbench.report.read.rows import members
 from petlbench.run.record import Record
-from tests.records import probe, record
+from tests.records import probe, record, score
 
 ROOT = Path(__file__).parent.parent / "results" / "measured"
 TESTS = ("imagenet", "imagenetv2", "sketch", "a", "r")
@@ -68,7 +68,7 @@ def generalisation() -> list[Record]:
     """Two methods and draws on five test sets, five points apart."""
     runs = []
     for method, draw in itertools.product(("lora", "dtl"), (0, 1)):
-        scores = {test: {"top1": 70.0 - 5 * n + draw} for n, test in enumerate(TESTS)}
+        scores = {test: score(70.0 - 5 * n + draw) for n, test in enumerate(TESTS)}
         run = titled(record(method, "dg/imagenet", 1.0, scores=scores, id=f"{method}{draw}"))
         run["factors"] |= {"backbone": "vit_b16", "draw": draw}
         runs.append(run)

@@ -183,7 +183,7 @@ def test_prepare_says_that_a_reader_has_no_layout(
 ) -> None:
     (tmp_path / "a.zip").write_bytes(b"PK")
     status, _, err = data(capsys, "prepare", "theirs", tmp_path / "a.zip", "--root", tmp_path)
-    assert status == 1
+    assert status == 2
     assert err == ("error: theirs needs no lists and folders of its own; nothing to prepare\n")
 
 
@@ -193,6 +193,6 @@ def test_a_reader_that_cannot_be_imported_is_named(
     file = tmp_path / "site/theirs/conf/dataset/theirs/made.yaml"
     file.write_text(file.read_text().replace("readers.made", "readers.gone"))
     status, _, err = data(capsys, "list", "theirs/made")
-    assert status == 1
+    assert status == 2
     assert err.startswith("error: theirs/made: _target_ names 'theirs.readers.gone'")
     assert err.count("\n") == 1

@@ -114,7 +114,7 @@ def test_a_cut_connection_is_opened_again(
 def test_the_next_call_continues(server: Server, tmp_path: Path, capsys: Capture) -> None:
     server.cuts = [100_000, 0]
     status, _, err = run_fetch(capsys, f"{server.url}/a.zip", tmp_path)
-    assert status == 1
+    assert status == 2
     assert "the connection was cut; 0.1 MB are kept, the same command continues" in err
     assert [path.name for path in tmp_path.iterdir()] == ["a.zip.part"]
     assert run_fetch(capsys, f"{server.url}/a.zip", tmp_path)[0] == 0
@@ -140,7 +140,7 @@ def test_a_file_with_a_wrong_hash_is_deleted(
     if before:
         (tmp_path / "a.zip.part").write_bytes(before)
     status, _, err = run_fetch(capsys, f"{server.url}/a.zip", tmp_path, "0" * 64)
-    assert status == 1
+    assert status == 2
     assert f"not {'0' * 64}; the download was deleted" in err
     assert list(tmp_path.iterdir()) == []
 
@@ -161,7 +161,7 @@ def test_unusual_addresses(server: Server, tmp_path: Path, capsys: Capture) -> N
         == 0
     )
     status, _, err = run_fetch(capsys, "http://[::1", tmp_path)
-    assert status == 1
+    assert status == 2
     assert err.startswith("error: 'http://[::1' is not an address to fetch from")
 
 
@@ -170,7 +170,7 @@ def test_another_file_is_never_overwritten(
 ) -> None:
     (tmp_path / "a.zip").write_bytes(b"mine")
     status, _, err = run_fetch(capsys, f"{server.url}/a.zip", tmp_path)
-    assert (status, server.asked) == (1, [])
+    assert (status, server.asked) == (2, [])
     assert "a.zip' exists and is another file; give another --to" in err
     assert (tmp_path / "a.zip").read_bytes() == b"mine"
     assert run_fetch(capsys, f"{server.url}/a.zip", tmp_path / "new" / "b.zip")[0] == 0
@@ -201,7 +201,7 @@ def test_an_error_is_one_line(
     url: str, sha256: str, message: str, server: Server, tmp_path: Path, capsys: Capture
 ) -> None:
     status, _, err = run_fetch(capsys, url.format(server=server.url), tmp_path, sha256)
-    assert status == 1
+    assert status == 2
     assert message in err
     assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
@@ -235,7 +235,7 @@ def test_two_processes_do_not_write_one_file(
 ) -> None:
     with fetch._locked(tmp_path / "a.zip.part"):
         status, _, err = run_fetch(capsys, f"{server.url}/a.zip", tmp_path)
-    assert (status, server.asked) == (1, [])
+    assert (status, server.asked) == (2, [])
     assert "another process fetches" in err
 
 

@@ -151,7 +151,7 @@ def test_a_cache_that_cannot_be_written_is_named(
 def test_a_process_ends_with_the_status(folder: Path) -> None:
     command = [sys.executable, "-m", "petlbench.data", "verify", "vtb"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     assert ended.stderr.startswith("error: unknown task or suite 'vtb'")
     assert ended.stderr.count("\n") == 1
 

@@ -81,7 +81,7 @@ def test_another_task_is_not_taken_for_the_required_one(
 ) -> None:
     archive = pack(source, tmp_path / "a.zip")
     status, _, err = data(capsys, "prepare", "vtab/cifar", archive, "--root", tmp_path / "data")
-    assert status == 1
+    assert status == 2
     assert "a.zip' has the task 'kitti' and no folder cifar" in err
     assert not (tmp_path / "data/vtab/cifar").exists()
 
@@ -95,7 +95,7 @@ def test_folders_are_found_by_other_names(tmp_path: Path, capsys: Capture) -> No
     nameless = pack(tmp_path / "a" / "cifar_100", tmp_path / "b.zip")
     assert main(["prepare", "vtab/cifar", str(nameless), "--root", str(tmp_path)]) == 0
     assert (tmp_path / "vtab/cifar/images/test/000000.png").is_file()
-    assert main(["prepare", "vtab/natural", str(nameless), "--root", str(tmp_path)]) == 1
+    assert main(["prepare", "vtab/natural", str(nameless), "--root", str(tmp_path)]) == 2
     assert "error: no folder of vtab/natural in" in capsys.readouterr().err
 
 
@@ -177,7 +177,8 @@ def test_a_damaged_archive_leaves_nothing(
 ) -> None:  # fmt: skip
     archive = damage(pack(source, tmp_path / name))
     status, _, err = data(capsys, "prepare", "vtab/kitti", archive, "--root", tmp_path / "data")
-    assert status == 1
+    # the first byte that is wrong may show only while the archive is unpacked
+    assert status == (1 if damage is flip else 2)
     assert message in err
     assert not (tmp_path / "data/vtab/kitti").exists()
     assert partial_folders(tmp_path) == []
@@ -218,7 +219,7 @@ def test_members_that_could_write_elsewhere_are_refused(
         with tarfile.open(archive, "a") as tape:
             tape.addfile(member, io.BytesIO())
     status, _, err = data(capsys, "prepare", "vtab/kitti", archive, "--root", tmp_path / "data")
-    assert status == 1
+    assert status == 2
     assert "nothing was unpacked" in err
     assert err.count("\n") == 1
     assert not list((tmp_path / "data").rglob("*"))
@@ -296,7 +297,7 @@ def test_a_full_disk_is_refused_before_it_is_full(
     monkeypatch.setattr(pixels, "SPARE", 2**60)
     archive = pack(source, tmp_path / "a.zip")
     status, _, err = data(capsys, "prepare", "vtab/kitti", archive, "--root", tmp_path)
-    assert status == 1
+    assert status == 2
     assert "GB left; free some space, or give another --root" in err
 
 
@@ -322,7 +323,7 @@ def test_several_archives_make_one_folder(tmp_path: Path, capsys: Capture) -> No
     assert (status, report["folders"][0]["state"]) == (0, "made")
     assert data(capsys, "verify", "fewshot/pets_2", "--root", tmp_path)[0] == 0
     status, _, err = data(capsys, *command[:3], lists, "--root", tmp_path / "b")
-    assert status == 1
+    assert status == 2
     assert "is in '" in err
 
 
@@ -370,7 +371,7 @@ def test_a_list_must_not_leave_its_folder(tmp_path: Path, capsys: Capture) -> No
     (folder / "test.txt").write_text("../../secret.png 0\n")
     given = ["--lists", tmp_path / "a", "--images", tmp_path / "a"]
     status, _, err = data(capsys, "prepare", "vtab/kitti", *given, "--root", tmp_path)
-    assert status == 1
+    assert status == 2
     assert "lists '../../secret.png', which leaves its folder" in err
 
 
@@ -442,6 +443,6 @@ def test_caching_checks_the_disk_first(
     trees.vtab_task(tmp_path / "vtab")
     monkeypatch.setattr(pixels, "SPARE", 2**60)
     status, _, err = data(capsys, "cache", "vtab/kitti", "--root", tmp_path)
-    assert status == 1
+    assert status == 2
     assert "error: decoding vtab/kitti takes 0.00 GB and" in err
     assert not (tmp_path / "cache").exists()

@@ -138,7 +138,7 @@ def test_mistakes_are_told_in_one_line(
         (("--delta", delta, "--checkpoint", "none.pth", images), "'none.pth' does not exist"),
     ]:
         status, _, err = told(capsys, *arguments)
-        assert status == 1
+        assert status == 2
         assert err.startswith("error: ")
         assert message in err
         assert err.count("\n") == 1
@@ -150,5 +150,5 @@ def test_random_weights_cannot_be_made_again(
     record, path = trained(images, tmp_path, "backbone.pretrained=false", "train.epochs=1")
     assert record["status"] == "finished", record["reason"]
     status, _, err = told(capsys, "--delta", path, images)
-    assert status == 1
+    assert status == 2
     assert "belongs to random weights" in err

@@ -17,10 +17,11 @@ from petlbench.config.schema import Config
 from petlbench.errors import Unsupported
 from petlbench.run import build
 from petlbench.run.identity import identity
-from petlbench.run.lifecycle import blank, ended
+from petlbench.run.lifecycle import blank
 from petlbench.run.record import Store
 from petlbench.sweep import plan
 from petlbench.sweep.perform import perform
+from tests.records import record
 from tools.recipes_page import page
 
 FILES = recipes.covered()
@@ -178,7 +179,7 @@ def test_a_plan_reports_refused_runs_and_keeps_the_others(tmp_path: Path) -> Non
             (composed(method, "vit_b16", "vtab/svhn", "recipe=paper", root), ())
             for method in ("fact_tt", "lst")
         ],
-        set(),
+        lambda root: (),
         build.check,
     )
     assert [run.state for run in runs] == [plan.TO_RUN, plan.UNSUPPORTED]
@@ -192,15 +193,13 @@ def test_a_refused_recipe_leaves_the_record_of_another_one(tmp_path: Path) -> No
         "linear", "vit_mini", "mini/land", "recipe=paper", f"results.root={tmp_path}"
     )
     assert identity(default.plain()) == identity(refused.plain())
-    store = Store(tmp_path)
-    store.write(ended(blank(default), "finished", None))
+    store, elsewhere = Store(tmp_path), Store(tmp_path / "other")
+    store.write(record("linear", "land", 50.0, id=identity(default.plain())))
     runs = [plan.Planned(refused, identity(refused.plain()), plan.UNSUPPORTED, reason="no values")]
-    assert perform(runs, store) == []
-    assert [record["status"] for record in store.records()] == ["finished"]
-    (tmp_path / "other").mkdir()
-    elsewhere = Store(tmp_path / "other")
-    assert perform(runs, elsewhere) == []
-    assert [record["status"] for record in elsewhere.records()] == ["unsupported"]
+    assert perform(runs, lambda root: store) == []
+    assert [run["status"] for run in store.records()] == ["finished"]
+    assert perform(runs, lambda root: elsewhere) == []
+    assert [run["status"] for run in elsewhere.records()] == ["unsupported"]
 
 
 def test_the_page_is_made_from_the_files() -> None:

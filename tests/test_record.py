@@ -1,7 +1,9 @@
 """Records: identity, atomic writes, reading back."""
 
 import json
-from functools import cache
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,13 @@ import pytest
 from petlbench.config import compose
 from petlbench.config.renamed import current_name
 from petlbench.errors import UserError
+from petlbench.report.read.records import read
+from petlbench.run.check import STATUSES
 from petlbench.run.identity import IDENTITY, first_form, identity, placeless
-from petlbench.run.record import Store
-from petlbench.system import write_atomically
+from petlbench.run.record import Record, Store, write
+from petlbench.sweep import choose
+from petlbench.system import temporary_file, write_atomically
+from tests import records
 
 MEASURED = Path(__file__).parent.parent / "results" / "measured"
 
@@ -49,27 +55,166 @@ def test_identity_depends_on_what_decides_the_result_and_on_nothing_else() -> No
     assert len({base, *map(identity, different)}) == 5
 
 
-def record(seed: int, status: str = "finished") -> dict[str, Any]:
-    factors = {
-        "method": "lora",
-        "backbone": "vit_mini",
-        "task": "mini/digits",
-        "draw": 0,
-        "seed": seed,
-    }
-    return {"schema": 1, "id": f"{seed:016x}", "status": status, "factors": factors}
+def run(seed: int, top1: float | None = 50.0, **changes: Any) -> Record:
+    """A finished run, or a failed one where top1 is None."""
+    return records.record("lora", "digits", top1, seed, **{"id": f"{seed:016x}"} | changes)
 
 
 def test_the_store_gives_back_what_it_was_given(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    for seed, status in ((0, "finished"), (1, "failed")):
-        store.write(record(seed, status))
-    (tmp_path / "other.json").write_text("{}")
+    store, runs = Store(tmp_path), [run(0), run(1, None)]
+    for one in runs:
+        store.write(one)
     (tmp_path / "wandb").mkdir()
     (tmp_path / "wandb" / "cut-short.json").write_text("{")
-    assert [r["id"] for r in store.records()] == [f"{seed:016x}" for seed in (0, 1)]
+    assert list(store.records()) == runs
     assert store.finished() == {f"{0:016x}"}
+    assert store.skipped == {}
     assert list(tmp_path.glob("**/.tmp-*")) == []
+
+
+FOREIGN = {
+    "no_id": {"schema": 1},
+    "cut": '{"schema": 1, "id',
+    "list": [],
+    "number": 3,
+    "other": {"epochs": 3},
+    "deep": "[" * 100_000,
+    "nested": '{"schema": 1, "notes": ' + '{"a": ' * 60 + "1" + "}" * 61,
+    "bytes": b"\xff\xfe",
+    "empty": "",
+    "long": "1" * 5000,
+    "later": run(9, schema=2),
+    "flag": run(9, schema=True),
+    "text": run(9, schema="1"),
+    "done": run(9, status="done"),
+    "unhashable": run(9, status=["finished"]),
+    "no_factors": run(9, factors=None),
+    "seed": run(9, factors={"method": "a", "backbone": "b", "task": "c", "draw": 0, "seed": "x"}),
+    "nan": run(9, scores={"test": {"top1": float("nan"), "correct": 1, "total": 2}}),
+    "infinite": json.dumps(run(9)).replace('"train_s": 10.0', '"train_s": 1e999'),
+    "wrong_ratio": run(9, scores={"test": {"top1": 51.0, "correct": 1, "total": 2}}),
+    "no_count": run(9, scores={"test": {"top1": 50.0}}),
+    "no_images": run(9, scores={"test": {"top1": 0.0, "correct": 0, "total": 0}}),
+    "too_many": run(9, scores={"test": {"top1": 150.0, "correct": 3, "total": 2}}),
+    "flags": run(9, scores={"test": {"top1": 100.0, "correct": True, "total": True}}),
+    "no_score": run(9, scores={}),
+    "surrogate": run(9, title="\ud800"),
+    "epochs": run(9, selection={"scores": {"val": {"1": 101.0}}}),
+}
+
+
+def foreign(folder: Path) -> list[Path]:
+    """Files that are no record of this version, all kinds."""
+    folder.mkdir(parents=True)
+    for name, content in FOREIGN.items():
+        text = content if isinstance(content, str | bytes) else json.dumps(content)
+        (folder / f"{name}.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    os.mkfifo(folder / "pipe.json")
+    (folder / "folder.json").mkdir()
+    (folder / "loop.json").symlink_to("loop.json")
+    return [folder / f"{name}.json" for name in sorted(FOREIGN)]
+
+
+def test_what_is_no_record_is_named_once_and_skipped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(tmp_path)
+    store.write(run(0))
+    paths = foreign(tmp_path / "mini" / "digits" / "deep")
+    assert [one["id"] for one in store.records()] == [f"{0:016x}"]
+    assert store.finished() == {f"{0:016x}"}
+    assert store.find(f"{0:016x}") is not None
+    lines = [entry.getMessage() for entry in caplog.records]
+    assert len(lines) == len(paths)
+    for line, path in zip(lines, paths, strict=True):
+        assert line.startswith("skipped: ")
+        assert f"'{path}'" in line
+        assert "\n" not in line
+
+
+def test_reports_and_the_choice_of_values_skip_what_is_no_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    foreign(tmp_path / "runs" / "x")
+    score = {"val": {"top1": 50.0, "correct": 1, "total": 2}}
+    Store(tmp_path / "runs").write(run(0, protocol="trial", scores=score))
+    assert [one["id"] for one in read([tmp_path / "runs"])] == [f"{0:016x}"]
+    assert choose.main(["--records", str(tmp_path / "runs"), "--values", "train.lr"]) == 0
+    assert "0.01" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("better", [run(0), run(0, schema=2), run(0, None, schema=2)])
+def test_a_worse_record_never_replaces_a_better_one(better: Record, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    path = store.path(better)
+    write(better, path)
+    before = path.read_bytes()
+    for status in STATUSES[1:]:
+        assert store.write(run(0, None, status=status)) == path
+    assert path.read_bytes() == before
+    if better["schema"] > 1:
+        assert store.write(run(0)) == path
+        assert path.read_bytes() == before
+        with pytest.raises(UserError, match="has schema 2, this petlbench writes 1"):
+            store.check_replaceable(run(0))
+
+
+@pytest.mark.parametrize("worse", ["{", "[]", json.dumps(run(0, None)), json.dumps(run(0))])
+def test_a_finished_record_replaces_what_is_no_better(worse: str, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    path = store.path(run(0))
+    path.parent.mkdir(parents=True)
+    path.write_text(worse)
+    store.check_replaceable(run(0))
+    store.write(run(0, 60.0))
+    assert [one["scores"]["test"]["top1"] for one in store.records()] == [60.0]
+
+
+def test_a_finished_record_of_another_label_is_kept_too(tmp_path: Path) -> None:
+    store, labelled = Store(tmp_path), run(0)
+    labelled["factors"]["method"] = "mine"
+    path = store.write(labelled)
+    assert store.write(run(0, None)) == path
+    assert [one["status"] for one in store.records()] == ["finished"]
+
+
+def test_the_delta_of_a_failed_run_is_removed_and_that_of_a_finished_one_kept(
+    tmp_path: Path,
+) -> None:
+    store = Store(tmp_path)
+    for one in (run(0), run(1, None)):
+        delta = store.path(one, ".safetensors")
+        write_atomically(delta, b"tensors")
+        store.write(one)
+        assert delta.exists() == (one["status"] == "finished")
+    store.write(run(0, None))
+    assert store.path(run(0), ".safetensors").exists()
+
+
+def test_two_processes_that_end_together_leave_the_finished_record(tmp_path: Path) -> None:
+    for seed in range(20):
+        both = [partial(Store(tmp_path).write, run(seed, top1)) for top1 in (None, 50.0)]
+        with ThreadPoolExecutor(2) as pool:
+            assert all(pool.map(lambda write: write(), both))
+    assert len(Store(tmp_path).finished()) == 20
+
+
+def test_temporary_files_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "mini"
+    folder.mkdir()
+    with temporary_file(folder) as alive:
+        for name in (".tmp-a", ".tmp-b"):
+            (folder / name).write_text("")
+        (folder / ".tmp-folder").mkdir()
+        os.mkfifo(folder / ".tmp-pipe")
+        Store(tmp_path).check_writable()
+        assert Path(alive.name).exists()
+        assert sorted(path.name for path in folder.glob(".tmp-?")) == []
+        (folder / ".tmp-c").write_text("")
+        write_atomically(folder / "new.json", b"{}")
+        assert not (folder / ".tmp-c").exists()
+        assert Path(alive.name).exists()
+    assert not Path(alive.name).exists()
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
@@ -94,14 +239,8 @@ def test_a_record_keeps_no_folder_of_the_machine() -> None:
     assert made["dataset"]["cache"] == "/a"
 
 
-def test_a_broken_record_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text("{")
-    with pytest.raises(UserError, match=r"a\.json"):
-        list(Store(tmp_path).records())
-
-
 def test_a_record_is_one_json_document(tmp_path: Path) -> None:
-    path = Store(tmp_path).write(record(3))
+    path = Store(tmp_path).write(run(3))
     assert json.loads(path.read_text())["factors"]["seed"] == 3
     assert path.relative_to(tmp_path).parts[:2] == ("mini", "digits")
 

@@ -514,7 +514,7 @@ def test_mistakes_are_one_line(
     keep([record("lora", "land", 1.0, schema=2)], tmp_path / "later")
     keep([], tmp_path / "cut").joinpath("0.json").write_text('{"schema": 1, "id')
     given = ["table", "--records", "runs", "--name", "t", "--out", "out", *arguments]
-    assert main(given) == 1
+    assert main(given) == 2
     output = capsys.readouterr()
     assert message in output.err
     assert output.err.count("\n") == 1
@@ -547,7 +547,7 @@ def test_a_full_disk_is_one_line(
 
     folder = keep(records(), tmp_path / "runs")
     monkeypatch.setattr(os, "replace", refuse)
-    assert command(folder, tmp_path / "out") == 1
+    assert command(folder, tmp_path / "out") == 2
     output = capsys.readouterr()
     assert "No space left on device" in output.err
     assert output.err.count("\n") == 1
@@ -593,7 +593,7 @@ def test_a_record_that_is_broken_inside_is_named(
         node = node[part]
     node[key] = value
     folder = keep([run], tmp_path / "runs")
-    assert command(folder, tmp_path / "out") == 1
+    assert command(folder, tmp_path / "out") == 2
     output = capsys.readouterr().err
     assert f"record '{folder}/0.json' is broken: {place}" in output
     assert output.count("\n") == 1

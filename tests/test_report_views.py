@@ -333,7 +333,7 @@ def test_mistakes_are_one_line(
     monkeypatch.chdir(tmp_path)
     keep([record("lora", "land", 80.0), record("lora", "digits", 80.0)], tmp_path / "mini")
     keep(vtab("noah_subnet", 50.0), tmp_path / "alien")
-    assert main([*arguments, "--out", "out"]) == 1
+    assert main([*arguments, "--out", "out"]) == 2
     output = capsys.readouterr()
     assert message in output.err
     assert output.err.count("\n") == 1

@@ -49,7 +49,7 @@ def test_a_plan_knows_finished_and_refused_runs_and_checks_each_pair_once() -> N
         if settings.factors.method == "dtl":
             raise ZeroDivisionError("a bug")
 
-    planned = plan.build(runs, {identity(runs[0][0].plain())}, check)
+    planned = plan.build(runs, lambda root: {identity(runs[0][0].plain())}, check)
     assert [run.state for run in planned] == [
         *("finished", "to run", "unsupported", "unsupported", "broken", "broken")
     ]
@@ -65,7 +65,7 @@ def test_a_plan_knows_finished_and_refused_runs_and_checks_each_pair_once() -> N
 
 def test_a_sweep_without_runs_is_an_error() -> None:
     with pytest.raises(UserError, match="no runs"):
-        plan.build([], set(), lambda settings: None)
+        plan.build([], lambda root: (), lambda settings: None)
 
 
 @pytest.mark.parametrize(

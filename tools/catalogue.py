@@ -188,7 +188,7 @@ def prepare(folder: Path) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write all pages into a folder; a mistake of the user is one line and status 1 or 2."""
+    """Write all pages into a folder; a mistake of the user is one line and status 2."""
     if len(arguments) != 1 or not arguments[0] or arguments[0].startswith("-"):
         print("usage: python -m tools.catalogue FOLDER", file=sys.stderr)
         return 2
@@ -200,7 +200,7 @@ def main(arguments: Sequence[str]) -> int:
             (folder / name).write_text(text)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     return 0
 
 

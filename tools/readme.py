@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from petlbench.cost.figures import COSTS
 from petlbench.errors import UserError, unknown
-from petlbench.report.read.costs import COSTS
 from petlbench.system import write_atomically
 
 # lazy: a block ends at the first end mark after it

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from petlbench import checks, delta, registry
+from petlbench.arguments import MISTYPED, Parser
 from petlbench.config import compose, renamed
 from petlbench.config.construct import build as build_node
 from petlbench.config.construct import typed
@@ -151,7 +152,7 @@ def images(places: Sequence[Path]) -> list[Path]:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    options = argparse.ArgumentParser(
+    options = Parser(
         prog="python -m petlbench.predict",
         description=__doc__,
         epilog=EXAMPLE,
@@ -182,7 +183,11 @@ def write(results: Iterator[tuple[Path, list[Any]]], *, as_json: bool) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; an error of the user or in an image is one line on stderr and status 1."""
+    """Run the command; an error is one line on stderr.
+
+    Exit status: 2 for a mistake of the user, also if none of the images can be decoded; 1 if some
+    cannot.
+    """
     options = parser().parse_args(arguments)
     errors: list[UserError] = []
 
@@ -198,10 +203,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write(predictor.best(paths, top, refuse), as_json=options.json)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return MISTYPED
     except BrokenPipeError:  # the reader, for example `head`, has stopped reading
         # Python flushes stdout at exit and would fail again (its docs, signal: note on SIGPIPE)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         return INTERRUPTED
-    return 1 if errors else 0
+    return 0 if not errors else 1 if len(errors) < len(paths) else MISTYPED

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from petlbench.arguments import MISTYPED
 from petlbench.errors import UserError
 from petlbench.report import registry
 from petlbench.report.model.spec import ReportSpec
@@ -38,7 +39,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with status 2."""
-        self.exit(2, f"error: {message}; --help lists the options\n")
+        self.exit(MISTYPED, f"error: {message}; --help lists the options\n")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -120,12 +121,12 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; a UserError is one line on stderr and status 1."""
+    """Run the command; a UserError is one line on stderr and status 2."""
     try:
         run(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
         print("error:", *str(error).splitlines(), file=sys.stderr)  # a value may have several
-        return 1
+        return MISTYPED
     return 0
 
 

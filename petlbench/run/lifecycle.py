@@ -1,5 +1,6 @@
 """The life of a run: a blank record, what fills it, and how it ends."""
 
+import copy
 import logging
 import random
 import time
@@ -14,11 +15,16 @@ import torch
 from petlbench.config.schema import Config
 from petlbench.errors import Unsupported, UserError, one_line
 from petlbench.run import tracking
+from petlbench.run.check import broken
 from petlbench.run.identity import identity, placeless
 from petlbench.run.record import SCHEMA, Record, Store
 from petlbench.train.trainer import Diverged
 
 log = logging.getLogger("petlbench")
+
+
+class InvalidRecord(RuntimeError):
+    """A run would leave a record that no reader accepts: a bug of a method, a reader or here."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +42,10 @@ def recorded(config: Config, fill: Callable[[Run], None]) -> Record:
 
     Raises UserError for a mistake in the configuration or the data; then nothing is stored.
     """
-    store = Store(config.results.root)
+    store, record = Store(config.results.root), blank(config)
+    store.check_replaceable(record)
     store.check_writable()
-    run = Run(config, blank(config), store, tracking.start(config))
+    run = Run(config, record, store, tracking.start(config))
     try:
         record = attempted(run.record, lambda: fill(run))
     except UserError:
@@ -56,10 +63,15 @@ def attempted(record: Record, fill: Callable[[], None]) -> Record:
 
     Raises UserError for a mistake of the user other than an unsupported pair.
     """
-    started = time.perf_counter()
+    started, before = time.perf_counter(), copy.deepcopy(record)
     try:
         fill()
-        record = ended(record, "finished", None)
+        record = _timed(ended(record, "finished", None), started)
+        if places := broken(record):
+            # no reader accepts it; what is wrong in it must not be stored either
+            record = before
+            raise InvalidRecord(f"{', '.join(places)} of the record missing or wrong")
+        return record
     except UserError as error:
         if not isinstance(error, Unsupported):
             raise
@@ -71,8 +83,12 @@ def attempted(record: Record, fill: Callable[[], None]) -> Record:
         if _is_interrupt(error):
             raise KeyboardInterrupt from error
         record = _broken(record, error)
-    record["provenance"]["seconds"] = round(time.perf_counter() - started, 3)
-    return record
+    return _timed(record, started)
+
+
+def _timed(record: Record, started: float) -> Record:
+    seconds = round(time.perf_counter() - started, 3)
+    return record | {"provenance": record["provenance"] | {"seconds": seconds}}
 
 
 def blank(config: Config) -> Record:

@@ -30,30 +30,45 @@ A record is a plain dictionary with `schema: 1`:
 """
 
 import json
-import tempfile
-import time
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from petlbench.errors import UserError
-from petlbench.system import WriteError, write_atomically
+from petlbench.checks import is_whole
+from petlbench.errors import UserError, first_line
+from petlbench.run.check import broken
+from petlbench.system import (
+    TEMPORARY,
+    WriteError,
+    folder_lock,
+    remove_abandoned,
+    temporary_file,
+    write_atomically,
+)
 
 SCHEMA = 1
-STATUSES = ("finished", "failed", "out_of_memory", "diverged", "unsupported")
-
-LEFTOVER_S = 3600  # a temporary file of this age belongs to a killed process
-
+DELTA = ".safetensors"  # suffix of the trained tensors beside a record
+MAX_PLACES = 4  # of one broken record in a message
+log = logging.getLogger("petlbench")
 
 Record = dict[str, Any]
-Config = Mapping[str, Any]
+
+
+class NoRecord(UserError):
+    """A file that holds no record, or not a whole one."""
 
 
 class Store:
-    """A folder of records: <root>/<suite>/<task>/<method>-<backbone>-seed<n>-<id>.json."""
+    """A folder of records: <root>/<suite>/<task>/<method>-<backbone>-seed<n>-<id>.json.
+
+    Files that hold no record are named in a warning, each once, and skipped; `skipped` has the
+    reasons.
+    """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser()
+        self.skipped: dict[Path, str] = {}
 
     def path(self, record: Record, suffix: str = ".json") -> Path:
         factors = record["factors"]
@@ -68,49 +83,91 @@ class Store:
     def find(self, identifier: str) -> Path | None:
         """The file of the finished run with an identity, or None."""
         # names of files end with the identity, so that no other file is read
-        for path in self.root.glob(f"**/*-{identifier}.json"):
-            if read(path)["status"] == "finished":
+        return self._finished(identifier, self.root.glob(f"**/*-{identifier}.json"))
+
+    def _finished(self, identifier: str, paths: Iterable[Path]) -> Path | None:
+        for path in sorted(paths):
+            record = self._read(path) if path.is_file() else None
+            if record and (record["id"], record["status"]) == (identifier, "finished"):
                 return path
         return None
-
-    def sweep_leftovers(self) -> None:
-        """Remove temporary files of killed processes."""
-        for path in self.root.glob("**/.tmp-*"):
-            # a younger one may belong to a run of another process
-            if time.time() - path.stat().st_mtime > LEFTOVER_S:
-                path.unlink(missing_ok=True)
 
     def files(self) -> Iterator[Path]:
         """Files below the folder that may be records, sorted by path."""
         for path in sorted(self.root.glob("**/*.json")):
             # W&B stores its own files below the folder; they may be incomplete.
-            if not path.name.startswith(".") and path.relative_to(self.root).parts[0] != "wandb":
+            if path.name.startswith(".") or path.relative_to(self.root).parts[0] == "wandb":
+                continue
+            if path.is_file():  # reading a pipe would wait for its other end
                 yield path
 
     def records(self) -> Iterator[Record]:
-        """All records of this schema below the folder. Raises UserError for an unreadable one."""
+        """All records of this schema below the folder."""
         for path in self.files():
-            record = read(path)
-            if record.get("schema") == SCHEMA:
+            if record := self._read(path):
                 yield record
 
+    def _read(self, path: Path) -> Record | None:
+        try:
+            return read(path)
+        except NoRecord as error:
+            if path not in self.skipped:
+                log.warning("skipped: %s", error)
+            self.skipped[path] = str(error)
+            return None
+
     def check_writable(self) -> None:
-        """Raise WriteError if the folder is not writable; called before hours of training."""
+        """Raise WriteError if the folder is not writable; called before hours of training.
+
+        Removes what killed processes have left.
+        """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.root, prefix=".tmp-"):
+            with temporary_file(self.root):
                 pass
         except OSError as error:
             raise WriteError(
                 f"results.root '{self.root}' cannot be written ({error.strerror}); "
                 "set results.root=FOLDER to a place with write permission and free space"
             ) from error
+        for folder in {path.parent for path in self.root.glob(f"**/{TEMPORARY}*")}:
+            remove_abandoned(folder)
+
+    def check_replaceable(self, record: Record) -> None:
+        """Raise UserError if a later version of petlbench has written the record of this run."""
+        path = self.path(record)
+        if (schema := _schema(path)) > SCHEMA:
+            raise UserError(
+                f"record '{path}' has schema {schema}, this petlbench writes {SCHEMA}; use the "
+                "version that wrote it, or another results.root"
+            )
 
     def write(self, record: Record) -> Path:
-        """Write a record atomically and return its path."""
+        """Write a record atomically and return its path.
+
+        A record of a later schema stays, and so does a finished one unless this one is finished
+        too. The delta of a run that is not finished is removed.
+        """
         path = self.path(record)
-        write(record, path)
+        # of two processes, neither may replace what the other one has just finished
+        with folder_lock(path.parent):
+            if (better := self._better(record)) is not None:
+                log.warning("kept '%s', which is finished or of a later version", better)
+                return better
+            if record["status"] != "finished":
+                self.path(record, DELTA).unlink(missing_ok=True)
+            write(record, path)
         return path
+
+    def _better(self, record: Record) -> Path | None:
+        """The stored record of the same run that this one must not replace."""
+        path = self.path(record)
+        if _schema(path) > SCHEMA:
+            return path
+        if record["status"] == "finished":
+            return None
+        # another option file may have named its method or backbone
+        return self._finished(record["id"], path.parent.glob(f"*-{record['id']}.json"))
 
 
 def write(record: Record, path: Path) -> None:
@@ -121,11 +178,38 @@ def write(record: Record, path: Path) -> None:
 
 
 def read(path: Path) -> Record:
-    """The record in a file. Raises UserError if the file cannot be read."""
+    """The record in a file. Raises NoRecord if it cannot be read or has a wrong value."""
+    content = _content(path)
+    if not isinstance(content, dict) or "schema" not in content:
+        raise NoRecord(f"'{path}' is no record: it has no schema")
+    if content["schema"] != SCHEMA or isinstance(content["schema"], bool):
+        raise NoRecord(
+            f"record '{path}' has schema {content['schema']}, this petlbench reads {SCHEMA}; "
+            "use the version that wrote it, or move it elsewhere"
+        )
+    if places := broken(content):
+        more = f" and {len(places) - MAX_PLACES} more" if len(places) > MAX_PLACES else ""
+        raise NoRecord(
+            f"record '{path}' is broken: {', '.join(places[:MAX_PLACES])}{more} missing or wrong; "
+            "delete it and run again, or restore it"
+        )
+    return content
+
+
+def _content(path: Path) -> Any:
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"record '{path}' cannot be read ({error}); delete it or restore it"
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise NoRecord(
+            f"record '{path}' cannot be read ({first_line(error)}); delete it or restore it"
         ) from error
-    return content if isinstance(content, dict) else {}
+
+
+def _schema(path: Path) -> int:
+    """The schema of the record in a file; 0 if the file holds none."""
+    try:
+        content = _content(path) if path.is_file() else None
+    except NoRecord:
+        return 0
+    schema = content.get("schema") if isinstance(content, dict) else None
+    return schema if is_whole(schema) else 0

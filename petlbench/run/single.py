@@ -25,7 +25,8 @@ def run(config: Config) -> bool:
             _check_available(config)
         record = _recorded_failure(config, store, broken) if broken else work.execute(config)
         log.info("%s", result_line(record))
-        log.info("record: %s", store.path(record))
+        # of this run, or of another process that finished it and whose record was kept
+        log.info("record: %s", store.find(name) or store.path(record))
         if record["status"] != "finished":
             return False
     # also for a run that was finished earlier: probe.budget_gib is answered from its record

@@ -16,6 +16,7 @@ from petlbench.cost.section import Conditions, section
 from petlbench.data.task import Score, Split, Task
 from petlbench.method import Fitted
 from petlbench.run import build, provenance
+from petlbench.run.check import plain
 from petlbench.run.job import Job
 from petlbench.run.lifecycle import Run, recorded, seed_everything
 from petlbench.run.record import Record
@@ -50,7 +51,7 @@ def _fill(run: Run) -> None:
     started = time.perf_counter()
     fitted = method.fit(trainer)
     _note_training(run, trainer, time.perf_counter() - started)
-    record["notes"] |= fitted.notes
+    record["notes"] |= plain(fitted.notes)  # a value that is no JSON must not cost the run
     if fitted.network is not method:
         method.to("cpu")  # its memory is not part of the fitted network's peak
         record["cost"] |= {"search": before}

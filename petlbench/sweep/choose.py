@@ -5,7 +5,6 @@ number of trials. The point with the highest mean val accuracy over all tasks is
 is averaged over its seeds. Points that miss a task are shown and never chosen.
 """
 
-import argparse
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from petlbench.arguments import MISTYPED, Parser
 from petlbench.errors import UserError
 from petlbench.run.record import Record, Store
 
@@ -30,7 +30,7 @@ def trials(records: Iterable[Record], values: list[str]) -> pd.DataFrame:
         | {"top1": record["scores"]["val"]["top1"]}
         | {value: _look_up(record["config"], value) for value in values}
         for record in records
-        if record["protocol"] == "trial" and record["status"] == "finished"
+        if record["protocol"] == "trial" and "val" in record["scores"]
     ]
     if not rows:
         raise UserError("no finished trial among the records; run a sweep with protocol=trial")
@@ -81,15 +81,16 @@ def unequal(grid: pd.DataFrame) -> str | None:
 
 def _look_up(config: Any, dotted: str) -> Any:
     for key in dotted.split("."):
-        if key not in config:
+        if not isinstance(config, dict) or key not in config:
             raise UserError(f"no value '{dotted}' in the configuration of the trials")
         config = config[key]
-    return config
+    # pandas groups by what can be a key only
+    return str(config) if isinstance(config, dict | list) else config
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the points of each method, the chosen one marked; returns 1 after an error."""
-    parser = argparse.ArgumentParser(prog="python -m petlbench.sweep.choose", description=__doc__)
+    """Print the points of each method, the chosen one marked; returns 2 after an error."""
+    parser = Parser(prog="python -m petlbench.sweep.choose", description=__doc__)
     parser.add_argument("--records", type=Path, required=True, help="folder of trial records")
     parser.add_argument(
         "--values", nargs="+", default=["train.lr", "train.head_lr"], help="keys of the grid"
@@ -101,7 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
         grid = points(table, options.values)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return MISTYPED
     print(grid.to_string(index=False, float_format="{:.5g}".format))
     if (warning := unequal(grid)) is not None:
         print(f"warning: {warning}", file=sys.stderr)
@@ -111,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
             grid.to_csv(options.out, index=False, float_format="%.5g")
         except OSError as error:
             print(f"error: '{options.out}' cannot be written: {error.strerror}", file=sys.stderr)
-            return 1
+            return MISTYPED
     return 0
 
 

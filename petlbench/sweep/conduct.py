@@ -1,7 +1,8 @@
 """A sweep from plan to summary. Imports torch only for runs that are not finished."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 
 from petlbench.config.schema import Config
 from petlbench.run import job
@@ -16,10 +17,8 @@ def sweep(combinations: Sequence[plan.Combination], *, dry_run: bool) -> int:
 
     Raises UserError for a mistake of the command, before any run.
     """
-    # the root of the first run; without any combination `plan.build` raises below
-    roots = [config.results.root for config, _ in combinations[:1]]
-    store = Store(*roots or ["results/runs"])
-    runs = plan.build(combinations, store.finished(), _check)
+    store = cache(Store)  # one for each results.root, which may be swept too
+    runs = plan.build(combinations, cache(lambda root: store(root).finished()), _check)
     open_runs = [run for run in runs if run.state != plan.FINISHED]
     if open_runs:
         from petlbench.sweep import perform  # imports torch
@@ -31,7 +30,8 @@ def sweep(combinations: Sequence[plan.Combination], *, dry_run: bool) -> int:
     if dry_run:
         return 0
     failures = perform.perform(open_runs, store) if open_runs else []
-    log.info("records: %s", store.root)
+    roots = dict.fromkeys(run.config.results.root for run in runs)
+    log.info("records: %s", ", ".join(str(store(root).root) for root in roots))
     for line in failures:
         log.error(line)
     for line in _summaries(runs, store):
@@ -44,9 +44,13 @@ def _check(config: Config) -> None:
     job.of(config).check(config)
 
 
-def _summaries(runs: Sequence[plan.Planned], store: Store) -> Iterable[str]:
+def _summaries(runs: Sequence[plan.Planned], store: Callable[[str], Store]) -> Iterable[str]:
     # only probes have one; to look at the job of a training run would import torch
     probes = [run for run in runs if run.config.probe is not None]
-    for name, config in {run.config.job: run.config for run in probes}.items():
-        identities = [run.id for run in probes if run.config.job == name]
-        yield from job.of(config).summary(config, store, identities)
+    for (name, root), config in {_place(run): run.config for run in probes}.items():
+        identities = [run.id for run in probes if _place(run) == (name, root)]
+        yield from job.of(config).summary(config, store(root), identities)
+
+
+def _place(run: plan.Planned) -> tuple[str, str]:
+    return run.config.job, run.config.results.root

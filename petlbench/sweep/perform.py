@@ -3,12 +3,14 @@
 import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 
 from petlbench.config.schema import Config
 from petlbench.errors import UserError
 from petlbench.run import build, job
+from petlbench.run.identity import identity
 from petlbench.run.lifecycle import blank, ended, failed
-from petlbench.run.record import Record, Store
+from petlbench.run.record import Record, Store, read
 from petlbench.run.result import result_line
 from petlbench.sweep import plan
 from petlbench.sweep.launchers import basic
@@ -18,23 +20,21 @@ from petlbench.train.precision import Precision
 log = logging.getLogger("petlbench")
 
 
-def check(config: Config) -> None:
-    """Refuse a run that cannot work."""
-    job.of(config).check(config)
-
-
 def check_data(runs: Sequence[plan.Planned]) -> None:
     """Refuse wrong values of a reader, before the plan is printed."""
     for config in _differing(runs, "dataset"):
         build.reader(config)
 
 
-def perform(runs: Sequence[plan.Planned], store: Store) -> list[str]:
-    """Record the refused runs and do those to run. Returns a line for each failure."""
+def perform(runs: Sequence[plan.Planned], store: Callable[[str], Store]) -> list[str]:
+    """Record the refused runs and do those to run. Returns a line for each failure.
+
+    store: the records below a results.root.
+    """
     to_run = [planned for planned in runs if planned.state == plan.TO_RUN]
     check_place(to_run)  # first: a mistake leaves no file
-    store.check_writable()
-    store.sweep_leftovers()
+    for root in dict.fromkeys(planned.config.results.root for planned in runs):
+        store(root).check_writable()
     _record_refused(runs, store)
     records = basic(to_run, execute)
     failures = [
@@ -46,22 +46,25 @@ def perform(runs: Sequence[plan.Planned], store: Store) -> list[str]:
     return failures
 
 
-def _record_refused(runs: Sequence[plan.Planned], store: Store) -> None:
+def _record_refused(runs: Sequence[plan.Planned], store: Callable[[str], Store]) -> None:
     """A record for each unsupported or broken run, unless another recipe has finished it."""
-    finished = store.finished()
+    finished = cache(lambda root: store(root).finished())  # of each results.root
     logged: set[tuple[str, str | None]] = set()
     for planned in runs:
+        if planned.state not in (plan.UNSUPPORTED, plan.BROKEN):
+            continue
+        root = planned.config.results.root
         # by a recipe with equal values, since `recipe` is not part of the identity
-        if planned.id in finished:
+        if planned.id in finished(root):
             continue
         if planned.state == plan.UNSUPPORTED:
-            store.write(ended(blank(planned.config), "unsupported", planned.reason))
+            store(root).write(ended(blank(planned.config), "unsupported", planned.reason))
         elif planned.error is not None:
             record = ended(blank(planned.config), "failed", planned.reason)
             if (planned.pair, planned.reason) not in logged:  # the traceback, once per pair
                 record = failed(planned.config, planned.error)
                 logged.add((planned.pair, planned.reason))
-            store.write(record)
+            store(root).write(record)
 
 
 def check_place(runs: Sequence[plan.Planned]) -> None:
@@ -98,12 +101,19 @@ def _differing(runs: Sequence[plan.Planned], node: str) -> Iterable[Config]:
 
 
 def execute(config: Config) -> Record:
-    """One run of a sweep: a mistake that would end a single run fails this one only."""
+    """One run of a sweep: a mistake that would end a single run fails this one only.
+
+    A run that another process has finished since the plan was made is not repeated.
+    """
+    store = Store(config.results.root)
+    if (path := store.find(identity(config.plain()))) is not None:
+        log.info("finished meanwhile: %s", path)
+        return read(path)
     try:
         return job.of(config).execute(config)
     except WriteError:  # no later run could be recorded either
         raise
     except UserError as error:
         record = failed(config, error)
-        Store(config.results.root).write(record)
+        store.write(record)
         return record

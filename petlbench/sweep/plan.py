@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from petlbench.config import recipes
@@ -51,28 +51,52 @@ class Verdict:
     error: Exception | None = None
 
 
-def build(
-    combinations: Iterable[Combination], finished: set[str], check: Callable[[Config], None]
-) -> list[Planned]:
-    """The runs of a sweep, each once, in the order of the combinations.
+@dataclass(frozen=True)
+class _Wanted:
+    """A combination. pair: the nodes that a check depends on. finished: it has a record."""
 
-    check is called once for each method on each backbone with their values, if one of its runs is
-    not finished. Unsupported from it
-    marks the pair's runs; another UserError is a mistake of the command and ends planning; any
-    other error is a bug of the method, which costs its own runs.
-    """
-    runs: dict[str, Planned] = {}
-    verdicts: dict[str, Verdict] = {}
-    for config, varied in combinations:
+    config: Config
+    varied: tuple[str, ...]
+    id: str
+    pair: str
+    finished: bool
+
+    @classmethod
+    def of(
+        cls, config: Config, varied: tuple[str, ...], finished: Callable[[str], Collection[str]]
+    ) -> "_Wanted":
         plain = config.plain()
+        name = identity(plain)
         pair = json.dumps([plain[key] for key in CHECKED], sort_keys=True)
-        if pair not in verdicts:
-            verdicts[pair] = _verdict(config, check)
-        verdict, name = verdicts[pair], identity(plain)
-        # a refused pair stays refused, even if it was finished before
-        state = FINISHED if verdict.state == TO_RUN and name in finished else verdict.state
-        # two combinations are one run if they differ in nothing that decides the result
-        runs.setdefault(name, Planned(config, name, state, varied, verdict.reason, verdict.error))
+        done = name in finished(config.results.root) and _has_its_recipe(config)
+        return cls(config, varied, name, pair, done)
+
+
+def build(
+    combinations: Iterable[Combination],
+    finished: Callable[[str], Collection[str]],
+    check: Callable[[Config], None],
+) -> list[Planned]:
+    """The runs of a sweep, each once in each results.root, in the order of the combinations.
+
+    finished: the identities of the finished runs below a results.root.
+    check is called once for each method on each backbone with their values, if one of its runs is
+    not finished. Unsupported from it marks the pair's runs; another UserError is a mistake of the
+    command and ends planning; any other error is a bug of the method, which costs its own runs.
+    """
+    wanted = [_Wanted.of(config, varied, finished) for config, varied in combinations]
+    verdicts: dict[str, Verdict] = {}
+    for run in wanted:
+        if not run.finished and run.pair not in verdicts:
+            verdicts[run.pair] = _verdict(run.config, check)
+    # two combinations are one run if they differ in nothing that decides the result
+    runs: dict[tuple[str, str], Planned] = {}
+    for run in wanted:
+        # a refused pair stays refused, even if some of its runs were finished before
+        verdict = verdicts.get(run.pair, Verdict())
+        state = FINISHED if verdict.state == TO_RUN and run.finished else verdict.state
+        planned = Planned(run.config, run.id, state, run.varied, verdict.reason, verdict.error)
+        runs.setdefault((run.config.results.root, run.id), planned)
     if not runs:
         raise UserError("this sweep has no runs; name some, e.g. method=paper dataset=mini")
     return list(runs.values())

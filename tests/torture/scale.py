@@ -82,7 +82,8 @@ def seeds(config: Config) -> Iterator[Config]:
 
 def runs(every: list[Config], count: int) -> Iterator[Config]:
     """`count` runs: each cell with seed 0, then each with seed 1, and so on."""
-    return itertools.islice(itertools.chain.from_iterable(zip(*map(seeds, every))), count)
+    rounds = zip(*map(seeds, every), strict=True)
+    return itertools.islice(itertools.chain.from_iterable(rounds), count)
 
 
 def finished(config: Config, draw: np.random.Generator) -> Record:
@@ -126,10 +127,16 @@ def _cost(draw: np.random.Generator) -> dict[str, Any]:
 
 
 def _provenance(config: Config) -> dict[str, Any]:
-    split = {"images": 1000, "format": "JPEG", "labels": {str(n): 10 for n in range(100)}}
+    labels = {str(label): 10 for label in range(config.dataset.classes)}
+    split = {"images": 1000, "format": "JPEG", "labels": labels}
     return {
         "checkpoint": {"tag": "augreg_in21k", "file": "model.safetensors", "sha256": "0c" * 32},
-        "versions": {"petlbench": "0.1.0", "torch": "2.14.1", "timm": "1.0.31", "commit": "0" * 12},
+        "versions": {
+            "petlbench": "0.1.0",
+            "torch": "2.14.1",
+            "timm": "1.0.31",
+            "commit": "0" * 12,
+        },
         "device": "a GPU",
         "precision": "fp32",
         "attention": "fused",

@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from petlbench.arguments import Parser
+from petlbench.arguments import MISTYPED, Parser
 from petlbench.commands.data.suites import NoImages
 from petlbench.config import mistakes
 from petlbench.errors import UserError
@@ -129,7 +129,7 @@ def _path(option: str, value: str | None) -> Path | None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
-    Exit status: 0 if all is right, 1 if something is wrong, 2 for a mistyped command, 130 after
+    Exit status: 0 if all is right, 1 if data are wrong, 2 for a mistake of the user, 130 after
     Ctrl-C.
     """
     parsed = parser().parse_args(arguments)
@@ -138,10 +138,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         report = run(parsed)
     except (UserError, NoImages) as error:
-        return _fail(f"error: {error}", WRONG)
+        return _fail(f"error: {error}", MISTYPED)
     except (HydraException, OmegaConfBaseException) as error:
         # `list`: no keys to suggest, since the user sets none in this command
-        return _fail(f"error: {mistakes.explain(error, list)}", WRONG)
+        return _fail(f"error: {mistakes.explain(error, list)}", MISTYPED)
     except OSError as error:
         return _fail(f"error: '{error.filename}': {error.strerror or error}", WRONG)
     except KeyboardInterrupt:

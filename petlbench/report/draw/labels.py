@@ -27,7 +27,13 @@ OFFSETS = [  # points from the centre of the marker, alignment; in order of pref
 ]
 SHARE = {"left": 0.0, "bottom": 0.0, "center": 0.5, "right": 1.0, "top": 1.0}  # of its size
 NEAR = 6  # points; a line joins a more distant name to its point
-LEADER: dict[str, Any] = {"arrowstyle": "-", "linewidth": 0.4, "color": "#888888", "shrinkA": 0, "shrinkB": 2}
+LEADER: dict[str, Any] = {
+    "arrowstyle": "-",
+    "linewidth": 0.4,
+    "color": "#888888",
+    "shrinkA": 0,
+    "shrinkB": 2,
+}
 MARKER = 4  # pixels around a point that a name should not cover
 OUTSIDE = 1e4  # penalty of a name outside the axes, in square pixels
 
@@ -70,7 +76,9 @@ def _has_leader(offset: tuple[int, int]) -> bool:
     return max(map(abs, offset)) > NEAR
 
 
-def _write(axis: Any, at: tuple[float, float], name: str, offset: tuple[int, int, str, str]) -> None:
+def _write(
+    axis: Any, at: tuple[float, float], name: str, offset: tuple[int, int, str, str]
+) -> None:
     right, up, across, along = offset
     axis.annotate(
         name,
@@ -90,7 +98,8 @@ def _overlaps(boxes: np.ndarray, taken: np.ndarray) -> np.ndarray:
     """(n, 4), (m, 4) -> (n,): area of each box in common with the taken ones, in square pixels."""
     low = np.maximum(boxes[:, None, :2], taken[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], taken[None, :, 2:])
-    return np.prod((high - low).clip(min=0), axis=2).sum(axis=1)
+    areas: np.ndarray = (high - low).clip(min=0).prod(axis=2).sum(axis=1)
+    return areas
 
 
 def _outside(boxes: np.ndarray, frame: np.ndarray) -> np.ndarray:

@@ -17,6 +17,6 @@ def build(
     *,
     costs: Sequence[str] = ("parameters_m", "memory"),
 ) -> Report:
-    """costs: keys of `petlbench.report.read.costs.COSTS`, or memory."""
+    """costs: keys of `petlbench.cost.figures.COSTS`, or memory."""
     scores = gather(records, spec)
     return Report(spec.title, [cost_table(scores, costs)], scores.tidy)

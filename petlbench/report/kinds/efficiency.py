@@ -35,7 +35,7 @@ COSTS = (
 
 
 def build(records: Sequence[Record], spec: ReportSpec, *, costs: Sequence[str] = COSTS) -> Report:
-    """costs: keys of `petlbench.report.read.costs.COSTS`; costs without a record are left out."""
+    """costs: keys of `petlbench.cost.figures.COSTS`; costs without a record are left out."""
     scores = gather(records, spec)
     keys = resolved(costs, scores.finished)
     measured = [key for key in keys if scores.costs[key].notna().any()]

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from petlbench.cost.figures import COSTS
 from petlbench.errors import UserError
 from petlbench.report.model.chart import Axis, Chart, Panel, Point, Series
 from petlbench.report.model.report import Report
 from petlbench.report.model.spec import ReportSpec
 from petlbench.report.model.table import Table
-from petlbench.report.read.costs import COSTS, MEMORY, memory_key
+from petlbench.report.read.costs import MEMORY, memory_key
 from petlbench.report.read.means import GROUP_MEAN, TASK_MEAN
 from petlbench.report.read.scores import Scores, gather
 from petlbench.report.table import published

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from petlbench.cost.figures import COSTS
 from petlbench.errors import UserError
 from petlbench.report.model.spec import ReportSpec
 from petlbench.report.model.table import Column
@@ -28,7 +29,7 @@ class Scores:
     inflation: list[Column]  # gain of choosing the epoch on the test set; protocol `audit` only
     means: pd.DataFrame
     spread: pd.DataFrame
-    costs: pd.DataFrame  # rows x keys of costs.COSTS, means over finished runs
+    costs: pd.DataFrame  # rows x keys of COSTS, means over finished runs
     finished: pd.DataFrame  # the tidy rows of finished runs
     tidy: pd.DataFrame  # a row a record and test set
     families: dict[str, str]  # row -> "traditional methods" or "PETL methods"
@@ -194,7 +195,7 @@ def _cells(
 
 def _mean_costs(finished: pd.DataFrame) -> pd.DataFrame:
     runs = finished.drop_duplicates("id")  # a run has a row a test set, all with the same costs
-    costs_by_row: pd.DataFrame = runs[list(costs.COSTS)].astype(float).groupby(runs["row"]).mean()
+    costs_by_row: pd.DataFrame = runs[list(COSTS)].astype(float).groupby(runs["row"]).mean()
     return costs_by_row
 
 

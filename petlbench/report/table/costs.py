@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from petlbench.cost.figures import COSTS
 from petlbench.errors import UserError
 from petlbench.report.model.table import COST, Column, Table
 from petlbench.report.read import costs
@@ -24,7 +25,7 @@ MEANINGS = {
 
 def column(key: str, *, ranked: bool = False) -> Column:
     """The column of a cost. ranked: mark the best and the second."""
-    cost = costs.COSTS[key]
+    cost = COSTS[key]
     # beside accuracies only these are ranked
     return Column(key, cost.title, COST, cost.digits, cost.best if ranked else None)
 

@@ -1,19 +1,23 @@
-"""Checks of a record: the type of the value at each dotted place.
+"""Checks of a record, by all who read one and before one is written as finished.
 
-In a place, * stands for every key of a mapping and every entry of a list.
+They cover the type of the value at each dotted place, where * stands for every key of a mapping
+and every entry of a list; the values of scores; and what JSON cannot hold.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import accumulate, chain
 from typing import Any
 
-from petlbench.report.read.costs import COSTS
-from petlbench.run.record import STATUSES, Record
+from petlbench.checks import is_number, is_whole
+from petlbench.cost.figures import COSTS
 
 Check = Callable[[Any], bool]
+STATUSES = ("finished", "failed", "out_of_memory", "diverged", "unsupported")
+DEEPEST = 30  # levels of a record; readers walk it by recursion
+TOLERANCE = 1e-6  # of a percentage, for the rounding of sums
 
 
 def text(value: Any) -> bool:
@@ -26,21 +30,25 @@ def mapping(value: Any) -> bool:
     return isinstance(value, dict)
 
 
-def number(value: Any) -> bool:
-    """Whether a value is a finite number: JSON of other programs may hold NaN and Infinity."""
-    # bool is a subclass of int
-    numeric = isinstance(value, int | float) and not isinstance(value, bool)
-    return numeric and math.isfinite(value)
-
-
-def whole(value: Any) -> bool:
-    """Whether a value is an integer."""
-    return type(value) is int
-
-
 def numbers(value: Any) -> bool:
     """Whether a value is a list of finite numbers."""
-    return isinstance(value, list) and all(map(number, value))
+    return isinstance(value, list) and all(map(is_number, value))
+
+
+def score(value: Any) -> bool:
+    """Whether a value is a score: 0 <= correct <= total, and top1 is their ratio in percent."""
+    if not isinstance(value, dict):
+        return False
+    top1, correct, total = (value.get(key) for key in ("top1", "correct", "total"))
+    if not (is_number(top1) and is_whole(correct) and is_whole(total) and total > 0):
+        return False
+    is_ratio = math.isclose(top1, 100 * correct / total, rel_tol=0, abs_tol=TOLERANCE)
+    return 0 <= correct <= total and is_ratio
+
+
+def percentage(value: Any) -> bool:
+    """Whether a value is a number from 0 to 100."""
+    return is_number(value) and 0 <= value <= 100
 
 
 def listing(value: Any) -> bool:
@@ -62,7 +70,7 @@ FIGURES = [f"cost.{cost.path}" for cost in COSTS.values()]
 # in the order of the message, which names the first broken places only
 EVERY: dict[str, Check] = {
     "id": text,
-    "status": STATUSES.__contains__,
+    "status": lambda value: value in STATUSES,
     "reason": optional(text),
     "factors": mapping,
     "protocol": text,
@@ -78,21 +86,25 @@ EVERY: dict[str, Check] = {
     "cost": mapping,
     "provenance": mapping,
     **dict.fromkeys(("factors.method", "factors.backbone", "factors.task"), text),
-    **dict.fromkeys(("factors.draw", "factors.seed"), whole),
+    **dict.fromkeys(("factors.draw", "factors.seed"), is_whole),
     "config.train": mapping,
     **dict.fromkeys(
         ("config.backbone", "config.input", "config.dataset", "config.method", "config.protocol"),
         optional(mapping),
     ),
     **dict.fromkeys(("config.backbone.mean", "config.backbone.std"), optional(numbers)),
-    "scores.*": mapping,
-    "scores.*.top1": number,
-    **dict.fromkeys(FIGURES, optional(number)),
+    "scores.*.top1": percentage,
+    "scores.*": score,
+    "selection.scores": optional(mapping),
+    "selection.scores.*": mapping,
+    "selection.scores.*.*": percentage,
+    "notes": optional(mapping),
+    **dict.fromkeys(FIGURES, optional(is_number)),
     "cost.inference": optional(listing),
     "cost.inference.*": mapping,
-    "cost.inference.*.batch": whole,
+    "cost.inference.*.batch": is_whole,
     **dict.fromkeys(
-        ("cost.inference.*.images_per_s", "cost.inference.*.spread"), optional(number)
+        ("cost.inference.*.images_per_s", "cost.inference.*.spread"), optional(is_number)
     ),
     "cost.inference.*.reason": optional(text),
     "provenance.versions": optional(mapping),
@@ -104,18 +116,48 @@ EVERY: dict[str, Check] = {
 }
 FINISHED: dict[str, Check] = {
     "provenance.device": text,
+    "provenance.seconds": is_number,
     "provenance.versions": mapping,
     "provenance.versions.torch": text,
 }
 SCORED: dict[str, Check] = {"scores": bool}  # a probe has costs only
 
 
-def broken(record: Record) -> list[str]:
+def broken(record: dict[str, Any]) -> list[str]:
     """The dotted places of a record whose value is missing or wrong."""
     finished = record.get("status") == "finished"
     scored = finished and record.get("protocol") != "probe"
     found = _wrong(_tree(finished, scored), record)
-    return list(dict.fromkeys(name for _, name in sorted(found)))
+    return list(dict.fromkeys([*(name for _, name in sorted(found)), *_foreign(record)]))
+
+
+def _foreign(node: Any, above: str = "", depth: int = 0) -> Iterator[str]:
+    """Dotted names of values below that are no finite numbers, texts, flags, lists or mappings."""
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+        if not isinstance(value, dict | list):
+            if not _is_plain(value):
+                yield f"{above}{key}"
+        elif depth + 1 == DEEPEST:
+            yield f"{above}{key}"
+        else:
+            yield from _foreign(value, f"{above}{key}.", depth + 1)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON can hold a value that is no list and no mapping."""
+    if isinstance(value, str):
+        # JSON may name half a pair of surrogates, which no file of a report can hold
+        return value.isascii() or not any("\ud800" <= sign <= "\udfff" for sign in value)
+    return value is None or isinstance(value, bool) or is_number(value)
+
+
+def plain(node: Any) -> Any:
+    """Remarks of a method as JSON can hold them; other values become texts."""
+    if isinstance(node, Mapping):
+        return {str(key): plain(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [plain(value) for value in node]
+    return node if _is_plain(node) else str(node)
 
 
 @dataclass
