@@ -5,6 +5,7 @@ and every entry of a list; the values of scores; and what JSON cannot hold.
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,6 +18,8 @@ from petlbench.cost.figures import COSTS
 Check = Callable[[Any], bool]
 STATUSES = ("finished", "failed", "out_of_memory", "diverged", "unsupported")
 DEEPEST = 30  # levels of a record; readers walk it by recursion
+MANY = 20  # numbers, from which on a list is checked as a whole
+LARGEST = sys.float_info.max
 TOLERANCE = 1e-6  # of a percentage, for the rounding of sums
 
 
@@ -128,7 +131,29 @@ def broken(record: dict[str, Any]) -> list[str]:
     finished = record.get("status") == "finished"
     scored = finished and record.get("protocol") != "probe"
     found = _wrong(_tree(finished, scored), record)
-    return list(dict.fromkeys([*(name for _, name in sorted(found)), *_foreign(record)]))
+    foreign = () if _is_json(record) else _foreign(record)
+    return list(dict.fromkeys([*(name for _, name in sorted(found)), *foreign]))
+
+
+def _is_json(node: Any, depth: int = 0) -> bool:
+    """False if `_foreign` may have something to name: naming takes five times as long."""
+    values = node.values() if isinstance(node, dict) else node
+    # all at once: most values of a record are the numbers of its curve
+    if len(values) > MANY and set(map(type, values)) <= {int, float}:
+        return is_number(sum(map(abs, values)))
+    for value in values:
+        kind = type(value)
+        if kind is str:
+            plain = value.isascii()
+        elif kind is dict or kind is list:
+            plain = depth + 1 < DEEPEST and _is_json(value, depth + 1)
+        elif kind is float or kind is int:
+            plain = -LARGEST <= value <= LARGEST
+        else:
+            plain = value is None or kind is bool
+        if not plain:
+            return False
+    return True
 
 
 def _foreign(node: Any, above: str = "", depth: int = 0) -> Iterator[str]:
@@ -187,9 +212,11 @@ def _wrong(node: _Node, value: Any) -> list[tuple[int, str]]:
     Nothing below a value that is no container: the container has a check of its own.
     """
     found = [(number, "") for number, check in node.checks if not check(value)]
+    if not node.below:
+        return found
     # entries of a list are named by their index, e.g. cost.inference.0.batch
     entries = dict(enumerate(value)) if isinstance(value, list) else value
-    if node.below and isinstance(entries, dict):
+    if isinstance(entries, dict):
         for key, below in node.below.items():
             for name in entries if key == "*" else (key,):
                 for number, rest in _wrong(below, entries.get(name)):
