@@ -139,7 +139,7 @@ def _is_json(node: Any, depth: int = 0) -> bool:
     """False if `_foreign` may have something to name: naming takes five times as long."""
     values = node.values() if isinstance(node, dict) else node
     # all at once: most values of a record are the numbers of its curve
-    if len(values) > MANY and set(map(type, values)) <= {int, float}:
+    if len(values) > MANY and set(map(type, values)) in ({int}, {float}):
         return is_number(sum(map(abs, values)))
     for value in values:
         kind = type(value)
