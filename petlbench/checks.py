@@ -1,7 +1,7 @@
 """Checks of values that a user may set: each raises one line that names value and range."""
 
-import math
 import re
+import sys
 from collections.abc import Collection, Iterable
 from typing import TypeGuard, TypeVar
 
@@ -106,8 +106,10 @@ def is_whole(value: object) -> TypeGuard[int]:
 
 def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is a finite number; True and False are none."""
-    # yaml can write .nan and .inf.
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # yaml can write .nan and .inf, and JSON integers that no float can hold
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max
 
 
 def _shown(value: object) -> str:

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent / "results" / "measured"
 TESTS = ("imagenet", "imagenetv2", "sketch", "a", "r")
 SETS = ("aircraft", "pets", "food101", "cars", "flowers102")
 SIX = ("adapter", "vpt_deep", "lora", "noah", "dtl", "dtl_plus")
+SEVEN = (*SIX[:4], "fact_tk", *SIX[4:])
 
 
 def titled(run: Record) -> Record:
@@ -52,9 +53,9 @@ def table_2() -> list[Record]:
 
 
 def few_shot() -> list[Record]:
-    """Six methods, five sets, 1 to 16 shots, two draws that differ by two points."""
+    """Seven methods, five sets, 1 to 16 shots, two draws that differ by two points."""
     runs = []
-    cells = itertools.product(enumerate(SIX), enumerate(SETS), (1, 2, 4, 8, 16), (0, 1))
+    cells = itertools.product(enumerate(SEVEN), enumerate(SETS), (1, 2, 4, 8, 16), (0, 1))
     for (n, method), (place, name), shots, draw in cells:
         top1 = 30.0 + n + 2 * place + 10 * shots**0.5 + 2 * draw
         run = titled(record(method, f"fewshot/{name}_{shots}", top1))
@@ -72,6 +73,18 @@ def generalisation() -> list[Record]:
         run = titled(record(method, "dg/imagenet", 1.0, scores=scores, id=f"{method}{draw}"))
         run["factors"] |= {"backbone": "vit_b16", "draw": draw}
         runs.append(run)
+    return runs
+
+
+def per_target() -> list[Record]:
+    """DTL and DTL+, a task for each test set, five points apart."""
+    runs = []
+    for n, method in enumerate(("dtl", "dtl_plus")):
+        for place, task in enumerate(members("dataset", "dg_per_target")):
+            run = titled(record(method, task, 70.0 + n - 5 * place))
+            run["task_title"] = options.content("dataset", task)["title"]
+            run["factors"]["backbone"] = "vit_b16"
+            runs.append(run)
     return runs
 
 
@@ -104,6 +117,7 @@ SWEEPS: dict[str, Callable[[], list[Record]]] = {
     "table2": table_2,
     "table3": lambda: [*vtab("dtl", 60.0, "swin_b"), *vtab("linear", 61.0, "swin_b")],
     "table4": generalisation,
+    "dg_per_target": per_target,
     "table5": ablation,
     "table6": probes,
     "fig1": table_2,

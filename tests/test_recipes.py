@@ -186,6 +186,14 @@ def test_a_plan_reports_refused_runs_and_keeps_the_others(tmp_path: Path) -> Non
     assert plan.refusals(runs)[0].startswith("unsupported: lst on vit_b16: recipe=paper has no")
 
 
+def test_a_finished_run_of_another_recipe_does_not_hide_a_refusal(tmp_path: Path) -> None:
+    """`recipe` is not part of the identity."""
+    root = f"results.root={tmp_path}"
+    refused = composed("lst", "vit_b16", "vtab/svhn", "recipe=paper", root)
+    [run] = plan.build([(refused, ())], lambda root: [identity(refused.plain())], build.check)
+    assert run.state == plan.UNSUPPORTED
+
+
 def test_a_refused_recipe_leaves_the_record_of_another_one(tmp_path: Path) -> None:
     """Without published values a run has those of the default recipe, and so its identity."""
     default = composed("linear", "vit_mini", "mini/land", f"results.root={tmp_path}")

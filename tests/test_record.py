@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
@@ -13,8 +14,9 @@ from petlbench.config import compose
 from petlbench.config.renamed import current_name
 from petlbench.errors import UserError
 from petlbench.report.read.records import read
-from petlbench.run.check import STATUSES
-from petlbench.run.identity import IDENTITY, first_form, identity, placeless
+from petlbench.run import provenance
+from petlbench.run.check import DEEPEST, STATUSES, broken
+from petlbench.run.identity import IDENTITY, completed, first_form, identity, placeless
 from petlbench.run.record import Record, Store, write
 from petlbench.sweep import choose
 from petlbench.system import temporary_file, write_atomically
@@ -315,3 +317,40 @@ def test_a_method_of_an_earlier_delta_is_built_by_todays_class() -> None:
     assert own == former
     assert noah == former | {"_target_": "petlbench.methods.lora_noah.NOAHLoRA"}
     assert current_name(former) == former
+
+
+def test_a_completed_configuration_leaves_that_of_the_record_as_it_is() -> None:
+    before = config()
+    whole = completed(before)
+    assert before == config()
+    assert whole["train"]["schedule"]["cosine_from"] == 0
+
+
+def test_the_wrong_values_of_a_record_are_named_in_the_order_of_its_checks() -> None:
+    run = records.record("lora", "digits", 90.0)
+    assert broken(run) == []
+    run["cost"] = {"train_s": "x", "inference": [{"batch": 1}, {"batch": 1.5}], "saved_mb": 1e999}
+    run["provenance"]["splits"]["test"] = {"sha256": None}
+    run["id"], run["notes"] = 3, {"a": ["\ud800", {"b": float("nan")}]}
+    assert broken(run) == [
+        *("id", "cost.saved_mb", "cost.train_s", "cost.inference.1.batch"),
+        *("provenance.splits.test.sha256", "notes.a.0", "notes.a.1.b"),
+    ]
+
+
+def test_numbers_that_no_float_can_hold_are_wrong_in_long_lists_too() -> None:
+    run = records.record("lora", "digits", 90.0)
+    for odd in (1e999, -1e999, 10**400, "\udc00"):
+        run["curve"] = {"loss": [0.5] * 100 + [odd]}
+        assert broken(run) == ["curve.loss.100"], odd
+    deep: list[Any] = []
+    for _ in range(DEEPEST):
+        deep = [deep]
+    run["curve"] = {"loss": deep}
+    assert len(broken(run)) == 1
+
+
+def test_a_record_names_the_commit_of_a_checkout() -> None:
+    if not (Path(__file__).parent.parent / ".git").exists():
+        pytest.skip("no checkout")
+    assert re.fullmatch("[0-9a-f]{12}(-dirty)?", str(provenance.versions()["commit"]))

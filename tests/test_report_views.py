@@ -1,19 +1,21 @@
 """Every named report, from records as its sweep writes them; the layout of the package."""
 
 import ast
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from petlbench.config import options
+from petlbench.config import options, recipes
 from petlbench.errors import UserError
 from petlbench.report import kinds, registry
 from petlbench.report.__main__ import main
 from petlbench.report.draw import plot
 from petlbench.report.model.chart import Chart, Ranks
 from petlbench.report.model.report import Report
+from petlbench.report.model.table import Table
 from petlbench.report.read.means import GROUP_MEAN
 from petlbench.report.read.rows import members
 from petlbench.report.registry import find, names
@@ -141,6 +143,85 @@ def test_table_2_has_published_rows_that_no_rank_counts() -> None:
     assert table.values.loc["LoRA (DTL paper, Table 2)", GROUP_MEAN] == 74.5  # as printed
 
 
+def column(table: Table, title: str) -> pd.Series:
+    [key] = [each.key for each in table.columns if each.title == title]
+    values: pd.Series = table.values[key]
+    return values
+
+
+def test_table_2_states_what_the_paper_says_of_its_rows() -> None:
+    """Text of the DTL paper: 65 % of memory saved, 11 of 19 tasks, 1.3 points without dSpr-Loc."""
+    table = report("table2").tables[0]
+    own, paper = "{}".format, "{} (DTL paper, Table 2)".format
+    saved = column(table, "memory saved against Full (%)")
+    assert saved[paper("DTL")] == pytest.approx(100 * (1 - 1.6 / 4.7))
+    assert saved[own("Linear")] == pytest.approx(100 * (1 - 1037 / 900))
+    assert pd.isna(saved[own("Full")])
+    assert pd.isna(saved[paper("Full")])
+    won = column(table, "tasks won of 19")
+    assert won[paper("DTL+")] == 11
+    # scores by a formula: one of the eight baselines is the best on every task
+    assert won[[own("LoRA"), own("DTL+"), own("LST")]].tolist() == [19, 0, 0]
+    rest = column(table, "group mean without dSpr-Loc")
+    assert rest[paper("DTL+")] - rest[paper("SSF")] == pytest.approx(1.29, abs=0.005)
+    assert rest[own("LoRA")] < table.values.loc["LoRA", GROUP_MEAN]
+    assert any(note.startswith("Tasks won: ") and "VPT-Deep" in note for note in table.notes)
+
+
+def test_equal_scores_both_win_a_task_and_a_row_without_all_tasks_is_not_compared() -> None:
+    runs = [*vtab("lora", 60.0), *vtab("ssf", 60.0), *vtab("dtl", 61.0), *vtab("noah", 70.0)[1:]]
+    won = column(registry.build(runs, find("table2")).tables[0], "tasks won of 19")
+    assert won[["LoRA", "SSF", "DTL"]].tolist() == [19, 19, 19]
+    assert pd.isna(won["NOAH"])
+
+
+def test_table_3_states_the_memory_that_is_saved_on_swin() -> None:
+    """75 %, in the text of the DTL paper."""
+    table = report("table3").tables[0]
+    saved = column(table, "memory saved against Full (%)")
+    assert saved["DTL (DTL paper, Table 3)"] == pytest.approx(75, abs=0.5)
+    assert saved[["DTL", "Linear"]].isna().all()  # no measured row of Full
+
+
+def test_one_training_per_target_has_the_published_rows_of_table_4() -> None:
+    table = report("dg_per_target").tables[0]
+    assert column(table, "ImageNet-A")["DTL+ (DTL paper, Table 4)"] == 14.2
+    assert column(table, "ImageNet-A")["DTL+"] == 56
+
+
+def test_multitask_inference_is_compared_with_lora_models_in_turn() -> None:
+    """45 % of latency, in the text of the DTL paper; measured rows by their own seconds."""
+    runs = SWEEPS["multitask"]()
+    [lora] = [run for run in runs if run["title"] == "LoRA"]
+    lora["cost"]["multitask"]["seconds"] = {"shared": 0.4, "batch": 0.4, "sequential": 0.5}
+    table = registry.build(runs, find("multitask")).tables[0]
+    saved = column(table, "time saved against LoRA models in turn (%)")
+    assert saved["DTL"] == pytest.approx(100 * (1 - 0.01 / 0.5))
+    assert saved["LoRA"] == pytest.approx(100 * (1 - 0.4 / 0.5))
+    assert saved["DTL (DTL paper, text)"] == 45
+    note = next(n.text for n in table.footnotes if "DTL (DTL paper, text)" in n.of)
+    assert "19 LoRA models" in note
+
+
+def test_unknown_tasks_of_a_further_mean_are_refused() -> None:
+    spec = replace(find("table2"), options={"without": ["vtab/dsprites"]})
+    with pytest.raises(UserError, match="unknown task of the table 'vtab/dsprites'"):
+        registry.build(vtab("lora", 60.0), spec)
+
+
+@pytest.mark.parametrize("name", ["table2", "table3", "table4", "table5"])
+def test_every_run_of_a_paper_experiment_has_published_values(name: str) -> None:
+    content = options.content("experiment", f"{name}_paper")
+    parent = options.content("experiment", name)
+    params = {**parent["hydra"]["sweeper"]["params"], **content["hydra"]["sweeper"]["params"]}
+    [backbone] = [e["override /backbone"] for e in parent["defaults"] if isinstance(e, dict)]
+    assert content["defaults"] == [name, "_self_"]
+    assert params["recipe"] == "paper"
+    covered = set(recipes.covered())
+    for method in params["method"].split(","):
+        assert (method, backbone, params["dataset"]) in covered
+
+
 def test_table_3_has_a_column_a_group() -> None:
     table = report("table3").tables[0]
     assert [column.title for column in table.columns[:4]] == [
@@ -207,6 +288,26 @@ def test_figure_4_has_accuracy_and_memory_against_the_value() -> None:
     assert [series.label for series in memory.series] == ["DTL+"]
     labels = [row for row in result.tables[0].rows if "DTL+ (Table 2), M 7" in row]
     assert result.tables[0].values.loc[labels[0], GROUP_MEAN] == 77.7
+
+
+def test_lines_join_rows_that_differ_in_the_value_of_the_axis_only() -> None:
+    """With a further varied key, each of its values has a line of its own."""
+    points = [(rank, m) for rank in (2, 4) for m in (3, 1, 2)]
+    runs = [r for rank, m in points for r in vtab("dtl_plus", 60.0 + m, rank=rank, inject_from=m)]
+    spec = replace(find("fig4"), vary={"method.inject_from": "M", "method.rank": "rank"})
+    [chart] = registry.build(runs, replace(spec, published=())).charts
+    assert isinstance(chart, Chart)
+    lines = {s.label: [point.x for point in s.points] for s in chart.panels[0].series}
+    assert lines == {"DTL+ (rank 2)": [1, 2, 3], "DTL+ (rank 4)": [1, 2, 3]}
+
+
+@pytest.mark.parametrize("odd", [True, "a", [1]])
+def test_an_axis_needs_numbers(odd: object) -> None:
+    runs = [r for value in (1, odd) for r in vtab("dtl_plus", 60.0, inject_from=value)]
+    for run in runs:
+        run["id"] += str(run["config"]["method"])
+    with pytest.raises(UserError, match="the axis of this report needs numbers"):
+        registry.build(runs, replace(find("fig4"), published=()))
 
 
 def test_the_audit_finds_the_average_that_its_cells_contradict() -> None:

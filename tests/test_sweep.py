@@ -66,6 +66,22 @@ def test_a_plan_knows_finished_and_refused_runs_and_checks_each_pair_once() -> N
     ]
 
 
+def test_a_pair_whose_runs_are_all_finished_is_not_checked() -> None:
+    """A check imports torch and builds the network, which a finished sweep can do without."""
+    runs = [(run_of(method, seed), ()) for method in ("lora", "dtl") for seed in (0, 1)]
+    names = [identity(settings.plain()) for settings, _ in runs]
+    checked: list[str] = []
+
+    def check(settings: Config) -> None:
+        checked.append(f"{settings.factors.method} {settings.seed}")
+        raise Unsupported("no")
+
+    planned = plan.build(runs, lambda root: names[:3], check)
+    assert checked == ["dtl 1"]
+    # one open run is enough: a refused pair stays refused
+    assert [run.state for run in planned] == ["finished"] * 2 + ["unsupported"] * 2
+
+
 def test_a_sweep_without_runs_is_an_error() -> None:
     with pytest.raises(UserError, match="no runs"):
         plan.build([], lambda root: (), lambda settings: None)

@@ -25,7 +25,7 @@ DOCUMENT = r"""\documentclass[10pt,twocolumn]{article}
 \usepackage[a4paper,margin=2cm]{geometry}
 \usepackage[T1]{fontenc}
 \usepackage{booktabs,graphicx}
-\graphicspath{{..}}
+\graphicspath{{../}}
 \begin{document}
 Text of a paper around the table.
 \input{../%s.tex}

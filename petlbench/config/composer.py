@@ -194,9 +194,14 @@ def _is_suite(node: Any) -> bool:
 
 
 def merge(below: Plain, above: Mapping[str, Any]) -> None:
-    """Set the values of `above` in `below`: mappings are merged, other values replaced."""
+    """Set the values of `above` in `below`: mappings are merged, other values replaced.
+
+    Raises NotCovered for a list over a mapping and the reverse, which OmegaConf refuses.
+    """
     for key, value in above.items():
         present = below.get(key)
+        if {type(present), type(value)} == {dict, list}:
+            raise NotCovered(f"{key} is a list and a mapping")
         if isinstance(value, Mapping):
             if isinstance(present, str) and "${" in present:
                 raise NotCovered(f"{key} is merged into {present}")

@@ -5,8 +5,11 @@ and every entry of a list; the values of scores; and what JSON cannot hold.
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from itertools import accumulate
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import accumulate, chain
 from typing import Any
 
 from petlbench.checks import is_number, is_whole
@@ -15,6 +18,8 @@ from petlbench.cost.figures import COSTS
 Check = Callable[[Any], bool]
 STATUSES = ("finished", "failed", "out_of_memory", "diverged", "unsupported")
 DEEPEST = 30  # levels of a record; readers walk it by recursion
+MANY = 20  # numbers, from which on a list is checked as a whole
+LARGEST = sys.float_info.max
 TOLERANCE = 1e-6  # of a percentage, for the rounding of sums
 
 
@@ -125,33 +130,50 @@ def broken(record: dict[str, Any]) -> list[str]:
     """The dotted places of a record whose value is missing or wrong."""
     finished = record.get("status") == "finished"
     scored = finished and record.get("protocol") != "probe"
-    checks = [EVERY, FINISHED if finished else {}, SCORED if scored else {}]
-    places = {
-        name: None
-        for rules in checks
-        for place, check in rules.items()
-        for name, value in _values(record, place.split("."))
-        if not check(value)
-    }
-    return list(places | dict.fromkeys(_foreign(record)))
+    found = _wrong(_tree(finished, scored), record)
+    foreign = () if _is_json(record) else _foreign(record)
+    return list(dict.fromkeys([*(name for _, name in sorted(found)), *foreign]))
+
+
+def _is_json(node: Any, depth: int = 0) -> bool:
+    """False if `_foreign` may have something to name: naming takes five times as long."""
+    values = node.values() if isinstance(node, dict) else node
+    # all at once: most values of a record are the numbers of its curve
+    if len(values) > MANY and set(map(type, values)) in ({int}, {float}):
+        return is_number(sum(map(abs, values)))
+    for value in values:
+        kind = type(value)
+        if kind is str:
+            plain = value.isascii()
+        elif kind is dict or kind is list:
+            plain = depth + 1 < DEEPEST and _is_json(value, depth + 1)
+        elif kind is float or kind is int:
+            plain = -LARGEST <= value <= LARGEST
+        else:
+            plain = value is None or kind is bool
+        if not plain:
+            return False
+    return True
 
 
 def _foreign(node: Any, above: str = "", depth: int = 0) -> Iterator[str]:
-    """Dotted names of values that are no finite numbers, texts, flags, lists or mappings."""
-    if isinstance(node, dict | list):
-        if depth == DEEPEST:
-            yield above.removesuffix(".")
-            return
-        pairs = node.items() if isinstance(node, dict) else enumerate(node)
-        for key, value in pairs:
+    """Dotted names of values below that are no finite numbers, texts, flags, lists or mappings."""
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+        if not isinstance(value, dict | list):
+            if not _is_plain(value):
+                yield f"{above}{key}"
+        elif depth + 1 == DEEPEST:
+            yield f"{above}{key}"
+        else:
             yield from _foreign(value, f"{above}{key}.", depth + 1)
-    elif not (node is None or isinstance(node, bool) or is_number(node) or _is_text(node)):
-        yield above.removesuffix(".")
 
 
-def _is_text(value: Any) -> bool:
-    # JSON may name half a pair of surrogates, which no file of a report can hold
-    return isinstance(value, str) and not any("\ud800" <= sign <= "\udfff" for sign in value)
+def _is_plain(value: Any) -> bool:
+    """Whether JSON can hold a value that is no list and no mapping."""
+    if isinstance(value, str):
+        # JSON may name half a pair of surrogates, which no file of a report can hold
+        return value.isascii() or not any("\ud800" <= sign <= "\udfff" for sign in value)
+    return value is None or isinstance(value, bool) or is_number(value)
 
 
 def plain(node: Any) -> Any:
@@ -160,19 +182,43 @@ def plain(node: Any) -> Any:
         return {str(key): plain(value) for key, value in node.items()}
     if isinstance(node, list | tuple):
         return [plain(value) for value in node]
-    return str(node) if list(_foreign(node)) else node
+    return node if _is_plain(node) else str(node)
 
 
-def _values(node: Any, place: list[str], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted name and value of each match of a place; None if the value is missing.
+@dataclass
+class _Node:
+    """The checks of a place, each with its position in the tables above, and the places below."""
 
-    No match below a value that is no container: the container has a check of its own.
+    checks: list[tuple[int, Check]] = field(default_factory=list)
+    below: dict[str, "_Node"] = field(default_factory=dict)
+
+
+# one walk over all places: a search for each of them takes 2 ms a record
+@cache
+def _tree(finished: bool, scored: bool) -> _Node:
+    tables = [EVERY, FINISHED if finished else {}, SCORED if scored else {}]
+    root = _Node()
+    for number, (place, check) in enumerate(chain.from_iterable(map(dict.items, tables))):
+        node = root
+        for key in place.split("."):
+            node = node.below.setdefault(key, _Node())
+        node.checks.append((number, check))
+    return root
+
+
+def _wrong(node: _Node, value: Any) -> list[tuple[int, str]]:
+    """Position and dotted name of each wrong value of a node and below; a missing one is None.
+
+    Nothing below a value that is no container: the container has a check of its own.
     """
-    if not place:
-        yield above.removesuffix("."), node
-        return
+    found = [(number, "") for number, check in node.checks if not check(value)]
+    if not node.below:
+        return found
     # entries of a list are named by their index, e.g. cost.inference.0.batch
-    entries = dict(enumerate(node)) if isinstance(node, list) else node
-    if isinstance(entries, Mapping):
-        for key in entries if place[0] == "*" else place[:1]:
-            yield from _values(entries.get(key), place[1:], f"{above}{key}.")
+    entries = dict(enumerate(value)) if isinstance(value, list) else value
+    if isinstance(entries, dict):
+        for key, below in node.below.items():
+            for name in entries if key == "*" else (key,):
+                for number, rest in _wrong(below, entries.get(name)):
+                    found.append((number, f"{name}.{rest}" if rest else str(name)))
+    return found

@@ -9,7 +9,6 @@ if it differs from its neutral value; a class that was renamed is hashed under t
 first records had (petlbench/config/renamed.yaml).
 """
 
-import copy
 import hashlib
 import json
 import re
@@ -95,13 +94,20 @@ def first_form(config: Plain) -> dict[str, Any]:
 
 
 def completed(config: Plain) -> dict[str, Any]:
-    """A record's configuration in its first form, with later keys at their neutral values."""
-    whole: dict[str, Any] = copy.deepcopy(first_form(config))
+    """A record's configuration in its first form, with later keys at their neutral values.
+
+    It shares the nodes that it does not change with `config`.
+    """
+    whole = first_form(config)
     for place, value in NEUTRAL.items():
         *above, key = place.split(".")
         node: Any = whole
         for part in above:
-            node = node.get(part) if isinstance(node, dict) else None
+            below = node.get(part) if isinstance(node, dict) else None
+            if isinstance(below, dict):
+                # a copy: `config` stays as it is
+                below = node[part] = dict(below)
+            node = below
         if isinstance(node, dict) and node:
             node.setdefault(key, value)
     return whole

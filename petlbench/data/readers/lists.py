@@ -11,6 +11,8 @@ from petlbench.data.images import PUBLISHED, Decoding
 from petlbench.errors import UserError
 from petlbench.system import file_status
 
+LONGEST = 20  # digits of a label
+
 
 @dataclass(frozen=True)
 class ImageList:
@@ -101,7 +103,8 @@ def _parse(file: Path, classes: int) -> tuple[list[str], list[int], list[str]]:
     paths: list[str] = []
     labels: list[int] = []
     defects: list[str] = []
-    for number, line in enumerate(_text(file).splitlines(), 1):
+    # not splitlines(): names may hold what Unicode counts as an end of line
+    for number, line in enumerate(_text(file).split("\n"), 1):
         if not line.strip():
             continue
         # at the last blank: file names of ImageNet-A have blanks
@@ -111,7 +114,8 @@ def _parse(file: Path, classes: int) -> tuple[list[str], list[int], list[str]]:
             defects.append(
                 f"line {number} of '{file}' is not a path and a label: '{line.strip()}'"
             )
-        elif not 0 <= int(label) < classes:
+        # Python refuses to convert thousands of digits
+        elif len(label) > LONGEST or not 0 <= int(label) < classes:
             defects.append(
                 f"line {number} of '{file}' has label {label}; the task has {classes} classes, "
                 f"labels 0 to {classes - 1}"

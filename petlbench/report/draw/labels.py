@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.patheffects import withStroke
-from matplotlib.transforms import Bbox
 
 SIZE = 6.5  # points
 OFFSETS = [  # points from the centre of the marker, alignment; in order of preference
@@ -25,8 +25,15 @@ OFFSETS = [  # points from the centre of the marker, alignment; in order of pref
     (18, -18, "left", "top"),
     (-18, -18, "right", "top"),
 ]
+SHARE = {"left": 0.0, "bottom": 0.0, "center": 0.5, "right": 1.0, "top": 1.0}  # of its size
 NEAR = 6  # points; a line joins a more distant name to its point
-LEADER = {"arrowstyle": "-", "linewidth": 0.4, "color": "#888888", "shrinkA": 0, "shrinkB": 2}
+LEADER: dict[str, Any] = {
+    "arrowstyle": "-",
+    "linewidth": 0.4,
+    "color": "#888888",
+    "shrinkA": 0,
+    "shrinkB": 2,
+}
 MARKER = 4  # pixels around a point that a name should not cover
 OUTSIDE = 1e4  # penalty of a name outside the axes, in square pixels
 
@@ -35,34 +42,45 @@ def label_points(axis: Any, points: Sequence[tuple[float, float, str]]) -> None:
     """Write the name of each (x, y, name), 0..1, greedily where it overlaps others least."""
     axis.figure.draw_without_rendering()  # fixes the extent of the axes
     centres = axis.transData.transform([(x, y) for x, y, _ in points])
-    boxes = [_around(*centre) for centre in centres]
-    for x, y, name in points:
-        boxes.append(_place(axis, (x, y), name, boxes))
+    taken = np.array([(x - MARKER, y - MARKER, x + MARKER, y + MARKER) for x, y in centres])
+    frame = np.array(axis.get_window_extent().extents)
+    for (x, y, name), centre in zip(points, centres, strict=True):
+        boxes = _boxes(axis, name, centre)
+        costs = np.arange(len(OFFSETS)) + _overlaps(boxes, taken) + _outside(boxes, frame)
+        # of equal costs argmin takes the first, hence the preferred one
+        best = int(costs.argmin())
+        _write(axis, (x, y), name, OFFSETS[best])
+        taken = np.vstack([taken, boxes[best]])
 
 
-def _place(axis: Any, at: tuple[float, float], name: str, boxes: Sequence[Any]) -> Any:
-    """Write one name at its best offset; the box of its text."""
-    renderer, frame = axis.figure.canvas.get_renderer(), axis.get_window_extent()
-    best: tuple[float, Any, Any] | None = None
-    for preference, offset in enumerate(OFFSETS):
-        if best is not None and best[0] <= preference:
-            break  # no later offset can cost less
-        text = _text(axis, at, name, offset)
-        box = text.get_window_extent(renderer)
-        cost = preference + sum(_overlap(box, other) for other in boxes) + _outside(box, frame)
-        if best is None or cost < best[0]:
-            if best is not None:
-                best[1].remove()
-            best = cost, text, box
-        else:
-            text.remove()
-    assert best is not None  # OFFSETS is not empty
-    return best[2]
+def _boxes(axis: Any, name: str, centre: np.ndarray) -> np.ndarray:
+    """(offsets, 4): left, bottom, right and top of the name and its line in pixels."""
+    pixels = axis.figure.dpi / 72  # of a point
+    trial = axis.text(0, 0, name, fontsize=SIZE)
+    size = trial.get_window_extent(axis.figure.canvas.get_renderer()).size
+    trial.remove()
+    boxes = []
+    for right, up, across, along in OFFSETS:
+        corner = centre + np.array([right, up]) * pixels
+        corner -= size * (SHARE[across], SHARE[along])
+        box = np.concatenate([corner, corner + size])
+        if _has_leader((right, up)):
+            towards = corner + size / 2 - centre
+            end = centre + towards / np.linalg.norm(towards) * LEADER["shrinkB"] * pixels
+            box = np.concatenate([np.minimum(box[:2], end), np.maximum(box[2:], end)])
+        boxes.append(box)
+    return np.array(boxes)
 
 
-def _text(axis: Any, at: tuple[float, float], name: str, offset: tuple[int, int, str, str]) -> Any:
+def _has_leader(offset: tuple[int, int]) -> bool:
+    return max(map(abs, offset)) > NEAR
+
+
+def _write(
+    axis: Any, at: tuple[float, float], name: str, offset: tuple[int, int, str, str]
+) -> None:
     right, up, across, along = offset
-    return axis.annotate(
+    axis.annotate(
         name,
         at,
         (right, up),
@@ -72,20 +90,18 @@ def _text(axis: Any, at: tuple[float, float], name: str, offset: tuple[int, int,
         fontsize=SIZE,
         path_effects=[withStroke(linewidth=1.5, foreground="white")],  # readable on lines
         annotation_clip=False,  # also for a point at the end of an axis
-        arrowprops=LEADER if max(abs(right), abs(up)) > NEAR else None,
+        arrowprops=LEADER if _has_leader((right, up)) else None,
     )
 
 
-def _around(x: float, y: float) -> Bbox:
-    return Bbox.from_extents(x - MARKER, y - MARKER, x + MARKER, y + MARKER)
+def _overlaps(boxes: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    """(n, 4), (m, 4) -> (n,): area of each box in common with the taken ones, in square pixels."""
+    low = np.maximum(boxes[:, None, :2], taken[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], taken[None, :, 2:])
+    areas: np.ndarray = (high - low).clip(min=0).prod(axis=2).sum(axis=1)
+    return areas
 
 
-def _overlap(first: Any, second: Any) -> float:
-    """Common area of two boxes, in square pixels."""
-    shared = Bbox.intersection(first, second)
-    return float(shared.width * shared.height) if shared is not None else 0.0
-
-
-def _outside(box: Any, frame: Any) -> float:
-    inside = box.x0 >= frame.x0 and box.x1 <= frame.x1 and box.y0 >= frame.y0
-    return 0.0 if inside and box.y1 <= frame.y1 else OUTSIDE
+def _outside(boxes: np.ndarray, frame: np.ndarray) -> np.ndarray:
+    inside = (boxes[:, :2] >= frame[:2]).all(axis=1) & (boxes[:, 2:] <= frame[2:]).all(axis=1)
+    return np.where(inside, 0.0, OUTSIDE)

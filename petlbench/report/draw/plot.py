@@ -67,6 +67,9 @@ def _panels(chart: Chart) -> Figure:
         axis.set_visible(False)
     if any(panel.joined for panel in chart.panels):
         _legend(figure, axes, looks, 7 if columns > 1 else 4)
+    # fixed from here on: each format would lay the panels out twice again
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
     return figure
 
 

@@ -4,13 +4,16 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from petlbench.checks import is_number
 from petlbench.cost.figures import COSTS
 from petlbench.errors import UserError
 from petlbench.report.model.chart import Axis, Chart, Panel, Point, Series
 from petlbench.report.model.report import Report
 from petlbench.report.model.spec import ReportSpec
 from petlbench.report.model.table import Table
+from petlbench.report.read import rows
 from petlbench.report.read.costs import MEMORY, memory_key
+from petlbench.report.read.fields import config_value
 from petlbench.report.read.means import GROUP_MEAN, TASK_MEAN
 from petlbench.report.read.scores import Scores, gather
 from petlbench.report.table import published
@@ -65,26 +68,29 @@ def _published(scores: Scores, table: Table, title: str, mean: str) -> list[Seri
 
 def _numbers(scores: Scores, key: str) -> dict[str, float]:
     """Row -> the value of its runs."""
-    values = dict(zip(scores.tidy["row"], scores.tidy[key], strict=True))
-    if odd := {str(value) for value in values.values() if not isinstance(value, int | float)}:
+    values = {row: config_value(record, key) for row, record in scores.labelled}
+    # a row whose value is none has no place on the axis
+    present = {row: value for row, value in values.items() if value is not None}
+    if odd := {str(value) for value in present.values() if not is_number(value)}:
         raise UserError(
             f"--vary '{key}' is {', '.join(sorted(odd))} in some records; "
             "the axis of this report needs numbers"
         )
-    # a row whose value is none has no place on the axis
-    return {row: float(value) for row, value in values.items() if not pd.isna(value)}
+    return {row: float(value) for row, value in present.items()}
 
 
 def _series(scores: Scores, table: Table, at: dict[str, float], column: str) -> list[Series]:
-    # rows of one method are joined; their labels differ, as they hold the value
-    titles = dict(zip(scores.tidy["row"], scores.tidy["title"], strict=True))
-    rows: dict[str, list[str]] = {}
+    # rows that differ in the value of the axis only are joined: their labels without that value
+    others = dict(list(scores.spec.vary.items())[1:])
+    labels = rows.labels([record for _, record in scores.labelled], others)
+    lines = {row: labels[record["id"]] for row, record in scores.labelled}
+    joined: dict[str, list[str]] = {}
     for row in sorted(at, key=at.__getitem__):
         if not pd.isna(table.values.loc[row, column]):
-            rows.setdefault(titles[row], []).append(row)
+            joined.setdefault(lines[row], []).append(row)
     return [
         Series(title, [_point(table, row, at[row], column) for row in members])
-        for title, members in rows.items()
+        for title, members in joined.items()
     ]
 
 

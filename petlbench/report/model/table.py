@@ -80,26 +80,32 @@ class Table:
 
     def text(self, row: str, column: Column) -> str:
         """The figure as printed: rounded, or a mark or dash if it is missing."""
-        value = self.values.loc[row, column.key]
+        value = self.values.at[row, column.key]
         if pd.isna(value):
             return self.marks.get((row, column.key), DASH)
-        if column.digits is None:
-            return str(value)
-        return f"{value:.{column.digits}f}".replace("-", MINUS)
+        return str(value) if column.digits is None else _rounded(value, column)
 
     def deviation(self, row: str, column: Column) -> str:
         """The spread as printed."""
-        value = self.spread.loc[row, column.key]
+        value = self.spread.at[row, column.key]
         return DASH if pd.isna(value) else f"{value:.{column.digits}f}"
 
     def rank(self, row: str, column: Column) -> int | None:
         """1 for the best figure as printed, 2 for the second; equal figures share a rank."""
-        if column.best is None or not self._is_ranked(row, column):
+        if column.best is None or row in self.unranked:
             return None
-        figures = [self._printed(r, column) for r in self.rows if self._is_ranked(r, column)]
-        own, sign = self._printed(row, column), 1 if column.best == "high" else -1
-        better = {value for value in figures if sign * value > sign * own}
-        return len(better) + 1 if len(figures) > 1 and len(better) < 2 else None
+        # the whole column at once: pandas takes 10 us to look up one figure
+        values = self.values[column.key].items()
+        figures = {
+            name: _printed(value, column)
+            for name, value in values
+            if value == value and name not in self.unranked and name in self.rows
+        }
+        if row not in figures or len(figures) < 2:
+            return None
+        own, sign = figures[row], 1 if column.best == "high" else -1
+        better = {value for value in figures.values() if sign * value > sign * own}
+        return len(better) + 1 if len(better) < 2 else None
 
     def printed_label(self, row: str) -> str:
         """What is printed for a row's label, below the title of its section."""
@@ -145,11 +151,14 @@ class Table:
             frame.insert(0, "section", [self.sections.get(row, "") for row in self.rows])
         return frame
 
-    def _printed(self, row: str, column: Column) -> float:
-        return float(self.text(row, column).replace(MINUS, "-"))
-
-    def _is_ranked(self, row: str, column: Column) -> bool:
-        return row not in self.unranked and not pd.isna(self.values.loc[row, column.key])
-
     def _has_spread(self, key: str) -> bool:
         return bool(self.spread[key].notna().any())
+
+
+def _rounded(value: float, column: Column) -> str:
+    return f"{value:.{column.digits}f}".replace("-", MINUS)
+
+
+def _printed(value: float, column: Column) -> float:
+    """A figure as a reader sees it."""
+    return float(_rounded(value, column).replace(MINUS, "-"))

@@ -1,6 +1,8 @@
 """The costs of a record as numbers."""
 
+import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -44,6 +46,13 @@ def _number(costs: Mapping[str, Any], cost: Cost) -> float:
 
 
 def _figure(node: Any, path: str) -> float:
-    for key in path.split("."):
-        node = node.get(key) if isinstance(node, Mapping) else None
-    return float("nan") if node is None else float(node)
+    for key in _keys(path):
+        if not isinstance(node, dict):
+            return math.nan
+        node = node.get(key)
+    return math.nan if node is None else float(node)
+
+
+@cache
+def _keys(path: str) -> list[str]:
+    return path.split(".")

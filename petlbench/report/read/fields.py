@@ -13,7 +13,7 @@ def config_value(record: Record, dotted: str) -> Any:
     """A value of the configuration by its dotted key, for example method.rank; None if absent."""
     node: Any = record["config"]
     for key in dotted.split("."):
-        node = node.get(key) if isinstance(node, Mapping) else None
+        node = node.get(key) if isinstance(node, dict) else None
     return node
 
 
@@ -101,10 +101,12 @@ def differences(first: Record, second: Record, keys: Sequence[str]) -> dict[str,
 
 
 def _differences(first: Any, second: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if first == second:
+        return
     if isinstance(first, Mapping) and isinstance(second, Mapping):
         # a key that one side lacks counts as null
         for key in dict.fromkeys([*first, *second]):
             below = f"{name}.{key}" if name else key
             yield from _differences(first.get(key), second.get(key), below)
-    elif first != second:
+    else:
         yield name, (first, second)

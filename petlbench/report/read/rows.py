@@ -2,7 +2,7 @@
 
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from petlbench.config import options
@@ -44,12 +44,15 @@ def ordered(
     """Labels: traditional methods first, then in the paper's order, by name, by varied values."""
     order = members("method", "paper")
 
-    def place(record: Record) -> tuple[Any, ...]:
-        method = record["factors"]["method"]
+    @cache
+    def of_method(method: str) -> tuple[Any, ...]:
         paper_place = order.index(method) if method in order else len(order)
-        values = [_sortable(config_value(record, key)) for key in vary]
         # False sorts before True, hence traditional methods first
-        return family(method) == "PETL", paper_place, method, values, labels[record["id"]]
+        return family(method) == "PETL", paper_place, method
+
+    def place(record: Record) -> tuple[Any, ...]:
+        values = [_sortable(config_value(record, key)) for key in vary]
+        return *of_method(record["factors"]["method"]), values, labels[record["id"]]
 
     return list(dict.fromkeys(labels[record["id"]] for record in sorted(records, key=place)))
 

@@ -202,6 +202,5 @@ def _mean_costs(finished: pd.DataFrame) -> pd.DataFrame:
 def _with_spread(frame: pd.DataFrame, spread: pd.DataFrame) -> pd.DataFrame:
     """The tidy frame with the deviation of each main score's cell as `std`."""
     scored = frame["main"] & (frame["status"] == "finished")
-    cells = zip(frame["row"], frame["task"], scored, strict=True)
-    values = [spread.loc[row, task] if main else float("nan") for row, task, main in cells]
-    return frame.assign(std=values)
+    rows, tasks = spread.index.get_indexer(frame["row"]), spread.columns.get_indexer(frame["task"])
+    return frame.assign(std=pd.Series(spread.to_numpy()[rows, tasks], frame.index).where(scored))

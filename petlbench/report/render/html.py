@@ -118,7 +118,7 @@ def _row(
 
 
 def _cell(table: Table, row: str, column: Column, group: int, *, has_spread: bool) -> HtmlCell:
-    value = table.values.loc[row, column.key]
+    value = table.values.at[row, column.key]
     missing = value is None or value != value  # NaN, also in columns of text
     return HtmlCell(
         text=table.text(row, column),

@@ -59,7 +59,8 @@ def _deviating(
 ) -> list[Remark]:
     """Rows with a value other than the most common one among their peers; None is skipped."""
     # None: an older record without the field is no deviation
-    values = [(row, peers_of(r), field(r)) for row, r in labelled if field(r) is not None]
+    lines = ((row, peers_of(r), field(r)) for row, r in labelled)
+    values = [line for line in lines if line[2] is not None]
     counts: dict[str, Counter[Any]] = defaultdict(Counter)
     for _, peers, value in values:
         counts[peers][value] += 1

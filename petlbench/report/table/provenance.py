@@ -16,8 +16,10 @@ def provenance(scores: Scores) -> dict[CellKey, str]:
     titles = {task.key: task.title for task in scores.tasks}
     by_id = {record["id"]: record for _, record in scores.labelled}
     runs: dict[CellKey, list[tuple[Record, float]]] = {}
-    for line in scores.finished[scores.finished["main"]].to_dict("records"):
-        runs.setdefault((line["row"], line["task"]), []).append((by_id[line["id"]], line["top1"]))
+    main = scores.finished[scores.finished["main"]]
+    columns = (main[key] for key in ("row", "task", "id", "top1"))
+    for row, task, identity, top1 in zip(*columns, strict=True):
+        runs.setdefault((row, task), []).append((by_id[identity], top1))
     of_rows = {(row, ""): row_text(row, members) for row, members in records.items()}
     return of_rows | {
         (row, task): cell_text(row, titles[task], members) for (row, task), members in runs.items()
