@@ -26,6 +26,7 @@ from petlbench.run.record import Record, Store
 from petlbench.train.precision import Precision
 from tests.command import run as in_process
 from tests.helpers import sampled
+from tests.records import probe
 
 CPU = torch.device("cpu")
 FP32 = Precision("fp32", CPU)
@@ -264,6 +265,19 @@ def test_a_method_that_ran_out_of_memory_is_in_the_budget_and_timed_in_inference
     again = probed(tmp_path, "method=lora", *SHORT)
     assert again["status"] == "out_of_memory"
     assert again["cost"]["parameters"] == record["cost"]["parameters"]
+
+
+@pytest.mark.parametrize("lost", ["predicted_mib", "image_mib", "peak"])
+def test_a_probe_without_all_figures_is_left_out_of_the_budget(lost: str, tmp_path: Path) -> None:
+    run = probe("lora", 10.0)
+    cost = run["cost"] | {"predicted_mib": dict(run["cost"]["peak_mib"]), "image_mib": 3.0}
+    run |= {"cost": cost, "config": {"train": {"batch_size": 4}}}
+    config, store = composed(tmp_path, "probe.budget_gib=8"), Store(tmp_path)
+    store.write(run)
+    assert len(budget.summary(config, store, [run["id"]])) == 3
+    cost |= {"peak_mib": {"allocated": 1.0}} if lost == "peak" else {lost: None, "peak_mib": None}
+    store.write(run)
+    assert budget.summary(config, store, [run["id"]]) == []
 
 
 def test_a_step_that_fails_leaves_the_method_as_it_was() -> None:

@@ -52,6 +52,18 @@ def test_each_results_root_is_looked_at(
     assert (code, times(tmp_path / names[0])) == (0, before[0])
 
 
+def test_one_folder_under_several_names_is_one(given: list[str], tmp_path: Path) -> None:
+    code, told = run(tmp_path, "-m", *given, "results.root=a,./a,a/")
+    assert code == 0, told
+    assert "plan: 1 runs, 0 finished (skipped), 1 to run" in told
+    assert told.count("records: a\n") == 1
+    [path] = (tmp_path / "a").glob("**/*.json")
+    path.unlink()
+    path.mkdir()  # found before training, not after it
+    code, told = run(tmp_path, *given, "results.root=a")
+    assert (code, f"record '{path.relative_to(tmp_path)}' is a folder" in told) == (2, True), told
+
+
 def test_foreign_files_stop_neither_a_sweep_nor_a_run(given: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "results" / "runs" / "folder" / "pets"
     folder.mkdir(parents=True)

@@ -136,8 +136,15 @@ class Store:
             remove_abandoned(folder)
 
     def check_replaceable(self, record: Record) -> None:
-        """Raise UserError if a later version of petlbench has written the record of this run."""
+        """Raise UserError if this run's record could not be written.
+
+        A later version of petlbench may have written it, or it is a folder.
+        """
         path = self.path(record)
+        if path.is_dir():
+            raise WriteError(
+                f"record '{path}' is a folder; remove it, or set another results.root"
+            )
         if (schema := _schema(path)) > SCHEMA:
             raise UserError(
                 f"record '{path}' has schema {schema}, this petlbench writes {SCHEMA}; use the "

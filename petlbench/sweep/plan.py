@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from petlbench.config import recipes
 from petlbench.config.schema import Config
@@ -64,7 +65,7 @@ def build(
     from it marks the pair's runs; another UserError is a mistake of the command and ends planning;
     any other error is a bug of the method, which costs its own runs.
     """
-    runs: dict[tuple[str, str], Planned] = {}
+    runs: dict[tuple[Path, str], Planned] = {}
     verdicts: dict[str, Verdict] = {}
     reader = contents.Reader()
     for config, varied in combinations:
@@ -79,7 +80,7 @@ def build(
         verdict = verdicts[pair]
         run = Planned(config, name, verdict.state, varied, verdict.reason, verdict.error)
         # two combinations are one run if they differ in nothing that decides the result
-        runs.setdefault((root, name), run)
+        runs.setdefault((Path(root), name), run)  # a, a/ and ./a are one folder
     if not runs:
         raise UserError("this sweep has no runs; name some, e.g. method=paper dataset=mini")
     return list(runs.values())
