@@ -67,7 +67,7 @@ def test_the_command_checks_its_folder_before_it_builds_anything(
     file = tmp_path / "file"
     file.write_text("")
     for folder in (file, file / "below"):
-        assert catalogue.main([str(folder)]) == 1
+        assert catalogue.main([str(folder)]) == 2
         message = capsys.readouterr().err
         assert message.startswith(f"error: cannot create folder '{folder}': ")
         assert message.count("\n") == 1

@@ -22,7 +22,7 @@ def task(
     tests: tuple[str, ...],
     view: View,
     cache: str,
-    on_bad_image: str,
+    on_bad_image: str = "error",  # a reader of another package may not pass it
     **fields: Any,
 ) -> Task:
     """A task from the lists of its splits.
