@@ -2,7 +2,7 @@
 # make test       all tests except the slow ones, in their own environment
 # make check      required for every change: format, lint, types, tests
 # make check-all  make check, then the tests marked slow
-# make torture    kills, signals, small disks, damaged files, equal bits; figures in results/measured/torture
+# make torture    kills, signals, small disks, damaged files, equal bits, large stores; figures in results/measured/torture
 # make look       pictures of the reports, LaTeX and pages (needs TeX and Chromium)
 # make results    the reports of results/measured and the tables of README.md, from the records there
 # make docs       docs/methods, docs/support.md and docs/recipes.md, from the code
@@ -41,6 +41,7 @@ check-all: check
 
 torture: install-dev
 	$(BIN)/python -m tests.torture --out results/measured/torture/attacks.json
+	$(BIN)/python -m tests.torture.scale --out results/measured/torture/scale.json
 
 # Debian: apt install texlive-latex-extra poppler-utils chromium
 look: install

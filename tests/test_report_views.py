@@ -204,9 +204,18 @@ def test_multitask_inference_is_compared_with_lora_models_in_turn() -> None:
 
 
 def test_unknown_tasks_of_a_further_mean_are_refused() -> None:
-    spec = replace(find("table2"), options={"without": ["vtab/dsprites"]})
-    with pytest.raises(UserError, match="unknown task of the table 'vtab/dsprites'"):
+    spec = replace(find("table2"), options={"without": ["vtab/dsprites_loc", "vtab/cifer"]})
+    with pytest.raises(UserError, match="unknown task of the table 'vtab/cifer'"):
         registry.build(vtab("lora", 60.0), spec)
+
+
+def test_a_table_of_another_suite_has_no_mean_without_a_task_of_its_own(tmp_path: Path) -> None:
+    folder = keep(SWEEPS["mini"](), tmp_path / "runs")
+    other = ["--suite", "mini", "--backbone", "vit_mini"]
+    assert main(["table2", "--records", str(folder), "--out", str(tmp_path), *other]) == 0
+    head = (tmp_path / "table2.csv").read_text().splitlines()[0]
+    assert "mean_without" not in head
+    assert "wins" in head
 
 
 @pytest.mark.parametrize("name", ["table2", "table3", "table4", "table5"])

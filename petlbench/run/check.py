@@ -207,18 +207,21 @@ def _tree(finished: bool, scored: bool) -> _Node:
 
 
 def _wrong(node: _Node, value: Any) -> list[tuple[int, str]]:
-    """Position and dotted name of each wrong value of a node and below; a missing one is None.
+    """Position and dotted name of each wrong value below a node; a missing one is None.
 
     Nothing below a value that is no container: the container has a check of its own.
     """
-    found = [(number, "") for number, check in node.checks if not check(value)]
-    if not node.below:
-        return found
     # entries of a list are named by their index, e.g. cost.inference.0.batch
     entries = dict(enumerate(value)) if isinstance(value, list) else value
-    if isinstance(entries, dict):
-        for key, below in node.below.items():
-            for name in entries if key == "*" else (key,):
-                for number, rest in _wrong(below, entries.get(name)):
-                    found.append((number, f"{name}.{rest}" if rest else str(name)))
+    found: list[tuple[int, str]] = []
+    if not isinstance(entries, dict):
+        return found
+    for key, below in node.below.items():
+        for name in entries if key == "*" else (key,):
+            entry = entries.get(name)
+            for number, check in below.checks:
+                if not check(entry):
+                    found.append((number, str(name)))
+            if entry is not None and below.below:
+                found += [(number, f"{name}.{rest}") for number, rest in _wrong(below, entry)]
     return found

@@ -39,8 +39,10 @@ OUTSIDE = 1e4  # penalty of a name outside the axes, in square pixels
 
 
 def label_points(axis: Any, points: Sequence[tuple[float, float, str]]) -> None:
-    """Write the name of each (x, y, name), 0..1, greedily where it overlaps others least."""
-    axis.figure.draw_without_rendering()  # fixes the extent of the axes
+    """Write the name of each (x, y, name), 0..1, greedily where it overlaps others least.
+
+    The figure has been drawn, which fixes the extent of the axes.
+    """
     centres = axis.transData.transform([(x, y) for x, y, _ in points])
     taken = np.array([(x - MARKER, y - MARKER, x + MARKER, y + MARKER) for x, y in centres])
     frame = np.array(axis.get_window_extent().extents)

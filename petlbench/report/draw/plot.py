@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import matplotlib
@@ -65,6 +65,7 @@ def _panels(chart: Chart) -> Figure:
         _panel(axes[place], panel, looks, titled=not repeated)
     for axis in axes[len(chart.panels) :]:
         axis.set_visible(False)
+    _label(figure, zip(axes, chart.panels, strict=False))
     if any(panel.joined for panel in chart.panels):
         _legend(figure, axes, looks, 7 if columns > 1 else 4)
     # fixed from here on: each format would lay the panels out twice again
@@ -110,8 +111,15 @@ def _panel(axis: Any, panel: Panel, looks: Styles, *, titled: bool) -> None:
     axis.set_yticks([at for at, _ in y.ticks], [text for _, text in y.ticks])
     axis.grid(color="#d9d9d9", linewidth=0.4)
     axis.set_axisbelow(True)
-    if not panel.joined:
-        label_points(axis, _labels(panel, x, y))
+
+
+def _label(figure: Figure, panels: Iterable[tuple[Any, Panel]]) -> None:
+    """Write the names of points that no line joins."""
+    named = [(a, p) for a, p in panels if not p.joined and any(s.points for s in p.series)]
+    if named:
+        figure.draw_without_rendering()  # fixes the extents of the axes
+    for axis, panel in named:
+        label_points(axis, _labels(panel, *scales(panel)))
 
 
 def _labels(panel: Panel, x: Scale, y: Scale) -> list[tuple[float, float, str]]:

@@ -47,7 +47,7 @@ def _number(costs: Mapping[str, Any], cost: Cost) -> float:
 
 def _figure(node: Any, path: str) -> float:
     for key in _keys(path):
-        if not isinstance(node, dict):
+        if node is None:
             return math.nan
         node = node.get(key)
     return math.nan if node is None else float(node)

@@ -166,7 +166,8 @@ def _by_test(
 
 def _task_columns(frame: pd.DataFrame, suite: Sequence[str], *, every_task: bool) -> list[Column]:
     """In the order of the suite's yaml, then as first seen; every_task: also without a record."""
-    seen = {row.task: (row.task_title, row.group) for row in frame.itertuples()}
+    columns = (frame[key] for key in ("task", "task_title", "group"))
+    seen = {task: (title, group) for task, title, group in zip(*columns, strict=True)}
     order = [task for task in suite if task in seen or (every_task and len(suite) > 1)]
     missing = {task: rows.described(task) for task in order if task not in seen}
     return _columns({task: (seen | missing)[task] for task in [*order, *seen]})

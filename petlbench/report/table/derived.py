@@ -74,8 +74,13 @@ def add_wins(table: Table, scores: Scores, rivals: Sequence[str]) -> None:
 
 
 def add_mean_without(table: Table, scores: Scores, tasks: Sequence[str]) -> None:
-    """The group mean over all tasks but some. Raises UserError for a task without a column."""
+    """The group mean over all tasks but some; none of them: no column, as for another suite.
+
+    Raises UserError if the table has some of them only.
+    """
     known = {task.key: task for task in scores.tasks}
+    if not known.keys() & set(tasks):
+        return
     for name in tasks:
         if name not in known:
             raise unknown("task of the table", name, known)

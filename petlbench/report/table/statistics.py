@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata, studentized_range, wilcoxon
 
 LEVEL = 0.05  # of every test
 SAMPLES = 10_000  # of a bootstrap
@@ -24,15 +23,14 @@ def complete(means: pd.DataFrame) -> pd.DataFrame:
 
 def average_ranks(means: pd.DataFrame) -> pd.Series:
     """Mean over tasks of each complete row's rank: 1 is best, equal scores share a rank."""
-    full = complete(means)
-    scores = full.to_numpy(dtype=float).round(DIGITS)
-    # (rows, tasks); rankdata gives rank 1 to the least value, and ties their mean rank
-    ranks = rankdata(-scores, axis=0) if len(full) else np.empty((0, 1))
-    return pd.Series(ranks.mean(axis=1), index=full.index)
+    ranks = complete(means).astype(float).round(DIGITS).rank(ascending=False, method="average")
+    return ranks.mean(axis=1)
 
 
 def critical_difference(methods: int, tasks: int) -> float:
     """The least significant difference of two average ranks (Nemenyi's test)."""
+    from scipy.stats import studentized_range  # a second, which most reports need not wait
+
     # Demsar's q: the studentised range divided by sqrt(2)
     quantile = studentized_range.ppf(1 - LEVEL, methods, np.inf) / math.sqrt(2)
     return float(quantile * math.sqrt(methods * (methods + 1) / (6 * tasks)))
@@ -81,6 +79,8 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def _signed_rank(differences: np.ndarray) -> float:
+    from scipy.stats import wilcoxon  # as above
+
     # the test is undefined if all differences are zero
     return float(wilcoxon(differences).pvalue) if differences.any() else 1.0
 
