@@ -71,8 +71,9 @@ def build(
     for config, varied in combinations:
         plain = reader.identified(config)
         name, root = identity(plain), config.results.root
+        place = Path(root), name  # a, a/ and ./a are one folder
         if name in finished(root) and _has_its_recipe(config):
-            runs.setdefault((root, name), Planned(config, name, FINISHED, varied))
+            runs.setdefault(place, Planned(config, name, FINISHED, varied))
             continue
         pair = json.dumps([plain[key] for key in CHECKED], sort_keys=True)
         if pair not in verdicts:
@@ -80,7 +81,7 @@ def build(
         verdict = verdicts[pair]
         run = Planned(config, name, verdict.state, varied, verdict.reason, verdict.error)
         # two combinations are one run if they differ in nothing that decides the result
-        runs.setdefault((Path(root), name), run)  # a, a/ and ./a are one folder
+        runs.setdefault(place, run)
     if not runs:
         raise UserError("this sweep has no runs; name some, e.g. method=paper dataset=mini")
     return list(runs.values())
