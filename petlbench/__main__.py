@@ -93,6 +93,15 @@ def known_options(group: str, arguments: Sequence[str]) -> list[str]:
     ]
 
 
+def without_plus(arguments: Sequence[str]) -> list[str]:
+    """`+experiment=demo`, the habit of other projects, as `experiment=demo`."""
+    # every group has an option already, to which Hydra refuses to add a second one
+    return [
+        text.lstrip("+") if text.lstrip("+").partition("=")[0] in GROUPS else text
+        for text in arguments
+    ]
+
+
 def ordered(preset: Sequence[str], given: Sequence[str]) -> list[str]:
     """Preset overrides beside the given ones, -m first: Hydra wants all overrides in one place."""
     flags = [text for text in given if text in ("-m", "--multirun")]
@@ -117,7 +126,7 @@ def run_preset(preset: str) -> None:
 @user_errors()
 def main(*preset: str) -> None:
     """Run the command line with preset overrides; leaves by SystemExit if anything went wrong."""
-    arguments = ordered(preset, sys.argv[1:])
+    arguments = ordered(preset, without_plus(sys.argv[1:]))
     if "--version" in arguments:
         print(f"petlbench {package_version('petlbench')}")
         return

@@ -224,6 +224,16 @@ def test_a_process_ends_as_the_tests_of_mistakes_do_in_theirs(tmp_path: Path) ->
         assert code == 2
 
 
+def test_options_may_be_added_as_in_other_projects(tmp_path: Path) -> None:
+    dry = ["-m", "hydra.sweeper.dry_run=true"]
+    added = in_process(tmp_path, *dry, "+experiment=demo", "++dataset=mini/digits")
+    assert added == in_process(tmp_path, *dry, "experiment=demo", "dataset=mini/digits")
+    assert added[0] == 0
+    code, output = in_process(tmp_path, "+backbone=true")
+    assert code == 2
+    assert output.startswith("error: unknown backbone 'true'")
+
+
 def test_an_interrupted_sweep_resumes_without_repeating(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
