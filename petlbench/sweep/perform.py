@@ -20,10 +20,16 @@ from petlbench.train.precision import Precision
 log = logging.getLogger("petlbench")
 
 
-def check_data(runs: Sequence[plan.Planned]) -> None:
-    """Refuse wrong values of a reader, before the plan is printed."""
+def check_data(runs: Sequence[plan.Planned], *, dry_run: bool) -> None:
+    """Refuse wrong values of a reader, before the plan is printed.
+
+    Data that are missing are refused too, but a plan can be made without them.
+    """
     for config in _differing(runs, "dataset"):
         build.reader(config)
+    if not dry_run:
+        to_run = [planned for planned in runs if planned.state == plan.TO_RUN]
+        _refuse_all(_differing(to_run, "dataset"), build.data, _task_name)
 
 
 def perform(runs: Sequence[plan.Planned], store: Callable[[str], Store]) -> list[str]:
