@@ -107,6 +107,43 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert all(torch.equal(straight[key], resumed[key]) for key in straight)
 
 
+def test_a_run_that_ends_within_a_chunk_of_scenes_continues_in_its_middle(
+    tmp_path: Path,
+) -> None:
+    """The scenes of 8 steps are drawn at once; 3 and 11 steps end in the middle of a chunk."""
+    straight = steps_of(tmp_path / "a", 18)
+    for steps in (3, 11):
+        steps_of(tmp_path / "b", steps)
+    resumed = steps_of(tmp_path / "b", 18)
+    assert all(torch.equal(straight[key], resumed[key]) for key in straight)
+
+
+def steps_of(out: Path, steps: int) -> dict[str, torch.Tensor]:
+    """Train to a step, from the saved state of a folder if there is one."""
+    out.mkdir(exist_ok=True)
+    run = Run(replace(RECIPE, steps=steps, batch=4, decay=0.0), out, CPU, rank=0)
+    if (out / "state.pt").exists():
+        run.load()
+    run.train()
+    return run.model.state_dict()
+
+
+@pytest.mark.slow
+def test_a_mistake_in_a_spawned_process_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("petlbench.mini.objective.HELDOUT_SCENES", 512)
+    trained(tmp_path / "a", "--steps", "8", "--processes", "2")
+    capfd.readouterr()
+    arguments = ["--steps", "8", "--processes", "2", "--lr", "0.5", "--resume"]
+    assert main(["--out", str(tmp_path / "a"), *QUICK, *arguments]) == 2
+    error = capfd.readouterr().err
+    assert "Traceback" not in error
+    assert [line for line in error.splitlines() if line.startswith("error: ")] == [
+        line for line in error.splitlines() if "lr 0.0012, not 0.5" in line
+    ]
+
+
 SAVE = Run.save
 
 

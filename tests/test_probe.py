@@ -285,6 +285,18 @@ def test_a_step_that_fails_leaves_the_method_as_it_was() -> None:
     assert all(tensor.grad is None for tensor in method.parameters())
 
 
+def test_measuring_leaves_the_statistics_of_a_batch_norm() -> None:
+    """Buffers change in training mode, with no gradient and no optimiser."""
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4)).eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with memory.unchanged(network, CPU):
+        network.train()(torch.randn(5, 3, 8, 8))
+        assert not torch.equal(network[1].running_mean, before["1.running_mean"])  # type: ignore[arg-type]
+    after = network.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
 def test_spread_is_the_distance_of_the_quartiles() -> None:
     assert speed.spread([1.0, 2.0, 3.0, 4.0, 5.0]) == 2.0
     assert speed.spread([3.0]) == 0.0

@@ -95,13 +95,13 @@ def free_unused(device: torch.device) -> None:
 
 @contextmanager
 def unchanged(method: nn.Module, device: torch.device) -> Iterator[None]:
-    """Restore trainable tensors, training mode and random state at the end, and drop gradients.
+    """Restore what training steps change, and drop gradients: the method is as it was before.
 
-    They are also restored after an error, for example out of memory.
+    These are trainable tensors, buffers such as the statistics of a BatchNorm, training mode and
+    random state. They are also restored after an error, for example out of memory.
     """
-    trained = [tensor for tensor in method.parameters() if tensor.requires_grad]
     # On the CPU, so that these copies are not part of the GPU's peak.
-    values = [tensor.detach().cpu().clone() for tensor in trained]
+    values = {name: t.detach().cpu().clone() for name, t in _changing(method).items()}
     mode = method.training
     devices = [device] if device.type == "cuda" else []
     try:
@@ -110,9 +110,16 @@ def unchanged(method: nn.Module, device: torch.device) -> Iterator[None]:
     finally:
         method.zero_grad(set_to_none=True)  # first, because it frees memory
         with torch.no_grad():
-            for tensor, value in zip(trained, values, strict=True):
-                tensor.copy_(value)
+            now = _changing(method)
+            for name, value in values.items():
+                now[name].copy_(value)
         method.train(mode)
+
+
+def _changing(method: nn.Module) -> dict[str, Tensor]:
+    """Trainable tensors and buffers by their names."""
+    trained = {name: tensor for name, tensor in method.named_parameters() if tensor.requires_grad}
+    return trained | dict(method.named_buffers())
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

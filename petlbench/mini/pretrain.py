@@ -14,6 +14,8 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from multiprocessing import get_context
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import nn
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import ProcessExitedException, spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from petlbench.arguments import MISTYPED, Parser
@@ -34,8 +36,7 @@ from petlbench.progress import say
 from petlbench.system import user_path
 
 CHUNK = 8  # steps for which scenes are drawn at once
-# a saved generator has drawn whole chunks, so a resumed run starts with the next one
-SAVE_EVERY = 400  # steps, a multiple of CHUNK
+SAVE_EVERY = 400  # steps
 LOG_EVERY = 100
 
 
@@ -64,6 +65,7 @@ class Run:
         self.optimiser = build_optimiser(self.model, recipe)
         # equal weights at the start, but scenes of its own in each process
         self.scenes = Generator(recipe.seed * 1000 + 1 + rank, device)
+        self.before_chunk = self.scenes.random.get_state()
         self.step = 0
         self.seconds = 0.0
 
@@ -96,18 +98,23 @@ class Run:
     def _batches(self) -> Iterator[Scenes]:
         own = self.recipe.batch // self.recipe.processes
         while self.step < self.recipe.steps:
-            drawn = self.scenes.draw(own * CHUNK, self.recipe.calm(self.step))
-            for k in range(min(CHUNK, self.recipe.steps - self.step)):
+            # A run that was saved within a chunk draws it again and starts in its middle.
+            first = self.step % CHUNK
+            self.before_chunk = self.scenes.random.get_state()
+            drawn = self.scenes.draw(own * CHUNK, self.recipe.calm(self.step - first))
+            for k in range(first, min(CHUNK, first + self.recipe.steps - self.step)):
                 part = slice(own * k, own * (k + 1))
                 labels = {kind: label[part] for kind, label in drawn.labels.items()}
                 yield Scenes(drawn.images[part], labels, drawn.cover[part])
 
     def save(self) -> None:
         """Save the state atomically, in the first process; all processes must call it."""
-        states: list[Any] = [self.scenes.random.get_state()]
+        within = self.step % CHUNK > 0
+        own = self.before_chunk if within else self.scenes.random.get_state()
+        states: list[Any] = [own]
         if self.recipe.processes > 1:
             states = [None] * self.recipe.processes
-            dist.all_gather_object(states, self.scenes.random.get_state())
+            dist.all_gather_object(states, own)
         if self.rank:
             return
         state = {
@@ -190,6 +197,29 @@ def work(rank: int, recipe: Recipe, out: Path, device: str, resume: bool) -> Non
         dist.destroy_process_group()
 
 
+def work_or_tell(
+    rank: int, mistakes: "SimpleQueue[str]", recipe: Recipe, out: Path, device: str, resume: bool
+) -> None:
+    """`work` in a spawned process: a mistake of the user is passed on, and ends the process."""
+    try:
+        work(rank, recipe, out, device, resume)
+    except UserError as error:
+        mistakes.put(str(error))
+        sys.exit(MISTYPED)
+
+
+def _spawned(recipe: Recipe, out: Path, device: str, resume: bool) -> None:
+    """`work` in several processes. Raises the UserError of one of them."""
+    mistakes = get_context("spawn").SimpleQueue()
+    arguments = (mistakes, recipe, out, device, resume)
+    try:
+        spawn(work_or_tell, arguments, nprocs=recipe.processes)
+    except ProcessExitedException as error:
+        if mistakes.empty():
+            raise
+        raise UserError(mistakes.get()) from error
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = Parser(
@@ -227,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if recipe.processes == 1:
             work(0, recipe, out, device, resume)
         else:
-            spawn(work, (recipe, out, device, resume), nprocs=recipe.processes)
+            _spawned(recipe, out, device, resume)
     except UserError as error:
         say(f"error: {error}")
         return MISTYPED

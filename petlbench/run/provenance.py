@@ -60,8 +60,8 @@ def device_name(device: torch.device) -> str:
 
 def _commit() -> str | None:
     """Commit of the checkout with this file, with `-dirty` if files differ from it."""
-    folder = Path(__file__).resolve().parent
-    if not (folder.parent / ".git").exists():
+    folder = Path(__file__).resolve().parents[2]  # of petlbench/, conf/ and methods/
+    if not (folder / ".git").exists():
         return None
     # no tag matches --exclude=*, so that --always prints the abbreviated commit
     command = [
