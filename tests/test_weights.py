@@ -1,7 +1,9 @@
 """Checkpoints: what loads, exactly, and what is refused with a line that names file and key."""
 
+import argparse
 import hashlib
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from petlbench.errors import Unsupported, UserError
 from petlbench.method import Method
 from petlbench.model import weights
 from petlbench.model.backbone import Backbone
+from petlbench.model.checkpoint import load_checkpoint
+from petlbench.model.pooling import set_pooling
 from petlbench.system import sha256_of
 from petlbench.testing import images, tiny
 from petlbench.testing.networks import CLASSES
@@ -220,6 +224,137 @@ def test_a_checkpoint_may_lack_the_classifier(tmp_path: Path) -> None:
     assert torch.equal(own["head.weight"], tiny("vit").net.state_dict()["head.weight"])
 
 
+def below(prefix: str, state: State) -> State:
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+Make = Callable[[State, State], dict[str, Any]]
+# From the state that must be loaded and another one -> what the file has, and where it stood.
+NESTED: dict[str, tuple[Make, str]] = {
+    "parallel": (lambda state, _: below("module.", state), "module"),
+    "lightning": (
+        lambda state, _: {"epoch": 3, "state_dict": below("model.", state), "callbacks": {}},
+        "state_dict.model",
+    ),
+    "detector": (
+        lambda state, _: {"state_dict": below("backbone.", state) | {"neck.w": torch.ones(2)}},
+        "state_dict.backbone",
+    ),
+    "compiled": (lambda state, _: below("_orig_mod.module.", state), "_orig_mod.module"),
+    "flat teacher": (
+        lambda state, o: below("teacher.backbone.", state) | below("student.backbone.", o),
+        "teacher.backbone",
+    ),
+    "dino": (
+        lambda state, o: {
+            "student": below("module.backbone.", o),
+            "teacher": below("backbone.", state) | {"head.mlp.0.weight": torch.ones(2, 2)},
+            "args": argparse.Namespace(lr=0.1, arch="vit"),
+        },
+        "teacher.backbone",
+    ),
+    "timm training": (
+        lambda state, o: {"arch": "x", "state_dict": o, "state_dict_ema": state, "metric": 1.0},
+        "state_dict_ema",
+    ),
+    "deit training": (
+        lambda state, o: {"model": o, "model_ema": state, "optimizer": {"state": {0: {}}}},
+        "model_ema",
+    ),
+    "averaged module": (
+        lambda state, _: below("module.", state) | {"n_averaged": torch.tensor(5)},
+        "module",
+    ),
+    "another size beside it": (
+        lambda state, _: (
+            below("big.", tiny("vit", name="petlbench_wide").net.state_dict())
+            | below("small.", state)
+        ),
+        "small",
+    ),
+}
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin", ".ckpt", ".pth.tar"])
+@pytest.mark.parametrize("name", NESTED)
+def test_a_network_inside_a_file_is_found(name: str, suffix: str, tmp_path: Path) -> None:
+    source, (make, place) = other("vit"), NESTED[name]
+    path = tmp_path / f"net{suffix}"
+    torch.save(make(source.net.state_dict(), other("vit").net.state_dict()), path)
+    backbone = loaded("vit", path)
+    for key, tensor in backbone.net.state_dict().items():
+        assert torch.equal(tensor, source.net.state_dict()[key]) or key.startswith("head.")
+    assert backbone.checkpoint["mapped"] == f"from {place}"
+
+
+@pytest.mark.parametrize("name", ["parallel", "detector", "compiled"])
+def test_a_prefix_in_a_safetensors_file_and_on_a_swin(name: str, tmp_path: Path) -> None:
+    source = other("swin")
+    state = NESTED[name][0](source.net.state_dict(), {})
+    path = written(state.get("state_dict", state), tmp_path / "net.safetensors")
+    backbone = loaded("swin", path)
+    assert torch.equal(backbone.net.norm.weight, source.net.norm.weight)
+
+
+def test_a_classifier_beside_a_prefix_can_be_asked_for(tmp_path: Path) -> None:
+    source = other("vit")
+    state = source.net.state_dict()
+    body = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
+    head = {"classifier.weight": state["head.weight"], "classifier.bias": state["head.bias"]}
+    path = written(below("vit.", body) | head, tmp_path / "net.bin")
+    assert torch.equal(logits(loaded("vit", path, head_start="stored")), logits(source))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("encoder_q.", "encoder_k."), ("a.ema.", "b.ema."), ("", "copy.")]
+)
+def test_a_file_with_two_networks_is_refused(first: str, second: str, tmp_path: Path) -> None:
+    state = other("vit").net.state_dict()
+    path = written(below(first, state) | below(second, state), tmp_path / "net.pth")
+    names = f"{first or 'the top'}, {second}"
+    refused("vit", path, f"holds 2 networks \\({re.escape(names)}\\) and does not say which one")
+
+
+def test_a_prefix_does_not_make_another_network_fit(tmp_path: Path) -> None:
+    path = written(
+        below("model.", tiny("vit", name="petlbench_wide").net.state_dict()), tmp_path / "net.pth"
+    )
+    refused("vit", path, r"has shape \(.*128.*\), the network needs")
+    state = without("blocks.3.norm1.bias")(other("vit").net.state_dict())
+    refused(
+        "vit", written(below("model.", state), tmp_path / "net.pt"), "it has no blocks.3.norm1"
+    )
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [("fc_norm", "norm"), ("norm", "fc_norm")])
+def test_the_norm_behind_the_mean_is_the_final_norm(
+    theirs: str, ours: str, tmp_path: Path
+) -> None:
+    """Networks that average their patches keep it under another name."""
+    source = other("vit", pool="patch_mean_then_norm")
+    state = source.net.state_dict()
+    renamed_state = {
+        name.replace("norm.", f"{theirs}.") if name.startswith("norm.") else name: t
+        for name, t in state.items()
+    }
+    backbone = tiny("vit", pool="patch_mean_then_norm")
+    if ours == "fc_norm":
+        set_pooling(backbone.net, "patch_mean_then_norm")
+    path = written(renamed_state, tmp_path / "net.safetensors")
+    mapped = load_checkpoint(backbone.net, "head", path, with_head=True)
+    assert len(mapped) == 1
+    assert mapped[0].startswith(f"{theirs} as {ours}")
+    batch = images()
+    expected = Method(source).eval()(batch)
+    assert torch.equal(Method(backbone).eval()(batch), expected)
+
+
+def test_two_final_norms_are_refused(tmp_path: Path) -> None:
+    state = other("vit").net.state_dict()
+    both = state | {"fc_norm.weight": torch.ones(32), "fc_norm.bias": torch.ones(32)}
+    refused("vit", written(both, tmp_path / "net.pth"), r"the network has no fc_norm\.weight")
+
+
 def test_half_precision_files_load_as_float32(tmp_path: Path) -> None:
     state = {n: t.half() for n, t in other("vit").net.state_dict().items()}
     backbone = loaded("vit", written(state, tmp_path / "net.safetensors"))
@@ -348,7 +483,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     refused(
         "vit",
         tmp_path / "net.h5",
-        "has no known format; convert it to one of .safetensors, .pth, .npz",
+        "has no known format; convert it to one of .safetensors, .pth, .pt, .bin, ",
     )
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
     refused("vit", tmp_path / "list.pth", "it holds a list")

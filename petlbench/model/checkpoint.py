@@ -1,10 +1,12 @@
 """Loading a checkpoint file into a timm network, strictly.
 
-Formats: .safetensors, .pth (a state dict alone), and .npz in the layout of the original JAX code
-of ViT, https://github.com/google-research/vision_transformer. The classifier of a file belongs to
-the classes of its pre-training, so it is loaded on request only, whatever its size.
+Formats: .safetensors, torch's files (a state dict, alone or inside a training checkpoint), and
+.npz in the layout of the original JAX code of ViT,
+https://github.com/google-research/vision_transformer. The classifier of a file belongs to the
+classes of its pre-training, so it is loaded on request only, whatever its size.
 """
 
+import argparse
 import pickle
 import sys
 import warnings
@@ -20,21 +22,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from petlbench.errors import UserError, first_line
+from petlbench.model.nested import CLASSIFIERS, chosen, prefixes
 
-FORMATS = (".safetensors", ".pth", ".npz")
-# names of classifiers in timm, torchvision, DeiT, DINO, CLIP's and other published code
-CLASSIFIERS = (
-    "head",
-    "head.fc",
-    "head_dist",
-    "heads.head",
-    "fc",
-    "classifier",
-    "cls_head",
-    "linear",
-    "linear_head",
-    "last_linear",
-)
+FORMATS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".npz")
+AVERAGE = "patch_mean_then_norm"  # of networks with fc_norm
 UNREADABLE = (
     OSError,
     EOFError,
@@ -46,22 +37,25 @@ UNREADABLE = (
 )
 
 
-def load_checkpoint(net: nn.Module, head: str, path: Path, *, with_head: bool) -> None:
+def load_checkpoint(net: nn.Module, head: str, path: Path, *, with_head: bool) -> list[str]:
     """Load a file into `net`, whose classification head is the module named `head`.
 
-    with_head: load the classifier of the file as well; otherwise the head stays as it is. Raises
-    UserError if the file is damaged or does not fit, or lacks the classifier that was asked for.
+    with_head: load the classifier of the file as well; otherwise the head stays as it is. Returns
+    what was mapped to the names of the network, in words. Raises UserError if the file is damaged
+    or does not fit, or lacks the classifier that was asked for.
     """
     if path.suffix == ".npz":
         _load_jax(net, head, path, with_head)
-    else:
-        _load_state(net, head, path, with_head)
+        return []
+    return _load_state(net, head, path, with_head)
 
 
-def _load_state(net: nn.Module, head: str, path: Path, with_head: bool) -> None:
+def _load_state(net: nn.Module, head: str, path: Path, with_head: bool) -> list[str]:
     own = net.state_dict()
     classifier = {key: value for key, value in own.items() if key.startswith(f"{head}.")}
-    state, stored = _divided(_in_timms_layout(net, _read(path), path), own, head)
+    content, mapped = _network_of(net, head, _read(path), path)
+    renamed = _with_final_norm(_in_timms_layout(net, content, path), own, mapped)
+    state, stored = _divided(renamed, own, head)
     if with_head:
         state |= _fitting(stored, classifier, path)
     for key, value in own.items():
@@ -75,6 +69,60 @@ def _load_state(net: nn.Module, head: str, path: Path, with_head: bool) -> None:
     if foreign:
         raise _unfit(path, f"the network has no {foreign[0]}{_more(foreign)}")
     net.load_state_dict(state, strict=False)  # not strict: the classifier may be missing
+    return mapped
+
+
+def _network_of(
+    net: nn.Module, head: str, content: dict[str, Any], path: Path
+) -> tuple[dict[str, Any], list[str]]:
+    """The part of a file that holds the network, and where it stood; at the top nothing is said.
+
+    Files without a known beginning of a network are left to timm's filter as they are.
+    """
+    states = prefixes(content)
+    if not states:
+        return content, []
+    found = chosen(states, lambda state: _is_whole(net, head, state, path))
+    if isinstance(found, list):
+        names = ", ".join(prefix or "the top" for prefix in found)
+        raise UserError(
+            f"checkpoint '{path}' holds {len(found)} networks ({names}) and does not say which "
+            "one to load; save the state_dict of one alone"
+        )
+    prefix, state = found
+    return (state, [f"from {prefix.removesuffix('.')}"]) if prefix else (content, [])
+
+
+def _is_whole(net: nn.Module, head: str, state: dict[str, Tensor], path: Path) -> bool:
+    """Whether a state has a tensor of the right shape for each of the network, but the head."""
+    own = net.state_dict()
+    try:
+        converted = _with_final_norm(_in_timms_layout(net, dict(state), path), own, [])
+    except UserError:
+        return False
+    shapes = {name: value.shape for name, value in converted.items()}
+    return all(
+        shapes.get(name) == value.shape
+        for name, value in own.items()
+        if not name.startswith(f"{head}.")
+    )
+
+
+def _with_final_norm(
+    state: dict[str, Tensor], own: Mapping[str, Tensor], mapped: list[str]
+) -> dict[str, Tensor]:
+    """The final norm under the network's name: timm calls it fc_norm if the mean comes first.
+
+    The new name is added to `mapped`.
+    """
+    for theirs, ours in (("fc_norm", "norm"), ("norm", "fc_norm")):
+        pairs = {f"{theirs}.{part}": f"{ours}.{part}" for part in ("weight", "bias")}
+        present = [key for key in (*pairs, *pairs.values()) if key in state]
+        if present == list(pairs) and set(pairs.values()) <= own.keys():
+            first = f" (its network has the pooling {AVERAGE})" if theirs == "fc_norm" else ""
+            mapped.append(f"{theirs} as {ours}{first}")
+            return {pairs.get(key, key): value for key, value in state.items()}
+    return state
 
 
 def _divided(
@@ -122,7 +170,12 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with warnings.catch_warnings(action="ignore"):  # an error says it all, in one line
+        # An error says it all, in one line. Training scripts keep their arguments in a Namespace,
+        # which runs no code.
+        with (
+            warnings.catch_warnings(action="ignore"),
+            torch.serialization.safe_globals([argparse.Namespace]),
+        ):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(

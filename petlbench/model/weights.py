@@ -1,5 +1,6 @@
 """Pre-trained weights: a file, weights in the package, or timm's on the Hugging Face hub."""
 
+import logging
 import threading
 import urllib.error
 import urllib.request
@@ -16,7 +17,10 @@ from petlbench.errors import UserError, first_line
 from petlbench.model.checkpoint import FORMATS, load_checkpoint
 from petlbench.system import sha256_of
 
-Checkpoint = dict[str, str | None]  # tag, file (name only) and sha256; no file: random weights
+log = logging.getLogger("petlbench")
+
+# tag, file (name only) and sha256, and what was mapped if names differ; no file: random weights
+Checkpoint = dict[str, str | None]
 
 HUB_FILE = "model.safetensors"
 HUB_ANSWER_S = 3.0  # the wait before the hub counts as unreachable
@@ -47,8 +51,12 @@ class WeightSource:
         path = self.find()
         if path is None:
             return self.unloaded()
-        load_checkpoint(net, head, path, with_head=with_head)
-        return {"tag": self.name, "file": path.name, "sha256": sha256_of(path)}
+        mapped = "; ".join(load_checkpoint(net, head, path, with_head=with_head))
+        loaded: Checkpoint = {"tag": self.name, "file": path.name, "sha256": sha256_of(path)}
+        if not mapped:
+            return loaded
+        log.info("checkpoint %s: loaded %s", path.name, mapped)
+        return loaded | {"mapped": mapped}
 
     def find(self) -> Path | None:
         """The file, downloaded if it is on the hub only; None for random weights.
