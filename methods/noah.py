@@ -11,10 +11,10 @@ import logging
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from petlbench.checks import positive, probability, whole
 from petlbench.delta import delta_tensors
@@ -23,7 +23,7 @@ from petlbench.method import Fitted, SearchTrainer, Step, Trainer
 from petlbench.methods.noah_genes import MODULES, Genes, Plan, Seen, Space, next_generation
 from petlbench.methods.noah_subnet import Composed, NOAHSubnet
 from petlbench.model.backbone import Backbone
-from petlbench.system import write_atomically
+from petlbench.system import replacing, write_atomically
 
 log = logging.getLogger("petlbench")
 
@@ -107,8 +107,7 @@ class NOAH(Composed):
 
     def _train_supernet(self, search: SearchTrainer, device: torch.device) -> None:
         saved = search.scratch / "supernet.pt"
-        if saved.is_file():
-            self._restore(torch.load(saved, weights_only=True))
+        if self._restore(saved):
             log.info("supernet of an earlier start: %s", saved)
             self.to(device)
             return
@@ -121,16 +120,26 @@ class NOAH(Composed):
 
         log.info("supernet: %d epochs", self.supernet_epochs)
         search.train(self, epochs=self.supernet_epochs, lr=self.supernet_lr, before_step=draw)
-        search.scratch.mkdir(parents=True, exist_ok=True)
-        partial = saved.with_suffix(".part")
-        torch.save({name: tensor.cpu() for name, tensor in delta_tensors(self).items()}, partial)
-        partial.replace(saved)  # a kill leaves no cut file under this name
+        with replacing(saved) as file:  # a kill leaves no cut file under this name
+            torch.save({name: tensor.cpu() for name, tensor in delta_tensors(self).items()}, file)
 
-    def _restore(self, tensors: Mapping[str, Tensor]) -> None:
+    def _restore(self, saved: Path) -> bool:
+        """Take the tensors of an earlier start, if there are any; a damaged file is as none."""
+        if not saved.is_file():
+            return False
         own = delta_tensors(self)
+        try:
+            tensors = torch.load(saved, weights_only=True)
+            shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        except Exception:  # a damaged archive raises anything
+            shapes = {}
+        if shapes != {name: tensor.shape for name, tensor in own.items()}:
+            log.warning("'%s' is damaged; the supernet is trained again", saved)
+            return False
         with torch.no_grad():
             for name, tensor in tensors.items():
                 own[name].copy_(tensor)
+        return True
 
     def _score(self, search: SearchTrainer, genes: Genes) -> float:
         self.become(genes)
@@ -140,8 +149,7 @@ class NOAH(Composed):
         """All subnets with their scores, and a summary; each generation is logged and stored."""
         width = self.backbone.widths[0]
         path = search.scratch / "search.json"
-        history: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
-        seen = {_genes(row): row["top1"] for generation in history for row in generation["scored"]}
+        history, seen = _earlier(path)
         for number in range(len(history) + 1, self.plan.generations + 1):
             # Own dice for each generation: a resumed search draws what an uninterrupted one draws.
             dice = random.Random(f"{seed} {number}")
@@ -187,6 +195,25 @@ class NOAH(Composed):
             "top1": seen[best],
         }
         return seen, summary
+
+
+def _earlier(path: Path) -> tuple[list[dict[str, Any]], Seen]:
+    """The generations of an earlier start and their scores; none if the file is damaged."""
+    if not path.is_file():
+        return [], {}
+    try:
+        history: list[dict[str, Any]] = json.loads(path.read_text())
+        seen: Seen = {}
+        if not isinstance(history, list):
+            raise TypeError("no list of generations")
+        for number, part in enumerate(history, 1):
+            seen |= {_genes(row): float(row["top1"]) for row in part["scored"]}
+            if (part["generation"], part["best"]) != (number, max(seen.values())):
+                raise ValueError("generations that do not follow each other")
+        return history, seen
+    except (ValueError, TypeError, KeyError, RecursionError):
+        log.warning("'%s' is damaged; the search starts again", path)
+        return [], {}
 
 
 def _genes(row: Mapping[str, Any]) -> Genes:

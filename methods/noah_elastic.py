@@ -9,7 +9,9 @@ from torch.nn import functional as F
 from petlbench.layers import QuickGELU
 
 INIT_STD = 0.02  # the authors' constructor draws all linear maps anew
-PROMPT_ROWS = 100  # of the authors' supernet; the fan of Xavier-uniform prompts
+PROMPT_ROWS = (
+    100  # prompts of a block in the authors' supernet, of which all its subnets have slices
+)
 
 
 class Elastic(nn.Module):
@@ -68,7 +70,9 @@ class ElasticPrompts(Elastic):
         super().__init__()
         self.size = size
         self.dropout = nn.Dropout(dropout)
-        bound = math.sqrt(6 / (PROMPT_ROWS + width))
+        # Xavier-uniform over the authors' tensor (1, PROMPT_ROWS, d), whose fans torch counts as
+        # PROMPT_ROWS d and d.
+        bound = math.sqrt(6 / ((PROMPT_ROWS + 1) * width))
         self.tokens = nn.Parameter(torch.empty(size, width).uniform_(-bound, bound))
 
     def forward(self, images: int) -> Tensor:

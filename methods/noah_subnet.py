@@ -36,8 +36,9 @@ class SearchedBlock(PreNormBlock):
 class Composed(Method):
     """LoRA, adapter and prompts of given sizes in every block of a plain ViT.
 
-    A module of size 0 is not created. Prompts are the last tokens: block i drops those of the
-    block before it and appends its own; a block without prompts leaves the tokens as they are.
+    A module of size 0 is not created. Prompts are the last tokens: block i drops those that the
+    block before it has brought and appends its own; a block without prompts leaves the tokens as
+    they are, so the prompts before it stay to the end.
     """
 
     starts_as_pretrained = False
@@ -77,13 +78,13 @@ class Composed(Method):
 
     def features(self, z: Tensor) -> Tensor:
         """Patch embedding -> last block, (B, N, d) -> (B, N, d), without the prompts"""
-        own, present = z.shape[1], 0  # tokens of the network; prompts after them
+        own, before = z.shape[1], 0  # tokens of the network; prompts of the block before
         for number, block in enumerate(self.backbone.stages[0].blocks, 1):
             prompts = self.prompts_of(number)
-            if prompts is not None and prompts.size:  # size 0: switched off in a supernet
-                without = z[:, : z.shape[1] - present]
-                z, present = torch.cat([without, prompts(len(z))], dim=1), prompts.size
-            z = block(z)
+            size = 0 if prompts is None else prompts.size  # 0 too if a supernet switches it off
+            if prompts is not None and size:
+                z = torch.cat([z[:, : z.shape[1] - before], prompts(len(z))], dim=1)
+            z, before = block(z), size
         return z[:, :own]
 
     def prompts_of(self, number: int) -> ElasticPrompts | None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from petlbench.checks import positive, whole
-from petlbench.errors import unknown
+from petlbench.errors import UserError, unknown
 from petlbench.layers import Chosen, affine
 from petlbench.method import Fitted, Method, Trainer
 from petlbench.model.backbone import Backbone
@@ -58,65 +58,84 @@ class AfterAttention(PreNormBlock):
         return z + self.mlp(self.norm2(z))
 
 
-class AfterMLP(AfterAttention):
-    """A block with a tuning T of its output: T(y + mlp(norm2(y)))."""
+class Tuned(nn.Module):
+    """T(W x + b): a linear layer and a tuning T of its output."""
 
-    def forward(self, z: Tensor) -> Tensor:
-        """(B, N, d) or (B, H, W, d) -> the same shape"""
-        z = z + self.attention(self.norm1(z))
-        return self.tuning(z + self.mlp(self.norm2(z)))  # type: ignore[no-any-return]
-
-
-class TunedProjection(nn.Module):
-    """T(W x + b): a fused qkv projection and a tuning of its output."""
-
-    def __init__(self, qkv: nn.Linear, tuning: SalientChannels) -> None:
+    def __init__(self, linear: nn.Linear, tuning: SalientChannels) -> None:
         super().__init__()
-        self.qkv = qkv
+        self.linear = linear
         self.tuning = tuning
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., d) -> (..., 3 d)"""
-        return self.tuning(self.qkv(x))  # type: ignore[no-any-return]
+        """(..., d_in) -> (..., d_out)"""
+        return self.tuning(self.linear(x))  # type: ignore[no-any-return]
 
     def folded(self) -> nn.Module:
-        """One linear map."""
+        """One linear layer."""
+        return affine(self, self.linear)
+
+
+class TunedQKV(nn.Module):
+    """A fused qkv projection and tunings of its queries and of its values; keys stay."""
+
+    def __init__(self, qkv: nn.Linear, query: SalientChannels, value: SalientChannels) -> None:
+        super().__init__()
+        self.qkv = qkv
+        self.query = query
+        self.value = value
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., d) -> (..., 3 d)"""
+        q, k, v = self.qkv(x).chunk(3, dim=-1)  # (..., d) each
+        return torch.cat([self.query(q), k, self.value(v)], dim=-1)
+
+    def folded(self) -> nn.Module:
+        """One linear layer."""
         return affine(self, self.qkv)
 
 
-BLOCKS = {"attn": AfterAttention, "mlp": AfterMLP}
-SITES = (*BLOCKS, "qkv")
+SITES = ("attn", "mlp", "qkv")
 
 
 class SCT(Method):
     """A square linear map on each block's K salient channels, selected from the training data.
 
     Salient are the channels with the largest L2 norm over the patches of a class, averaged over
-    classes, in the frozen pre-trained network.
-    site: the residual stream after attention (`attn`, the authors' sct_attn) or after the MLP
-    (`mlp`, sct_mlp), or the output of the fused query, key and value projection (`qkv`, sct_qkv).
+    classes, in the frozen pre-trained network. `site` is one of
+      attn  the residual stream after attention (the authors' sct_attn)
+      mlp   the output of the MLP, before the skip is added (sct_mlp); its channels are selected
+            from the output of the block
+      qkv   the queries and the values, each with a map and K channels of its own (sct_qkv); its
+            scale is 1
     W starts from N(0, 0.02^2), so training does not start at the pre-trained network.
     """
 
     starts_as_pretrained = False
-    unmergeable = "it acts on the residual stream, which no weight of the backbone carries"
 
     def __init__(
         self, backbone: Backbone, *, channels: int, scale: float, scale_on_x: bool, site: str
     ) -> None:
+        """Raises UserError for an unknown site, or a scale where the site has none."""
         super().__init__(backbone)
         if site not in SITES:
             raise unknown("method.site", site, SITES)
+        if site == "qkv" and scale != 1.0:
+            raise UserError(f"method.site=qkv has no scale, not {scale}; set method.scale=1.0")
+        self.at_block = site == "mlp"
 
         def tuning(width: int) -> SalientChannels:
             return SalientChannels(width, channels, scale, scale_on_x=scale_on_x)
 
+        def tuned_qkv(qkv: nn.Linear) -> nn.Module:
+            return TunedQKV(qkv, tuning(qkv.in_features), tuning(qkv.in_features))
+
         if site == "qkv":
-            swap(backbone, "*.attn.qkv", lambda q: TunedProjection(q, tuning(q.out_features)))
-            self.unmergeable = ""
+            swap(backbone, "*.attn.qkv", tuned_qkv)
+        elif site == "mlp":
+            swap(backbone, "*.mlp.fc2", lambda fc2: Tuned(fc2, tuning(fc2.out_features)))
         else:
-            tuned = BLOCKS[site]
-            backbone.swap_blocks(lambda block, width: tuned(block, tuning(width)))
+            self.unmergeable = "it acts on the residual stream, which no weight carries"
+            backbone.swap_blocks(lambda block, width: AfterAttention(block, tuning(width)))
 
     def fit(self, trainer: Trainer) -> Fitted:
         """Select the channels, then train."""
@@ -128,33 +147,49 @@ class SCT(Method):
     def choose(self, examples: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Set each block's salient channels from (images, labels) batches of the training data."""
         self.eval()  # no drop path; the trainer sets train mode again
-        tunings = [module for module in self.modules() if isinstance(module, SalientChannels)]
-        seen: dict[SalientChannels, Tensor] = {}
-        sums: dict[SalientChannels, dict[int, Tensor]] = {tuning: {} for tuning in tunings}
+        watched = self._watched()
+        seen: dict[nn.Module, Tensor] = {}
+        sums: dict[SalientChannels, dict[int, Tensor]] = {tuning: {} for tuning in watched}
 
-        def watch(tuning: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            """Record the input and return it, so that the network stays the pre-trained one."""
-            assert isinstance(tuning, SalientChannels)
-            seen[tuning] = inputs[0]
+        def keep(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            """Undo a tuning, so that the network stays the pre-trained one."""
             return inputs[0]
 
-        # Hooks for this pass only: one that stayed would be copied with the method.
-        watched = [tuning.register_forward_hook(watch) for tuning in tunings]
+        def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            seen[module] = output
+
+        # Hooks for this pass only: one that stayed would be copied with the method. Those of a
+        # module run in their order, so its output is recorded as it is without the tuning.
+        hooks = [tuning.register_forward_hook(keep) for tuning in watched]
+        hooks += [module.register_forward_hook(record) for module in watched.values()]
         try:
             with torch.no_grad():
                 for images, labels in examples:
                     self(images)
-                    for tuning, z in seen.items():
-                        # windows of one image lie next to each other
-                        tokens = z.reshape(len(images), -1, z.shape[-1])
-                        patches = tokens[:, self.backbone.tokens.prefix :]
-                        energy = patches.float().square().sum(1)  # (B, C)
-                        for label in labels.unique().tolist():
-                            part = energy[labels == label].sum(0)
-                            sums[tuning][label] = sums[tuning].get(label, 0) + part
+                    for tuning, module in watched.items():
+                        self._add_energy(sums[tuning], seen[module], labels)
         finally:
-            for hook in watched:
+            for hook in hooks:
                 hook.remove()
         for tuning, by_class in sums.items():
             salience = torch.stack([total.sqrt() for total in by_class.values()]).mean(0)
             tuning.salient.choose(salience)
+
+    def _watched(self) -> dict[SalientChannels, nn.Module]:
+        """Each tuning with the module from whose output its channels are selected."""
+        return {
+            part: slot.own() if self.at_block else part
+            for stage in self.backbone.stages
+            for slot in stage.blocks.slots
+            for part in slot.own().modules()
+            if isinstance(part, SalientChannels)
+        }
+
+    def _add_energy(self, sums: dict[int, Tensor], z: Tensor, labels: Tensor) -> None:
+        """Add the squares of z (B, ..., C) over the patches of each class, (C,)."""
+        # windows of one image lie next to each other
+        tokens = z.reshape(len(labels), -1, z.shape[-1])
+        patches = tokens[:, self.backbone.tokens.prefix :]
+        energy = patches.float().square().sum(1)  # (B, C)
+        for label in labels.unique().tolist():
+            sums[label] = sums.get(label, 0) + energy[labels == label].sum(0)

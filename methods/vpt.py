@@ -20,8 +20,9 @@ class VPT(Method):
     """P learned tokens between class token and patches: [x, P, E].
 
     Shallow (eq. 4): one set of prompts before the first block goes through all blocks. Deep
-    (eq. 7): each block gets a set of its own in place of the outputs of the set before. The final
-    mean over a Swin's tokens includes the prompts, as in the authors' code; a ViT leaves them out.
+    (eq. 7): each block gets a set of its own in place of the outputs of the set before. On a Swin,
+    as in the authors' code, the final mean over tokens includes the prompts, which a ViT leaves
+    out, and the images of a batch share the dropout mask of all sets but the first.
     The frozen network stays in eval mode, so it drops no paths.
     """
 
@@ -76,7 +77,10 @@ class VPT(Method):
     def _prompted(self, z: Tensor, prompts: Tensor, present: int) -> Tensor:
         """(B, N, C), prompts (P, C) -> (B, N - present + P, C), in place of the `present` ones"""
         prefix = self.backbone.tokens.prefix
-        fresh = self.dropout(prompts.expand(len(z), -1, -1))  # (B, P, C), masked per image
+        if self.windowed and present:
+            fresh = self.dropout(prompts).expand(len(z), -1, -1)  # (B, P, C), one mask for all
+        else:
+            fresh = self.dropout(prompts.expand(len(z), -1, -1))  # (B, P, C), a mask per image
         return torch.cat([z[:, :prefix], fresh, z[:, prefix + present :]], dim=1)
 
     def train(self, mode: bool = True) -> Self:

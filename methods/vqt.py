@@ -45,14 +45,21 @@ class VQT(Method):
 
     The head reads [class token after the norm; the T answers of each block], (1 + L T) d values,
     with each part normalised to length 1; most trained parameters are the head's. Only the path of
-    a query through its own block needs a gradient. The frozen network stays in eval mode, as in
-    the authors' code (andytu28/VQT).
+    a query through its own block needs a gradient. The frozen network stays in eval mode, but for
+    a dropout of the embedded tokens, as in the authors' code (andytu28/VQT).
     """
 
     starts_as_pretrained = False
     unmergeable = "its queries are tokens of their own"
 
-    def __init__(self, backbone: Backbone, *, queries: int, dropout: float) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        queries: int,
+        dropout: float,
+        embedding_dropout: float = 0.0,  # deltas of earlier versions do not have it
+    ) -> None:
         super().__init__(backbone)
         whole("queries", queries, low=1)
         blocks = (block for stage in backbone.stages for block in stage.blocks)
@@ -63,13 +70,14 @@ class VQT(Method):
         self.queries = nn.Parameter(torch.empty(depth, queries, width).uniform_(-bound, bound))
         self.units = depth
         self.dropout = nn.Dropout(fraction("dropout", dropout))
+        self.embedding_dropout = nn.Dropout(fraction("embedding_dropout", embedding_dropout))
         head = cast(nn.Linear, backbone.head)
         backbone.net.head = nn.Linear((1 + depth * queries) * width, head.out_features)
         backbone.start_head()
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> class logits (B, K)"""
-        z = self.backbone.embed(images)
+        z = self.embedding_dropout(self.backbone.embed(images))
         parts = []  # the answers of each block, (B, T C)
         # The network's block answers; the walk may call a replacement, e.g. a checkpointed block.
         blocks = zip(self.backbone.net.blocks, self.backbone.stages[0].blocks, strict=True)

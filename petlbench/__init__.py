@@ -4,6 +4,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from petlbench.interrupts import hear_in_commands
+
 if TYPE_CHECKING:
     from petlbench.delta import load
     from petlbench.merge import merged
@@ -11,6 +13,8 @@ if TYPE_CHECKING:
     from petlbench.model.backbone import Backbone
     from petlbench.multitask.network import MultiTask
     from petlbench.registry import create, names
+
+hear_in_commands()  # before a command imports what takes seconds
 
 # In a checkout, methods/, conf/ and results/published/ lie beside this folder; an installed
 # package has them inside.

@@ -9,20 +9,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from petlbench import interrupts
 from petlbench.config import command_line, compose, mistakes, options, recipes, search_path
-from petlbench.errors import UserError, first_line, unknown
+from petlbench.errors import UserError, first_line, one_line, unknown
 from petlbench.progress import say
 from petlbench.sweep.plugin import defer, register
 from petlbench.system import package_version
 
 log = logging.getLogger("petlbench")
 GROUPS = ("method", "backbone", "dataset", "protocol", "recipe", "experiment")
-FAILED, MISTAKE, INTERRUPTED = 1, 2, 130  # exit codes; a shell has 128 + SIGINT for Ctrl-C
+FAILED, MISTAKE = 1, 2  # exit codes
 # OmegaConf raises these for a value below a node that is null.
 COMPOSITION_ERRORS = (AssertionError, AttributeError, TypeError, ValueError, LookupError)
 
@@ -33,8 +35,8 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        say("interrupted; finished runs are kept, the same command does the rest")
-        raise SystemExit(INTERRUPTED) from None
+        line = "interrupted; finished runs are kept, the same command does the rest"
+        raise SystemExit(interrupts.end(line)) from None
     except UserError as error:
         say(f"error: {error}")
         raise SystemExit(MISTAKE) from None
@@ -144,6 +146,10 @@ def _start() -> None:
     )
     try:
         start(task)()
+    except yaml.YAMLError as error:
+        raise UserError(
+            f"a configuration file is not yaml: {one_line(error)}; repair it"
+        ) from error
     except COMPOSITION_ERRORS as error:
         # After composition these types mean a bug; user_errors prints a UserError in one line.
         if composed or isinstance(error, UserError):

@@ -1,5 +1,6 @@
 """Checks of values that a user may set: each raises one line that names value and range."""
 
+import re
 import sys
 from collections.abc import Collection, Iterable
 from typing import TypeGuard, TypeVar
@@ -7,6 +8,7 @@ from typing import TypeGuard, TypeVar
 from petlbench.errors import UserError, unknown
 
 T = TypeVar("T")
+LONGEST_NAME = 200  # characters; file systems allow 255 in a name
 
 
 def whole(name: str, value: object, *, low: int, high: int | None = None, of: str = "") -> int:
@@ -75,6 +77,18 @@ def text(name: str, value: object) -> str:
     if isinstance(value, str) and value.strip() and value.isprintable():
         return value
     raise UserError(f"{name} is {value!r}; it must be a text of one line")
+
+
+def inner_path(name: str, value: object) -> str:
+    """`value` as a name such as mini/digits: a place below a folder of results or data."""
+    parts = re.split(r"[/\\]", inside := text(name, value))
+    # a colon: the drive of a path on Windows
+    if not {"", ".", ".."} & set(parts) and ":" not in parts[0] and len(inside) <= LONGEST_NAME:
+        return inside
+    raise UserError(
+        f"{name} is {value!r}; it must be a name such as mini/digits of at most {LONGEST_NAME} "
+        "characters, without .. and without / at its ends"
+    )
 
 
 def flag(name: str, value: object) -> bool:

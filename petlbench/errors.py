@@ -5,11 +5,30 @@ from difflib import get_close_matches
 
 
 class UserError(ValueError):
-    """A mistake that the user can correct; commands print it without a traceback."""
+    """A mistake that the user can correct; commands print it without a traceback.
+
+    Its message is one line of printable characters, whatever the names and values in it hold.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class Unsupported(UserError):
     """A method and a backbone that do not work together; the record says so, with the reason."""
+
+
+def printable(text: str) -> str:
+    """Text in one line; what would move the cursor or turn the writing is shown as its escape."""
+    if text.isprintable():
+        return text
+    return "".join(
+        sign if sign.isprintable() else " " if sign.isspace() else _escape(sign) for sign in text
+    )
+
+
+def _escape(sign: str) -> str:
+    return sign.encode("unicode_escape").decode()
 
 
 def first_line(error: BaseException) -> str:

@@ -1,12 +1,18 @@
 """Merging a method into its backbone: a plain timm network with no extra cost at inference."""
 
-from typing import Any, cast
+import json
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import nn
 
 from petlbench.errors import Unsupported
 from petlbench.method import Method
+from petlbench.model.backbone import Backbone
+from petlbench.model.pooling import set_pooling
+from petlbench.system import write_atomically
 
 TOLERANCE = 1e-2  # of the largest logit: a wrong merge differs by more, rounding by far less
 
@@ -14,10 +20,54 @@ TOLERANCE = 1e-2  # of the largest logit: a wrong merge differs by more, roundin
 def merged(method: Method) -> nn.Module:
     """A plain timm network, in eval mode, with the outputs of the method.
 
-    Its state loads strictly into timm's own network, whose `global_pool` must match
-    `backbone.pool`. The method itself does not change. Raises Unsupported, with the reason, if
-    the method cannot be merged or the outputs for one image differ.
+    Its state loads strictly into timm's own network if that pools as `backbone.pool` says, which
+    the state does not record: `save_merged` does. The method itself does not change. Raises
+    Unsupported, with the reason, if the method cannot be merged or the outputs for one image
+    differ.
     """
+    return merged_with_pooling(method)[0]
+
+
+def save_merged(method: Method, folder: Path) -> None:
+    """Write the merged network so that timm builds it and loads its weights.
+
+        timm.create_model(f"local-dir:{folder}", pretrained=True)
+
+    The folder, which is created, gets `model.safetensors`, and `config.json` with the classes, the
+    size and normalisation of the images and the pooling. Raises Unsupported as `merged` does.
+    """
+    net, pooling = merged_with_pooling(method)
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in net.state_dict().items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "model.safetensors", save(tensors, {"format": "pt"}))
+    config = _timm_config(method.backbone, net, pooling)
+    write_atomically(folder / "config.json", json.dumps(config, indent=2).encode())
+
+
+def _timm_config(backbone: Backbone, net: nn.Module, pooling: dict[str, Any]) -> dict[str, Any]:
+    """What `config.json` of a model on the Hugging Face hub has, for timm."""
+    size, arguments = backbone.image_size, backbone.timm_arguments() | pooling
+    given: dict[str, Any] = getattr(net, "pretrained_cfg", {})
+    kept = {key: given[key] for key in ("first_conv", "classifier") if given.get(key)}
+    return {
+        "architecture": backbone.tag.partition(".")[0],
+        "num_classes": arguments["num_classes"],
+        "num_features": backbone.widths[-1],
+        "model_args": arguments,
+        "pretrained_cfg": {
+            "input_size": [3, size, size],
+            "mean": backbone.mean,
+            "std": backbone.std,
+            "crop_pct": 1.0,
+            "custom_load": False,
+            "num_classes": arguments["num_classes"],
+            **kept,
+        },
+    }
+
+
+def merged_with_pooling(method: Method) -> tuple[nn.Module, dict[str, Any]]:
+    """The merged network, and the arguments by which timm builds its pooling."""
     name = type(method).__name__
     if method.unmergeable:
         raise Unsupported(f"{name} cannot be merged into its backbone: {method.unmergeable}")
@@ -27,17 +77,19 @@ def merged(method: Method) -> nn.Module:
         raise Unsupported(
             f"{name} cannot be merged into {method.backbone.tag}: {error}"
         ) from error
-    if method.backbone.pool == "norm_then_mean" and hasattr(net, "global_pool"):
-        cast(Any, net).global_pool = "avg"  # of the normalised patches
+    pooling = set_pooling(net, method.backbone.pool)
     _check_outputs(net, method)
-    return net.requires_grad_(False)
+    return net.requires_grad_(False), pooling
 
 
 def _check_outputs(net: nn.Module, method: Method) -> None:
     training = method.training
     try:
         with torch.no_grad():
-            image = method.backbone.example()
+            example = method.backbone.example()
+            # Noise: the patches of a smooth image are alike, and all ways of pooling agree there.
+            noise = torch.randn(example.shape, generator=torch.Generator().manual_seed(0))
+            image = noise.to(example)
             expected, logits = method.eval()(image), net(image)
     finally:
         method.train(training)

@@ -1,11 +1,14 @@
 """LoRA and DoRA as files of Hugging Face PEFT: adapter_config.json, adapter_model.safetensors.
 
     to_peft(method, folder)
-    network = timm.create_model(name, pretrained=True, num_classes=K, img_size=S, global_pool=P)
+    arguments = json.loads((folder / "timm.json").read_text())
+    network = timm.create_model(**arguments, pretrained=True)
     peft.PeftModel.from_pretrained(network, folder)
 
 The network must have the weights, image size and pooling of the run, which PEFT's files do not
-record: global_pool is "token" for backbone.pool=cls and "avg" for norm_then_mean.
+record: timm.json has the name of the weights, and the arguments for the rest. For the average
+after the norm these are global_pool="avg" and fc_norm=False; without the latter, timm would build
+an untrained norm.
 
 PEFT has one pair of matrices per linear layer. The pairs of query and value, which share timm's
 fused projection, become one pair of twice the rank: A stacks both down matrices, B is block-shaped
@@ -16,7 +19,7 @@ training in PEFT would also train the zeros.
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors.torch import save
@@ -24,7 +27,9 @@ from torch import Tensor, nn
 
 from petlbench.errors import Unsupported
 from petlbench.layers import LowRank, Parallel, QueryAndValue, Scaled
+from petlbench.merge import merged_with_pooling
 from petlbench.method import Method
+from petlbench.model.pooling import norm_is_after_pooling
 from petlbench.system import write_atomically
 
 PREFIX = "base_model.model."  # of the wrapper that PEFT puts around the network
@@ -55,7 +60,8 @@ class Updated(Protocol):
 def to_peft(method: Method, folder: Path) -> None:
     """Write the low-rank updates and the head of a method for PEFT; creates the folder.
 
-    Raises Unsupported if something other than equal low-rank updates of linear layers was learned.
+    Raises Unsupported if something other than equal low-rank updates of linear layers was learned,
+    or if timm cannot pool as the method does with the pre-trained weights.
     """
     updates = _updates(method)
     kinds = {(u.scale, len(u.down), u.magnitude is not None) for u in updates.values()}
@@ -63,6 +69,7 @@ def to_peft(method: Method, folder: Path) -> None:
         raise _only_low_rank("its layers have several scales or ranks, or DoRA only in part")
     # One r and lora_alpha for all layers: PEFT's patterns for single layers are not used.
     [(scale, rank, decomposed)] = kinds
+    network = _timm_arguments(method)
     names = {id(module): name for name, module in method.backbone.net.named_modules()}
     head = names[id(method.backbone.head)]
     tensors: dict[str, Tensor] = {
@@ -90,6 +97,20 @@ def to_peft(method: Method, folder: Path) -> None:
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomically(folder / "adapter_model.safetensors", save(content, {"format": "pt"}))
     write_atomically(folder / "adapter_config.json", json.dumps(config, indent=2).encode())
+    write_atomically(folder / "timm.json", json.dumps(network, indent=2).encode())
+
+
+def _timm_arguments(method: Method) -> dict[str, Any]:
+    """The arguments of timm.create_model for the network that PEFT adapts."""
+    backbone = method.backbone
+    net, pooling = merged_with_pooling(method)
+    if norm_is_after_pooling(net) != norm_is_after_pooling(backbone.net):
+        raise Unsupported(
+            f"with backbone.pool={backbone.pool} timm's {backbone.tag} has its final norm under "
+            "another name than its pre-trained weights, which PEFT's files do not hold; write the "
+            "merged network by petlbench.merge.save_merged"
+        )
+    return {"model_name": backbone.tag, **backbone.timm_arguments(), **pooling}
 
 
 def _updates(method: Method) -> dict[str, Update]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from petlbench.config import options, target
+from petlbench.config import options, renamed, target
 from petlbench.config.schema import Target
 from petlbench.errors import UserError, unknown
 from petlbench.method import Method
@@ -51,6 +51,25 @@ def adapt(backbone: Backbone, node: Target) -> Method:
     return kind(backbone, **node.values)
 
 
+def recorded(name: object, node: object) -> Target:
+    """The registered method of a node in a data file, under its name of today.
+
+    name: of the method, for a node without `_target_`. Nothing is imported by a name of the file
+    before it is found among the registered ones. Raises UserError if it is none of them.
+    """
+    known = {key: content["method"].get("_target_") for key, content in _methods().items()}
+    if not isinstance(node, Mapping):
+        raise UserError(f"its method is {node!r}; it must map keys to values")
+    plain = renamed.current_name(node)
+    path = plain.get("_target_", known.get(name) if isinstance(name, str) else None)
+    if not isinstance(path, str) or path not in known.values():
+        raise UserError(
+            f"its method {plain.get('_target_', name)!r} is not registered here, and a file "
+            "cannot choose the code that runs; install the package that registers the method"
+        )
+    return Target(path, {key: value for key, value in plain.items() if not key.startswith("_")})
+
+
 def _node(name: str) -> Mapping[str, Any]:
     # Reads one file: this is called for each method that is created.
     content = options.content("method", name)
@@ -58,6 +77,15 @@ def _node(name: str) -> Mapping[str, Any]:
         raise unknown("method", name, names())
     node: Mapping[str, Any] = content["method"]
     return node
+
+
+def _methods() -> dict[str, dict[str, Any]]:
+    """The yaml of each method, without suites and files that hold no method."""
+    return {
+        name: content
+        for name, content in _files().items()
+        if isinstance(content.get("method"), Mapping)
+    }
 
 
 def _files() -> dict[str, dict[str, Any]]:

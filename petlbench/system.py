@@ -1,7 +1,9 @@
 """Differences between operating systems, paths of the user, and atomic writing of files."""
 
+import errno
 import hashlib
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -60,6 +62,14 @@ def user_path(name: str, value: str | Path) -> Path:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{name} is '{text}': {reason}; give another path") from error
     return path
+
+
+def file_status(path: Path) -> os.stat_result:
+    """Size and date of a file. Raises OSError for a pipe or a device too: reading could hang."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is a folder, a pipe or a device, and no file", str(path))
+    return status
 
 
 def lock(file: IO[bytes] | IO[str], *, wait: bool) -> None:

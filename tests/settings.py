@@ -28,6 +28,8 @@ TRAIN: dict[str, Any] = {
     "betas": [0.9, 0.999],
     "epochs": 2,
     "batch_size": 8,
+    "accumulate": 1,
+    "clip_grad": None,
     "drop_last": True,
     "precision": "fp32",
     "optimizer": "adamw",

@@ -283,6 +283,15 @@ def test_the_head_starts_as_configured() -> None:
     assert 0 < float(uniform[1].abs().max()) <= bound
 
 
+def test_a_head_can_start_as_in_the_code_of_vpt() -> None:
+    """Kaiming-normal over the outputs, and a bias at which each sigmoid is 0.01."""
+    head = tiny("vit", head_start="kaiming_fan_out", classes=50).head
+    weight, bias = (tensor.detach() for tensor in head.parameters())
+    assert float(weight.std()) == pytest.approx((2 / 50) ** 0.5, rel=0.1)
+    assert float(weight.abs().max()) > 2.5 * (2 / 50) ** 0.5  # no uniform draws
+    torch.testing.assert_close(bias.sigmoid(), torch.full((50,), 0.01))
+
+
 REFUSED = [
     ({"head_start": "zero"}, "unknown backbone.head_start 'zero'"),
     ({"pool": "max"}, "unknown backbone.pool 'max'"),

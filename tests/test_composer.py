@@ -114,3 +114,11 @@ def test_configurations_do_not_share_values() -> None:
     first, second = (compose._fast(["method=lora"])[0] for _ in range(2))
     first["train"]["betas"].append(1)
     assert second["train"]["betas"] == compose._fast(["method=lora"])[0]["train"]["betas"]
+
+
+def test_a_changed_environment_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ("here", "there"):
+        monkeypatch.setenv("PETLBENCH_DATA", place)
+        assert (
+            compose.single(["dataset=vtab/dtd"]).dataset.target.values["root"] == f"{place}/vtab"
+        )

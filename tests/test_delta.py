@@ -1,6 +1,7 @@
 """The delta: what it holds, and where it is refused. petlbench.testing reloads every method."""
 
 import copy
+import hashlib
 import json
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from petlbench.multitask.sharing import twin
 from petlbench.swap import swap
 from petlbench.testing import images, method_on, randomised, tiny, tiny_method
 from petlbench.testing.networks import CLASSES, SIZE
+
+LINEAR = "ca961dc5ab3bdabe1221dc3c644e6ca1c6a71266743f19086c5e06c48d14f18e"
 
 
 def changed(path: Path) -> Method:
@@ -84,6 +87,61 @@ def test_every_method_refuses_a_delta_of_another_network(name: str, tmp_path: Pa
     refused(path, other, r"has shape \(5.*\), not \(7")
     other.backbone.checkpoint["sha256"] = "ab12"
     refused(path, other, "its backbone_sha256 is none, random weights, not ab12")
+
+
+def test_equal_tensors_and_metadata_give_equal_bytes(tmp_path: Path) -> None:
+    first, second = tmp_path / "1.safetensors", tmp_path / "2.safetensors"
+    method = changed(first)
+    values = registry.values("lora")
+    # the order of keys is no difference; safetensors itself writes a random one
+    delta.save(second, method, {"values": dict(reversed(values.items())), "method": "lora"})
+    assert first.read_bytes() == second.read_bytes()
+    with safe_open(first, framework="pt") as file:
+        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert all(torch.equal(stored[name], p) for name, p in delta.trained(method).items())
+
+
+def test_the_bytes_of_a_delta_are_the_same_in_every_version(tmp_path: Path) -> None:
+    path = tmp_path / "delta.safetensors"
+    method = registry.create("linear", tiny("vit"))
+    with torch.no_grad():
+        for parameter in delta.trained(method).values():
+            parameter.fill_(0.5)
+    delta.save(path, method, {"method": "linear", "network": {"b": 1, "a": [1.5, None]}})
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == LINEAR
+
+
+@pytest.mark.parametrize("place", [0, 1, -1])
+def test_a_flipped_bit_of_a_tensor_is_noticed(place: int, tmp_path: Path) -> None:
+    path = tmp_path / "delta.safetensors"
+    method = changed(path)
+    content = bytearray(path.read_bytes())
+    start = 8 + int.from_bytes(content[:8], "little")
+    content[start + place if place >= 0 else place] ^= 1
+    path.write_bytes(content)
+    refused(path, method, "is damaged: its tensors have another SHA-256")
+
+
+def test_a_delta_that_another_program_wrote_again_is_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "delta.safetensors"
+    method = changed(path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        save_file({name: file.get_tensor(name) for name in file.keys()}, path, metadata)  # noqa: SIM118
+    fresh = registry.create("lora", tiny("vit"))
+    delta.load(path, fresh)
+    assert torch.equal(fresh.eval()(images()), method.eval()(images()))
+
+
+def test_a_delta_without_a_checksum_still_loads(tmp_path: Path) -> None:
+    path = tmp_path / "delta.safetensors"
+    method = changed(path)
+    with safe_open(path, framework="pt") as file:
+        metadata = {k: v for k, v in file.metadata().items() if k != "tensors_sha256"}
+    save_file(dict[str, Tensor](delta.trained(method)), path, metadata)
+    fresh = registry.create("lora", tiny("vit"))
+    delta.load(path, fresh)
+    assert torch.equal(fresh.eval()(images()), method.eval()(images()))
 
 
 def test_a_damaged_delta_is_refused(tmp_path: Path) -> None:
@@ -167,7 +225,8 @@ def test_a_delta_without_the_frozen_tensors_is_refused_by_name(
     method = vera(1, as_buffers=as_buffers)
     delta.save(path, method, {})
     with safe_open(path, framework="pt") as file:
-        metadata = {k: v for k, v in file.metadata().items() if k != "aliases"}
+        later = ("aliases", "tensors_sha256")  # which the deltas without frozen tensors lack
+        metadata = {k: v for k, v in file.metadata().items() if k not in later}
     save_file(dict[str, Tensor](delta.trained(method)), path, metadata)
     refused(path, vera(2, as_buffers=as_buffers), r"it has no backbone.net.blocks.0.attn.qkv.down")
 

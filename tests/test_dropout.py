@@ -278,7 +278,7 @@ def prompted(net: Any, t: Tensors, drop: Masks) -> Tensor:
 
 
 def queried(net: Any, t: Tensors, drop: Masks) -> Tensor:
-    z, parts = embedded(net), []
+    z, parts = drop(embedded(net)), []
     for i, b in enumerate(net.blocks):
         asked = drop(t["queries"][i].expand(len(z), -1, -1))
         both = torch.cat([asked, z], dim=1)
@@ -293,11 +293,12 @@ def queried(net: Any, t: Tensors, drop: Masks) -> Tensor:
 
 def searched(net: Any, t: Tensors, drop: Masks) -> Tensor:
     """Prompts at the end, those of the block before dropped; a block without leaves all as is."""
-    z = embedded(net)
+    z, before = embedded(net), 0
     for i, b in enumerate(net.blocks):
         if f"prompts.{i + 1}.tokens" in t:
             fresh = drop(t[f"prompts.{i + 1}.tokens"].expand(len(z), -1, -1))
-            z = torch.cat([z[:, :17], fresh], dim=1)
+            z = torch.cat([z[:, : z.shape[1] - before], fresh], dim=1)
+        before = SIZES["prompts"][i]
         own = {key.removeprefix(f"{i}."): w for key, w in t.items() if key.startswith(f"{i}.")}
         z = noah_block(b, own, z, drop)
     return net.norm(z)[:, 0]  # type: ignore[no-any-return]
@@ -332,3 +333,14 @@ def test_dropout_of_tokens(
     torch.testing.assert_close(logits, method.backbone.head(expected))
     assert bool(drawn.shapes) == training
     assert sorted(drawn.shapes) == sorted(written.shapes)
+
+
+def test_images_on_a_swin_share_the_masks_of_all_prompts_but_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in the authors' code: a mask of (P, C) for a set, of (B, P, C) for the first one."""
+    method, _, _ = pair("vpt_deep", "swin", prompts=3)
+    drawn = masked_dropout(monkeypatch)
+    method.train()(images(4).double())
+    widths = [stage.width for stage in method.backbone.stages for _ in stage.blocks]
+    assert drawn.shapes == [(4, 3, widths[0]), *((3, width) for width in widths[1:])]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from petlbench import registry
-from petlbench.errors import Unsupported
+from petlbench.errors import Unsupported, UserError
 from petlbench.layers import Chosen
 from petlbench.merge import merged
 from petlbench.method import Method
@@ -261,30 +261,73 @@ def test_vqt() -> None:
 
 
 @pytest.mark.parametrize("scale_on_x", [False, True])
-@pytest.mark.parametrize("site", ["attn", "mlp", "qkv"])
+@pytest.mark.parametrize("site", ["attn", "mlp"])
 def test_sct(site: str, scale_on_x: bool) -> None:
     method, net, t = pair("sct", site=site, scale=0.7, scale_on_x=scale_on_x)
     for module in method.modules():
         if isinstance(module, Chosen):
             module.index.copy_(torch.tensor([1, 5, 7, 30]))
 
-    def tuned(z: Tensor, i: int) -> Tensor:
+    def tuned(z: Tensor, place: str) -> Tensor:
         z = z.clone()
         kept = z[..., [1, 5, 7, 30]]
-        place = "attn.qkv." if site == "qkv" else ""
-        update = linear(kept, t, f"{i}.{place}tuning.linear")
+        update = linear(kept, t, f"{place}.linear")
         z[..., [1, 5, 7, 30]] = 0.7 * kept + update if scale_on_x else kept + 0.7 * update
         return z
 
     z = embedded(net)
     for i, b in numbered(net):
-        if site == "qkv":
-            b.attn.qkv.register_forward_hook(lambda _, inputs, out, i=i: tuned(out, i))
         z = z + b.attn(b.norm1(z))
-        z = tuned(z, i) if site == "attn" else z
-        z = z + b.mlp(b.norm2(z))
-        z = tuned(z, i) if site == "mlp" else z
+        if site == "attn":
+            z = tuned(z, f"{i}.tuning")
+        branch = b.mlp(b.norm2(z))
+        z = z + (tuned(branch, f"{i}.mlp.fc2.tuning") if site == "mlp" else branch)
     same(method, z)
+
+
+def test_sct_of_queries_and_values() -> None:
+    """A map and channels each, without a scale; the keys stay as they are."""
+    method, net, t = pair("sct", site="qkv")
+    chosen = {"query": [1, 5, 7, 30], "value": [0, 2, 7, 31]}
+    for i, block in enumerate(method.backbone.net.blocks):
+        for part, index in chosen.items():
+            block.attn.qkv.get_submodule(part).salient.index.copy_(torch.tensor(index))
+        weight, bias = net.blocks[i].attn.qkv.weight.data, net.blocks[i].attn.qkv.bias.data
+        for part, first in (("query", 0), ("value", 64)):
+            rows = [first + channel for channel in chosen[part]]
+            square = t[f"{i}.attn.qkv.{part}.linear.weight"]
+            bias[rows] += square @ bias[rows] + t[f"{i}.attn.qkv.{part}.linear.bias"]
+            weight[rows] += square @ weight[rows]
+    z = embedded(net)
+    for _, b in numbered(net):
+        z = b(z)
+    same(method, z)
+
+
+@pytest.mark.parametrize("scale", [0.5, 2])
+def test_sct_of_queries_and_values_refuses_a_scale(scale: float) -> None:
+    with pytest.raises(
+        UserError, match=rf"site=qkv has no scale, not {scale}; set method.scale=1"
+    ):
+        tiny_method("sct", "vit", site="qkv", scale=scale)
+
+
+@pytest.mark.parametrize("family", ["vit", "swin"])
+def test_sct_chooses_for_the_mlp_from_the_output_of_the_block(family: str) -> None:
+    method = tiny_method("sct", family, site="mlp").double().eval()
+    batch, labels = images(6).double(), torch.tensor([0, 1, 0, 3, 1, 0])
+    method.choose([(batch[:4], labels[:4]), (batch[4:], labels[4:])])  # type: ignore[operator]
+    plain = tiny_method("linear", family).double().eval().backbone
+    z = plain.embed(batch)
+    for stage, own in zip(plain.stages, method.backbone.stages, strict=True):
+        z = stage.enter(z)
+        for block, tuned in zip(stage.blocks, own.blocks, strict=True):
+            z = block(z)
+            y = plain.tokens.split(z)[1]
+            norms = [y[labels == label].flatten(0, -2).norm(dim=0) for label in (0, 1, 3)]
+            best = torch.stack(norms).mean(0).topk(4).indices
+            index = cast(Any, tuned).mlp.fc2.tuning.salient.index
+            assert index.tolist() == sorted(best.tolist())
 
 
 def test_sct_chooses_the_channels_with_the_largest_norm_per_class() -> None:
@@ -301,7 +344,7 @@ def test_sct_chooses_the_channels_with_the_largest_norm_per_class() -> None:
 
 
 @pytest.mark.parametrize("family", ["vit", "swin"])
-def test_sct_chooses_among_the_channels_of_query_key_and_value(family: str) -> None:
+def test_sct_chooses_channels_of_queries_and_values_each(family: str) -> None:
     method = tiny_method("sct", family, site="qkv").double().eval()
     batch, labels = images(6).double(), torch.tensor([0, 1, 0, 3, 1, 0])
     method.choose([(batch, labels)])  # type: ignore[operator]
@@ -313,8 +356,10 @@ def test_sct_chooses_among_the_channels_of_query_key_and_value(family: str) -> N
             b, attn = cast(Any, block), cast(Any, tuned).attn
             y = plain.tokens.split(b.attn.qkv(b.norm1(z)))[1]  # token by token, before windows
             norms = [y[labels == label].flatten(0, 1).norm(dim=0) for label in (0, 1, 3)]
-            best = torch.stack(norms).mean(0).topk(4).indices
-            assert attn.qkv.tuning.salient.index.tolist() == sorted(best.tolist())
+            query, _, value = torch.stack(norms).mean(0).chunk(3)
+            for part, scores in (("query", query), ("value", value)):
+                index = attn.qkv.get_submodule(part).salient.index
+                assert index.tolist() == sorted(scores.topk(4).indices.tolist())
             z = block(z)
 
 

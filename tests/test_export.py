@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -14,7 +15,7 @@ from petlbench.merge import merged
 from petlbench.method import Method
 from petlbench.methods.lora import LowRankUpdate
 from petlbench.peft import to_peft
-from petlbench.testing import images, randomised, tiny_method
+from petlbench.testing import images, method_on, randomised, tiny, tiny_method
 from petlbench.testing.networks import timm_network
 
 PAIRS = [(name, family) for name in ("lora", "lora_noah", "dora") for family in ("vit", "swin")]
@@ -59,6 +60,44 @@ def test_peft_loads_it(name: str, family: str, tmp_path: Path) -> None:
     with torch.no_grad():
         expected, found = method(images()), loaded(images())
     assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize("pool", ["cls", "norm_then_mean"])
+def test_the_network_for_peft_is_built_with_the_pooling_of_the_run(
+    pool: str, tmp_path: Path
+) -> None:
+    """Built from the pre-trained weights by what timm.json says, it pools as the method does."""
+    method = randomised(method_on(tiny("vit", pool=pool), "lora")).eval()
+    to_peft(method, tmp_path)
+    arguments = json.loads((tmp_path / "timm.json").read_text())
+    assert arguments.pop("model_name") == "petlbench_vit"
+    network = timm.create_model("petlbench_vit", drop_path_rate=0.0, **arguments).eval()
+    network.load_state_dict(tiny_method("linear", "vit").backbone.net.state_dict(), strict=True)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    with torch.no_grad():
+        for target in config["target_modules"]:
+            key = f"base_model.model.{target}"
+            up, down = tensors[f"{key}.lora_B.weight"], tensors[f"{key}.lora_A.weight"]
+            scale = config["lora_alpha"] / config["r"]
+            network.get_submodule(target).weight += scale * up @ down
+        for name, parameter in network.get_submodule("head").named_parameters():
+            parameter.copy_(tensors[f"base_model.model.head.{name}"])
+        expected = method(images())
+        assert (network(images()) - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [("vit", "final norm under another name than .*save_merged"), ("swin", "cannot pool as")],
+)
+def test_a_pooling_that_timm_lacks_is_not_exported(
+    family: str, message: str, tmp_path: Path
+) -> None:
+    method = method_on(tiny(family, pool="patch_mean_then_norm"), "lora")
+    with pytest.raises(Unsupported, match=message):
+        to_peft(randomised(method), tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
 
 
 @pytest.mark.parametrize("name", ["linear", "bitfit", "fact_tk", "adapter", "dtl", "bi_lora"])

@@ -105,6 +105,7 @@ def test_it_is_a_method_like_any_other(site: Path) -> None:
         registry.create("gain", tiny("vit"), start=13)
 
 
+@pytest.mark.slow  # tests/test_outside.py sweeps over another package too
 def test_it_runs_from_the_command_line_in_a_sweep(site: Path) -> None:
     small = ("train.epochs=1", "train.batch_size=8", "device=cpu", "results.root=runs")
     status, output = finished(site, "-m", "method=gain,linear", "dataset=bright", *small)

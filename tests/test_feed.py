@@ -1,7 +1,9 @@
 """Batches: the right images in the right order, augmented alike by any number of processes."""
 
 import random
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from petlbench.config.schema import DataConfig
-from petlbench.data.augment import Augmentation
+from petlbench.data.augment import Augmentation, Drawn, _operations
 from petlbench.data.feed import Feed, ahead
 from petlbench.data.images import Preparation, View
 from petlbench.data.task import Split, fingerprint, held_out
@@ -138,6 +140,68 @@ def test_without_a_crop_the_whole_image_is_resized() -> None:
     flipped = Augmentation(augment(**still | {"hflip": 1.0}), VIEW, mean=MEAN).transform(image)
     whole = torch.from_numpy(VIEW.of(image).copy()).permute(2, 0, 1)
     assert torch.equal(torch.as_tensor(flipped), whole.flip(2))
+
+
+POSTERIZING = [
+    "rand-m9-mstd0.5-inc1",  # of all published recipes with a policy
+    "rand-m10-n4-mmax15-inc1",
+    "v0",
+    "v0r",
+    "original",
+    "originalr",
+    "3a",
+    "augmix-m9-mstd0.5",
+]
+
+
+def posterizing(policy: str) -> list[Any]:
+    """The posterising operations of a policy."""
+    transform = Augmentation(augment(auto_augment=policy), VIEW, mean=MEAN).transform
+    return [
+        operation
+        for operation in _operations(transform.transforms)
+        if "Posterize" in operation.name
+    ]
+
+
+@pytest.mark.parametrize("policy", POSTERIZING[:6])
+def test_no_bit_posterizes_to_black_whatever_the_version_of_pillow(policy: str) -> None:
+    """As Pillow before version 13 did with its mask, which is 0 for 0 bits and fewer."""
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 5, 3), np.uint8)
+    image = Image.fromarray(pixels)
+    operations = posterizing(policy)
+    assert operations
+    for operation in operations:
+        for bits in (-2, 0, 1, 4, 7, 8):
+            mask = ~(2 ** (8 - bits) - 1) & 255
+            assert np.array_equal(operation.aug_fn(image, bits), pixels & mask)
+
+
+def test_the_strongest_posterizing_of_a_recipe_is_black() -> None:
+    """At magnitude 10, which mstd0.5 reaches from 9."""
+    [operation] = posterizing("rand-m9-mstd0.5-inc1")
+    operation.prob, operation.magnitude, operation.magnitude_std = 1.0, 10, 0.0
+    assert not np.asarray(operation(Image.new("RGB", (4, 4), (255, 9, 80)))).any()
+
+
+def test_recipes_have_no_policy_that_the_tests_do_not_draw() -> None:
+    folder = Path(__file__).parent.parent / "results" / "published" / "recipes"
+    text = "".join(path.read_text() for path in sorted(folder.iterdir()))
+    assert set(re.findall(r"auto_augment: ([^,}\s]+)", text)) == {POSTERIZING[0]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", POSTERIZING)
+def test_many_augmented_images_are_drawn(policy: str) -> None:
+    """Rare draws too: posterising to 0 bits comes about once in 600 images of a recipe."""
+    pixels = torch.randint(1, 256, (3, 3, 8, 8), dtype=torch.uint8)
+    labels = torch.tensor([5, 6, 7])
+    images = Split(pixels, labels, fingerprint(pixels, labels, "test"))
+    drawn = Drawn(images, Augmentation(augment(auto_augment=policy), VIEW, mean=MEAN), seed=0)
+    for number in range(50_000):
+        image, _ = drawn[number, number % 3]
+        assert image.dtype == torch.uint8
+        assert image.shape == (3, 16, 16)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Few-shot, domain generalisation and a user's own images, from small data sets made here."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,17 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
 from petlbench.config import compose, resolvers
+from petlbench.config.schema import Config
 from petlbench.data import pixels
-from petlbench.data.images import View, original
+from petlbench.data.images import OWN, PUBLISHED, View, original
 from petlbench.data.readers import dg, fewshot, folder, tree
 from petlbench.data.task import Task
 from petlbench.errors import UserError
-from petlbench.run import build
+from petlbench.run import build, single
+from petlbench.run.identity import identity
 from petlbench.run.training import run
+from petlbench.sweep.perform import check_place
+from petlbench.sweep.plan import TO_RUN, Planned
 from tests.trees import paint, write
 
 VIEW = View(size=4, interpolation="bicubic", resize=None, aspect="squash")
@@ -55,8 +60,8 @@ def test_exif_rotation_is_applied_on_request(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
     Image.new("RGB", (8, 4)).save(tmp_path / "turned.jpg", exif=exif)
-    assert original(tmp_path / "turned.jpg", upright=True).size == (4, 8)
-    assert original(tmp_path / "turned.jpg", upright=False).size == (8, 4)
+    assert original(tmp_path / "turned.jpg", OWN).size == (4, 8)
+    assert original(tmp_path / "turned.jpg", PUBLISHED).size == (8, 4)
 
 
 # --- few-shot
@@ -261,7 +266,7 @@ def test_every_class_of_a_folder_is_divided_by_the_same_shares(tmp_path: Path) -
     assert len(set.union(*parts.values())) == 20
     assert task.open("test").labels.sum() == 2
     assert paths(task, "trainval") == parts["train"] | parts["val"]
-    assert task.lists["train"]().upright
+    assert task.lists["train"]().decoding == OWN
 
 
 def test_a_folder_may_have_a_dot_in_its_name(tmp_path: Path) -> None:
@@ -460,3 +465,198 @@ def test_a_search_gets_two_parts_of_the_training_images(tmp_path: Path) -> None:
     first, second = build.halves(alone, divided)
     assert (len(first), len(second)) == (14, 2)
     assert torch.equal(first.labels, divided.open("train").labels)
+
+
+# --- images that cannot be decoded
+
+
+def spoil(root: Path, name: str) -> None:
+    """Cut an image, as an interrupted copy does."""
+    content = (root / name).read_bytes()
+    (root / name).write_bytes(content[: len(content) // 2])
+
+
+def with_bad_images(tmp_path: Path, *options: str) -> tuple[Config, list[str]]:
+    """A task whose test split has two bad images, and their paths."""
+    root = own(tmp_path / "pets", ("train", "test"))
+    bad = ["test/cat/04.png", "test/dog 2/05.png"]
+    for name in bad:
+        spoil(root, name)
+    given = [f"dataset.root={root}", f"dataset.cache={tmp_path / 'cache'}", *options]
+    common = [
+        "dataset=folder",
+        "method=linear",
+        "train.epochs=1",
+        "train.schedule.warmup_epochs=0",
+    ]
+    return compose.single(
+        [*common, "train.batch_size=4", f"results.root={tmp_path / 'runs'}", *given]
+    ), bad
+
+
+@pytest.mark.parametrize("start", [run, single.run, lambda config: check_place([planned(config)])])
+def test_a_bad_image_of_the_test_split_is_refused_before_training(
+    start: Callable[[Config], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, _ = with_bad_images(tmp_path)
+    monkeypatch.setattr(build, "method", lambda config: pytest.fail("too late"))
+    with pytest.raises(
+        UserError, match=r"04.png' cannot be decoded: .*on_bad_image=skip"
+    ) as error:
+        start(config)
+    assert "\n" not in str(error.value)
+    assert list((tmp_path / "runs").glob("**/*.*")) == []
+    assert list((tmp_path / "cache").glob("**/*test*.u8")) == []
+
+
+def planned(config: Config) -> Planned:
+    return Planned(config, "id", TO_RUN)
+
+
+def test_bad_images_are_left_out_and_named_in_the_record(tmp_path: Path) -> None:
+    config, bad = with_bad_images(tmp_path, "dataset.on_bad_image=skip")
+    record = run(config)
+    assert record["status"] == "finished", record["reason"]
+    about = record["provenance"]["splits"]
+    assert about["test"]["skipped"] == bad
+    assert about["test"]["images"] == record["scores"]["test"]["total"] == 20 - len(bad)
+    assert "skipped" not in about["trainval"]
+    split = build.task(config).open("test")
+    # the images at their own size follow the same numbers
+    firsts = [np.asarray(split.original(number))[0, 0, 0] for number in range(len(split))]
+    assert split.images[:, 0, 0, 0].tolist() == firsts
+    for file in (tmp_path / "cache").glob("**/*.skipped.json"):
+        file.write_text("[")  # derived state is made anew
+    assert build.task(config).open("test").fingerprint == about["test"]
+
+
+def test_what_happens_to_a_bad_image_is_part_of_the_identity_unless_it_is_refused(
+    tmp_path: Path,
+) -> None:
+    config, _ = with_bad_images(tmp_path)
+    plain = config.plain()
+    skip = {**plain, "dataset": {**plain["dataset"], "on_bad_image": "skip"}}
+    before = {**plain, "dataset": dict(plain["dataset"])}
+    del before["dataset"]["on_bad_image"]
+    assert identity(before) == identity(plain) != identity(skip)
+    with pytest.raises(UserError, match=r"unknown dataset\.on_bad_image 'ignore'"):
+        build.task(with_bad_images(tmp_path / "b", "dataset.on_bad_image=ignore")[0])
+
+
+def test_a_split_without_any_good_image_is_refused(tmp_path: Path) -> None:
+    config, _ = with_bad_images(tmp_path, "dataset.on_bad_image=skip")
+    for file in (tmp_path / "pets" / "test").glob("*/*.png"):
+        file.write_bytes(file.read_bytes()[:20])
+    with pytest.raises(UserError, match=r"no image of '.*' can be decoded"):
+        build.decoded(config)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "null", '{"sha256": "a"}', "[" * 99999])
+def test_a_damaged_file_beside_the_pixels_is_made_again(content: str, tmp_path: Path) -> None:
+    config, _ = with_bad_images(tmp_path, "dataset.on_bad_image=skip")
+    before = build.task(config).open("train").fingerprint
+    for file in (tmp_path / "cache").glob("**/pets-*.json"):
+        if not file.name.endswith(".skipped.json"):
+            file.write_text(content)
+    (tmp_path / "cache" / "folder" / ".tmp-cut").write_text("of a killed process")
+    assert build.task(config).open("train").fingerprint == before
+    assert list((tmp_path / "cache").glob("**/.tmp-*")) == []
+
+
+# --- what a folder holds beside its images
+
+
+@pytest.mark.parametrize(
+    "suffix", [".jfif", ".jpe", ".JPG", ".tga", ".jp2", ".pbm", ".qoi", ".ico"]
+)
+def test_every_format_that_pillow_reads_counts(suffix: str, tmp_path: Path) -> None:
+    assert suffix.lower() in tree.suffixes()
+    root = own(tmp_path / "pets")
+    (root / "cat" / "00.png").rename(root / "cat" / f"00{suffix}")
+    assert len(tree.scan(str(root)).images) == 20
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".csv", ".h5", ".eps", ".mpg", ".heic2", ""])
+def test_other_files_do_not(suffix: str, tmp_path: Path) -> None:
+    root = own(tmp_path / "pets")
+    (root / "cat" / f"notes{suffix}").touch()
+    found = tree.scan(str(root))
+    assert len(found.images) == 20
+    assert tree.ignored(found) == [
+        f"1 files are ignored; the suffix of an image is {tree.USUAL}, for example "
+        f"'{root / 'cat' / f'notes{suffix}'}'"
+    ]
+
+
+def test_linked_folders_are_read_and_circles_end(tmp_path: Path) -> None:
+    root, elsewhere = own(tmp_path / "pets"), own(tmp_path / "more")
+    (root / "cat" / "linked").symlink_to(elsewhere / "cat")
+    (root / "fox").symlink_to(elsewhere / "dog 2")
+    (root / "cat" / "circle").symlink_to(root)
+    (elsewhere / "cat" / "up").symlink_to(elsewhere / "cat")
+    found = tree.scan(str(root))
+    assert found.names == ("cat", "dog 2", "fox")
+    assert [sum(image.label == name for image in found.images) for name in found.names] == [
+        20,
+        10,
+        10,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("ant", "Ant"),
+        ("0", "00"),
+        ("caf\u00e9", "cafe\u0301"),
+        ("red fox", "red_fox"),
+        ("a", "a "),
+    ],
+)
+def test_one_class_under_two_names_is_refused(train: str, test: str, tmp_path: Path) -> None:
+    for split, name in (("train", train), ("test", test)):
+        for number, label in enumerate((name, "1")):
+            paint(tmp_path / split / label / f"{number}.png", number)
+    with pytest.raises(
+        UserError, match=r"names one class '.*' in t.* and '.*' in t.*; give it"
+    ) as error:
+        tree.scan(str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_two_classes_of_one_split_may_be_spelled_alike_and_have_one_order(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for label in ("00", "0", "1"):
+            paint(tmp_path / split / label / "a.png", 1)
+    assert tree.scan(str(tmp_path)).names == ("0", "00", "1")
+
+
+def test_a_class_that_nothing_teaches_is_refused(tmp_path: Path) -> None:
+    root = own(tmp_path / "pets", ("train", "test"))
+    paint(root / "test" / "wolf" / "0.png", 1)
+    with pytest.raises(
+        UserError, match="images of class 'wolf' in test alone, so nothing teaches"
+    ):
+        own_task(root, tmp_path / "cache")
+
+
+def test_a_run_says_in_one_line_what_it_leaves_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = own(tmp_path / "pets", ("train", "test"))
+    paint(root / "train" / "wolf" / "0.png", 1)
+    paint(root / "train" / "loose.png", 1)
+    (root / "train" / "cat" / "phone.heic2").touch()
+    (root / "train" / "empty").mkdir()
+    options = ["dataset=folder", f"dataset.root={root}", f"dataset.cache={tmp_path / 'cache'}"]
+    build.prepared(compose.single(options))
+    [line] = [entry.getMessage() for entry in caplog.records if "pets" in entry.getMessage()]
+    for part in (
+        "folder/pets: ",
+        "loose.png",
+        "phone.heic2",
+        "empty",
+        "1 classes have no image in test",
+    ):
+        assert part in line
+    assert "\n" not in line

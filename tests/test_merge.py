@@ -1,12 +1,18 @@
 """Merging, beside the property of every method in petlbench.testing: equal logits, or a reason."""
 
-from typing import Any
+import json
+import warnings
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
+import timm
 import torch
+from safetensors.torch import load_file
+from torch import nn
 
 from petlbench.errors import Unsupported
-from petlbench.merge import merged
+from petlbench.merge import merged, save_merged
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
 from petlbench.testing import images, method_on, randomised, tiny, tiny_method
@@ -28,24 +34,79 @@ def test_merging_changes_the_network() -> None:
     assert not torch.equal(net.state_dict()["blocks.0.attn.qkv.weight"], unchanged)
 
 
+@pytest.mark.parametrize(("site", "layer"), [("qkv", "attn.qkv"), ("mlp", "mlp.fc2")])
 @pytest.mark.parametrize("family", ["vit", "swin"])
-def test_salient_channels_of_the_projection_merge(family: str) -> None:
-    method = randomised(tiny_method("sct", family, site="qkv")).eval()
+def test_salient_channels_of_a_projection_merge(family: str, site: str, layer: str) -> None:
+    method = randomised(tiny_method("sct", family, site=site)).eval()
     net = timm_network(family)
     net.load_state_dict(merged(method).state_dict(), strict=True)
     for name, module in method.backbone.net.named_modules():
-        if name.endswith("attn.qkv"):
-            x = torch.randn(7, module.qkv.in_features)
-            torch.testing.assert_close(net.get_submodule(name)(x), module(x), rtol=1e-4, atol=1e-5)
+        if name.endswith(layer):
+            plain = cast(nn.Linear, net.get_submodule(name))
+            x = torch.randn(7, plain.in_features)
+            torch.testing.assert_close(plain(x), module(x), rtol=1e-4, atol=1e-5)
 
 
 def test_the_merged_network_pools_as_the_method_does_or_is_refused() -> None:
     method = randomised(method_on(tiny("vit", pool="norm_then_mean"), "lora")).eval()
     with torch.no_grad():
         torch.testing.assert_close(merged(method)(images()), method(images()))
-    method = randomised(method_on(tiny("vit", pool="patch_mean_then_norm"), "lora")).eval()
+    method = randomised(method_on(tiny("swin", pool="patch_mean_then_norm"), "lora")).eval()
     with pytest.raises(Unsupported, match=r"cannot pool as backbone\.pool=patch_mean"):
         merged(method)
+
+
+def test_a_pooling_that_a_convnext_lacks_is_refused() -> None:
+    """It normalises after the mean; on a smooth image the order hardly matters."""
+    backbone = tiny("vit", name="convnext_atto", pool="norm_then_mean", image_size=64)
+    with pytest.raises(Unsupported, match=r"cannot pool as backbone\.pool=norm_then_mean"):
+        merged(method_on(backbone, "bitfit"))
+
+
+POOLED = [
+    ("petlbench_vit", "cls"),
+    ("petlbench_vit", "norm_then_mean"),
+    ("petlbench_vit", "patch_mean_then_norm"),
+    ("petlbench_swin", "norm_then_mean"),
+    ("vit_mini", "cls"),
+    ("vit_mini", "norm_then_mean"),
+    ("vit_mini", "patch_mean_then_norm"),
+]
+
+
+@pytest.mark.parametrize(("name", "pool"), POOLED)
+def test_timm_loads_what_save_merged_writes(name: str, pool: str, tmp_path: Path) -> None:
+    """The plain file of the weights would not say how the network pools."""
+    family = "swin" if name == "petlbench_swin" else "vit"
+    size = 48 if name == "vit_mini" else 16
+    backbone = tiny(family, name=name, pool=pool, image_size=size, mean=[0.1, 0.2, 0.3])
+    method = randomised(method_on(backbone, "lora")).eval()
+    save_merged(method, tmp_path / "new" / "folder")
+    with warnings.catch_warnings(action="error"):
+        net = from_folder(tmp_path / "new" / "folder")
+    batch = torch.randn(3, 3, size, size)
+    with torch.no_grad():
+        expected = method(batch)
+        assert (net(batch) - expected).abs().max() <= 1e-4 * expected.abs().max()
+    config = json.loads((tmp_path / "new" / "folder" / "config.json").read_text())
+    assert config["pretrained_cfg"]["mean"] == [0.1, 0.2, 0.3]
+    assert config["pretrained_cfg"]["input_size"] == [3, size, size]
+
+
+def from_folder(folder: Path) -> nn.Module:
+    """The network of a folder; timm's own networks load it, those of the tests by hand."""
+    config = json.loads((folder / "config.json").read_text())
+    if config["architecture"] == "vit_mini":
+        return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    net = timm.create_model(config["architecture"], drop_path_rate=0.0, **config["model_args"])
+    net.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
+    return net.eval()
+
+
+def test_nothing_is_written_of_what_cannot_be_merged(tmp_path: Path) -> None:
+    with pytest.raises(Unsupported, match="cannot be merged"):
+        save_merged(tiny_method("adapter", "vit"), tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
 
 
 def test_what_was_learned_outside_the_layers_is_not_lost_in_silence() -> None:

@@ -14,12 +14,14 @@ from torch import nn
 from petlbench import registry
 from petlbench.config.schema import Config
 from petlbench.cost.section import parameters
-from petlbench.delta import load, trained
+from petlbench.delta import delta_tensors, load, trained
 from petlbench.errors import UserError
 from petlbench.method import Method, Step
 from petlbench.methods.noah import NOAH
+from petlbench.methods.noah_elastic import ElasticPrompts
 from petlbench.methods.noah_genes import MODULES, Genes, Plan, Space, next_generation
 from petlbench.run import build
+from petlbench.run.lifecycle import blank
 from petlbench.run.record import Store
 from petlbench.run.training import run
 from petlbench.testing import declared, images, randomised, tiny, tiny_method
@@ -137,9 +139,17 @@ def test_the_supernet_at_some_sizes_is_that_subnet() -> None:
     assert torch.equal(subnet(images()), supernet(images()))
 
 
+def test_prompts_start_as_a_slice_of_torchs_xavier_uniform_tensor() -> None:
+    """Of (1, 100, 768), as in the authors' code: torch counts 100 * 768 and 768 as its fans."""
+    theirs = nn.init.xavier_uniform_(torch.empty(1, 100, 768))
+    ours = ElasticPrompts(768, 10, dropout=0.0).tokens
+    for tensor in (theirs, ours.detach()):
+        assert 0.00870 < float(tensor.abs().max()) < 0.00880  # sqrt(6 / (101 * 768)) = 0.00880
+
+
 def test_prompts_follow_the_authors_order() -> None:
-    """Appended at the end; a block without prompts keeps those of the block before it."""
-    counts = [2, 0, 3, *[0] * 9]
+    """A block appends its prompts in place of those of the block before it, if that has any."""
+    counts = [2, 4, 0, 3, 1, 0, 0, 2, *[0] * 4]
     method = randomised(
         registry.create(
             "noah_subnet", tiny("vit"), lora=[0] * 12, adapter=[0] * 12, prompts=counts
@@ -148,12 +158,15 @@ def test_prompts_follow_the_authors_order() -> None:
     net = tiny("vit").eval().net
     z = net._pos_embed(net.patch_embed(images()))
     tensors = dict(method.named_parameters())
+    lengths = []
     for number, block in enumerate(net.blocks, 1):
         if counts[number - 1]:
             fresh = tensors[f"prompts.{number}.tokens"].expand(3, -1, -1)
-            z = torch.cat([z[:, :17], fresh], dim=1)
+            before = counts[number - 2] if number > 1 else 0
+            z = torch.cat([z[:, : z.shape[1] - before], fresh], dim=1)
         z = block(z)
-    assert z.shape[1] == 20
+        lengths.append(z.shape[1] - 17)
+    assert lengths == [2, 4, 4, 7, 5, 5, 5, 7, 7, 7, 7, 7]  # 4 + 3, 4 + 1, 4 + 1 + 2
     logits = method.backbone.head(method.backbone.pooled(z[:, :17]))
     torch.testing.assert_close(method(images()), logits)
 
@@ -255,6 +268,10 @@ def test_a_killed_search_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     resumed = run(search_config(tmp_path / "cut"))
     assert resumed["status"] == "finished"
     assert resumed["notes"]["search"] == whole["notes"]["search"]
+    for cost in ("train_s", "train_images_per_s", "images_seen", "images_scored"):
+        assert whole["cost"][cost] > 0
+        assert resumed["cost"][cost] is None
+        assert "resumed search" in resumed["notes"][cost]
     deltas = [
         load_file(Store(tmp_path / root).path(record, ".safetensors"))
         for root, record in (("whole", whole), ("cut", resumed))
@@ -262,3 +279,23 @@ def test_a_killed_search_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert deltas[0].keys() == deltas[1].keys()
     assert all(torch.equal(tensor, deltas[1][name]) for name, tensor in deltas[0].items())
     assert not history.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK cut", b"[", b"{}", b"[[]]", b'[{"generation": 1}]'])
+def test_damaged_files_of_an_earlier_start_are_made_again(content: bytes, tmp_path: Path) -> None:
+    settings = search_config(tmp_path)
+    scratch = Store(tmp_path).path(blank(settings), ".unfinished")
+    scratch.mkdir(parents=True)
+    for name in ("supernet.pt", "search.json"):
+        (scratch / name).write_bytes(content)
+    record = run(settings)
+    assert record["status"] == "finished", record["reason"]
+    assert [part["generation"] for part in record["notes"]["search"]["generations"]] == [1, 2]
+
+
+def test_tensors_of_another_supernet_are_not_taken(tmp_path: Path) -> None:
+    method = build.method(search_config(tmp_path))
+    assert isinstance(method, NOAH)
+    for tensors in ({}, {"a": torch.zeros(1)}, [1], dict.fromkeys(delta_tensors(method), 3)):
+        torch.save(tensors, tmp_path / "supernet.pt")
+        assert not method._restore(tmp_path / "supernet.pt")

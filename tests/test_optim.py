@@ -161,16 +161,22 @@ def test_published_schedules_are_timms_stepped_as_the_source_says(
     assert values == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_schedule_of_adapter_plus_is_lightnings() -> None:
-    """LinearWarmupCosineAnnealingLR in closed form: 10 steps up, the last at the peak, 90 down."""
-    values, published = scheduled(("adapter_plus", "vit_b16", "vtab"))
+@pytest.mark.parametrize("method", ["adapter_plus", "vpt_deep"])
+def test_the_schedule_of_adapter_plus_is_lightnings_an_epoch_late(method: str) -> None:
+    """LinearWarmupCosineAnnealingLR in closed form: 10 steps up, the last at the peak, 90 down.
+
+    After each epoch it is set to the value of that epoch's 0-based number, so the first value
+    acts twice and the last one never.
+    """
+    values, published = scheduled((method, "vit_b16", "vtab"))
     lr = published["lr"]
     up = [lr / 100 + step * (lr - lr / 100) / 9 for step in range(10)]
     down = [
         lr / 1000 + (lr - lr / 1000) * (1 + math.cos(math.pi * step / 90)) / 2
         for step in range(90)
     ]
-    assert values == pytest.approx(up + down, rel=1e-12)
+    assert values[:3] == pytest.approx([1e-5, 1e-5, 1.2e-4], rel=1e-12)
+    assert values == pytest.approx([up[0], *up, *down[:-1]], rel=1e-12)
 
 
 @pytest.mark.parametrize("name", ["ssf", "adapter", "lora_noah", "noah_subnet", "adapter_plus"])
@@ -207,6 +213,9 @@ def test_sgd_has_momentum_and_decay() -> None:
         ({"optimizer": "adam"}, "unknown train.optimizer 'adam'"),
         ({"momentum": 1}, "train.momentum is 1"),
         ({"label_smoothing": -0.1}, "train.label_smoothing is -0.1"),
+        ({"clip_grad": 0.0}, "train.clip_grad is 0.0; it must be a number above 0"),
+        ({"clip_grad": float("nan")}, "train.clip_grad is nan"),
+        ({"accumulate": 0}, "train.accumulate is 0; it must be a whole number from 1"),
         ({"mixup": -1}, "train.mixup is -1"),
         ({"cutmix": 1.0, "batch_size": 7}, "train.cutmix mixes pairs of images"),
         ({"mixup": 1.0, "drop_last": False}, "train.mixup mixes pairs of images"),

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from petlbench.commands import predict
 from petlbench.config import compose
-from petlbench.data.images import original
+from petlbench.data.images import OWN, original
 from petlbench.errors import UserError
 from petlbench.run.record import Record, Store
 from petlbench.run.training import run
@@ -83,7 +83,7 @@ def test_a_folder_is_predicted_with_the_names_of_its_classes(
 def test_probabilities_are_the_methods(images: Path, delta: Path) -> None:
     found = predict.load(delta, checkpoint=None, device="cpu")
     paths = predict.images([images])
-    pixels = [found.view.of(original(path, upright=True)) for path in paths[:5]]
+    pixels = [found.view.of(original(path, OWN)) for path in paths[:5]]
     whole = found.probabilities(pixels)
     assert torch.allclose(whole.sum(1), torch.ones(5))
     refused: list[UserError] = []

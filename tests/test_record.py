@@ -268,6 +268,10 @@ def committed() -> list[dict[str, Any]]:
     return list(Store(MEASURED).records())
 
 
+# Keys that came later and change what a run computes: another run than the committed one.
+CHANGED = {"vqt": {"embedding_dropout"}}
+
+
 def test_committed_records_keep_their_identity() -> None:
     """Keys that came later are at their neutral values, and renamed classes have first names."""
     seen = 0
@@ -278,7 +282,10 @@ def test_committed_records_keep_their_identity() -> None:
         if "multitask" in record["cost"]:
             continue  # it has no task, and no default of its own
         own = [key for key in IDENTITY if key in config]
-        known = first_form(defaults(record["factors"]["method"], record["protocol"]))
+        method = record["factors"]["method"]
+        known = first_form(defaults(method, record["protocol"]))
+        changed = CHANGED.get(method, set())
+        known["method"] = {k: v for k, v in known["method"].items() if k not in changed}
         today = {key: known[key] for key in own if known.get(key) is not None}
         assert identity(merged(today, {key: config[key] for key in own})) == record["id"]
     assert seen > 700

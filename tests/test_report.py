@@ -616,6 +616,24 @@ def test_seeds_of_different_data_are_never_averaged() -> None:
     assert table(runs).values.loc["LoRA", "mini/digits"] == 70.5
 
 
+def test_draws_differ_in_their_training_list_and_in_nothing_else() -> None:
+    """A mean over draws is one of other training images and of the same test."""
+    runs = [record("lora", "digits", 70.0 + seed, seed) for seed in range(4)]
+    for number, run in enumerate(runs):
+        run["factors"]["draw"] = run["config"]["seed"] = number % 2
+        run["factors"]["seed"] = number // 2
+        splits = {"trainval": str(number % 2), "test": "t"}
+        run["config"]["contents"] = {"splits": splits}
+    assert table(runs).values.loc["LoRA", "mini/digits"] == 71.5
+    other = copy.deepcopy(runs)
+    other[3]["config"]["contents"]["splits"]["trainval"] = "other"
+    with pytest.raises(UserError, match=r"contents\.splits\.trainval \(1, other\)"):
+        table(other)
+    runs[1]["config"]["contents"]["splits"]["test"] = "u"
+    with pytest.raises(UserError, match=r"contents\.splits\.test \(t, u\)"):
+        table(runs)
+
+
 def test_a_named_suite_shows_the_tasks_that_no_record_is_of() -> None:
     result = table(records(), suite="mini")
     assert [c.title for c in result.columns[:8]][1:4] == ["Glyphs", "Land", "Cells"]

@@ -357,6 +357,26 @@ def test_published_names_mean_methods_and_tasks_of_this_project() -> None:
         published.rows("table9")
 
 
+def test_published_rows_of_other_weights_are_marked_and_never_audited_against_ours() -> None:
+    """The authors' scripts of SSF, GPS and HST load the AugReg weights."""
+    files = ("dtl_aaai2024/table2_vtab_vit_b16", "vtab_vit_b16_literature")
+    rows = [row for file in files for row in published.rows(file)]
+    apart = {(row.source, row.label) for row in rows if row.backbone != "vit_b16"}
+    assert apart == {
+        ("DTL paper, Table 2", "SSF"),
+        *(("V-PETL Bench README", name) for name in ("SSF", "GPS", "HST")),
+    }
+    for row in rows:
+        marked = "trained from the weights of vit_b16_augreg, not of vit_b16" in row.note()
+        assert marked == ((row.source, row.label) in apart)
+    table = report("table2").tables[0]
+    footnotes = [note for note in table.footnotes if "vit_b16_augreg" in note.text]
+    assert [note.of for note in footnotes] == [("SSF (DTL paper, Table 2)",)]
+    beside = build("audit", vtab("ssf", 60.0)).tables[0]
+    assert "SSF: OSU-MLB stored runs" in beside.rows
+    assert "SSF: DTL paper, Table 2" not in beside.rows
+
+
 def test_a_leaderboard_is_in_the_order_of_average_ranks() -> None:
     result = report("leaderboard")
     table = result.tables[0]

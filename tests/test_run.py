@@ -181,9 +181,21 @@ MISTAKES = [
     ("dataset.images=abc", "dataset.images is 'abc'; it must be a whole number"),
     ("+method.foo=4", "unknown key of method 'foo'"),
     ("~method", "no method is chosen; set method=NAME"),
-    ("method._target_=petlbench.nothing", "method._target_ names 'petlbench.nothing'"),
-    ("method._target_=pathlib.Path", "method._target_ pathlib.Path is not a subclass"),
+    ("method._target_=pathlib.Path", "method._target_ is pathlib.Path and that of method=linear"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("petlbench.nothing", "method._target_ names 'petlbench.nothing'"),
+        ("pathlib.Path", "method._target_ pathlib.Path is not a subclass"),
+    ],
+)
+def test_the_class_of_a_method_is_one(path: str, message: str) -> None:
+    settings = compose.single(["method=linear"])
+    with pytest.raises(UserError, match=message):
+        build.check(replace(settings, method=replace(settings.method, path=path)))
 
 
 @pytest.mark.parametrize(("override", "message"), MISTAKES)

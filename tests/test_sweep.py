@@ -1,8 +1,11 @@
 """The plan of a sweep, and the command line around it, as a user meets them."""
 
+import itertools
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose as hydra_compose
@@ -16,8 +19,8 @@ from petlbench.errors import Unsupported, UserError
 from petlbench.run.identity import identity
 from petlbench.run.record import Store
 from petlbench.sweep import plan
+from petlbench.train import trainer
 from tests.command import run as in_process
-from tests.helpers import sampled
 from tests.processes import command, finished, records, wait_for
 from tests.settings import config
 
@@ -221,14 +224,50 @@ def test_a_process_ends_as_the_tests_of_mistakes_do_in_theirs(tmp_path: Path) ->
         assert code == 2
 
 
-@pytest.mark.parametrize("stop", sampled([signal.SIGKILL, signal.SIGINT], [signal.SIGKILL]))
+def test_an_interrupted_sweep_resumes_without_repeating(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Ctrl-C in the middle of the second run; signals to processes are slow tests."""
+    sweep = ["-m", "method=linear", "dataset=mini/location", "seed=range(3)", *QUICK]
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer.TrainingLoop, "evaluate", _interrupted_at(2))
+        code, told = in_process(tmp_path, *sweep)
+    assert code == 130
+    assert "interrupted; finished runs are kept, the same command does the rest" in told
+    before = records(tmp_path)
+    assert len(before) == 1
+    code, told = in_process(tmp_path, *sweep)
+    assert (code, len(records(tmp_path))) == (0, 3), told
+    assert "3 runs, 1 finished (skipped), 2 to run" in told
+    assert before.items() <= records(tmp_path).items()
+    after = records(tmp_path)
+    assert (in_process(tmp_path, *sweep)[0], records(tmp_path)) == (0, after)
+
+
+def _interrupted_at(number: int) -> Callable[..., object]:
+    """An evaluation that is interrupted at its given call."""
+    calls, evaluate = itertools.count(1), trainer.TrainingLoop.evaluate
+
+    def evaluated(*given: Any, **named: Any) -> object:
+        if next(calls) == number:
+            raise KeyboardInterrupt
+        return evaluate(*given, **named)
+
+    return evaluated
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_sweep_resumes_without_repeating(tmp_path: Path, stop: signal.Signals) -> None:
     sweep = ["-m", "method=linear", "dataset=mini/location", "seed=range(4)", *QUICK]
     process = command(tmp_path, *sweep)
     wait_for(tmp_path, 1)
     process.send_signal(stop)
     told, _ = process.communicate(timeout=60)
-    assert process.returncode == {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 130}[stop], told
+    assert (
+        process.returncode
+        == {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 130, signal.SIGTERM: 143}[stop]
+    ), told
     before = records(tmp_path)
     assert 1 <= len(before) < 4
     code, told = finished(tmp_path, *sweep)
@@ -241,9 +280,12 @@ def test_a_stopped_sweep_resumes_without_repeating(tmp_path: Path, stop: signal.
     assert (code, records(tmp_path)) == (0, after)
 
 
-def test_a_failure_is_listed_and_the_rest_runs(tmp_path: Path) -> None:
+def test_a_failure_is_listed_and_the_rest_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PETLBENCH_CACHE", str(tmp_path / "cache"))
     sweep = ["-m", "method=full", "dataset=mini/location", "train.lr=1e30,1e-3", *QUICK]
-    code, told = finished(tmp_path, *sweep)
+    code, told = in_process(tmp_path, *sweep)
     assert code == 1
     assert "[2/2 ok=1 failed=1" in told
     [line] = [line for line in told.splitlines() if line.startswith("failed: ")]
@@ -256,7 +298,7 @@ def test_a_failure_is_listed_and_the_rest_runs(tmp_path: Path) -> None:
     ]
     assert {path.name for path in tmp_path.iterdir()} == {"cache", "results"}
     again = ["method=full", "dataset=mini/location", "train.lr=1e-3", *QUICK]
-    code, told = finished(tmp_path, *again)
+    code, told = in_process(tmp_path, *again)
     assert code == 0
     assert "finished already: results/runs/mini/location/full-vit_mini-seed0-" in told
 

@@ -20,7 +20,7 @@ from petlbench.method import Method, ParameterGroup, Step
 from petlbench.model.backbone import Backbone, create
 from petlbench.train.optim import parameter_groups
 from petlbench.train.precision import Precision
-from petlbench.train.step import training_step
+from petlbench.train.step import accumulated_step, training_step
 from petlbench.train.trainer import Diverged, Epoch, TrainingLoop
 from tests.settings import train, vit_mini
 
@@ -104,6 +104,57 @@ def test_drop_last_leaves_out_the_incomplete_batch(drop_last: bool, images: int)
     loop = trainer(train=train(drop_last=drop_last, epochs=1))
     loop.train(method("linear"))
     assert loop.images_seen == images
+
+
+@pytest.mark.parametrize(("drop_last", "optimizer"), [(True, "sgd"), (False, "adamw")])
+@pytest.mark.parametrize("clip_grad", [None, 0.01])
+def test_accumulated_batches_train_as_one_large_batch(
+    drop_last: bool, optimizer: str, clip_grad: float | None
+) -> None:
+    """36 images: four steps of 8 or of 2 times 4, and where it is kept a last one of 4."""
+    made = []
+    for batch_size, accumulate in ((8, 1), (4, 2)):
+        values = train(
+            drop_last=drop_last,
+            optimizer=optimizer,
+            clip_grad=clip_grad,
+            batch_size=batch_size,
+            accumulate=accumulate,
+        )
+        fresh, loop = method("linear"), trainer(train=values)
+        loop.train(fresh)
+        made.append((tensors(fresh), [epoch.loss for epoch in loop.history], loop.images_seen))
+    one, other = made
+    for a, b in zip(one[0], other[0], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    assert other[1] == pytest.approx(one[1], rel=1e-5)
+    assert other[2] == one[2] == 2 * (32 if drop_last else 36)
+
+
+def test_clipped_gradients_have_the_largest_norm_or_their_own() -> None:
+    images, labels = bright(8, seed=1).images.float() / 255, bright(8, seed=1).labels
+    norms = {}
+    for clip_grad in (None, 1e-3, 1e9):
+        made = method("linear")
+        optimiser = torch.optim.SGD(trained(made).values(), 0.1)
+        accumulated_step(
+            made,
+            optimiser,
+            Precision("fp32", CPU),
+            [(images, labels)],
+            8,
+            clip_grad=clip_grad,
+        )
+        gradients = [tensor.grad for tensor in trained(made).values() if tensor.grad is not None]
+        norms[clip_grad] = float(torch.stack([grad.norm() for grad in gradients]).norm())
+    assert norms[None] == norms[1e9] > 1e-3
+    assert norms[1e-3] == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_step_larger_than_the_training_split_is_refused() -> None:
+    message = "train.batch_size 16 times train.accumulate 3 is larger than the 36 training images"
+    with pytest.raises(UserError, match=f"{message}; set train.batch_size to at most 12"):
+        trainer(train=train(batch_size=16, accumulate=3))
 
 
 def test_the_best_epoch_on_val_is_kept() -> None:

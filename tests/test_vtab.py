@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
 from petlbench.data import pixels
-from petlbench.data.images import View, original
+from petlbench.data.images import PUBLISHED, View, original
 from petlbench.data.readers import lists, vtab
 from petlbench.data.task import Task
 from petlbench.errors import UserError
@@ -129,13 +129,13 @@ KINDS: dict[str, Callable[[Path], Path]] = {
 def test_images_are_decoded_as_by_the_authors_loader(kind: str, tmp_path: Path) -> None:
     path = KINDS[kind](tmp_path / "image")
     expected = F.resize(Image.open(path).convert("RGB"), [7, 7], F.InterpolationMode.BICUBIC)
-    assert np.array_equal(view(7).of(original(path, upright=False)), np.asarray(expected))
+    assert np.array_equal(view(7).of(original(path, PUBLISHED)), np.asarray(expected))
 
 
 def test_16_bits_keep_the_upper_eight(tmp_path: Path) -> None:
     values = np.array([[0, 256 * 100], [256 * 200 + 255, 65535]], dtype=np.uint16)
     Image.fromarray(values).save(tmp_path / "deep.png")
-    pixels = view(2).of(original(tmp_path / "deep.png", upright=False))
+    pixels = view(2).of(original(tmp_path / "deep.png", PUBLISHED))
     assert pixels[..., 1].tolist() == [[0, 100], [200, 255]]
 
 

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from petlbench.errors import UserError
+from petlbench import create
+from petlbench.errors import Unsupported, UserError
 from petlbench.method import Method
 from petlbench.model import weights
 from petlbench.model.backbone import Backbone
@@ -99,7 +100,7 @@ def in_jax_layout(state: State) -> dict[str, np.ndarray[Any, Any]]:
 def test_a_checkpoint_loads_exactly(family: str, suffix: str, tmp_path: Path) -> None:
     source = other(family)
     path = written(source.net.state_dict(), tmp_path / f"net{suffix}")
-    backbone = loaded(family, path)
+    backbone = loaded(family, path, head_start="stored")
     assert torch.equal(logits(backbone), logits(source))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert backbone.checkpoint == {"tag": backbone.tag, "file": path.name, "sha256": digest}
@@ -109,7 +110,7 @@ def test_jax_arrays_load_exactly(tmp_path: Path) -> None:
     source = other("vit")
     path = tmp_path / "ViT.npz"
     np.savez(path, **in_jax_layout(source.net.state_dict()))  # type: ignore[arg-type]
-    assert torch.equal(logits(loaded("vit", path)), logits(source))
+    assert torch.equal(logits(loaded("vit", path, head_start="stored")), logits(source))
 
 
 def test_the_original_layout_of_swin_loads_exactly(tmp_path: Path) -> None:
@@ -124,21 +125,91 @@ def test_the_original_layout_of_swin_loads_exactly(tmp_path: Path) -> None:
     state["layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(16, 16)
     path = tmp_path / "swin.pth"
     torch.save({"model": state}, path)
-    assert torch.equal(logits(loaded("swin", path)), logits(source))
+    assert torch.equal(logits(loaded("swin", path, head_start="stored")), logits(source))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_classifier_of_another_size_is_left_out(family: str, tmp_path: Path) -> None:
-    source = other(family, classes=CLASSES + 2)
-    path = written(source.net.state_dict(), tmp_path / "net.safetensors")
-    backbone = loaded(family, path)
+def has_fresh_head(backbone: Backbone, family: str) -> bool:
     fresh = tiny(family).head.state_dict()
-    assert all(torch.equal(t, fresh[name]) for name, t in backbone.head.state_dict().items())
+    return all(torch.equal(t, fresh[name]) for name, t in backbone.head.state_dict().items())
+
+
+@pytest.mark.parametrize("family", ["vit", "swin", "dinov3", "convnext"])
+@pytest.mark.parametrize("classes", [CLASSES, CLASSES + 2])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_the_classifier_of_a_file_is_left_out(
+    family: str, classes: int, suffix: str, tmp_path: Path
+) -> None:
+    source = other(family, classes=classes)
+    path = written(source.net.state_dict(), tmp_path / f"net{suffix}")
+    backbone = loaded(family, path)
+    assert has_fresh_head(backbone, family)
     batch = images()
     assert torch.equal(
         Method(backbone).features(backbone.embed(batch)),
         Method(source).features(source.embed(batch)),
     )
+
+
+def with_classifier(name: str, state: State) -> State:
+    """A state whose classifier has another name."""
+    return {key.replace("head.", f"{name}.", 1): value for key, value in state.items()}
+
+
+@pytest.mark.parametrize("name", ["fc", "classifier", "head.fc", "heads.head", "head_dist"])
+def test_a_classifier_of_another_name_is_left_out_or_used(name: str, tmp_path: Path) -> None:
+    source = other("vit")
+    path = written(with_classifier(name, source.net.state_dict()), tmp_path / "net.pth")
+    assert has_fresh_head(loaded("vit", path), "vit")
+    assert torch.equal(logits(loaded("vit", path, head_start="stored")), logits(source))
+
+
+def test_jax_arrays_leave_the_head_as_it_started(tmp_path: Path) -> None:
+    path = tmp_path / "ViT.npz"
+    np.savez(path, **in_jax_layout(other("vit").net.state_dict()))  # type: ignore[arg-type]
+    assert has_fresh_head(loaded("vit", path), "vit")
+
+
+def test_the_classifier_of_the_hub_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1000 classes on ImageNet: the file's classifier has seen the labels."""
+    name = "vit_tiny_patch16_224.augreg_in21k"
+    source = tiny("vit", name=name, image_size=32, classes=1000)
+    with torch.no_grad():
+        source.net.head.weight.fill_(1.0)
+    path = written(source.net.state_dict(), tmp_path / "model.safetensors")
+    monkeypatch.setattr(weights, "try_to_load_from_cache", lambda repo, file: str(path))
+    backbone = tiny("vit", name=name, image_size=32, pretrained=True, classes=1000)
+    backbone.load_weights()
+    assert float(backbone.net.head.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+def test_a_stored_classifier_that_does_not_fit_is_refused(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"net{suffix}"
+    for classes in (None, CLASSES + 2):
+        state = other("vit", classes=classes or CLASSES).net.state_dict()
+        if suffix == ".npz":
+            arrays = in_jax_layout(state)
+            kept = {n: a for n, a in arrays.items() if classes or not n.startswith("head/")}
+            np.savez(path, **kept)  # type: ignore[arg-type]
+        else:
+            kept_state = {n: t for n, t in state.items() if classes or not n.startswith("head.")}
+            written(kept_state, path)
+        with pytest.raises(UserError, match="head_start=stored needs a classifier with bias") as e:
+            loaded("vit", path, head_start="stored")
+        assert "\n" not in str(e.value)
+
+
+def test_random_weights_have_no_stored_classifier() -> None:
+    with pytest.raises(UserError, match=r"head_start=stored .* backbone\.pretrained is false"):
+        tiny("vit", head_start="stored")
+
+
+def test_a_method_with_a_head_of_its_own_cannot_use_the_stored_one(tmp_path: Path) -> None:
+    path = written(other("vit").net.state_dict(), tmp_path / "net.pth")
+    with pytest.raises(Unsupported, match="starts a head of its own"):
+        create("vqt", loaded("vit", path, head_start="stored"))
 
 
 def test_a_checkpoint_may_lack_the_classifier(tmp_path: Path) -> None:

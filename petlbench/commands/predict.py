@@ -1,7 +1,8 @@
 """python -m petlbench.predict: classify your own images with a fine-tuned network.
 
 Loads a backbone and the delta of a run, and prints the most probable classes of each image as CSV
-(path, rank, class, probability), or as JSON.
+(path, rank, class, probability), or as JSON. In the CSV, a text that a spreadsheet would take for
+a formula gets a leading apostrophe; JSON has every text as it is.
 """
 
 import argparse
@@ -21,15 +22,18 @@ from torch import Tensor
 
 from petlbench import checks, delta, registry
 from petlbench.arguments import MISTYPED, Parser
-from petlbench.config import compose, renamed
+from petlbench.cells import cell
 from petlbench.config.construct import build as build_node
 from petlbench.config.construct import typed
 from petlbench.config.nodes import BackboneConfig, Input
-from petlbench.data.images import Preparation, View, original
-from petlbench.data.readers.tree import SUFFIXES, images_below
+from petlbench.data.images import GREY_MAX, OWN, Decoding, Preparation, View, original
+from petlbench.data.readers import tree
+from petlbench.data.readers.tree import USUAL, images_below
 from petlbench.errors import UserError
+from petlbench.interrupts import one_line
 from petlbench.method import Method
 from petlbench.model.backbone import create
+from petlbench.progress import say
 from petlbench.run import build, identity
 
 BATCH = 32  # images
@@ -38,7 +42,6 @@ EXAMPLE = (
     "example: python -m petlbench.predict --delta results/runs/folder/birds/lora-*.safetensors "
     "photographs/"
 )
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Predictor:
     """A fine-tuned network, the preparation of its images, and the names of its classes."""
 
     method: Method
+    decoding: Decoding
     view: View
     prepare: Preparation
     names: Sequence[str]
@@ -64,21 +68,27 @@ class Predictor:
     ) -> Iterator[tuple[Path, list[Any]]]:
         """Each image with its `top` classes and their probabilities, the most probable first.
 
-        refuse: called with the error of each file that cannot be decoded; such a file is left out.
+        refuse: called with the error of each file that cannot be decoded, or for which a logit is
+        not finite; such a file is left out.
         """
         for start in range(0, len(paths), BATCH):
             pixels: dict[Path, NDArray[np.uint8]] = {}
             for path in paths[start : start + BATCH]:
                 try:
-                    # with EXIF rotation, as dataset=folder reads images
-                    pixels[path] = self.view.of(original(path, upright=True))
+                    pixels[path] = self.view.of(original(path, self.decoding))
                 except UserError as error:
                     refuse(error)
             if not pixels:
                 continue
+            probabilities = self.probabilities(list(pixels.values()))
             # values and classes, each (B, top)
-            best = self.probabilities(list(pixels.values())).topk(min(top, len(self.names)))
-            for path, values, classes in zip(pixels, *(x.tolist() for x in best), strict=True):
+            best = probabilities.topk(min(top, len(self.names)))
+            finite = probabilities.isfinite().all(1).tolist()
+            rows = zip(pixels, finite, *(x.tolist() for x in best), strict=True)
+            for path, is_finite, values, classes in rows:
+                if not is_finite:
+                    refuse(UserError(f"the network's logits for '{path}' are not finite numbers"))
+                    continue
                 yield path, [(self.names[k], p) for k, p in zip(classes, values, strict=True)]
 
 
@@ -89,21 +99,25 @@ def load(file: Path, *, checkpoint: str | None, device: str) -> Predictor:
     device: auto, cpu or cuda.
     Raises UserError if the delta or the weights are missing or do not fit.
     """
-    network = delta.network(file)
-    # an earlier delta lacks the keys that came later
-    values = identity.completed({key: network[key] for key in ("backbone", "input")})
-    config = _node(BackboneConfig, values["backbone"], "backbone")
-    config = _with_weights(config, file, checkpoint)
+    network, target = delta.network(file), delta.target(file)
     place, names = build.device(device), network["classes"]
-    settings = _node(Input, values["input"], "input")
-    backbone = create(config, classes=len(names), image_size=settings.size)
+    with delta.building(file):
+        # an earlier delta lacks the keys that came later
+        values = identity.completed({key: network[key] for key in ("backbone", "input")})
+        config = _node(BackboneConfig, values["backbone"], "backbone")
+        settings = _node(Input, values["input"], "input")
+    config = _with_weights(config, file, checkpoint)
+    with delta.building(file):
+        backbone = create(config, classes=len(names), image_size=settings.size)
     backbone.load_weights()
-    target = compose.target_of(renamed.current_name(network["method"]), "method")
-    method = registry.adapt(backbone, target)
+    with delta.building(file):
+        method = registry.adapt(backbone, target)
     delta.load(file, method)
     view = build.view(settings)
     prepare = Preparation(view, mean=config.mean, std=config.std)
-    return Predictor(method.eval().to(place), view, prepare, names, place)
+    # as dataset=folder reads images, whatever the network was trained on
+    decoding = replace(OWN, grey_max=network.get("grey_max", GREY_MAX))
+    return Predictor(method.eval().to(place), decoding, view, prepare, names, place)
 
 
 def _node(schema: type[T], values: Mapping[str, Any], name: str) -> T:
@@ -141,7 +155,9 @@ def images(places: Sequence[Path]) -> list[Path]:
         if place.is_dir():
             inside = list(images_below(place))
             if not inside:
-                raise UserError(f"folder '{place}' has no image ({', '.join(SUFFIXES)})")
+                raise UserError(f"folder '{place}' has no image ({USUAL})")
+            if others := tree.foreign(place):
+                say(f"note: {len(others)} files of '{place}' are no images, e.g. '{others[0]}'")
             files |= dict.fromkeys(inside)
         elif place.is_file():
             files[place] = None
@@ -179,9 +195,10 @@ def write(results: Iterator[tuple[Path, list[Any]]], *, as_json: bool) -> None:
             print(json.dumps({"path": str(path), "classes": classes}), flush=True)
             continue
         for rank, (name, value) in enumerate(best, 1):
-            table.writerow([path, rank, name, f"{value:.4f}"])
+            table.writerow([cell(str(path)), rank, cell(name), f"{value:.4f}"])
 
 
+@one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; an error is one line on stderr.
 
@@ -207,6 +224,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, for example `head`, has stopped reading
         # Python flushes stdout at exit and would fail again (its docs, signal: note on SIGPIPE)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        return INTERRUPTED
     return 0 if not errors else 1 if len(errors) < len(paths) else MISTYPED

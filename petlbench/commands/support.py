@@ -12,6 +12,7 @@ from itertools import count
 from petlbench import registry
 from petlbench.config import compose, options
 from petlbench.errors import Unsupported, UserError, unknown
+from petlbench.interrupts import one_line
 from petlbench.run import build
 
 YES = "yes"
@@ -47,6 +48,7 @@ def _line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+@one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; returns 2 for an unknown backbone, else 0."""
     backbones = options.names("backbone")

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from petlbench.config import mistakes, options, recipes, search_path
+from petlbench.config import labels, mistakes, recipes, search_path
 from petlbench.config.composer import BESIDE, GROUPS, Composer, NotCovered
 from petlbench.config.construct import build, flat
 from petlbench.config.schema import Config, DatasetConfig, Factors, Settings, Target
@@ -57,11 +57,12 @@ def typed(plain: Plain, choices: Mapping[str, str]) -> Config:
     With recipe=paper, `recipe.changed` names what the command changed of the options' values.
     """
     settings = build(Settings, plain)
+    labels.check(plain, choices)
     dataset = _dataset(settings.dataset, choices["dataset"])
     config = Config(
         factors=Factors(
             method=choices["method"],
-            backbone=_backbone_name(settings.backbone.name, choices["backbone"]),
+            backbone=labels.backbone(settings.backbone.name, choices["backbone"]),
             task=dataset.task,
             draw=dataset.draw,
             seed=settings.seed,
@@ -184,20 +185,6 @@ def _dataset(node: Plain, option: str) -> DatasetConfig:
         classes=node["classes"],
         draw=node.get("draw", 0),
     )
-
-
-def _backbone_name(name: str, option: str) -> str:
-    """What a backbone is called in records: the option, or the network that replaces its own."""
-    return option if _network(option) in (name, None) else name
-
-
-@cache
-def _network(option: str) -> str | None:
-    """The timm name that a backbone's yaml gives."""
-    content = options.content("backbone", option)
-    # an option that sets global keys (vit_mini.yaml) has its values one level deeper
-    name: str | None = content.get("backbone", content).get("name")
-    return name
 
 
 def _changed(config: Config, choices: Mapping[str, str]) -> list[str]:

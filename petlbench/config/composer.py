@@ -257,7 +257,7 @@ class _Values:
         if "${." in text or "\\" in text:
             raise NotCovered(text)  # relative to its place, or escaped
         known = {path: self.at(path) for path in REFERENCE.findall(text)}
-        return _evaluated(text, _text(known))
+        return _evaluated(text, known)
 
     def at(self, path: str) -> Any:
         node: Any = self.plain
@@ -268,11 +268,10 @@ class _Values:
         return self.all(node)
 
 
-@cache
-def _evaluated(text: str, known: str) -> Any:
+def _evaluated(text: str, known: Mapping[str, Any]) -> Any:
     """An interpolation with resolvers, evaluated by OmegaConf beside the values it refers to."""
     config = OmegaConf.create({"text": text})
-    for path, value in json.loads(known).items():
+    for path, value in known.items():
         OmegaConf.update(config, path, value)
     return OmegaConf.to_container(config, resolve=True)["text"]  # type: ignore[index, call-overload]
 

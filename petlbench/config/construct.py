@@ -65,12 +65,19 @@ def build(schema: type[T], plain: Mapping[str, Any], where: str = "") -> T:
 
 
 def typed(schema: type, plain: Any, where: str) -> dict[str, Any]:
-    """Plain values converted to the types of a schema, as composition does it."""
+    """Plain values converted to the types of a schema, as composition does it.
+
+    Raises UserError for values of other types and for interpolations.
+    """
     if not isinstance(plain, Mapping):
         raise UserError(f"{where} is {plain}; it must map keys to values")
     for key in plain:
         if key not in (known := [part.name for part in fields(schema)]):
             raise UserError(f"no key '{where}.{key}'; {where} has {', '.join(known)}")
+    for name, value in flat(plain):
+        # resolvers read the environment and call functions, which values of a data file must not
+        if "${" in str(value):
+            raise UserError(f"{where}.{name} is {value!r}; a value here cannot refer to others")
     try:
         merged = OmegaConf.merge(OmegaConf.structured(composable(schema)), dict(plain))
         found = OmegaConf.to_container(merged, resolve=True)

@@ -10,6 +10,7 @@ from petlbench.checks import (
     choice,
     fraction,
     is_number,
+    positive,
     probability,
     text,
     whole,
@@ -24,7 +25,8 @@ INTERPOLATIONS = ("bicubic", "bilinear")
 ASPECTS = ("squash", "keep")
 # see petlbench/model/backbone.py
 POOLS = ("cls", "patch_mean_then_norm", "norm_then_mean", "attention")
-HEAD_STARTS = ("small_normal", "torch")
+STORED = "stored"  # the head is the classifier of the checkpoint
+HEAD_STARTS = ("small_normal", "torch", "kaiming_fan_out", STORED)
 LONGEST_BATCH = 2**24  # images: above it a typing error, and an overflow of sizes in bytes
 
 
@@ -69,6 +71,8 @@ class Train:
     cutmix: float
     epochs: int
     batch_size: int
+    accumulate: int
+    clip_grad: float | None
     drop_last: bool
     precision: str
     schedule: Schedule
@@ -88,12 +92,20 @@ class Train:
         choice("train.precision", self.precision, PRECISIONS)
         whole("train.epochs", self.epochs, low=1, high=1_000_000)
         whole("train.batch_size", self.batch_size, low=1, high=LONGEST_BATCH)
+        whole("train.accumulate", self.accumulate, low=1, high=LONGEST_BATCH)
+        if self.clip_grad is not None:
+            positive("train.clip_grad", self.clip_grad)
         # timm's Mixup asserts an even batch, in which image i is mixed with image B - 1 - i
         if (self.mixup or self.cutmix) and (self.batch_size % 2 or not self.drop_last):
             raise UserError(
                 f"train.{'mixup' if self.mixup else 'cutmix'} mixes pairs of images; set "
                 "train.batch_size to an even number and train.drop_last=true"
             )
+
+    @property
+    def step_images(self) -> int:
+        """Images whose gradients are averaged into one step."""
+        return self.batch_size * self.accumulate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +189,11 @@ class BackboneConfig:
         text("backbone.name", self.name)
         choice("backbone.pool", self.pool, POOLS)
         choice("backbone.head_start", self.head_start, HEAD_STARTS)
+        if self.head_start == STORED and self.checkpoint is None and not self.pretrained:
+            raise UserError(
+                "backbone.head_start=stored takes the classifier of pre-trained weights, and "
+                "backbone.pretrained is false; set backbone.head_start=small_normal"
+            )
         # below 1: kept branches are divided by 1 - rate
         fraction("backbone.drop_path", self.drop_path)
         for name in ("mean", "std"):

@@ -11,6 +11,7 @@ from typing import Any
 
 from petlbench.checks import (
     choice,
+    inner_path,
     positive,
     text,
     whole,
@@ -219,8 +220,12 @@ class DatasetConfig:
     draw: int
 
     def __post_init__(self) -> None:
-        for name in ("task", "title", "suite", "group"):
+        for name in ("title", "group"):
             text(f"dataset.{name}", getattr(self, name))
+        for name in ("task", "suite"):  # folders of records, and of decoded images
+            inner_path(f"dataset.{name}", getattr(self, name))
+        # readers join it to the folder of the data
+        inner_path("dataset.name", self.target.values.get("name", self.suite))
         whole("dataset.classes", self.classes, low=1, high=10_000_000)
         whole("dataset.draw", self.draw, low=0)
 

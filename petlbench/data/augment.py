@@ -4,10 +4,12 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from timm.data.auto_augment import AugmentOp, AutoAugment, posterize
 from timm.data.random_erasing import RandomErasing
 from timm.data.transforms_factory import transforms_imagenet_train
 from torch import Tensor
@@ -50,6 +52,9 @@ class Augmentation:
                 f"input.augment.auto_augment is {augment.auto_augment}; timm has no such policy "
                 f"({reason})"
             ) from error
+        for operation in _operations(self.transform.transforms):
+            if operation.aug_fn is posterize:
+                operation.aug_fn = _posterized
         if augment.scale is None:
             # timm always crops, in its first transform;
             # a partial, unlike a lambda, can be pickled for worker processes that are spawned
@@ -64,6 +69,26 @@ class Augmentation:
         erase = RandomErasing(self.erase, mode="pixel", device=images.device)
         changed: Tensor = erase(images)
         return changed
+
+
+def _operations(transforms: Sequence[Any]) -> Iterator[AugmentOp]:
+    """The operations of a policy among timm's transforms: AutoAugment, RandAugment or AugMix."""
+    for transform in transforms:
+        if isinstance(transform, AutoAugment):
+            yield from (operation for part in transform.policy for operation in part)
+        else:
+            yield from getattr(transform, "ops", ())
+
+
+def _posterized(image: Image.Image, bits_to_keep: int, **others: Any) -> Image.Image:
+    """Timm's posterize; black for less than a bit, which its increasing levels reach.
+
+    So did Pillow until version 13, which raises ValueError.
+    """
+    if bits_to_keep < 1:
+        return Image.new(image.mode, image.size)
+    posterized: Image.Image = posterize(image, bits_to_keep, **others)
+    return posterized
 
 
 def _pair(values: list[float] | None) -> tuple[float, float] | None:

@@ -1,7 +1,9 @@
 """Image files as uint8 pixels, and these as the normalised input of a network."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +15,33 @@ from torch.nn import functional as F
 
 from petlbench.checks import whole
 from petlbench.errors import UserError, unknown
+from petlbench.system import file_status
 
 INTERPOLATIONS = ("bicubic", "bilinear")
 ASPECTS = ("squash", "keep")
 # PIL raises SyntaxError for a broken PNG; DecompressionBombError is no OSError
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+GREY_MAX = 65_535  # of a grey image of 16 bits
+TIFF, PGM, JPEG_2000 = (b"II*\0", b"MM\0*"), (b"P2", b"P5"), (b"\0\0\0\x0cjP", b"\xffO\xffQ")
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a file becomes an RGB image.
+
+    upright: its EXIF rotation is applied. background: colour behind transparent pixels; None
+    drops alpha. grey_max: value that becomes white in grey images of 16 bits; higher ones do too.
+    """
+
+    upright: bool
+    background: str | None
+    grey_max: int = GREY_MAX
+
+
+# The published loaders call PIL's convert("RGB") alone.
+PUBLISHED = Decoding(upright=False, background=None)
+# Cameras store a rotation; what is behind transparent pixels is not meant to be seen.
+OWN = Decoding(upright=True, background="white")
 
 
 @dataclass(frozen=True)
@@ -60,23 +84,88 @@ class View:
         return np.asarray(resized.crop((left, top, left + self.size, top + self.size)))
 
 
-def original(path: Path, *, upright: bool) -> Image.Image:
-    """The image of a file, converted to RGB; `upright` applies its EXIF rotation.
+class BadImage(UserError):
+    """A file that cannot be decoded."""
 
-    Raises UserError if it cannot be decoded.
-    """
+
+def original(path: Path, decoding: Decoding) -> Image.Image:
+    """The image of a file in RGB. Raises BadImage if it cannot be decoded."""
     try:
-        with Image.open(path) as file:
+        file_status(path)
+        with Image.open(path, formats=_formats()) as file:
             # PIL opens grey images of 16 bits as I;16 (PNG) or I (PGM), a 32-bit TIFF as I too
             if file.mode == "F" or (file.mode == "I" and file.format == "TIFF"):
                 raise ValueError("the range of 32-bit pixels is unknown; convert it to 8 bits")
-            image: Image.Image = ImageOps.exif_transpose(file) if upright else file
+            image: Image.Image = ImageOps.exif_transpose(file) if decoding.upright else file
             if image.mode.startswith("I"):  # 16 bits, which PIL would clip at 255
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            # as the published loaders do: alpha is dropped, not blended
+                image = _in_8_bits(image, decoding)
+            if decoding.background is not None and image.has_transparency_data:
+                image = _in_front_of(image, decoding.background)
             return image.convert("RGB")
     except UNREADABLE as error:
-        raise UserError(f"image '{path}' cannot be decoded: {error}") from error
+        raise BadImage(f"image '{path}' cannot be decoded: {error}") from error
+
+
+def has_transparency(path: Path) -> bool:
+    """Whether a file that decodes has pixels that are not opaque."""
+    with Image.open(path, formats=_formats()) as file:
+        if not file.has_transparency_data:
+            return False
+        if file.mode.startswith("I"):
+            return bool((np.asarray(file) == file.info["transparency"]).any())
+        return bool(np.asarray(file.convert("RGBA"))[..., 3].min() < 255)
+
+
+def grey_peak(content: bytes) -> int | None:
+    """The highest value of a grey image of 16 bits, from the bytes of its file; else None.
+
+    None also for a file that cannot be decoded.
+    """
+    # the header of PNG holds depth and colour type, https://www.w3.org/TR/png/#11IHDR
+    if content.startswith(b"\x89PNG"):
+        if content[24:26] != b"\x10\x00":
+            return None
+    elif not content.startswith((*TIFF, *PGM, *JPEG_2000)):
+        return None
+    try:
+        with Image.open(BytesIO(content), formats=_formats()) as file:
+            return int(np.asarray(file).max()) if file.mode.startswith("I") else None
+    except UNREADABLE:
+        return None
+
+
+def grey_range(peaks: Iterable[int | None]) -> int:
+    """The value that becomes white, from the highest values of all images of a data set.
+
+    The highest value of 8 to 16 bits: a scanner of 12 bits writes 0 to 4095 into 16.
+    """
+    known = [peak for peak in peaks if peak is not None]
+    if not known:
+        return GREY_MAX
+    return int(2 ** max(8, min(16, max(known).bit_length())) - 1)
+
+
+def _in_8_bits(image: Image.Image, decoding: Decoding) -> Image.Image:
+    values = np.asarray(image).astype(np.float64)
+    scaled = np.minimum(np.rint(values * (255 / decoding.grey_max)), 255).astype(np.uint8)
+    grey = Image.fromarray(scaled)
+    if decoding.background is not None and "transparency" in image.info:
+        # PNG names one value that is transparent
+        opaque = np.where(values == image.info["transparency"], 0, 255).astype(np.uint8)
+        return Image.merge("LA", (grey, Image.fromarray(opaque)))
+    return grey
+
+
+def _in_front_of(image: Image.Image, background: str) -> Image.Image:
+    behind = Image.new("RGBA", image.size, background)
+    return Image.alpha_composite(behind, image.convert("RGBA"))
+
+
+@cache
+def _formats() -> list[str]:
+    """What PIL decodes itself: it hands PostScript to another program, which executes it."""
+    Image.init()
+    return [name for name in Image.ID if name != "EPS"]
 
 
 class Preparation:

@@ -1,7 +1,8 @@
 """The pixel cache: images decoded once into a memory-mapped file that all runs share.
 
-The name of a file is a hash of its sources: paths, sizes and dates of the images, their labels,
-and the transform. Of several processes that need the same file, one writes it and the others wait.
+The name of a file is a hash of its sources: paths, contents and labels of the images, and the
+transform. Of several processes that need the same file, one writes it and the others wait. A file
+is compared with its fingerprint once in each process, and decoded again if it is damaged.
 """
 
 import hashlib
@@ -9,24 +10,33 @@ import json
 import logging
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from petlbench.data.images import View
+from petlbench.checks import choice
+from petlbench.data import digests
+from petlbench.data.images import PUBLISHED, BadImage, View
 from petlbench.data.readers.lists import ImageList
-from petlbench.data.task import Split, fingerprint
+from petlbench.data.task import Fingerprint, Split, fingerprint
 from petlbench.errors import UserError
-from petlbench.system import file_lock, threads, write_atomically
+from petlbench.system import (
+    file_lock,
+    remove_abandoned,
+    replacing,
+    threads,
+    write_atomically,
+)
 
 log = logging.getLogger("petlbench")
 SPARE = 256 * 2**20  # bytes that the cache leaves free on its disk
 ADVICE = "set PETLBENCH_CACHE to a folder on another disk"
 CHUNK = 100  # images that are decoded in parallel before they are written
 LOG_EVERY = 50 * CHUNK  # images
+ON_BAD_IMAGE = ("error", "skip")  # what happens to an image that cannot be decoded
 
 
 @dataclass(frozen=True)
@@ -44,10 +54,18 @@ class CachedPixels:
 
     @property
     def exists(self) -> bool:
-        """Whether both files exist and the pixels are complete."""
+        """Whether both files exist and the pixels are complete; their content is not read."""
         # a process may be killed between the two files; each is renamed when it is whole
-        complete = self.pixels.is_file() and self.pixels.stat().st_size == self.size
-        return complete and self.about.is_file()
+        return self.version[:1] == (self.size,) and self.about.is_file()
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """Size, dates and inode of the pixels; empty if there are none."""
+        try:
+            status = self.pixels.stat()
+        except OSError:
+            return ()
+        return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
     def mapped(self) -> torch.Tensor:
         """The memory-mapped pixels (N, 3, size, size) uint8; nothing is written back."""
@@ -56,27 +74,128 @@ class CachedPixels:
         return torch.from_file(name, shared=False, size=size, dtype=torch.uint8).view(self.shape)
 
 
-def open_list(images: ImageList, *, view: View, cache: Path) -> Split:
+# Version and fingerprint of each file whose content this process has read and found right.
+_VERIFIED: dict[Path, tuple[tuple[int, ...], Fingerprint]] = {}
+
+
+def open_list(images: ImageList, *, view: View, cache: Path, on_bad_image: str = "error") -> Split:
     """The images of a list as (N, 3, size, size), decoded unless the cache has them.
 
-    Raises UserError for an image that is missing or cannot be decoded, and for a full disk; then
-    no file is left behind.
+    on_bad_image: one of ON_BAD_IMAGE; `skip` leaves out the images that cannot be decoded, whose
+    paths the fingerprint then lists as `skipped`. Raises UserError for an image that is missing
+    or, with `error`, cannot be decoded, and for a full disk; then no file is left behind.
     """
+    choice("dataset.on_bad_image", on_bad_image, ON_BAD_IMAGE)
+    try:
+        bad = _known_bad(images, view, cache) if on_bad_image == "skip" else []
+        split = _opened(images.without(set(bad)), view, cache)
+    except BadImage as error:
+        if on_bad_image == "error":
+            raise UserError(
+                f"{error}; restore it, or leave such images out with dataset.on_bad_image=skip"
+            ) from error
+        bad = _find_bad(images, view, cache)
+        split = _opened(images.without(set(bad)), view, cache)
+    if not bad:
+        return split
+    return replace(split, fingerprint={**split.fingerprint, "skipped": bad})
+
+
+def _opened(images: ImageList, view: View, cache: Path) -> Split:
     cached = locate(images, view=view, cache=cache)
-    labels = torch.tensor(images.labels)
-    if not cached.exists:  # before the lock: a complete cache may lie on a read-only disk
+    remove_abandoned(cached.pixels.parent)
+    # before the lock: a complete cache may lie on a read-only disk
+    split = _verified(images, cached)
+    if split is None:
         with file_lock(cached.pixels.with_suffix(".lock"), "cache decoded images", ADVICE):
-            if not cached.exists:
-                _decode(images, view, cached)
-                about = fingerprint(cached.mapped(), labels, _formats(images))
-                write_atomically(cached.about, json.dumps(about).encode())
-    about = json.loads(cached.about.read_text())
-    return Split(cached.mapped(), labels, about, images.original)
+            split = _verified(images, cached) or _decoded(images, view, cached)
+    return split
+
+
+def _verified(images: ImageList, cached: CachedPixels) -> Split | None:
+    """The pixels in the cache; None if they are missing, or differ from their fingerprint."""
+    if not cached.exists:
+        return None
+    version, split = cached.version, _split(images, cached)
+    if _VERIFIED.get(cached.pixels, ((), {}))[0] != version:
+        try:
+            stored = json.loads(cached.about.read_text())
+        except (OSError, ValueError, RecursionError):
+            stored = None
+        about = _fingerprint(images, split)
+        if about != stored:
+            return None
+        _VERIFIED[cached.pixels] = version, about
+    return replace(split, fingerprint=_VERIFIED[cached.pixels][1])
+
+
+def _decoded(images: ImageList, view: View, cached: CachedPixels) -> Split:
+    if cached.version:
+        log.warning("the decoded images in '%s' are damaged; decoding again", cached.pixels)
+    _decode(images, view, cached)
+    split = _split(images, cached)
+    about = _fingerprint(images, split)
+    write_atomically(cached.about, json.dumps(about).encode())
+    _VERIFIED[cached.pixels] = cached.version, about
+    return replace(split, fingerprint=about)
+
+
+def _split(images: ImageList, cached: CachedPixels) -> Split:
+    return Split(cached.mapped(), torch.tensor(images.labels), {}, images.original)
+
+
+def _fingerprint(images: ImageList, split: Split) -> Fingerprint:
+    about = fingerprint(split.images, split.labels, _formats(images))
+    # what the published loaders do is not said
+    return about if images.decoding == PUBLISHED else about | asdict(images.decoding)
+
+
+def _known_bad(images: ImageList, view: View, cache: Path) -> list[str]:
+    """The bad images of a list as an earlier start found them; empty if none did."""
+    try:
+        bad = json.loads(_bad_file(images, view, cache).read_text())
+    except (OSError, ValueError):
+        return []  # a damaged file is made anew where an image turns out to be bad
+    paths = set(images.paths)
+    return bad if isinstance(bad, list) and paths.issuperset(bad) else []
+
+
+def _find_bad(images: ImageList, view: View, cache: Path) -> list[str]:
+    """The paths of the images that cannot be decoded, which are stored beside the pixels.
+
+    Raises UserError if no image is left.
+    """
+
+    def is_bad(index: int) -> bool:
+        try:
+            images.original(index)
+        except BadImage:
+            return True
+        return False
+
+    with threads() as pool:
+        flags = list(pool.map(is_bad, range(len(images))))
+    bad = [path for path, flag in zip(images.paths, flags, strict=True) if flag]
+    if len(images.without(set(bad))) == 0:
+        raise UserError(f"no image of '{images.file}' can be decoded; is the archive complete?")
+    log.warning(
+        "%d of %d images of '%s' cannot be decoded and are left out, for example '%s'",
+        len(bad),
+        len(images),
+        images.file,
+        bad[0],
+    )
+    write_atomically(_bad_file(images, view, cache), json.dumps(bad).encode())
+    return bad
+
+
+def _bad_file(images: ImageList, view: View, cache: Path) -> Path:
+    return cache / f"{_key(images, view, cache)}.skipped.json"
 
 
 def locate(images: ImageList, *, view: View, cache: Path) -> CachedPixels:
     """The files for the pixels of a list. Raises UserError if one of its images is missing."""
-    key = _key(images, view)  # may have dots, so no with_suffix
+    key = _key(images, view, cache)  # may have dots, so no with_suffix
     shape = (len(images), 3, view.size, view.size)
     return CachedPixels(cache / f"{key}.u8", cache / f"{key}.json", shape)
 
@@ -97,20 +216,11 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def _key(images: ImageList, view: View) -> str:
-    # the repr of the view: a further field of View gives every file another name
-    digest = hashlib.sha256(f"{view} {images.upright}\n".encode())
-    for path, label in zip(images.paths, images.labels, strict=True):
-        try:
-            status = (images.root / path).stat()
-        except OSError as error:
-            raise UserError(
-                f"image '{images.root / path}', which '{images.file}' lists, is missing; "
-                "is the archive complete?"
-            ) from error
-        # size and date stand for the content, which would be read at every start otherwise
-        digest.update(os.fsencode(f"{path} {label} {status.st_size} {status.st_mtime_ns}\n"))
-    return f"{images.root.name}-{images.file.stem}-{digest.hexdigest()[:16]}"
+def _key(images: ImageList, view: View, cache: Path) -> str:
+    # the repr of view and decoding: a further field of them gives every file another name
+    sources = f"{view} {images.decoding} {digests.of_list(images, cache)}"
+    digest = hashlib.sha256(sources.encode()).hexdigest()[:16]
+    return f"{images.root.name}-{images.file.stem}-{digest}"
 
 
 def _decode(images: ImageList, view: View, cached: CachedPixels) -> None:
@@ -118,20 +228,18 @@ def _decode(images: ImageList, view: View, cached: CachedPixels) -> None:
         return np.ascontiguousarray(view.of(images.original(index)).transpose(2, 0, 1))
 
     require_space(cached.size, cached.pixels.parent, f"decoding '{images.file}'", ADVICE)
-    temporary = cached.pixels.with_suffix(".part")
     try:
         # threads and not processes: PIL releases the interpreter lock while it decodes
-        with temporary.open("wb") as file, threads() as pool:
+        with replacing(cached.pixels) as file, threads() as pool:
             for start in range(0, len(images), CHUNK):
                 if start and start % LOG_EVERY == 0:
                     log.info("decoding %s: %d of %d", images.file, start, len(images))
                 for image in pool.map(pixels, range(len(images))[start : start + CHUNK]):
                     file.write(image.data)
-        os.replace(temporary, cached.pixels)  # atomic: a reader never sees a part of the file
+            file.flush()
+            os.fsync(file.fileno())  # before the rename, which may otherwise reach the disk first
     except OSError as error:
         raise UserError(f"'{cached.pixels}' cannot be written: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _formats(images: ImageList) -> str:

@@ -53,8 +53,11 @@ class Task:
     no split at all, a task has no images. lists: the image files behind each split, by its name;
     empty if the task makes its images. cached: where the decoded pixels of a list are stored;
     None if they are not stored by `petlbench.data.pixels`. check: raises UserError if a split
-    cannot be opened, judging by its list and the paths of its images; decodes nothing. remarks:
-    sentences on the data that `python -m petlbench.data verify` reports as notes.
+    cannot be opened, judging by its list and the files of its images; decodes nothing. digest: of
+    the labels and image files of a split, wherever they lie; None if the task makes its images;
+    raises UserError if one is missing. decode: prepares a split before training, so that `open`
+    finds no broken image after it. remarks: sentences on the data that
+    `python -m petlbench.data verify` reports as notes.
     """
 
     name: str
@@ -72,6 +75,8 @@ class Task:
     lists: Mapping[str, Callable[[], ImageList]] = field(default_factory=dict)
     cached: Callable[[ImageList], "CachedPixels"] | None = None
     check: Callable[[str], None] = lambda split: None
+    digest: Callable[[str], str] | None = None
+    decode: Callable[[str], None] = lambda split: None
     remarks: Callable[[], list[str]] = list
 
     @property

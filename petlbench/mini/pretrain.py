@@ -26,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from petlbench.arguments import MISTYPED, Parser
 from petlbench.errors import UserError, unknown
+from petlbench.interrupts import one_line
 from petlbench.mini.objective import Pretraining, held_out, losses
 from petlbench.mini.recipe import Recipe, check_resumable
 from petlbench.mini.scenes import Generator, Scenes
@@ -214,6 +215,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+@one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line. Exit status: 0, or 2 if the user made a mistake."""
     options = vars(parse(arguments))

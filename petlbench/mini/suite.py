@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable
 from functools import cache as once
 from functools import partial
@@ -10,7 +9,6 @@ from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -23,7 +21,7 @@ from petlbench.errors import UserError
 from petlbench.mini import tasks
 from petlbench.mini.render import SIZE, Draw
 from petlbench.progress import progress
-from petlbench.system import user_path
+from petlbench.system import remove_abandoned, replacing, user_path
 
 TRAIN, VAL = 800, 200  # as in VTAB-1K
 MAX_IMAGES = 1_000_000  # 6.9 GB of pixels, which are rendered in memory
@@ -108,6 +106,7 @@ def _split(rendered: Callable[[], Images], split: str) -> Split:
 def _rendered(name: str, images: int, seed: int, sha256: str | None, folder: Path) -> Images:
     # with the hash, so that a version that renders other images does not read these
     path = folder / f"{name}-{seed}-{images}-{(sha256 or 'unknown')[:12]}.npz"
+    remove_abandoned(folder)
     rendered = _read(path)
     if rendered is None:
         rendered = render(name, images, seed)
@@ -135,16 +134,9 @@ def _read(path: Path) -> Images | None:
 
 def _write(path: Path, images: Images) -> None:
     """Write the cache atomically; log a warning if it cannot be written."""
-    # other processes may write the same file; np.savez adds .npz to any other suffix
-    temporary = path.with_name(f".{path.stem}-{uuid4().hex}.npz")
+    pixels, labels = images
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            np.savez(
-                temporary, pixels=images[0], labels=images[1], sha256=np.array(digest(images))
-            )
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)  # still there after a full disk or Ctrl-C
+        with replacing(path) as file:
+            np.savez(file, pixels=pixels, labels=labels, sha256=np.array(digest(images)))
     except OSError as error:
         log.warning("the rendered images are not cached: '%s' (%s)", path.parent, error.strerror)

@@ -1,5 +1,6 @@
 """A pre-trained timm network as embedding, stages of blocks, pooling and head."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
@@ -7,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from petlbench.config.nodes import BackboneConfig
+from petlbench.config.nodes import STORED, BackboneConfig
 from petlbench.errors import Unsupported, UserError, first_line
 from petlbench.model.families import family_of
 from petlbench.model.network import build_network
@@ -21,9 +22,19 @@ def _small_normal(head: nn.Linear) -> None:
     nn.init.zeros_(head.bias)
 
 
+def _kaiming_fan_out(head: nn.Linear) -> None:
+    """Weights from N(0, 2 / classes), bias -log 99: the heads of VPT's and VQT's code.
+
+    With this bias the sigmoid of each logit is 0.01.
+    """
+    nn.init.kaiming_normal_(head.weight, mode="fan_out")
+    nn.init.constant_(head.bias, -math.log(99))
+
+
 HEAD_STARTS: dict[str, Callable[[nn.Linear], None]] = {
     "small_normal": _small_normal,
     "torch": nn.Linear.reset_parameters,
+    "kaiming_fan_out": _kaiming_fan_out,
 }
 
 
@@ -81,8 +92,24 @@ class Backbone(nn.Module):
         fused = [bool(module.fused_attn) for module in self._attentions()]
         return None if not fused else "fused" if all(fused) else "unfused"
 
+    def timm_arguments(self) -> dict[str, int]:
+        """The arguments beside the name by which timm builds such a network, without pooling."""
+        classes = {"num_classes": cast(nn.Linear, self.head).out_features}
+        patches = getattr(self.net, "patch_embed", None)
+        # A convolutional network has no argument img_size.
+        sized = getattr(patches, "img_size", None) is not None
+        return classes | {"img_size": self.image_size} if sized else classes
+
     def start_head(self) -> None:
-        """Initialise the head."""
+        """Initialise the head.
+
+        Raises Unsupported if the head is that of the checkpoint, whose size is given.
+        """
+        if self.head_start == STORED:
+            raise Unsupported(
+                "the method starts a head of its own, so backbone.head_start=stored has no "
+                "weights for it; set backbone.head_start=small_normal"
+            )
         HEAD_STARTS[self.head_start](cast(nn.Linear, self.head))
 
     def unfuse_attention(self) -> None:
@@ -117,7 +144,7 @@ class Backbone(nn.Module):
         """
         # timm names it `head` or `head.fc`.
         head = next(name for name, module in self.net.named_modules() if module is self.head)
-        self.checkpoint = self.weights.load(self.net, head)
+        self.checkpoint = self.weights.load(self.net, head, with_head=self.head_start == STORED)
 
     def swap_blocks(self, make: Callable[[nn.Module, int], nn.Module]) -> None:
         """Replace each block by make(block, width); both are called as block(z)."""
@@ -218,14 +245,16 @@ def create(config: BackboneConfig, *, classes: int, image_size: int) -> Backbone
     """A backbone with random weights; `load_weights` is the next step.
 
     The two steps are separate so that a network can be built on the meta device. The head starts
-    as `head_start` says, the other weights as timm initialises them. Raises UserError for an
+    as `head_start` says (a stored one with `load_weights`), the other weights as timm initialises
+    them. Raises UserError for an
     unknown name or a pooling that the network lacks, Unsupported for other families of networks.
     """
     net = build_network(
         config.name, classes=classes, image_size=image_size, drop_path=config.drop_path
     )
     backbone = Backbone(net, config, image_size=image_size)
-    backbone.start_head()
+    if config.head_start != STORED:
+        backbone.start_head()
     # fused_attention=true keeps timm's choice, which is unfused in a Swin.
     if not config.fused_attention:
         backbone.unfuse_attention()

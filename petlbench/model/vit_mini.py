@@ -2,14 +2,24 @@
 
 from typing import Any
 
-from timm.models import register_model
-from timm.models.vision_transformer import VisionTransformer
+from timm.models import build_model_with_cfg, register_model
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+
+SIZES = {"img_size": 48, "patch_size": 8, "embed_dim": 96, "depth": 12, "num_heads": 3}
+# Without one timm warns at each build; the weights are found by petlbench/model/weights.py.
+CONFIG = {"architecture": "vit_mini", "input_size": (3, 48, 48), "classifier": "head"}
 
 
 @register_model
-def vit_mini(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
+def vit_mini(
+    pretrained: bool = False, *, pretrained_cfg: dict[str, Any] | None = None, **kwargs: Any
+) -> VisionTransformer:
     """12 blocks of width 96 on 8 px patches of 48 px images."""
-    sizes = {"img_size": 48, "patch_size": 8, "embed_dim": 96, "depth": 12, "num_heads": 3}
-    for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
-        kwargs.pop(key, None)  # timm.create_model passes these to the function, not to the class
-    return VisionTransformer(**sizes | kwargs)
+    return build_model_with_cfg(
+        VisionTransformer,
+        "vit_mini",
+        pretrained,
+        pretrained_cfg=pretrained_cfg or CONFIG,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        **SIZES | kwargs,
+    )

@@ -38,15 +38,16 @@ class WeightSource:
         """The entry of a record for random weights."""
         return {"tag": self.name, "file": None, "sha256": None}
 
-    def load(self, net: nn.Module, head: str) -> Checkpoint:
+    def load(self, net: nn.Module, head: str, *, with_head: bool) -> Checkpoint:
         """Load the weights into `net`, whose classification head is the module named `head`.
 
-        Raises UserError if the file is missing or damaged, or belongs to another network.
+        with_head: load the classifier of the file too. Raises UserError if the file is missing or
+        damaged, or belongs to another network.
         """
         path = self.find()
         if path is None:
             return self.unloaded()
-        load_checkpoint(net, head, path)
+        load_checkpoint(net, head, path, with_head=with_head)
         return {"tag": self.name, "file": path.name, "sha256": sha256_of(path)}
 
     def find(self) -> Path | None:

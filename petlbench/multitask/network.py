@@ -166,14 +166,19 @@ def restored(backbone: Backbone, path: Path) -> Method:
     Raises UserError if the delta cannot be read or belongs to another backbone.
     """
     spec = delta.method_spec(path, backbone)
-    method = on_shared(backbone, spec.name, spec.values, classes=spec.classes)
+    with delta.building(path):
+        method = _apart(registry.adapt(twin(backbone, spec.classes), spec.target), backbone)
     delta.load(path, method)
     return method
 
 
 def on_shared(backbone: Backbone, name: str, values: Mapping[str, Any], *, classes: int) -> Method:
     """A method by name that shares the frozen tensors of `backbone`; the backbone is unchanged."""
-    method = registry.create(name, twin(backbone, classes), **values)
+    return _apart(registry.create(name, twin(backbone, classes), **values), backbone)
+
+
+def _apart(method: Method, backbone: Backbone) -> Method:
+    """The method in eval mode on the device of `backbone`, with learned tensors of its own."""
     method.to(next(backbone.parameters()))
     for tensor in delta_tensors(method).values():
         tensor.data = tensor.data.clone()  # training or loading them must not change the backbone

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from petlbench.arguments import MISTYPED
 from petlbench.errors import UserError
+from petlbench.interrupts import one_line
 from petlbench.report import registry
 from petlbench.report.model.spec import ReportSpec
 from petlbench.report.read.records import read
@@ -120,6 +121,7 @@ def run(arguments: Sequence[str]) -> None:
     print("\n".join(f"wrote {path}" for path in paths))
 
 
+@one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; a UserError is one line on stderr and status 2."""
     try:

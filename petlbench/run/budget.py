@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
+from petlbench.checks import is_number
 from petlbench.config.schema import Config
 from petlbench.run.record import Record, Store
 
@@ -48,11 +49,17 @@ def summary(config: Config, store: Store, identities: Collection[str]) -> list[s
         record
         for record in store.records()
         # the folder may hold probes that this command did not ask for
-        if record["id"] in identities
-        and record["status"] in PROBED
-        and record["cost"].get("predicted_mib")
+        if record["id"] in identities and record["status"] in PROBED and _is_whole(record)
     ]
     return table(probes, gib) if probes else []
+
+
+def _is_whole(record: Record) -> bool:
+    """Whether all was counted that an estimate needs; a cost that cannot be counted is null."""
+    cost, train = record["cost"], record["config"]["train"]
+    parts = cost.get("peak_mib") or cost.get("predicted_mib") or {}
+    figures = [parts.get(key) for key in (*STATE, "allocated")]
+    return all(map(is_number, (*figures, cost.get("image_mib"), train.get("batch_size"))))
 
 
 def table(records: Sequence[Record], gib: float) -> list[str]:

@@ -1,6 +1,7 @@
 """From the typed configuration to objects: task, backbone, method, trainer."""
 
 import copy
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
@@ -15,6 +16,7 @@ from petlbench.config.schema import Config
 from petlbench.data.augment import Augmentation
 from petlbench.data.feed import Feed
 from petlbench.data.images import Preparation, View
+from petlbench.data.readers import numbering
 from petlbench.data.task import Split, Task, held_out
 from petlbench.errors import UserError, unknown
 from petlbench.method import Method
@@ -22,6 +24,8 @@ from petlbench.model import backbone as backbones
 from petlbench.model.backbone import Backbone
 from petlbench.model.weights import WeightSource
 from petlbench.train.trainer import Epoch, TrainingLoop
+
+log = logging.getLogger("petlbench")
 
 
 def device(name: str) -> torch.device:
@@ -197,8 +201,48 @@ def data(config: Config) -> Task:
     for name in scored:
         if name not in (known := (*opened.tests, "val")):  # val: of protocol=trial
             raise unknown("split in protocol.tests", name, known)
-    for split in dict.fromkeys((config.protocol.fit_on, *select_names(config, opened), *scored)):
+    for split in opened_names(config, opened):
         opened.check(split)
+    return opened
+
+
+def opened_names(config: Config, opened: Task) -> tuple[str, ...]:
+    """The splits that a run may open: those of its protocol, and the parts for a search."""
+    fit_on = _fit_on(config)
+    names = (fit_on, *opened.parts.get(fit_on, ()), *select_names(config, opened))
+    return tuple(dict.fromkeys((*names, *scored_names(config, opened))))
+
+
+def prepared(config: Config) -> None:
+    """`decoded`, and a line for what the reader leaves out.
+
+    Raises UserError also for lists that number their classes differently.
+    """
+    opened = data(config)
+    _check_numbering(config, opened)
+    decoded(config)
+    if opened.splits and (remarks := opened.remarks()):
+        log.warning("%s/%s: %s", opened.suite, opened.name, "; ".join(remarks))
+
+
+def _check_numbering(config: Config, opened: Task) -> None:
+    # a user's own folder names its classes itself, and a probe opens no data
+    if opened.names is not None or config.protocol.fit_on is None:
+        return
+    needed = [name for name in opened_names(config, opened) if name in opened.lists]
+    conflict = next(numbering.conflicts({name: opened.lists[name]() for name in needed}), None)
+    if conflict is not None:
+        raise UserError(f"{opened.suite}/{opened.name}: {conflict}")
+
+
+def decoded(config: Config) -> Task:
+    """The task, with the images that the protocol needs decoded, but not scored.
+
+    A broken one shows before hours of training. Raises UserError for it, and as `data` does.
+    """
+    opened = data(config)
+    for split in opened_names(config, opened) if config.protocol.fit_on is not None else ():
+        opened.decode(split)
     return opened
 
 

@@ -1,5 +1,9 @@
 """The identity of a run: a hash of what decides its result, on every machine.
 
+Contents decide and places do not: the digests of the files that a run reads (contents.py) stand
+for the checkpoint and, with all settings of its reader, for the data; two folders of equal images
+are one task, whatever their names.
+
 Records keep their identity while the code moves on. A key that is added later joins the hash only
 if it differs from its neutral value; a class that was renamed is hashed under the name that the
 first records had (petlbench/config/renamed.yaml).
@@ -7,7 +11,9 @@ first records had (petlbench/config/renamed.yaml).
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from petlbench.config import renamed
@@ -15,14 +21,20 @@ from petlbench.config.construct import flat
 
 Plain = Mapping[str, Any]
 
-IDENTITY = ("method", "backbone", "dataset", "input", "train", "protocol", "seed", "probe")
+IDENTITY = (
+    *("method", "backbone", "dataset", "input", "train", "protocol", "seed", "probe"),
+    "contents",
+)
 # A key that joins one of these nodes needs a row here: without it no earlier record is found.
 NEUTRAL: Mapping[str, Any] = {
+    "dataset.on_bad_image": "error",
     "input.resize": None,
     "input.aspect": "squash",
     "input.augment": None,
     "backbone.fused_attention": True,
     "backbone.head_start": "small_normal",
+    "train.accumulate": 1,
+    "train.clip_grad": None,
     "train.optimizer": "adamw",
     "train.momentum": 0.9,
     "train.label_smoothing": 0.0,
@@ -34,23 +46,38 @@ NEUTRAL: Mapping[str, Any] = {
 }
 # They change no result: folders of the machine, and a budget that only the printed table uses.
 PLACES = ("dataset.cache", "dataset.root", "data.root", "results.root", "probe.budget_gib")
+# Where the digest of the first is known, the others say nothing more of the result.
+KNOWN_BY = {
+    "contents.checkpoint": ("backbone.checkpoint",),
+    "contents.splits": ("dataset.name", "dataset.task", "dataset.title"),
+}
+# absolute paths, also from ~: '/a b/c' in quotes; /a/b without, but no https://host/a and no a/b
+QUOTED = re.compile(r"""(['"])~?/(?:[^'"]*/)?([^/'"]+)/?\1""")
+UNQUOTED = re.compile(r"""(?<![\w.:/'"<~-])~?/(?:[^\s/'"]+/)*(?=[^\s/])""")
 BACKBONE = {"_target_": "petlbench.backbone.create", "_partial_": True}  # in the first records
 
 
 def identity(config: Plain) -> str:
     """16 hex digits that name a run: equal for equal results, whatever machine or folder.
 
-    config: `Config.plain()`, or the configuration of a record.
+    config: what `contents.identified` returns, or the configuration of a record.
     """
-    first = first_form(config)
+    first = first_form(placeless(config))
+    replaced = _replaced(first.get("contents") or {})
     chosen = {
         key: value
         for key, value in flat({key: first[key] for key in IDENTITY if first.get(key) is not None})
-        if key not in PLACES and not (key in NEUTRAL and NEUTRAL[key] == value)
+        if key not in replaced and not (key in NEUTRAL and NEUTRAL[key] == value)
     }
     # 0 and 0.0 differ in JSON: values must have the types of the schema
     text = json.dumps(chosen, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _replaced(contents: Plain) -> set[str]:
+    """The keys for which digests stand."""
+    known = {f"contents.{name}" for name in contents}
+    return {key for digest, keys in KNOWN_BY.items() if digest in known for key in keys}
 
 
 def first_form(config: Plain) -> dict[str, Any]:
@@ -87,7 +114,10 @@ def completed(config: Plain) -> dict[str, Any]:
 
 
 def placeless(config: Plain) -> dict[str, Any]:
-    """The configuration without the folders of a machine, as a record keeps it."""
+    """The configuration without the folders of a machine, as a record and W&B keep it.
+
+    A file of weights keeps its name; which one it was is in the provenance, by its SHA-256.
+    """
     kept = {
         key: dict(value) if isinstance(value, Mapping) else value for key, value in config.items()
     }
@@ -95,4 +125,11 @@ def placeless(config: Plain) -> dict[str, Any]:
         node, _, key = place.partition(".")
         if isinstance(kept.get(node), dict):
             kept[node].pop(key, None)
+    if isinstance(file := kept.get("backbone", {}).get("checkpoint"), str):
+        kept["backbone"]["checkpoint"] = PurePath(file).name
     return kept
+
+
+def without_folders(text: str) -> str:
+    """A text with the name of each file alone, in the place of its absolute path."""
+    return UNQUOTED.sub("", QUOTED.sub(r"\1\2\1", text))

@@ -14,7 +14,7 @@ import torch
 
 from petlbench.config.schema import Config
 from petlbench.errors import Unsupported, UserError, one_line
-from petlbench.run import tracking
+from petlbench.run import contents, tracking
 from petlbench.run.check import broken
 from petlbench.run.identity import identity, placeless
 from petlbench.run.record import SCHEMA, Record, Store
@@ -93,7 +93,7 @@ def _timed(record: Record, started: float) -> Record:
 
 def blank(config: Config) -> Record:
     """The record of a run that has not started."""
-    plain, dataset = config.plain(), config.dataset
+    plain, dataset = contents.identified(config), config.dataset
     return {
         "schema": SCHEMA,
         "id": identity(plain),

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from petlbench.checks import is_number
 from petlbench.config.schema import Config, ProbeConfig
 from petlbench.cost import speed
 from petlbench.cost.section import Conditions, section
@@ -53,9 +54,17 @@ def summary(config: Config, store: Store, identities: Collection[str]) -> list[s
     finished = (
         record
         for record in store.records()
-        if record["id"] in identities and record["status"] == "finished"
+        if record["id"] in identities and record["status"] == "finished" and _is_whole(record)
     )
     return [line for record in finished for line in savings(record)]
+
+
+def _is_whole(record: Record) -> bool:
+    """Whether a record has all figures that `savings` prints."""
+    cost = record["cost"].get("multitask") or {}
+    saved = cost.get("saved_time_percent")
+    figures = [cost.get("saved_percent"), *(cost.get("gflops") or {}).values()]
+    return isinstance(saved, dict) and len(figures) == 3 and all(map(is_number, figures))
 
 
 def _sizes(values: ProbeConfig) -> tuple[int, int]:

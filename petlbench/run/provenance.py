@@ -14,7 +14,7 @@ from petlbench.run import build
 from petlbench.system import package_version
 from petlbench.train.precision import Precision
 
-PACKAGES = ("petlbench", "torch", "torchvision", "timm", "numpy", "hydra-core")
+PACKAGES = ("petlbench", "torch", "torchvision", "timm", "numpy", "pillow", "hydra-core")
 
 
 def of_run(config: Config, device: torch.device, backbone: Backbone) -> dict[str, Any]:

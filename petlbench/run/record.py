@@ -9,7 +9,8 @@ A record is a plain dictionary with `schema: 1`:
     factors     {method, backbone, task, draw, seed}: the cell of a table; task is e.g. mini/digits
     protocol    final | trial | best_on_val | audit | probe (costs only, no scores)
     title       name of the method in tables; task_title, suite and group: the column
-    config      the full resolved configuration, without folders of the machine
+    config      the full resolved configuration, without folders of the machine; `contents` has
+                {checkpoint: sha256, splits: {split: digest}} of the files that the run reads
     scores      {test set: {top1 (percent), correct, total}}
     selection   {fit_on, select_on, epoch, scores: {epoch: percent}, honest: bool}
     curve       {epoch: [...], loss: [...], lr: [...]}: mean training loss and lr of each epoch
@@ -24,9 +25,9 @@ A record is a plain dictionary with `schema: 1`:
                 Multi-task inference adds multitask: {tasks, shared_blocks, blocks, images,
                 gflops: {shared, batch}, saved_percent, seconds, spread_s, saved_time_percent}
     notes       remarks of the method and reasons of missing costs, by name
-    provenance  {splits: {name: fingerprint}, checkpoint: {tag, file, sha256}, versions, device,
-                precision, attention (fused | unfused | null), deterministic, started (UTC),
-                seconds}
+    provenance  {splits: {name: fingerprint, and of own images how they are decoded}, checkpoint:
+                {tag, file, sha256}, versions, device, precision, attention (fused | unfused |
+                null), deterministic, started (UTC), seconds}
 """
 
 import json
@@ -38,6 +39,7 @@ from typing import Any
 from petlbench.checks import is_whole
 from petlbench.errors import UserError, first_line
 from petlbench.run.check import broken
+from petlbench.run.identity import without_folders
 from petlbench.system import (
     TEMPORARY,
     WriteError,
@@ -134,8 +136,15 @@ class Store:
             remove_abandoned(folder)
 
     def check_replaceable(self, record: Record) -> None:
-        """Raise UserError if a later version of petlbench has written the record of this run."""
+        """Raise UserError if this run's record could not be written.
+
+        A later version of petlbench may have written it, or it is a folder.
+        """
         path = self.path(record)
+        if path.is_dir():
+            raise WriteError(
+                f"record '{path}' is a folder; remove it, or set another results.root"
+            )
         if (schema := _schema(path)) > SCHEMA:
             raise UserError(
                 f"record '{path}' has schema {schema}, this petlbench writes {SCHEMA}; use the "
@@ -149,6 +158,8 @@ class Store:
         too. The delta of a run that is not finished is removed.
         """
         path = self.path(record)
+        reason = record.get("reason")
+        kept = record | {"reason": without_folders(reason)} if reason else record
         # of two processes, neither may replace what the other one has just finished
         with folder_lock(path.parent):
             if (better := self._better(record)) is not None:
@@ -156,7 +167,7 @@ class Store:
                 return better
             if record["status"] != "finished":
                 self.path(record, DELTA).unlink(missing_ok=True)
-            write(record, path)
+            write(kept, path)
         return path
 
     def _better(self, record: Record) -> Path | None:

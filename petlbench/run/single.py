@@ -4,7 +4,7 @@ import logging
 
 from petlbench.config.schema import Config
 from petlbench.errors import UserError
-from petlbench.run import build, job
+from petlbench.run import build, contents, job
 from petlbench.run.identity import identity
 from petlbench.run.lifecycle import failed
 from petlbench.run.record import Record, Store
@@ -16,7 +16,8 @@ log = logging.getLogger("petlbench")
 
 def run(config: Config) -> bool:
     """Do what the configuration asks for unless it is finished; whether it succeeded."""
-    store, name, work = Store(config.results.root), identity(config.plain()), job.of(config)
+    store, work = Store(config.results.root), job.of(config)
+    name = identity(contents.identified(config))
     broken = _bug(config, work)
     if broken is None and (path := store.find(name)) is not None:
         log.info("finished already: %s (delete it to run again)", path)
@@ -39,7 +40,7 @@ def _check_available(config: Config) -> None:
     """Refuse an unavailable device, format, weights or data before anything is written."""
     Precision(config.train.precision, build.device(config.device))
     build.weights(config)
-    build.data(config)
+    build.prepared(config)
 
 
 def _bug(config: Config, work: job.Job) -> Exception | None:

@@ -18,6 +18,7 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from petlbench.config.schema import Config
+from petlbench.run.identity import placeless, without_folders
 
 log = logging.getLogger("petlbench")
 
@@ -92,7 +93,7 @@ def summary(record: Mapping[str, Any]) -> dict[str, Any]:
         "peak_mib": (cost.get("peak_mib") or {}).get("allocated"),
         "predicted_peak_mib": (cost.get("predicted_mib") or {}).get("allocated"),
         "status": record["status"],
-        "reason": record["reason"],
+        "reason": without_folders(record["reason"] or "") or None,
         "checkpoint_sha256": record["provenance"].get("checkpoint", {}).get("sha256"),
         "record": record["id"],
     }
@@ -127,7 +128,7 @@ def _arguments(config: Config) -> dict[str, Any]:
         "group": settings.group or dataset.suite,
         "job_type": "train",
         "tags": list(dict.fromkeys(str(tag)[:TAG_LENGTH] for tag in [*tags, *settings.tags])),
-        "config": config.plain(),
+        "config": placeless(config.plain()),
         "dir": config.results.root,
         "settings": _quiet(),
     }
@@ -136,8 +137,11 @@ def _arguments(config: Config) -> dict[str, Any]:
 def _quiet() -> Any:
     import wandb
 
-    # console: W&B would otherwise wrap stdout and stderr
-    return wandb.Settings(quiet=True, silent=True, console="off", init_timeout=INIT_S)
+    # console: W&B would otherwise wrap stdout and stderr; x_disable_meta: it would send the
+    # command line, the folder it ran in and the name of the machine
+    return wandb.Settings(
+        quiet=True, silent=True, console="off", init_timeout=INIT_S, x_disable_meta=True
+    )
 
 
 def _reach(url: str) -> None:

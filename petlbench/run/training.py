@@ -19,9 +19,9 @@ from petlbench.run import build, provenance
 from petlbench.run.check import plain
 from petlbench.run.job import Job
 from petlbench.run.lifecycle import Run, recorded, seed_everything
-from petlbench.run.record import Record
+from petlbench.run.record import DELTA, Record
 from petlbench.train.precision import Precision
-from petlbench.train.trainer import Epoch, TrainingLoop
+from petlbench.train.trainer import Epoch, TrainingLoop, require_finite
 
 
 def run(config: Config) -> Record:
@@ -39,7 +39,7 @@ def _fill(run: Run) -> None:
     # first: the head and the tensors of the method are drawn from this state
     seed_everything(config.seed)
     device = build.device(config.device)
-    task = build.data(config)
+    task = build.decoded(config)
     method = build.method(config)
     record["provenance"] |= provenance.of_run(config, device, method.backbone)
     conditions = measuring(config, device)
@@ -48,21 +48,25 @@ def _fill(run: Run) -> None:
     record["cost"] |= before
     scratch = run.store.path(record, ".unfinished")
     trainer = build.trainer(config, task, partial(_note_epoch, run), scratch)
+    is_resumed = scratch.exists()  # before `fit`, which may work there
     started = time.perf_counter()
     fitted = method.fit(trainer)
+    require_finite(fitted.network)
     _note_training(run, trainer, time.perf_counter() - started)
+    if is_resumed:
+        _forget_part(record)
     record["notes"] |= plain(fitted.notes)  # a value that is no JSON must not cost the run
     if fitted.network is not method:
         method.to("cpu")  # its memory is not part of the fitted network's peak
         record["cost"] |= {"search": before}
         record["cost"] |= section(fitted.network, conditions, record["notes"])
-    # before the tests open: an error there does not lose the trained tensors
-    _store_delta(run, task, fitted)
     tests = build.tests(config, task)  # opened here, and not before
     started = time.perf_counter()
     scores = {name: trainer.evaluate(fitted.network, split) for name, split in tests.items()}
     _note_tests(record, trainer, scores, time.perf_counter() - started)
     record["provenance"]["splits"] = _fingerprints(config, trainer, tests)
+    # last, so that a run that fails leaves no delta without a finished record
+    _store_delta(run, task, trainer.fit, fitted)
     # only now: a search that was stopped resumes from it
     shutil.rmtree(scratch, ignore_errors=True)
 
@@ -73,16 +77,17 @@ def measuring(config: Config, device: torch.device) -> Conditions:
     return Conditions(device, precision, config.train, config.input.size)
 
 
-def _store_delta(run: Run, task: Task, fitted: Fitted) -> None:
+def _store_delta(run: Run, task: Task, fit: Split, fitted: Fitted) -> None:
     config, record = run.config, run.record
     target = config.method.plain()
     # a search may return another method than the configured one
     name, made = fitted.made_by or (record["factors"]["method"], target)
-    file = run.store.path(record, ".safetensors")
+    file = run.store.path(record, DELTA)
+    network = _network(config, task, made) | _range(fit)
     record["cost"]["delta_bytes"] = delta.save(
         file,
         fitted.network,
-        {"record": record["id"], "method": name, "network": _network(config, task, made)},
+        {"record": record["id"], "method": name, "network": network},
     )
 
 
@@ -95,6 +100,12 @@ def _network(config: Config, task: Task, method: Mapping[str, Any]) -> dict[str,
         "input": asdict(config.input),
         "classes": task.names or [str(number) for number in range(task.classes)],
     }
+
+
+def _range(fit: Split) -> dict[str, object]:
+    """What becomes white in grey images of 16 bits, for the images of `predict`."""
+    about = fit.fingerprint
+    return {"grey_max": about["grey_max"]} if "grey_max" in about else {}
 
 
 def _fingerprints(
@@ -131,6 +142,14 @@ def _note_training(run: Run, trainer: TrainingLoop, seconds: float) -> None:
         "images_seen": trainer.images_seen,
         "images_scored": trainer.images_scored,
     }
+
+
+def _forget_part(record: Record) -> None:
+    """Leave out the costs of training where they cover only what followed a stop."""
+    partial_costs = ("train_s", "train_images_per_s", "images_seen", "images_scored")
+    record["cost"] |= dict.fromkeys(partial_costs)
+    note = "a resumed search: what it did before it was stopped was not measured"
+    record["notes"] |= dict.fromkeys(partial_costs, note)
 
 
 def _note_tests(

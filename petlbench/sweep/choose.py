@@ -13,7 +13,9 @@ from typing import Any
 import pandas as pd
 
 from petlbench.arguments import MISTYPED, Parser
+from petlbench.cells import cells
 from petlbench.errors import UserError
+from petlbench.interrupts import one_line
 from petlbench.run.record import Record, Store
 
 KEY = ["method", "backbone"]
@@ -88,6 +90,7 @@ def _look_up(config: Any, dotted: str) -> Any:
     return str(config) if isinstance(config, dict | list) else config
 
 
+@one_line
 def main(arguments: list[str] | None = None) -> int:
     """Print the points of each method, the chosen one marked; returns 2 after an error."""
     parser = Parser(prog="python -m petlbench.sweep.choose", description=__doc__)
@@ -109,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.out is not None:
         try:
             options.out.parent.mkdir(parents=True, exist_ok=True)
-            grid.to_csv(options.out, index=False, float_format="%.5g")
+            cells(grid).to_csv(options.out, index=False, float_format="%.5g")
         except OSError as error:
             print(f"error: '{options.out}' cannot be written: {error.strerror}", file=sys.stderr)
             return MISTYPED

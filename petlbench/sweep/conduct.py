@@ -30,8 +30,8 @@ def sweep(combinations: Sequence[plan.Combination], *, dry_run: bool) -> int:
     if dry_run:
         return 0
     failures = perform.perform(open_runs, store) if open_runs else []
-    roots = dict.fromkeys(run.config.results.root for run in runs)
-    log.info("records: %s", ", ".join(str(store(root).root) for root in roots))
+    roots = dict.fromkeys(str(store(run.config.results.root).root) for run in runs)
+    log.info("records: %s", ", ".join(roots))
     for line in failures:
         log.error(line)
     for line in _summaries(runs, store):

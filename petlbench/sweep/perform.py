@@ -75,7 +75,9 @@ def check_place(runs: Sequence[plan.Planned]) -> None:
     for config in (*_differing(runs, "device"), *_differing(runs, "train")):
         Precision(config.train.precision, build.device(config.device))
     _refuse_all(_differing(runs, "backbone"), build.weights, lambda c: c.factors.backbone)
-    _refuse_all(_differing(runs, "dataset"), build.data, lambda c: c.factors.task)
+    _refuse_all(_differing(runs, "dataset"), build.data, _task_name)
+    # last, since it takes longest
+    _refuse_all(_differing(runs, "dataset", "protocol", "input"), build.prepared, _task_name)
 
 
 def _refuse_all(
@@ -93,11 +95,17 @@ def _refuse_all(
         raise UserError(first + also)
 
 
-def _differing(runs: Sequence[plan.Planned], node: str) -> Iterable[Config]:
-    """One configuration for each value that a node has in the runs."""
-    return {
-        json.dumps(run.config.plain()[node], sort_keys=True): run.config for run in runs
-    }.values()
+def _task_name(config: Config) -> str:
+    return config.factors.task
+
+
+def _differing(runs: Sequence[plan.Planned], *nodes: str) -> Iterable[Config]:
+    """One configuration for each combination of values that some nodes have in the runs."""
+    by_values = {}
+    for run in runs:
+        plain = run.config.plain()
+        by_values[json.dumps([plain[node] for node in nodes], sort_keys=True)] = run.config
+    return by_values.values()
 
 
 def execute(config: Config) -> Record:

@@ -4,10 +4,12 @@ import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from petlbench.config import recipes
 from petlbench.config.schema import Config
 from petlbench.errors import Unsupported, UserError, one_line
+from petlbench.run import contents
 from petlbench.run.identity import identity
 
 Combination = tuple[Config, tuple[str, ...]]  # and the overrides that the sweep varies in it
@@ -51,27 +53,6 @@ class Verdict:
     error: Exception | None = None
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """A combination. pair: the nodes that a check depends on. finished: it has a record."""
-
-    config: Config
-    varied: tuple[str, ...]
-    id: str
-    pair: str
-    finished: bool
-
-    @classmethod
-    def of(
-        cls, config: Config, varied: tuple[str, ...], finished: Callable[[str], Collection[str]]
-    ) -> "_Wanted":
-        plain = config.plain()
-        name = identity(plain)
-        pair = json.dumps([plain[key] for key in CHECKED], sort_keys=True)
-        done = name in finished(config.results.root) and _has_its_recipe(config)
-        return cls(config, varied, name, pair, done)
-
-
 def build(
     combinations: Iterable[Combination],
     finished: Callable[[str], Collection[str]],
@@ -79,24 +60,27 @@ def build(
 ) -> list[Planned]:
     """The runs of a sweep, each once in each results.root, in the order of the combinations.
 
-    finished: the identities of the finished runs below a results.root.
-    check is called once for each method on each backbone with their values, if one of its runs is
-    not finished. Unsupported from it marks the pair's runs; another UserError is a mistake of the
-    command and ends planning; any other error is a bug of the method, which costs its own runs.
+    finished: the identities of the finished runs below a results.root. check is called once for
+    each method on each backbone with their values, if one of its runs is not finished. Unsupported
+    from it marks the pair's runs; another UserError is a mistake of the command and ends planning;
+    any other error is a bug of the method, which costs its own runs.
     """
-    wanted = [_Wanted.of(config, varied, finished) for config, varied in combinations]
+    runs: dict[tuple[Path, str], Planned] = {}
     verdicts: dict[str, Verdict] = {}
-    for run in wanted:
-        if not run.finished and run.pair not in verdicts:
-            verdicts[run.pair] = _verdict(run.config, check)
-    # two combinations are one run if they differ in nothing that decides the result
-    runs: dict[tuple[str, str], Planned] = {}
-    for run in wanted:
-        # a refused pair stays refused, even if some of its runs were finished before
-        verdict = verdicts.get(run.pair, Verdict())
-        state = FINISHED if verdict.state == TO_RUN and run.finished else verdict.state
-        planned = Planned(run.config, run.id, state, run.varied, verdict.reason, verdict.error)
-        runs.setdefault((run.config.results.root, run.id), planned)
+    reader = contents.Reader()
+    for config, varied in combinations:
+        plain = reader.identified(config)
+        name, root = identity(plain), config.results.root
+        if name in finished(root) and _has_its_recipe(config):
+            runs.setdefault((root, name), Planned(config, name, FINISHED, varied))
+            continue
+        pair = json.dumps([plain[key] for key in CHECKED], sort_keys=True)
+        if pair not in verdicts:
+            verdicts[pair] = _verdict(config, check)
+        verdict = verdicts[pair]
+        run = Planned(config, name, verdict.state, varied, verdict.reason, verdict.error)
+        # two combinations are one run if they differ in nothing that decides the result
+        runs.setdefault((Path(root), name), run)  # a, a/ and ./a are one folder
     if not runs:
         raise UserError("this sweep has no runs; name some, e.g. method=paper dataset=mini")
     return list(runs.values())

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from petlbench import registry
 from petlbench.errors import UserError, unknown
+from petlbench.interrupts import one_line
 from petlbench.testing import (
     FAMILIES,
     METHOD_PROPERTIES,
@@ -53,6 +54,7 @@ def line(result: str, check: Property, case: Case, reason: str) -> str:
     return f"{result:<8}{case.method}  {network:<9} {name}{reason and f': {reason}'}"
 
 
+@one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Test methods; 0 if no property fails, 1 if one does, 2 for a wrong argument."""
     parser = argparse.ArgumentParser(

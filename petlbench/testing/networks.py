@@ -53,7 +53,14 @@ def petlbench_wide(**options: Any) -> VisionTransformer:
 
 
 def _plain_vit(
-    width: int, *, num_classes: int, img_size: int, drop_path_rate: float, **_: Any
+    width: int,
+    *,
+    num_classes: int,
+    img_size: int,
+    drop_path_rate: float,
+    global_pool: Any = "token",
+    fc_norm: bool | None = None,
+    **_: Any,
 ) -> VisionTransformer:
     return VisionTransformer(
         img_size=img_size,
@@ -63,6 +70,8 @@ def _plain_vit(
         num_heads=4,
         num_classes=num_classes,
         drop_path_rate=drop_path_rate,
+        global_pool=global_pool,
+        fc_norm=fc_norm,
     )
 
 

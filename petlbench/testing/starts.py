@@ -5,7 +5,8 @@
     zeros, ones, 1.0e-6         a constant
     kaiming_uniform             within 1 / sqrt(fan_in), torch's start of weights and biases
     xavier_uniform              within sqrt(6 / (fan_in + fan_out))
-    xavier_uniform(100)         the same with this fan_in; `patch`: the values of an image patch
+    xavier_uniform(patch)       the same with a fan_in: a number, or the values of an image patch
+    xavier_uniform_set(100)     the same for a tensor (1, 100, width), of which it may be a slice
     normal(0.02), normal(0.02, 1)       standard deviation, mean
     truncated_normal(0.02)      a normal that is cut at two standard deviations
     identity                    a convolution that passes each channel on
@@ -61,6 +62,11 @@ def xavier_uniform(fan_in: float | None = None) -> Start:
     return start
 
 
+def xavier_uniform_set(count: float) -> Start:
+    """Xavier's uniform start of (1, count, width), whose fans are count width and width."""
+    return lambda tensor, shape: (UNIFORM, tensor * math.sqrt((count + 1) * shape[-1] / 6))
+
+
 def normal(std: float, mean: float = 0.0) -> Start:
     """N(mean, std^2)."""
     return lambda tensor, shape: (NORMAL, (tensor - mean) / std)
@@ -84,6 +90,7 @@ STARTS: dict[str, Callable[..., Start]] = {
     "identity": lambda: identity,
     "kaiming_uniform": lambda: kaiming_uniform,
     "xavier_uniform": xavier_uniform,
+    "xavier_uniform_set": xavier_uniform_set,
     "normal": normal,
     "truncated_normal": truncated_normal,
 }

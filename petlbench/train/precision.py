@@ -3,7 +3,7 @@
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from petlbench.checks import choice
 from petlbench.config.nodes import PRECISIONS
@@ -29,9 +29,19 @@ class Precision:
         kind = FORMATS[self.name]
         return nullcontext() if kind is None else torch.autocast(self.device.type, dtype=kind)
 
-    def step(self, loss: Tensor, optimiser: torch.optim.Optimizer) -> None:
-        """Backward and one update; with fp16, a step with overflowing gradients is skipped."""
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss, scaled with fp16."""
         self.scaler.scale(loss).backward()
+
+    def step(self, optimiser: torch.optim.Optimizer, clip_grad: float | None) -> None:
+        """One update; with fp16, a step with overflowing gradients is skipped.
+
+        clip_grad: the largest norm of all gradients together; None for any.
+        """
+        if clip_grad is not None:
+            self.scaler.unscale_(optimiser)
+            tensors = [tensor for group in optimiser.param_groups for tensor in group["params"]]
+            nn.utils.clip_grad_norm_(tensors, clip_grad)
         self.scaler.step(optimiser)
         self.scaler.update()
 

@@ -1,8 +1,9 @@
 """The training loop: what every method's `fit` is given."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -11,21 +12,21 @@ from torch import Tensor, nn
 from petlbench.config.nodes import Train
 from petlbench.data.feed import Feed
 from petlbench.data.task import Score, Split
-from petlbench.delta import delta_tensors
+from petlbench.delta import delta_tensors, non_finite
 from petlbench.errors import UserError
 from petlbench.method import Method, Step
 from petlbench.progress import EpochProgress
 from petlbench.train.objective import Objective
 from petlbench.train.optim import build_optimiser, schedule_time, set_rates
 from petlbench.train.precision import Precision
-from petlbench.train.step import training_step
+from petlbench.train.step import Batch, accumulated_step
 
 EVALUATION_BATCH = 250
 StepHook = Callable[[Step], None]
 
 
 class Diverged(ArithmeticError):
-    """The training loss is not a finite number."""
+    """A training loss, a trained tensor or a logit is not a finite number."""
 
 
 @dataclass
@@ -120,7 +121,20 @@ class TrainingLoop:
                     before_step(step)
                     time = schedule_time(number, index / steps, train.schedule)
                     set_rates(optimiser, time, train.schedule)
-                    losses.append(self._step(method, optimiser, objective, *next(stream)))
+                    total = min(train.step_images, len(split) - index * train.step_images)
+                    batches = islice(stream, math.ceil(total / train.batch_size))
+                    losses.append(
+                        accumulated_step(
+                            method,
+                            optimiser,
+                            self.precision,
+                            self._counted(batches),
+                            total,
+                            self.masks,
+                            objective,
+                            train.clip_grad,
+                        )
+                    )
                     method.after_step(step)
                 lr = float(optimiser.param_groups[0]["lr"])
                 epoch = Epoch(number, _mean_loss(losses, number), lr)
@@ -141,36 +155,37 @@ class TrainingLoop:
         return SearchLoop(self)
 
     def evaluate(self, method: nn.Module, split: Split) -> Score:
-        """Top-1 accuracy on a split, in eval mode, in the precision of training."""
+        """Top-1 accuracy on a split, in eval mode, in the precision of training.
+
+        Raises Diverged if a logit is not finite: argmax would take it for a class.
+        """
         method.to(self.device).eval()
         self.images_scored += len(split)
         # Summed on the device, which is then waited for once.
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        finite = torch.ones((), dtype=torch.bool, device=self.device)
         with torch.inference_mode():
             for images, labels in self.feed.in_order(split, EVALUATION_BATCH):
                 with self.precision.autocast():
                     logits = method(images)
                 correct += (logits.argmax(1) == labels).sum()
+                finite &= logits.isfinite().all()
+        if not bool(finite):
+            raise Diverged("logits are not finite numbers; lower train.lr")
         return Score(int(correct), len(split))
 
-    def _step(
-        self,
-        method: Method,
-        optimiser: torch.optim.Optimizer,
-        objective: Objective,
-        images: Tensor,
-        labels: Tensor,
-    ) -> Tensor:
-        self.images_seen += len(labels)
-        return training_step(
-            method, optimiser, self.precision, images, labels, self.masks, objective
-        )
+    def _counted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        for images, labels in batches:
+            self.images_seen += len(labels)
+            yield images, labels
 
     def _order(self, total: int, train: Train, steps: int) -> Iterator[Tensor]:
         """Indices of the images of each batch, (B,), epoch after epoch."""
         order = torch.Generator().manual_seed(self.seed)
         for _ in range(train.epochs):
-            yield from torch.randperm(total, generator=order).split(train.batch_size)[:steps]
+            shuffled = torch.randperm(total, generator=order)
+            for places in shuffled.split(train.step_images)[:steps]:
+                yield from places.split(train.batch_size)
 
     def _watch(self, method: Method, epoch: Epoch) -> None:
         """Score the select splits every few epochs and after the last one."""
@@ -205,9 +220,17 @@ class SearchLoop:
         return self.trainer.evaluate(method, self.val).top1
 
 
+def require_finite(method: nn.Module) -> None:
+    """Raise Diverged unless the trained tensors are finite: no loss follows the last step."""
+    names = non_finite(method)
+    if names:
+        more = f" (and {len(names) - 1} more)" if names[1:] else ""
+        raise Diverged(f"{names[0]}{more} is not finite after the last step; lower train.lr")
+
+
 def _steps(train: Train, images: int) -> int:
     """Steps of an epoch."""
-    full, rest = divmod(images, train.batch_size)
+    full, rest = divmod(images, train.step_images)
     return full + bool(rest and not train.drop_last)
 
 
@@ -224,9 +247,10 @@ def _check_labels(fit: Split, classes: int) -> None:
 
 
 def _check_batch(train: Train, images: int) -> None:
-    """Refuse a batch larger than the training split: with drop_last an epoch has no step."""
-    if train.batch_size > images:
+    """Refuse a step larger than the training split: with drop_last an epoch has no step."""
+    if train.step_images > images:
+        times = f" times train.accumulate {train.accumulate}" if train.accumulate > 1 else ""
         raise UserError(
-            f"train.batch_size {train.batch_size} is larger than the {images} training images; "
-            f"set train.batch_size to at most {images}"
+            f"train.batch_size {train.batch_size}{times} is larger than the {images} training "
+            f"images; set train.batch_size to at most {images // train.accumulate or 1}"
         )

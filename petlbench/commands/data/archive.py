@@ -1,5 +1,6 @@
 """Members of zip and tar archives that are not trusted: no path may leave its folder."""
 
+import errno
 import re
 import stat
 import tarfile
@@ -15,7 +16,16 @@ from typing import IO
 from petlbench.errors import UserError
 
 # OSError: gzip and bz2 raise it for damaged data, then without a number
-DAMAGE = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, LZMAError, OSError)
+# ValueError, NotImplementedError, RuntimeError: odd names, numbers and methods of compression
+DAMAGE = (
+    *(zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, LZMAError, OSError),
+    *(ValueError, NotImplementedError, RuntimeError),
+)
+# images hardly shrink, lists to a tenth; an archive that grows more was made to fill a disk
+LARGEST_RATIO = 200  # of unpacked to packed bytes
+HARMLESS = 2**30  # unpacked bytes that are always allowed
+# a control character could forge a line of a list or of SHA256SUMS; a surrogate is not UTF-8
+NO_NAME = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 JUNK = re.compile(r"(^|/)(__MACOSX|\._[^/]*|\.DS_Store|Thumbs\.db)(/|$)")
 
 
@@ -35,9 +45,9 @@ def members(archive: Path) -> list[Member]:
     """
     with damage_reported(archive):
         if _is_zip(archive):
-            files = list(_zip_members(archive))
+            files = list(_bounded(archive, _zip_members(archive)))
         elif tarfile.is_tarfile(archive):
-            files = list(_tar_members(archive))
+            files = list(_bounded(archive, _tar_members(archive)))
         else:
             raise UserError(
                 f"'{archive}' is not a complete zip or tar archive; if the download was cut off, "
@@ -70,8 +80,11 @@ def damage_reported(archive: Path) -> Iterator[None]:
     """Turn errors of the archive into UserError; errors of the disk, which have a number, pass."""
     try:
         yield
+    except UserError:  # a ValueError too
+        raise
     except DAMAGE as error:
-        if getattr(error, "errno", None) is not None:
+        # EINVAL: the archive points before its own start
+        if getattr(error, "errno", None) not in (None, errno.EINVAL):
             raise
         raise UserError(
             f"'{archive}' is damaged or cut off ({' '.join(str(error).split())}); fetch it again"
@@ -82,6 +95,21 @@ def _is_zip(archive: Path) -> bool:
     """By the first bytes: a tar may end with a zip, whose end zipfile would find."""
     with archive.open("rb") as file:
         return file.read(2) == b"PK"
+
+
+def _bounded(archive: Path, files: Iterator[Member]) -> Iterator[Member]:
+    """The members, as long as their sizes are in proportion to the archive's."""
+    limit = max(HARMLESS, LARGEST_RATIO * archive.stat().st_size)
+    total = 0
+    for member in files:
+        total += member.size
+        if total > limit:
+            raise UserError(
+                f"'{archive}' would unpack to more than {LARGEST_RATIO} times its size "
+                f"({total / 1e9:.1f} GB at '{member.name}'); nothing was unpacked, get the "
+                "archive from a source that you trust"
+            )
+        yield member
 
 
 def _zip_members(archive: Path) -> Iterator[Member]:
@@ -115,6 +143,8 @@ def _safe(archive: Path, name: str, special: str | None) -> str:
     """The path of a member without dots. Raises UserError if it could write elsewhere."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     # backslashes and drive letters are paths on Windows
+    if not special and NO_NAME.search(name):
+        special = "no name of a file"
     outside = name.startswith("/") or ".." in parts or "\\" in name or re.match("[A-Za-z]:", name)
     if reason := special or ("a path that leaves the archive" if outside else None):
         raise UserError(

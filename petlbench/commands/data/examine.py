@@ -8,7 +8,9 @@ from pathlib import Path
 from PIL import Image
 
 from petlbench.data import images
+from petlbench.data.images import Decoding
 from petlbench.errors import UserError
+from petlbench.system import file_status
 
 LOSSY = ("AVIF", "JPEG", "JPEG2000", "MPO")  # as a rule: AVIF and JPEG 2000 can be lossless
 
@@ -19,7 +21,8 @@ class ImageFacts:
 
     size: width and height in pixels. format: of the content, as PIL names it, whatever the suffix
     is. bytes, sha256: of the file. pixels: digest of the decoded RGB image, equal for equal images
-    in different files.
+    in different files. transparent: whether some pixels are not opaque. grey_peak: highest value
+    of a grey image of 16 bits, else None.
     """
 
     size: tuple[int, int]
@@ -28,15 +31,18 @@ class ImageFacts:
     bytes: int
     sha256: str
     pixels: str
+    transparent: bool
+    grey_peak: int | None
 
 
-def examine(path: Path, *, upright: bool) -> ImageFacts:
+def examine(path: Path, decoding: Decoding) -> ImageFacts:
     """Read and decode a file as training does. Raises UserError if that fails."""
     try:
+        file_status(path)
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"image '{path}' cannot be read: {error.strerror}") from error
-    image = images.original(path, upright=upright)
+    image = images.original(path, decoding)
     # with the size: images of different shape may have the same bytes
     digest = hashlib.sha256(f"{image.size}".encode() + image.tobytes())
     with Image.open(BytesIO(content)) as file:
@@ -49,6 +55,8 @@ def examine(path: Path, *, upright: bool) -> ImageFacts:
         bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
         pixels=digest.hexdigest()[:32],
+        transparent=images.has_transparency(path),
+        grey_peak=images.grey_peak(content),
     )
 
 

@@ -66,8 +66,23 @@ def list_notes(split: str, images: ImageList, facts: Facts, task: Task) -> Itera
         if isinstance(known := facts[path], ImageFacts) and not _suffix_fits(path, known)
     )
     yield from (f"{split} has {count} {files}" for files, count in mislabelled.items())
+    yield from _decoding_notes(split, images, facts)
     if images.file.is_file() and images.file.suffix != ".csv":
         yield from _text_notes(images.file)
+
+
+def _decoding_notes(split: str, images: ImageList, facts: Facts) -> Iterator[str]:
+    """What 8-bit RGB cannot hold of the files, and what is shown instead."""
+    known = [each for path in images.files if isinstance(each := facts[path], ImageFacts)]
+    decoding = images.decoding
+    if transparent := sum(each.transparent for each in known):
+        behind = decoding.background
+        shown = f"they are shown on {behind}" if behind else "their alpha is dropped"
+        yield f"{split} has {transparent} images with transparent pixels: {shown}"
+    if deep := sum(each.grey_peak is not None for each in known):
+        yield (
+            f"{split} has {deep} grey images of 16 bits: 0 to {decoding.grey_max} becomes 0 to 255"
+        )
 
 
 def content(facts: Facts, path: Path) -> str | Path:

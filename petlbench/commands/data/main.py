@@ -20,10 +20,11 @@ from petlbench.arguments import MISTYPED, Parser
 from petlbench.commands.data.suites import NoImages
 from petlbench.config import mistakes
 from petlbench.errors import UserError
+from petlbench.interrupts import end, one_line
 from petlbench.progress import say
 from petlbench.system import user_path
 
-WRONG, INTERRUPTED = 1, 130  # exit statuses; 130: 128 + SIGINT
+WRONG = 1  # exit status
 WIDTH = 140  # characters if the output is not a terminal
 SIZE = 224  # pixels; the input size of most backbones
 EXAMPLES = """examples:
@@ -126,6 +127,7 @@ def _path(option: str, value: str | None) -> Path | None:
     return None if value is None else user_path(option, value)
 
 
+@one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -145,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(f"error: '{error.filename}': {error.strerror or error}", WRONG)
     except KeyboardInterrupt:
-        return _fail("interrupted; the same command continues where it ended", INTERRUPTED)
+        return end("interrupted; the same command continues where it ended")
     try:
         _print(report, as_json=parsed.json)
     except BrokenPipeError:  # the reader, for example `head`, has ended

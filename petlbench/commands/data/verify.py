@@ -14,6 +14,7 @@ from petlbench.commands.data import overlap, sums, unlisted
 from petlbench.commands.data.examine import ImageFacts, examine
 from petlbench.commands.data.figures import Facts, list_figures, list_notes
 from petlbench.commands.data.suites import TaskDraw, task_draws
+from petlbench.data.readers import numbering
 from petlbench.data.readers.lists import DefectiveList, ImageList
 from petlbench.data.task import Task
 from petlbench.errors import UserError
@@ -74,6 +75,8 @@ def _from_lists(name: str, task: Task, facts: Facts, pool: ThreadPoolExecutor) -
         defects += [error for error in errors if isinstance(error, str)]
         defects += _mismatches(images, facts)
         notes += list_notes(split, images, facts, task)
+    if task.names is None:  # a user's own folder names its classes itself
+        defects += numbering.conflicts(lists)
     return {
         "splits": splits,
         "defects": defects,
@@ -114,7 +117,7 @@ def _examine_file(path: Path, images: ImageList) -> ImageFacts | str:
     if not path.is_file():
         return f"image '{path}', which '{images.file}' lists, is missing"
     try:
-        return examine(path, upright=images.upright)
+        return examine(path, images.decoding)
     except UserError as error:
         return str(error)
 

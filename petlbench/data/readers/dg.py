@@ -37,6 +37,7 @@ def load(
     root: str,
     cache: str,
     view: View,
+    on_bad_image: str = "error",  # a yaml of another package may lack it
 ) -> Task:
     """A training set and its test sets.
 
@@ -64,6 +65,7 @@ def load(
         {"train": train, "trainval": train, **tests},
         view=view,
         cache=cache,
+        on_bad_image=on_bad_image,
         name=name,
         title=title,
         suite=suite,

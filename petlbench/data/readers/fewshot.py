@@ -36,6 +36,7 @@ def load(
     root: str,
     cache: str,
     view: View,
+    on_bad_image: str = "error",  # a yaml of another package may lack it
 ) -> Task:
     """One data set with `shots` images a class.
 
@@ -72,6 +73,7 @@ def load(
         },
         view=view,
         cache=cache,
+        on_bad_image=on_bad_image,
         name=name,
         title=title,
         suite=suite,

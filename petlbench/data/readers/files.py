@@ -5,40 +5,66 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from petlbench.data import pixels
+from petlbench.checks import choice
+from petlbench.data import digests, pixels
 from petlbench.data.images import View
 from petlbench.data.readers.lists import ImageList
-from petlbench.data.task import Task
+from petlbench.data.task import Split, Task
 from petlbench.errors import UserError
 from petlbench.system import user_path
 
 Lists = Mapping[str, Callable[[], ImageList]]
 
 
-def task(lists: Lists, *, tests: tuple[str, ...], view: View, cache: str, **fields: Any) -> Task:
+def task(
+    lists: Lists,
+    *,
+    tests: tuple[str, ...],
+    view: View,
+    cache: str,
+    on_bad_image: str,
+    **fields: Any,
+) -> Task:
     """A task from the lists of its splits.
 
     tests: names of the test splits among `lists`. cache: folder of the pixel cache, in which each
-    suite has a folder. fields: the other fields of `Task`.
+    suite has a folder. on_bad_image: see `pixels.open_list`. fields: the other fields of `Task`.
     """
-    folder = user_path("dataset.cache (PETLBENCH_CACHE)", cache) / fields["suite"]
+    choice("dataset.on_bad_image", on_bad_image, pixels.ON_BAD_IMAGE)
+    folder = cache_folder(cache, fields["suite"])
     # on demand: the lists of a test set are not read before training ends
     find = partial(_list, f"{fields['suite']}/{fields['name']}", lists)
     locate = partial(pixels.locate, view=view, cache=folder)
 
+    def digest(split: str) -> str:
+        return digests.of_list(find(split), folder)
+
     def check(split: str) -> None:
-        # asks for the status of every image, which finds missing ones without decoding any
-        locate(find(split))
+        # reads every image, which finds missing ones without decoding any
+        digest(split)
+
+    def opened(split: str) -> Split:
+        return pixels.open_list(find(split), view=view, cache=folder, on_bad_image=on_bad_image)
+
+    def decode(split: str) -> None:
+        opened(split)
 
     return Task(
         **fields,
         tests=tests,
         train_splits=tuple(split for split in lists if split not in tests),
         lists=lists,
-        open=lambda split: pixels.open_list(find(split), view=view, cache=folder),
+        open=opened,
+        decode=decode,
         cached=locate,
         check=check,
+        digest=digest,
     )
+
+
+def cache_folder(cache: str, suite: str) -> Path:
+    """The folder of a suite in the pixel cache."""
+    return user_path("dataset.cache (PETLBENCH_CACHE)", cache) / suite
 
 
 def _list(name: str, lists: Lists, split: str) -> ImageList:

@@ -1,10 +1,13 @@
 """A user's own images, `dataset=folder dataset.root=...`: class folders or a CSV file."""
 
 from collections.abc import Iterable
+from dataclasses import replace
+from functools import cache as once
 from functools import partial
 
 from petlbench.checks import fraction, whole
-from petlbench.data.images import View
+from petlbench.data import digests
+from petlbench.data.images import OWN, Decoding, View, grey_range
 from petlbench.data.readers import files, tree
 from petlbench.data.readers.lists import ImageList
 from petlbench.data.task import Task
@@ -27,8 +30,9 @@ def load(
     root: str,
     cache: str,
     view: View,
+    on_bad_image: str = "error",  # a yaml of another package may lack it
 ) -> Task:
-    """A task of the user's images, with their EXIF rotation applied.
+    """A task of the user's images: upright, on a white background, 16 bits scaled to 8.
 
     classes, content: number of classes and hash of the listing, which the configuration reads from
     `root`. val_share, test_share, split_seed: how a missing split is taken from train. Raises
@@ -52,6 +56,13 @@ def load(
     # output k of the head is the class names[k] of the task
     labels = {name: label for label, name in enumerate(images.names)}
 
+    @once
+    def decoding() -> Decoding:
+        # one range for all splits, so that equal values stay equal
+        paths = [image.path for image in images.images]
+        known = digests.of_files(images.folder, paths, files.cache_folder(cache, suite))
+        return replace(OWN, grey_max=grey_range(each.grey_peak for each in known.values()))
+
     def read(splits: Iterable[str]) -> ImageList:
         chosen = [image for split in splits for image in parts[split]]
         return ImageList(
@@ -59,13 +70,14 @@ def load(
             images.folder,
             tuple(image.path for image in chosen),
             tuple(labels[image.label] for image in chosen),
-            upright=True,  # cameras store the rotation beside the pixels
+            decoding(),
         )
 
     return files.task(
         {split: partial(read, splits) for split, splits in PARTS.items()},
         view=view,
         cache=cache,
+        on_bad_image=on_bad_image,
         name=name,
         title=title,
         suite=suite,

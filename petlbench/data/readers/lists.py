@@ -1,13 +1,15 @@
 """Lists of images as published repositories have them: on each line, a path and a label."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 
 from petlbench.data import images
+from petlbench.data.images import PUBLISHED, Decoding
 from petlbench.errors import UserError
+from petlbench.system import file_status
 
 LONGEST = 20  # digits of a label
 
@@ -16,15 +18,15 @@ LONGEST = 20  # digits of a label
 class ImageList:
     """The image files of one list and their labels, in its order.
 
-    file: the list itself. root: the folder that `paths` are relative to. upright: whether the
-    EXIF rotation is applied; the published data loaders ignore it.
+    file: the list itself. root: the folder that `paths` are relative to. decoding: how the files
+    become RGB images.
     """
 
     file: Path
     root: Path
     paths: tuple[str, ...]
     labels: tuple[int, ...]
-    upright: bool = False
+    decoding: Decoding = PUBLISHED
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -36,7 +38,17 @@ class ImageList:
 
     def original(self, index: int) -> Image.Image:
         """An image at its own size, RGB."""
-        return images.original(self.root / self.paths[index], upright=self.upright)
+        return images.original(self.root / self.paths[index], self.decoding)
+
+    def without(self, left_out: Collection[str]) -> "ImageList":
+        """The list without some of its paths."""
+        pairs = zip(self.paths, self.labels, strict=True)
+        kept = [(path, label) for path, label in pairs if path not in left_out]
+        return replace(
+            self,
+            paths=tuple(path for path, _ in kept),
+            labels=tuple(label for _, label in kept),
+        )
 
     def without_repeats(self) -> "ImageList":
         """Each image once, at its first position."""
@@ -116,6 +128,7 @@ def _parse(file: Path, classes: int) -> tuple[list[str], list[int], list[str]]:
 
 def _text(file: Path) -> str:
     try:
+        file_status(file)
         # without the byte order mark that some editors write
         return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -7,17 +7,21 @@ a CSV file whose first line names the columns path, label and, optionally, split
 import csv
 import hashlib
 import os
+import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 
 from petlbench.errors import UserError
-from petlbench.system import user_path
+from petlbench.system import file_status, user_path
 
-# what PIL decodes in every installation
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+USUAL = ".bmp, .gif, .jpeg, .jpg, .png, .tiff, .webp or another that Pillow reads"
+# Pillow recognises these and decodes them with another program or not at all
+NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 SPLITS = {
     "train": "train",
     "training": "train",
@@ -54,9 +58,9 @@ class Tree:
     def names(self) -> tuple[str, ...]:
         """The classes, sorted; numbers by their value."""
         names = {image.label for image in self.images}
-        # as text, class 10 would come before class 2
+        # as text, class 10 would come before class 2; as numbers, 0 and 00 would have no order
         if all(name.isascii() and name.isdecimal() for name in names):
-            return tuple(sorted(names, key=int))
+            return tuple(sorted(names, key=lambda name: (int(name), name)))
         return tuple(sorted(names))
 
     def content(self) -> str:
@@ -68,7 +72,7 @@ class Tree:
         # sizes instead of pixels: every composition of the configuration computes this hash
         for image in self.images:
             try:
-                size = (self.folder / image.path).stat().st_size
+                size = file_status(self.folder / image.path).st_size
             except OSError as error:
                 raise UserError(
                     f"image '{self.folder / image.path}' of '{self.root}' cannot be read: "
@@ -91,12 +95,38 @@ def scan(root: str) -> Tree:
     else:
         raise UserError(f"no folder or file '{place}'; {ADVICE}")
     tree = Tree(place, folder, tuple(sorted(images, key=lambda image: image.path)))
+    _refuse_spellings(tree)
     if len(tree.names) < 2:
         raise UserError(
             f"'{place}' has {len(tree.images)} images of {len(tree.names)} classes "
             f"({', '.join(tree.names) or 'none'}); at least two classes are needed; {ADVICE}"
         )
     return tree
+
+
+def _refuse_spellings(tree: Tree) -> None:
+    """Refuse classes that are one class under two names, each in splits of its own."""
+    splits: dict[str, set[str | None]] = defaultdict(set)
+    for image in tree.images:
+        splits[image.label].add(image.split)
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in tree.names:
+        alike[_bare(name)].append(name)
+    for names in alike.values():
+        for one, other in combinations(names, 2):
+            if not splits[one] & splits[other]:
+                here, there = (min(map(str, splits[name])) for name in (one, other))
+                raise UserError(
+                    f"'{tree.root}' names one class '{one}' in {here} and '{other}' in {there}; "
+                    "give it one name"
+                )
+
+
+def _bare(name: str) -> str:
+    """A class name without what spellings differ in: case, accents in two forms, zeros, signs."""
+    text = unicodedata.normalize("NFKC", name).casefold()
+    words = re.sub(r"[\s_-]+", " ", text).strip()
+    return str(int(words)) if words.isascii() and words.isdecimal() else words
 
 
 def class_count(root: str) -> int:
@@ -131,6 +161,13 @@ def divided(tree: Tree, *, val: float, test: float, seed: int) -> dict[str, list
             parts[name] += [members.pop() for _ in range(count)]
     left = {image.path for members in by_class.values() for image in members}
     parts["train"] = [image for image in parts["train"] if image.path in left]
+    learned = {image.label for name in ("train", "val") for image in parts[name]}
+    if unknown := sorted({image.label for image in parts["test"]} - learned):
+        more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+        raise UserError(
+            f"'{tree.root}' has images of class '{unknown[0]}'{more} in test alone, so nothing "
+            "teaches it; add some to train, or leave it out"
+        )
     return {name: sorted(parts[name], key=lambda image: image.path) for name in SPLITS.values()}
 
 
@@ -141,30 +178,81 @@ def _rank(path: str, seed: int) -> bytes:
 def ignored(tree: Tree) -> list[str]:
     """A sentence for each kind of file or folder below the root that is not part of the tree."""
     if not tree.root.is_dir():
-        return []
+        return _one_sided(tree)
     images = {tree.root / image.path for image in tree.images}
-    visible = (path for path in sorted(tree.root.rglob("*")) if _is_visible(path, tree.root))
-    others = [path for path in visible if path not in images]
-    loose = [path for path in others if path.is_file() and path.suffix.lower() in SUFFIXES]
-    foreign = [path for path in others if path.is_file() and path.suffix.lower() not in SUFFIXES]
+    others = [path for path in _visible(tree.root) if path not in images]
+    loose = [path for path in others if path.is_file() and _is_image(path)]
     empty = [path for path in others if path.is_dir() and not any(images_below(path))]
     kinds = (
         (loose, "images outside a class folder are ignored"),
-        (foreign, f"files are ignored; the suffix of an image is one of {', '.join(SUFFIXES)}"),
+        (foreign(tree.root), f"files are ignored; the suffix of an image is {USUAL}"),
         (empty, "folders hold no image"),
     )
-    return [f"{len(paths)} {what}, for example '{paths[0]}'" for paths, what in kinds if paths]
+    sentences = [
+        f"{len(found)} {what}, for example '{found[0]}'" for found, what in kinds if found
+    ]
+    return sentences + _one_sided(tree)
+
+
+def _one_sided(tree: Tree) -> list[str]:
+    """A sentence if the user's own splits have different classes."""
+    classes: dict[str, set[str]] = defaultdict(set)
+    for image in tree.images:
+        classes[image.split or "train"].add(image.label)
+    return [
+        f"{len(missing)} classes have no image in {split}, for example '{sorted(missing)[0]}'"
+        for split, present in sorted(classes.items())
+        if (missing := set(tree.names) - present)
+    ]
 
 
 def images_below(folder: Path) -> Iterator[Path]:
-    """All image files below a folder, sorted, without hidden files and folders."""
-    for file in sorted(folder.rglob("*")):
-        if file.suffix.lower() in SUFFIXES and _is_visible(file, folder) and file.is_file():
-            yield file
+    """All image files below a folder, sorted, without hidden files and folders.
+
+    Linked folders belong to it.
+    """
+    return (path for path in _visible(folder) if _is_image(path) and path.is_file())
 
 
-def _is_visible(path: Path, root: Path) -> bool:
-    return not any(part.startswith(".") for part in path.relative_to(root).parts)
+def foreign(folder: Path) -> list[Path]:
+    """The visible files below a folder whose suffix is not that of an image."""
+    return [path for path in _visible(folder) if not _is_image(path) and path.is_file()]
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in suffixes()
+
+
+@cache
+def suffixes() -> frozenset[str]:
+    """The suffixes of the files that Pillow decodes, with the plugins that are loaded."""
+    from PIL import Image as pillow
+
+    pillow.init()
+    return frozenset(
+        suffix
+        for suffix, name in pillow.registered_extensions().items()
+        if name in pillow.OPEN and name not in NOT_DECODED
+    )
+
+
+def _visible(folder: Path) -> list[Path]:
+    """All that is below a folder and not hidden, sorted; links are followed."""
+    return sorted(_walk(folder, frozenset()))
+
+
+def _walk(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
+    try:
+        place, inside = folder.resolve(), list(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"folder '{folder}' cannot be read: {error.strerror}") from error
+    for path in inside:
+        if path.name.startswith("."):
+            continue
+        yield path
+        # a link to a folder above it has no end
+        if path.is_dir() and path.resolve() not in {*above, place, *place.parents}:
+            yield from _walk(path, above | {place})
 
 
 def _class_folders(root: Path) -> Iterator[Image]:

@@ -32,6 +32,7 @@ def load(
     root: str,
     cache: str,
     view: View,
+    on_bad_image: str = "error",  # a yaml of another package may lack it
 ) -> Task:
     """One task. aliases: other names of its folder. Raises UserError if data are missing."""
     folder = files.folder(
@@ -51,6 +52,7 @@ def load(
         {split: partial(read, split) for split in LISTS},
         view=view,
         cache=cache,
+        on_bad_image=on_bad_image,
         name=name,
         title=title,
         suite=suite,

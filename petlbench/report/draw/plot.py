@@ -32,6 +32,7 @@ STYLE: dict[str, Any] = {
     "lines.linewidth": 1.1,
     "pdf.fonttype": 42,  # TrueType: text can be searched and copied
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a title may hold dollar signs
 }
 
 

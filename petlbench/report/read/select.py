@@ -14,6 +14,8 @@ from petlbench.run.record import Record
 
 CELL = ("method", "backbone", "task")
 PER_RUN = ("dataset.draw", *PLACES)  # may differ between the runs of one cell
+# differ between draws, which are other lists for training
+DRAWN = ("contents.splits.train", "contents.splits.trainval")
 MAX_KEYS = 4  # of differing settings in a message
 
 
@@ -105,11 +107,14 @@ def _refuse_mixtures(finished: Sequence[Record], vary: Sequence[str]) -> None:
         other = runs.setdefault((*factors.values(), *varied), record)
         if other["id"] != record["id"]:
             raise _mixture(factors, differences(other, record, IDENTITY))
-        # comparing with one run of the cell is enough: equality is transitive
-        other = cells.setdefault((*(factors[key] for key in CELL), *varied), record)
-        settings = differences(other, record, [key for key in IDENTITY if key != "seed"])
-        if pairs := {key: pair for key, pair in settings.items() if key not in PER_RUN}:
-            raise _mixture({key: factors[key] for key in CELL}, pairs)
+        cell = tuple(factors[key] for key in CELL)
+        # comparing with one run of the cell, and of its draw, is enough: equality is transitive
+        for name, free in (((*cell, *varied), DRAWN), ((*cell, factors["draw"], *varied), ())):
+            other = cells.setdefault(name, record)
+            settings = differences(other, record, [key for key in IDENTITY if key != "seed"])
+            pairs = {k: pair for k, pair in settings.items() if k not in (*PER_RUN, *free)}
+            if pairs:
+                raise _mixture(dict(zip(CELL, cell, strict=True)), pairs)
 
 
 def _mixture(factors: Mapping[str, Any], pairs: Mapping[str, tuple[Any, Any]]) -> UserError:

@@ -1,15 +1,15 @@
 """The files of a report."""
 
 import re
-import tempfile
 from pathlib import Path
 
+from petlbench.cells import cell, cells
 from petlbench.errors import UserError
 from petlbench.report.draw import plot
 from petlbench.report.model.report import Report
 from petlbench.report.render import html, latex, markdown
 from petlbench.report.render.latex import part_name
-from petlbench.system import write_atomically
+from petlbench.system import temporary_file, write_atomically
 
 MAX_NAME = 200  # characters; file systems allow 255 with the suffixes
 
@@ -24,7 +24,7 @@ def check_target(name: str, folder: Path) -> None:
     try:
         # the folder itself may not exist yet; creating it could leave an empty folder behind
         existing = next(path for path in [folder, *folder.parents] if path.exists())
-        with tempfile.NamedTemporaryFile(dir=existing, prefix=".tmp-"):
+        with temporary_file(existing):
             pass
     except OSError as error:
         raise UserError(
@@ -36,11 +36,13 @@ def check_target(name: str, folder: Path) -> None:
 def contents(report: Report, name: str, command: str) -> dict[str, bytes]:
     """File name -> content: tables, tidy frame, LaTeX, Markdown, page and charts."""
     tables = {
-        f"{part_name(name, table.name)}.csv": table.unrounded().to_csv(index_label=table.head)
+        f"{part_name(name, table.name)}.csv": cells(table.unrounded()).to_csv(
+            index_label=cell(table.head)
+        )
         for table in report.tables
     }
     texts = tables | {
-        f"{name}_tidy.csv": report.tidy.to_csv(index=False),
+        f"{name}_tidy.csv": cells(report.tidy).to_csv(index=False),
         f"{name}.tex": latex.render(report, name, command),
         f"{name}.md": markdown.render(report),
         f"{name}.html": html.render(report, command),

@@ -20,6 +20,7 @@ MEMORY_COLUMN = Column(MEMORY, "published memory (GB)", COST, 1)
 class PublishedRow:
     """method: its name in this project, "" if it has none. cells: title -> figure.
 
+    backbone: the option of conf/backbone with the weights of this row.
     values: settings that distinguish rows of one method, for example {"M": 7}.
     """
 
@@ -125,14 +126,19 @@ def _row(part: pd.DataFrame, about: Mapping[str, Any]) -> PublishedRow:
     cells |= {key: float(value) for key, value in costs.items() if not pd.isna(value)}
     note = first.get("note")
     values = {title: first[key] for key, title in about.get("rows", {}).items()}
+    source = str(first["source"])
+    backbone = about.get("backbones", {}).get(source, {}).get(method, about["backbone"])
+    provenance = about["provenance"] + (f"; {note}" if isinstance(note, str) else "")
+    if backbone != about["backbone"]:
+        provenance += f"; trained from the weights of {backbone}, not of {about['backbone']}"
     return PublishedRow(
         label=", ".join([method, *(f"{title} {value}" for title, value in values.items())]),
         method=about["methods"].get(method, ""),
-        backbone=about["backbone"],
-        source=str(first["source"]),
+        backbone=backbone,
+        source=source,
         # null in sources.yaml if each line states its own
         selection=about["selection"] or str(first["selection"]),
-        provenance=about["provenance"] + (f"; {note}" if isinstance(note, str) else ""),
+        provenance=provenance,
         cells=cells,
         values=values,
     )

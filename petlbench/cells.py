@@ -1,0 +1,21 @@
+"""Texts as cells of CSV files, which people open in spreadsheets."""
+
+from typing import TypeVar
+
+import pandas as pd
+
+# OWASP, "CSV Injection"; also the full-width forms, which Excel reads alike
+FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+T = TypeVar("T")
+
+
+def cell(value: T) -> T | str:
+    """A value that no spreadsheet takes for a formula: such a text gets a leading apostrophe."""
+    if isinstance(value, str) and value.lstrip().startswith(FORMULA):
+        return f"'{value}"
+    return value
+
+
+def cells(table: pd.DataFrame) -> pd.DataFrame:
+    """A table with all its texts, heads and labels as cells."""
+    return table.map(cell).rename(index=cell, columns=cell)
