@@ -104,7 +104,7 @@ def test_a_run_that_another_process_finished_meanwhile_is_not_repeated(
     assert {record["id"]: record for record in store.records()} == done
 
 
-@pytest.mark.parametrize("flags", [[], ["-m"]])
+@pytest.mark.parametrize("flags", [[], ["-m", "seed=0,1"]])
 def test_a_bug_leaves_the_finished_record(
     flags: list[str], given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,7 +114,7 @@ def test_a_bug_leaves_the_finished_record(
     code, told = run(tmp_path, *flags, *given)
     assert code == 1, told
     assert "ZeroDivisionError" in told
-    assert times(tmp_path / "results") == before
+    assert before.items() <= times(tmp_path / "results").items()
 
 
 def test_a_record_of_a_later_version_is_refused_before_training(

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, cast
 
 from hydra import compose, initialize_config_module
@@ -111,12 +111,12 @@ def _fast(overrides: Sequence[str]) -> tuple[Plain, dict[str, str]]:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
         raise NotCovered(str(error)) from error
-    return _composer(tuple(search_path.packages())).compose(parsed)
+    return _composer(tuple(search_path.packages()), search_path.version()).compose(parsed)
 
 
-@cache
-def _composer(packages: tuple[str, ...]) -> Composer:
-    """The composer of the installed packages; they are named, so that others make a new one."""
+@lru_cache(maxsize=1)
+def _composer(packages: tuple[str, ...], version: int) -> Composer:
+    """The composer of the installed packages and a version of their files."""
     search_path.register()
     with (
         _without_global_hydra(),

@@ -6,7 +6,6 @@ refused. A backbone with another network is named by that network.
 
 import re
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 from petlbench.config import options
@@ -54,7 +53,6 @@ def _is_fixed(own: Plain, key: str) -> bool:
     return not (isinstance(value, str) and ("${" in value or value == "???"))
 
 
-@cache
 def _values(group: str, option: str) -> Plain:
     """The node of a group as the yaml of an option, with those that it extends, gives it."""
     return _merged(group, group, option)

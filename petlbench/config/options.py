@@ -1,5 +1,6 @@
 """The options of each configuration group, e.g. the methods, and what their yaml files hold."""
 
+import copy
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
@@ -30,13 +31,17 @@ def content(group: str, name: str) -> dict[str, Any]:
     """
     file = _files(group).get(name)
     try:
-        # yaml reads an empty file as None
-        values = (yaml.load(file.read_text(), LOADER) if file is not None else None) or {}
+        values = _parsed(file.read_text()) if file is not None else {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"'{file}' is not yaml: {one_line(error)}") from error
     if not isinstance(values, dict):
         raise UserError(f"'{file}' holds a {type(values).__name__}; it must map keys to values")
-    return values
+    return copy.deepcopy(values)
+
+
+@cache  # by the text, so that a changed file is seen: a sweep reads an option for each run
+def _parsed(text: str) -> Any:
+    return yaml.load(text, LOADER) or {}  # yaml reads an empty file as None
 
 
 def contents(group: str) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,7 @@ from functools import cache
 
 from petlbench.config.schema import Config
 from petlbench.errors import UserError
-from petlbench.run import build, job
+from petlbench.run import build, contents, job
 from petlbench.run.identity import identity
 from petlbench.run.lifecycle import blank, ended, failed
 from petlbench.run.record import Record, Store, read
@@ -120,7 +120,7 @@ def execute(config: Config) -> Record:
     A run that another process has finished since the plan was made is not repeated.
     """
     store = Store(config.results.root)
-    if (path := store.find(identity(config.plain()))) is not None:
+    if (path := store.find(identity(contents.identified(config)))) is not None:
         log.info("finished meanwhile: %s", path)
         return read(path)
     try:

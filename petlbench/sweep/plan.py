@@ -53,6 +53,22 @@ class Verdict:
     error: Exception | None = None
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """A combination. pair: the values that a check depends on."""
+
+    config: Config
+    varied: tuple[str, ...]
+    id: str
+    pair: str
+    is_finished: bool
+
+    def planned(self, verdict: Verdict) -> Planned:
+        # a refused pair stays refused, even if some of its runs were finished before
+        state = FINISHED if verdict.state == TO_RUN and self.is_finished else verdict.state
+        return Planned(self.config, self.id, state, self.varied, verdict.reason, verdict.error)
+
+
 def build(
     combinations: Iterable[Combination],
     finished: Callable[[str], Collection[str]],
@@ -65,26 +81,22 @@ def build(
     from it marks the pair's runs; another UserError is a mistake of the command and ends planning;
     any other error is a bug of the method, which costs its own runs.
     """
-    runs: dict[tuple[Path, str], Planned] = {}
-    verdicts: dict[str, Verdict] = {}
     reader = contents.Reader()
+    wanted: dict[tuple[Path, str], _Wanted] = {}  # a, a/ and ./a are one folder
     for config, varied in combinations:
         plain = reader.identified(config)
         name, root = identity(plain), config.results.root
-        place = Path(root), name  # a, a/ and ./a are one folder
-        if name in finished(root) and _has_its_recipe(config):
-            runs.setdefault(place, Planned(config, name, FINISHED, varied))
-            continue
+        is_finished = name in finished(root) and _has_its_recipe(config)
         pair = json.dumps([plain[key] for key in CHECKED], sort_keys=True)
-        if pair not in verdicts:
-            verdicts[pair] = _verdict(config, check)
-        verdict = verdicts[pair]
-        run = Planned(config, name, verdict.state, varied, verdict.reason, verdict.error)
         # two combinations are one run if they differ in nothing that decides the result
-        runs.setdefault(place, run)
-    if not runs:
+        wanted.setdefault((Path(root), name), _Wanted(config, varied, name, pair, is_finished))
+    verdicts: dict[str, Verdict] = {}
+    for run in wanted.values():
+        if not run.is_finished and run.pair not in verdicts:
+            verdicts[run.pair] = _verdict(run.config, check)
+    if not wanted:
         raise UserError("this sweep has no runs; name some, e.g. method=paper dataset=mini")
-    return list(runs.values())
+    return [run.planned(verdicts.get(run.pair, Verdict())) for run in wanted.values()]
 
 
 def _has_its_recipe(config: Config) -> bool:
