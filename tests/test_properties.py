@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from petlbench.__main__ import GROUPS, check_groups, known_options
-from petlbench.config import command_line, compose, options, search_path
+from petlbench.config import command_line, compose, options
 from petlbench.config.composer import MISSING, NotCovered, merge
 from petlbench.data.readers import lists
 from petlbench.errors import UserError
@@ -158,7 +158,7 @@ def test_suites_expand_to_each_member_once_in_order(
 @cache
 def sweeper() -> PetlSweeper:
     made = PetlSweeper(params={"seed": "0,1", "method": "linear"}, dry_run=True)
-    made.loader = compose._composer(tuple(search_path.packages())).loader
+    made.loader = compose._current().loader
     return made
 
 

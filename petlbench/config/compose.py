@@ -111,7 +111,11 @@ def _fast(overrides: Sequence[str]) -> tuple[Plain, dict[str, str]]:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
         raise NotCovered(str(error)) from error
-    return _composer(tuple(search_path.packages()), search_path.version()).compose(parsed)
+    return _current().compose(parsed)
+
+
+def _current() -> Composer:
+    return _composer(tuple(search_path.packages()), search_path.version())
 
 
 @lru_cache(maxsize=1)
