@@ -1,6 +1,5 @@
 """One run from configuration to record: what it leaves, in which order, and how it ends."""
 
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from petlbench.method import Method
 from petlbench.model.backbone import Backbone
 from petlbench.run import build
 from petlbench.run.lifecycle import attempted, blank
-from petlbench.run.provenance import versions
 from petlbench.run.record import Record, Store
 from petlbench.run.training import run
 from petlbench.sweep.perform import check_place
@@ -50,18 +48,6 @@ def test_a_run_leaves_a_whole_record_and_its_delta(tmp_path: Path) -> None:
     assert provenance["versions"]["torch"] == torch.__version__
     path = Store(tmp_path).path(record, ".safetensors")
     assert path.stat().st_size == record["cost"]["delta_bytes"]
-
-
-def test_a_record_of_a_checkout_names_its_commit() -> None:
-    root = Path(__file__).parent.parent
-    if not (root / ".git").exists():
-        pytest.skip("this is no checkout")
-    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
-    head = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    commit, _, dirty = (versions()["commit"] or "").partition("-")
-    assert len(commit) == 12
-    assert head.startswith(commit)
-    assert dirty in ("", "dirty")
 
 
 def test_the_delta_gives_the_tested_network_back(tmp_path: Path) -> None:

@@ -201,16 +201,20 @@ def data(config: Config) -> Task:
     for name in scored:
         if name not in (known := (*opened.tests, "val")):  # val: of protocol=trial
             raise unknown("split in protocol.tests", name, known)
-    for split in opened_names(config, opened):
+    for split in _needed(config, opened):
         opened.check(split)
     return opened
 
 
 def opened_names(config: Config, opened: Task) -> tuple[str, ...]:
     """The splits that a run may open: those of its protocol, and the parts for a search."""
-    fit_on = _fit_on(config)
-    names = (fit_on, *opened.parts.get(fit_on, ()), *select_names(config, opened))
-    return tuple(dict.fromkeys((*names, *scored_names(config, opened))))
+    return tuple(dict.fromkeys((*_needed(config, opened), *opened.parts.get(_fit_on(config), ()))))
+
+
+def _needed(config: Config, opened: Task) -> tuple[str, ...]:
+    """The splits of a protocol. A search opens parts of them, whose images these have too."""
+    names = (*select_names(config, opened), *scored_names(config, opened))
+    return tuple(dict.fromkeys((_fit_on(config), *names)))
 
 
 def prepared(config: Config) -> None:
@@ -220,7 +224,7 @@ def prepared(config: Config) -> None:
     """
     opened = data(config)
     _check_numbering(config, opened)
-    decoded(config)
+    _decode(config, opened)
     if opened.splits and (remarks := opened.remarks()):
         log.warning("%s/%s: %s", opened.suite, opened.name, "; ".join(remarks))
 
@@ -229,7 +233,7 @@ def _check_numbering(config: Config, opened: Task) -> None:
     # a user's own folder names its classes itself, and a probe opens no data
     if opened.names is not None or config.protocol.fit_on is None:
         return
-    needed = [name for name in opened_names(config, opened) if name in opened.lists]
+    needed = [name for name in _needed(config, opened) if name in opened.lists]
     conflict = next(numbering.conflicts({name: opened.lists[name]() for name in needed}), None)
     if conflict is not None:
         raise UserError(f"{opened.suite}/{opened.name}: {conflict}")
@@ -241,9 +245,13 @@ def decoded(config: Config) -> Task:
     A broken one shows before hours of training. Raises UserError for it, and as `data` does.
     """
     opened = data(config)
-    for split in opened_names(config, opened) if config.protocol.fit_on is not None else ():
-        opened.decode(split)
+    _decode(config, opened)
     return opened
+
+
+def _decode(config: Config, opened: Task) -> None:
+    for split in _needed(config, opened) if config.protocol.fit_on is not None else ():
+        opened.decode(split)
 
 
 @dataclass(frozen=True)
