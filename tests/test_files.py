@@ -349,6 +349,49 @@ def test_a_table_names_images_classes_and_splits(tmp_path: Path) -> None:
         task.open("val")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_tables_as_spreadsheets_write_them(
+    encoding: str, separator: str, end: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "images.csv"
+    rows = [["Label ", "PATH", "Note", "Split"], ["Käfer", '"a,b;.png"', "", "Test"]]
+    rows += [["дом", "c d.png", "x", ""], [], ["дом", "e.png"]]
+    text = end.join(separator.join(row) for row in rows) + end
+    file.write_bytes(text.encode(encoding))
+    images = list(tree.scan(str(file)).images)
+    assert images == [
+        tree.Image("a,b;.png", "Käfer", "test"),
+        tree.Image("c d.png", "дом", None),
+        tree.Image("e.png", "дом", None),
+    ]
+
+
+def test_a_table_of_another_encoding_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "images.csv"
+    file.write_bytes("path,label\na.png,Käfer\n".encode("cp1252"))
+    with pytest.raises(UserError, match="cannot be read as CSV: it is neither UTF-8 nor UTF-16"):
+        tree.scan(str(file))
+
+
+@pytest.mark.parametrize("junk", sorted(tree.LEFT_BEHIND))
+def test_what_archivers_leave_beside_splits_is_left_out(junk: str, tmp_path: Path) -> None:
+    root = own(tmp_path / "pets", ("train", "test"))
+    before = tree.scan(str(root)).images
+    for place in (root / junk, root / "train" / junk, root / "train" / "cat" / junk):
+        paint(place / "train" / "cat" / "a.png", 1)
+    tree.scan.cache_clear()
+    after = tree.scan(str(root))
+    assert after.images == before
+    assert not tree.ignored(after)
+
+
+def two_columns(root: Path) -> Path:
+    (root / "x.csv").write_text("path,label,Label\na,b,c\n")
+    return root / "x.csv"
+
+
 def no_columns(root: Path) -> Path:
     (root / "x.csv").write_text("file,class\na,b\n")
     return root / "x.csv"
@@ -390,6 +433,7 @@ def lost(root: Path) -> Path:
         (lambda root: root / "nothing", "no folder or file '.*nothing'; set dataset.root=FOLDER"),
         (flat, r"has 0 images of 0 classes \(none\)"),
         (no_columns, "has the columns file, class; path and label are needed"),
+        (two_columns, "has 2 columns 'label'; keep one"),
         (odd_split, "line 2 of .* has split 'dev'; use train, val or test"),
         (no_label, "line 3 of .* has no path or no label"),
         (two_labels, "line 4 of .* gives 'a.png' another label or split"),

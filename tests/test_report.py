@@ -363,7 +363,8 @@ def test_latex_is_well_formed_whatever_the_titles_and_reasons_hold() -> None:
     assert len(re.findall(r"(?<!\\)\{", source)) == len(re.findall(r"(?<!\\)\}", source))
     assert r"a\_b \& 50\% \$x\$ \{y\} \#1" in source
     assert r"{}*a\_b" in source
-    assert not re.search(r"[^\x00-\xff]", source)
+    transliterated = re.sub(r"\\otherscript\{[^{}]*\}", "", source)
+    assert not re.search(r"[^\x00-\xff]", transliterated)
 
 
 def test_rows_stand_under_the_head_of_their_family() -> None:
@@ -690,6 +691,28 @@ def test_the_images_of_every_split_are_compared() -> None:
 def test_records_without_weights_have_no_note_on_them() -> None:
     runs = [changed(run, "provenance", checkpoint=None) for run in records()]
     assert "weights" not in " ".join(table(runs).notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("Käfer", "Käfer"),
+        ("Ka\u0308fer", "Käfer"),  # as macOS names files
+        ("дом_1", r"\otherscript{дом}{dom}\_1"),
+        ("北京 动物 & x", r"\otherscript{北京 动物}{BeiJing DongWu} \& x"),
+        ("≤ 5 – ↓", r"\otherscript{≤}{\textless{}=} 5 -- \ensuremath{\downarrow}"),
+        ("\ue000x", "x"),  # of private use
+    ],
+)
+def test_names_in_other_scripts_have_a_transliteration(name: str, source: str) -> None:
+    assert latex.escaped(name) == source
+
+
+def test_only_latex_with_other_scripts_says_how_to_print_them() -> None:
+    plain = latex.render(report([record("lora", "land", 80.0)]), "x")
+    other = latex.render(report([record("lora", "land", None, reason="ошибка")]), "x")
+    assert latex.OTHER_SCRIPT not in plain
+    assert other.splitlines()[4] == latex.OTHER_SCRIPT
 
 
 def test_latex_has_no_control_characters() -> None:

@@ -1,10 +1,9 @@
 """A user's own images: which exist, of which class, in which split. Imports no torch.
 
 Three layouts: `root/CLASS/image`, `root/SPLIT/CLASS/image` with the splits train, val and test, or
-a CSV file whose first line names the columns path, label and, optionally, split.
+a CSV file with the columns path, label and, optionally, split (table.py).
 """
 
-import csv
 import hashlib
 import os
 import re
@@ -16,6 +15,7 @@ from functools import cache
 from itertools import combinations
 from pathlib import Path
 
+from petlbench.data.readers import table
 from petlbench.errors import UserError
 from petlbench.system import file_status, user_path
 
@@ -30,6 +30,10 @@ SPLITS = {
     "validation": "val",
     "test": "test",
     "testing": "test",
+}
+# folders that archivers, servers and file systems leave beside images
+LEFT_BEHIND = {
+    *("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"),
 }
 ADVICE = (
     "set dataset.root=FOLDER to a folder with a folder of images for each class, or "
@@ -247,7 +251,7 @@ def _walk(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"folder '{folder}' cannot be read: {error.strerror}") from error
     for path in inside:
-        if path.name.startswith("."):
+        if _is_hidden(path):
             continue
         yield path
         # a link to a folder above it has no end
@@ -280,14 +284,17 @@ def _images(root: Path, folders: Iterable[Path], split: str | None) -> Iterator[
 
 
 def _folders(root: Path) -> list[Path]:
-    return sorted(item for item in root.iterdir() if item.is_dir() and item.name[0] != ".")
+    return sorted(item for item in root.iterdir() if item.is_dir() and not _is_hidden(item))
+
+
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith(".") or path.name in LEFT_BEHIND
 
 
 def _table(file: Path) -> Iterator[Image]:
     by_path: dict[str, Image] = {}
-    for number, row in _rows(file):
-        path, label = (str(row[key] or "").strip() for key in ("path", "label"))
-        split = str(row.get("split") or "").strip().lower()
+    for number, row in table.rows(file):
+        path, label, split = row["path"], row["label"], row.get("split", "").lower()
         if not path or not label:
             raise UserError(f"line {number} of '{file}' has no path or no label")
         if split and split not in SPLITS:
@@ -301,22 +308,3 @@ def _table(file: Path) -> Iterator[Image]:
                 "earlier line; an image has one of each"
             )
     yield from by_path.values()  # an image that is named twice counts once
-
-
-def _rows(file: Path) -> list[tuple[int, dict[str, str | None]]]:
-    """The rows of a CSV file with their line numbers."""
-    try:
-        # spreadsheets may write a byte order mark; the csv module asks for newline=""
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines, skipinitialspace=True)
-            # line_num and not a count: a quoted value may have several lines
-            rows = [(reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"'{file}' cannot be read as CSV: {error}") from error
-    if rows and not {"path", "label"} <= rows[0][1].keys():
-        raise UserError(
-            # DictReader has the key None for surplus values
-            f"'{file}' has the columns {', '.join(map(str, rows[0][1]))}; path and label are "
-            "needed, split is optional"
-        )
-    return rows

@@ -1,7 +1,11 @@
 """A report as LaTeX: booktabs, rotated task names, group heads; best bold, second underlined."""
 
 import itertools
+import re
+import unicodedata
 from collections.abc import Callable, Sequence
+
+from anyascii import anyascii
 
 from petlbench.report.model.report import Report
 from petlbench.report.model.table import Column, Table
@@ -31,7 +35,14 @@ SPECIAL = {
     "’": "'",
     "‘": "`",
 }
-LAST = 0xFF  # Latin-1, which LaTeX supports; the reason of a failure may hold any character
+# what no LaTeX prints of itself: characters beyond Latin-1; blanks join words of one script
+_BEYOND = rf"[^\x00-\xff{''.join(c for c in SPECIAL if ord(c) > 0xFF)}]+"
+OTHER = re.compile(rf"({_BEYOND}(?: +{_BEYOND})*)")
+# XeLaTeX and LuaLaTeX print the first argument, pdfLaTeX has no font for it and prints the second
+OTHER_SCRIPT = (
+    r"\providecommand{\otherscript}[2]{\ifdefined\XeTeXversion#1\else"
+    r"\ifdefined\directlua#1\else#2\fi\fi}"
+)
 # shrinks a table to the text width, but does not enlarge a narrow one
 FITTING = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}"
 FORMS = {1: r"\textbf{%s}", 2: r"\underline{%s}", None: "%s"}
@@ -39,9 +50,24 @@ Cell = Callable[[str, Column], str]  # row, column -> LaTeX
 
 
 def escaped(text: str) -> str:
-    """Text without special characters of LaTeX, and without control characters."""
-    printable = (" " if c.isspace() else c for c in text if c.isspace() or c.isprintable())
-    return "".join(SPECIAL.get(c, c if ord(c) <= LAST else "?") for c in printable)
+    """Text without special characters of LaTeX, and without control characters.
+
+    Other scripts than Latin become `\\otherscript{text}{transliteration}`, see `OTHER_SCRIPT`.
+    """
+    # composed: macOS names files with letters and accents apart
+    whole = unicodedata.normalize("NFC", text)
+    printable = "".join(" " if c.isspace() else c for c in whole if c.isspace() or c.isprintable())
+    parts = OTHER.split(printable)
+    return "".join(
+        rf"\otherscript{{{part}}}{{{_plain(anyascii(part) or '?')}}}"
+        if place % 2
+        else _plain(part)
+        for place, part in enumerate(parts)
+    )
+
+
+def _plain(text: str) -> str:
+    return "".join(SPECIAL.get(c, c) for c in text)
 
 
 def render(report: Report, name: str, command: str = "petlbench.report") -> str:
@@ -49,24 +75,26 @@ def render(report: Report, name: str, command: str = "petlbench.report") -> str:
 
     name: of the files and labels.
     """
-    return "\n".join(
-        [
-            # a line break in an argument would end the comment
-            f"% made by {' '.join(command.split())}",
-            r"% needs \usepackage{booktabs,graphicx}; do not edit: run the command again",
-            *(
-                line
-                for table in report.tables
-                for line in _table(table, part_name(name, table.name))
-            ),
-            *(
-                line
-                for chart in report.charts
-                for line in _figure(chart.caption, part_name(name, chart.name))
-            ),
-            "",
-        ]
-    )
+    tables = [_table(table, part_name(name, table.name)) for table in report.tables]
+    figures = [_figure(chart.caption, part_name(name, chart.name)) for chart in report.charts]
+    lines = [*itertools.chain(*tables, *figures), ""]
+    return "\n".join([*_head(command, lines), *lines])
+
+
+def _head(command: str, lines: Sequence[str]) -> list[str]:
+    head = [
+        # a line break in an argument would end the comment
+        f"% made by {' '.join(command.split())}",
+        r"% needs \usepackage{booktabs,graphicx}; do not edit: run the command again",
+    ]
+    if not any(r"\otherscript{" in line for line in lines):
+        return head
+    return [
+        *head,
+        r"% names in other scripts: pdfLaTeX prints them transliterated; XeLaTeX and LuaLaTeX as",
+        r"% they are, with a font that has them, e.g. \setmainfont{Noto Serif CJK SC} of fontspec",
+        OTHER_SCRIPT,
+    ]
 
 
 def part_name(report: str, part: str) -> str:
