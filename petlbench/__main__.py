@@ -16,7 +16,15 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from petlbench import interrupts
-from petlbench.config import command_line, compose, mistakes, options, recipes, search_path
+from petlbench.config import (
+    command_line,
+    compose,
+    hydra_keys,
+    mistakes,
+    options,
+    recipes,
+    search_path,
+)
 from petlbench.errors import UserError, first_line, one_line, unknown
 from petlbench.progress import say
 from petlbench.sweep.plugin import defer, register
@@ -77,7 +85,7 @@ def check_groups(arguments: Sequence[str]) -> None:
         known = known_options(group, arguments)
         for value in values.split(","):
             if value not in known and (group, value) != ("experiment", "null"):
-                raise unknown("task or suite" if group == "dataset" else group, value, known)
+                raise unknown(group, value, known)
 
 
 def known_options(group: str, arguments: Sequence[str]) -> list[str]:
@@ -134,6 +142,7 @@ def main(*preset: str) -> None:
     if {"-m", "--multirun"} & set(arguments) and shown:
         raise UserError("--cfg shows the configuration of one run; leave out -m")
     check_groups(arguments)
+    hydra_keys.check(arguments)
     search_path.register()
     register()
     sys.argv[1:] = defer(command_line.quoted(arguments))

@@ -26,7 +26,10 @@ SMALL = (
     *("train.batch_size=500", "device=cpu", "train.schedule.warmup_epochs=0"),
 )
 PROBE = ("method=linear", "probe.warmup=1", "probe.steps=1", "device=cpu")
-AUGMENTED = "dataset=fewshot/pets_4"
+AUGMENTED = (
+    "input.augment={scale:[0.5,1.0],ratio:[0.75,1.33],interpolation:bicubic,hflip:0.5,"
+    "color_jitter:0.0,auto_augment:null,erase:0.0}"
+)
 # Their effect lies outside one run: what a sweep does, and Hydra's own folders.
 OUTSIDE = ("hydra", "report", "facts", "family")
 
@@ -59,7 +62,7 @@ class Input:
             return ("method=dtl", *(PROBE if self.mode == "probe" else SMALL)[1:])
         if self.mode == "probe":
             return PROBE
-        return (AUGMENTED, *SMALL[3:]) if self.key.startswith("input.augment.") else SMALL
+        return (AUGMENTED, *SMALL) if self.key.startswith("input.augment.") else SMALL
 
 
 def inputs() -> Iterator[list[Input]]:

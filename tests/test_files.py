@@ -20,8 +20,9 @@ from petlbench.data.task import Task
 from petlbench.errors import UserError
 from petlbench.run import build, single
 from petlbench.run.identity import identity
+from petlbench.run.record import Store
 from petlbench.run.training import run
-from petlbench.sweep.perform import check_place
+from petlbench.sweep.perform import perform
 from petlbench.sweep.plan import TO_RUN, Planned
 from tests.trees import paint, write
 
@@ -538,7 +539,9 @@ def with_bad_images(tmp_path: Path, *options: str) -> tuple[Config, list[str]]:
     ), bad
 
 
-@pytest.mark.parametrize("start", [run, single.run, lambda config: check_place([planned(config)])])
+@pytest.mark.parametrize(
+    "start", [run, single.run, lambda config: perform([planned(config)], Store)]
+)
 def test_a_bad_image_of_the_test_split_is_refused_before_training(
     start: Callable[[Config], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ from petlbench.run import build
 from petlbench.run.lifecycle import attempted, blank
 from petlbench.run.record import Record, Store
 from petlbench.run.training import run
-from petlbench.sweep.perform import check_place
+from petlbench.sweep import perform
 from petlbench.sweep.plan import TO_RUN, Planned
 from petlbench.testing import declared
 from petlbench.train.trainer import TrainingLoop
@@ -240,7 +240,7 @@ def test_a_missing_checkpoint_is_refused_before_a_sweep_runs(tmp_path: Path) -> 
     absent = replace(settings.backbone, checkpoint="none.safetensors")
     planned = Planned(replace(settings, backbone=absent), "id", TO_RUN)
     with pytest.raises(UserError, match=r"checkpoint .none\.safetensors. does not exist"):
-        check_place([planned])
+        perform.check([planned], dry_run=False)
 
 
 def test_ctrl_c_is_not_hidden_by_an_error_on_its_way(

@@ -23,7 +23,7 @@ def sweep(combinations: Sequence[plan.Combination], *, dry_run: bool) -> int:
     if open_runs:
         from petlbench.sweep import perform  # imports torch
 
-        perform.check_data(open_runs, dry_run=dry_run)
+        perform.check(open_runs, dry_run=dry_run)
     log.info(plan.headline(runs))
     for line in [*plan.refusals(runs), *(plan.listing(runs) if dry_run else ())]:
         log.info(line)

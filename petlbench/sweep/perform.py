@@ -20,16 +20,21 @@ from petlbench.train.precision import Precision
 log = logging.getLogger("petlbench")
 
 
-def check_data(runs: Sequence[plan.Planned], *, dry_run: bool) -> None:
-    """Refuse wrong values of a reader, before the plan is printed.
+def check(runs: Sequence[plan.Planned], *, dry_run: bool) -> None:
+    """Refuse wrong values of a reader, and what this machine lacks, before the plan is printed.
 
-    Data that are missing are refused too, but a plan can be made without them.
+    Devices, formats, weights and data may be missing where only a plan is made. The message is
+    that of the first refused backbone or task; the others are named.
     """
     for config in _differing(runs, "dataset"):
         build.reader(config)
-    if not dry_run:
-        to_run = [planned for planned in runs if planned.state == plan.TO_RUN]
-        _refuse_all(_differing(to_run, "dataset"), build.data, _task_name)
+    if dry_run:
+        return
+    to_run = _to_run(runs)
+    for config in (*_differing(to_run, "device"), *_differing(to_run, "train")):
+        Precision(config.train.precision, build.device(config.device))
+    _refuse_all(_differing(to_run, "backbone"), build.weights, lambda c: c.factors.backbone)
+    _refuse_all(_differing(to_run, "dataset"), build.data, _task_name)
 
 
 def perform(runs: Sequence[plan.Planned], store: Callable[[str], Store]) -> list[str]:
@@ -37,8 +42,9 @@ def perform(runs: Sequence[plan.Planned], store: Callable[[str], Store]) -> list
 
     store: the records below a results.root.
     """
-    to_run = [planned for planned in runs if planned.state == plan.TO_RUN]
-    check_place(to_run)  # first: a mistake leaves no file
+    to_run = _to_run(runs)
+    # first: a mistake leaves no file; not before the plan is printed, since it takes longest
+    _refuse_all(_differing(to_run, "dataset", "protocol", "input"), build.prepared, _task_name)
     for root in dict.fromkeys(planned.config.results.root for planned in runs):
         store(root).check_writable()
     _record_refused(runs, store)
@@ -50,6 +56,10 @@ def perform(runs: Sequence[plan.Planned], store: Callable[[str], Store]) -> list
     ]
     failures += [f"failed: {p.name}: {p.reason}" for p in runs if p.state == plan.BROKEN]
     return failures
+
+
+def _to_run(runs: Iterable[plan.Planned]) -> list[plan.Planned]:
+    return [planned for planned in runs if planned.state == plan.TO_RUN]
 
 
 def _record_refused(runs: Sequence[plan.Planned], store: Callable[[str], Store]) -> None:
@@ -71,19 +81,6 @@ def _record_refused(runs: Sequence[plan.Planned], store: Callable[[str], Store])
                 record = failed(planned.config, planned.error)
                 logged.add((planned.pair, planned.reason))
             store(root).write(record)
-
-
-def check_place(runs: Sequence[plan.Planned]) -> None:
-    """Refuse unavailable devices, formats, weights and data before the first run.
-
-    The message is that of the first refused backbone or task; the others are named.
-    """
-    for config in (*_differing(runs, "device"), *_differing(runs, "train")):
-        Precision(config.train.precision, build.device(config.device))
-    _refuse_all(_differing(runs, "backbone"), build.weights, lambda c: c.factors.backbone)
-    _refuse_all(_differing(runs, "dataset"), build.data, _task_name)
-    # last, since it takes longest
-    _refuse_all(_differing(runs, "dataset", "protocol", "input"), build.prepared, _task_name)
 
 
 def _refuse_all(

@@ -51,6 +51,9 @@ class PetlSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Plan and run; raises SystemExit with the exit code of the sweep."""
+        # not in __init__, whose errors Hydra wraps
+        if not isinstance(self.dry_run, bool):
+            raise UserError(f"hydra.sweeper.dry_run is {self.dry_run}; it must be true or false")
         combinations = list(self.combinations(arguments))
         # `hydra.main` discards what a sweeper returns
         raise SystemExit(conduct.sweep(combinations, dry_run=self.dry_run))
@@ -172,7 +175,7 @@ def defer(arguments: Sequence[str]) -> list[str]:
 
 def _deferred(argument: str) -> str:
     key, _, value = argument.partition("=")
-    if not value or "." not in key or key.startswith(("hydra", "-", "~")):
+    if not value or "." not in key or key.startswith(("hydra", "+hydra", "++hydra", "-", "~")):
         return argument
     try:
         override = OverridesParser.create().parse_overrides([argument])[0]
