@@ -452,7 +452,9 @@ def test_no_folder_of_the_machine_leaves_it(tmp_path: Path) -> None:
     config = replace(config, dataset=replace(config.dataset, target=target))
     record = ended(blank(config), "failed", "no '/home/ann/my data/x.png' in /home/ann/list.txt")
     written = Store(tmp_path / "runs").write(record).read_text()
-    sent = json.dumps([tracking._arguments(config)["config"], tracking.summary(record)])
+    sent = json.dumps(
+        [tracking._arguments(record, config.wandb, None)["config"], tracking.summary(record)]
+    )
     for text in (written, sent):
         assert "/home" not in text
         assert "ann" not in text

@@ -22,8 +22,9 @@ def test_another_network_has_another_name(option: str) -> None:
     assert other.factors.backbone == OTHER
     record = blank(other)
     assert Store("runs").path(record).name.startswith(f"linear-{OTHER}-seed0-")
-    assert OTHER in tracking._arguments(other)["tags"]
-    assert option not in tracking._arguments(other)["tags"]
+    tags = tracking._arguments(record, other.wandb, None)["tags"]
+    assert OTHER in tags
+    assert option not in tags
 
 
 @pytest.mark.parametrize(

@@ -205,6 +205,7 @@ def test_a_value_that_one_of_the_methods_lacks_or_that_is_null_can_be_swept(
         (["+hydra.foo=1"], "unknown key below hydra 'foo'; Known: "),
         (["-m", "+hydra.sweeper.foo=1"], "unknown key below hydra.sweeper 'foo'; Known: dry_run"),
         (["+hydra.job.nme=x"], "unknown key below hydra.job 'nme'; did you mean 'name'?"),
+        (["protocol=probe", "protocol.tests=[nan]"], "protocol.tests is [nan]; it must be finite"),
         (["dataset=true"], "unknown dataset 'true'"),
         (["-m", "device=x"], "unknown device 'x'"),
         (["-m", "backbone.checkpoint=x"], "checkpoint 'x' has no known format"),

@@ -1,5 +1,6 @@
 """From Hydra's composed configuration to the typed one of a run."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -57,6 +58,7 @@ def typed(plain: Plain, choices: Mapping[str, str]) -> Config:
     With recipe=paper, `recipe.changed` names what the command changed of the options' values.
     """
     settings = build(Settings, plain)
+    _refuse_not_finite(plain)
     labels.check(plain, choices)
     dataset = _dataset(settings.dataset, choices["dataset"])
     config = Config(
@@ -215,6 +217,14 @@ def _decisive(plain: Mapping[Any, Any]) -> Plain:
     """Dotted names and values of what decides a result; a draw and a protocol are choices."""
     nodes = {node: plain[node] for node in DECISIVE}
     return {key: value for key, value in flat(nodes) if key not in FREE}
+
+
+def _refuse_not_finite(plain: Plain) -> None:
+    """Refuse nan and inf where no other check has: JSON has neither, and records are JSON."""
+    for key, value in flat(plain):
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, float) and not math.isfinite(one):
+                raise UserError(f"{key} is {value}; it must be finite")
 
 
 def _refuse_suites(composed: DictConfig, choices: Mapping[str, str]) -> None:

@@ -45,7 +45,7 @@ def recorded(config: Config, fill: Callable[[Run], None]) -> Record:
     store, record = Store(config.results.root), blank(config)
     store.check_replaceable(record)
     store.check_writable()
-    run = Run(config, record, store, tracking.start(config))
+    run = Run(config, record, store, tracking.start(config, record))
     try:
         record = attempted(run.record, lambda: fill(run))
     except UserError:
