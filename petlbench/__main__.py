@@ -41,7 +41,8 @@ COMPOSITION_ERRORS = (AssertionError, AttributeError, TypeError, ValueError, Loo
 def user_errors() -> Iterator[None]:
     """Print a mistake of the user in one line, without a traceback; a bug keeps its own."""
     try:
-        yield
+        with interrupts.reader_may_end():
+            yield
     except KeyboardInterrupt:
         line = "interrupted; finished runs are kept, the same command does the rest"
         raise SystemExit(interrupts.end(line)) from None

@@ -18,4 +18,9 @@ def cell(value: T) -> T | str:
 
 def cells(table: pd.DataFrame) -> pd.DataFrame:
     """A table with all its texts, heads and labels as cells."""
-    return table.map(cell).rename(index=cell, columns=cell)
+    marked = table.copy(deep=False)
+    for place in range(table.shape[1]):
+        column = table.iloc[:, place]
+        if not pd.api.types.is_numeric_dtype(column):
+            marked.isetitem(place, column.map(cell))
+    return marked.rename(index=cell, columns=cell)

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from types import FrameType, TracebackType
 from typing import ParamSpec
@@ -32,16 +32,33 @@ def hear_in_commands() -> None:
 
 
 def one_line(main: Callable[P, int]) -> Callable[P, int]:
-    """A command whose interruption is one line and an exit status."""
+    """A command whose interruption is one line and an exit status.
+
+    It ends quietly if the reader of its output, for example `head`, has stopped reading.
+    """
 
     @wraps(main)
     def guarded(*arguments: P.args, **options: P.kwargs) -> int:
+        code = 0
         try:
-            return main(*arguments, **options)
+            with reader_may_end():
+                code = main(*arguments, **options)
         except KeyboardInterrupt:
             return end()
+        return code
 
     return guarded
+
+
+@contextlib.contextmanager
+def reader_may_end() -> Iterator[None]:
+    """Leave the block quietly if the reader of stdout, for example `head`, has stopped reading."""
+    try:
+        yield
+        sys.stdout.flush()  # here, where the error can be caught
+    except BrokenPipeError:
+        # Python flushes stdout at exit and would fail again (its docs, signal: note on SIGPIPE)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def end(line: str = LINE) -> int:

@@ -17,6 +17,7 @@ from petlbench.sweep import choose
 from tests.helpers import sampled
 from tests.processes import hear_interrupts
 
+ROOT = Path(__file__).parent.parent
 # sends itself the signal when a module is imported
 SITE = """
 import os, sys
@@ -111,3 +112,27 @@ def test_a_program_that_imports_the_package_keeps_its_handlers() -> None:
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
     assert told == "True True\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "petlbench --cfg job",
+        "petlbench.data list vtab",
+        "petlbench.report demo --records results/measured/demo/runs --out {out}",
+    ],
+)
+def test_nothing_is_said_of_a_reader_that_ends_early(command: str, tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stdout:
+        ended = subprocess.run(
+            [sys.executable, "-m", *command.format(out=tmp_path).split()],
+            cwd=ROOT,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+        )
+    assert ended.stderr == ""
+    assert ended.returncode in (0, 1)  # rich ends with 1 then

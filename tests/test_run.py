@@ -16,7 +16,7 @@ from petlbench.errors import Unsupported, UserError
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
 from petlbench.run import build
-from petlbench.run.lifecycle import attempted, blank
+from petlbench.run.lifecycle import Run, attempted, blank, recorded
 from petlbench.run.record import Record, Store
 from petlbench.run.training import run
 from petlbench.sweep import perform
@@ -225,6 +225,19 @@ def test_another_network_has_its_own_name_in_records() -> None:
     name = "vit_tiny_patch16_224.augreg_in21k"
     assert compose.single([f"backbone.name={name}"]).factors.backbone == name
     assert compose.single(["backbone=vit_b16"]).factors.backbone == "vit_b16"
+
+
+def test_what_no_reader_accepts_is_not_written_as_finished(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+
+    def fill(run: Run) -> None:
+        run.record["scores"] = {"test": {"top1": 101.0, "correct": 1, "total": 1}}
+
+    written = recorded(settings, fill)
+    assert written["status"] == "failed"
+    assert "scores.test" in written["reason"]
+    [stored] = Store(settings.results.root).records()
+    assert (stored["status"], stored["scores"]) == ("failed", {})
 
 
 def test_a_cpu_without_memory_is_no_failure(tmp_path: Path) -> None:

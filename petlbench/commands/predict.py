@@ -8,7 +8,6 @@ a formula gets a leading apostrophe; JSON has every text as it is.
 import argparse
 import csv
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +29,7 @@ from petlbench.data.images import GREY_MAX, OWN, Decoding, Preparation, View, or
 from petlbench.data.readers import tree
 from petlbench.data.readers.tree import USUAL, images_below
 from petlbench.errors import UserError
-from petlbench.interrupts import one_line
+from petlbench.interrupts import one_line, reader_may_end
 from petlbench.method import Method
 from petlbench.model.backbone import create
 from petlbench.progress import say
@@ -217,11 +216,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         top = checks.whole("--top", options.top, low=1)
         paths = images(options.images)
         predictor = load(options.delta, checkpoint=options.checkpoint, device=options.device)
-        write(predictor.best(paths, top, refuse), as_json=options.json)
+        with reader_may_end():
+            write(predictor.best(paths, top, refuse), as_json=options.json)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return MISTYPED
-    except BrokenPipeError:  # the reader, for example `head`, has stopped reading
-        # Python flushes stdout at exit and would fail again (its docs, signal: note on SIGPIPE)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0 if not errors else 1 if len(errors) < len(paths) else MISTYPED

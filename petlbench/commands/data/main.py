@@ -6,7 +6,6 @@ docs/data.md describes the data of each suite; the project itself hosts no data.
 import argparse
 import json
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from petlbench.arguments import MISTYPED, Parser
 from petlbench.commands.data.suites import NoImages
 from petlbench.config import mistakes
 from petlbench.errors import UserError
-from petlbench.interrupts import end, one_line
+from petlbench.interrupts import end, one_line, reader_may_end
 from petlbench.progress import say
 from petlbench.system import user_path
 
@@ -148,11 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"error: '{error.filename}': {error.strerror or error}", WRONG)
     except KeyboardInterrupt:
         return end("interrupted; the same command continues where it ended")
-    try:
+    with reader_may_end():
         _print(report, as_json=parsed.json)
-    except BrokenPipeError:  # the reader, for example `head`, has ended
-        # Python flushes stdout at exit and would fail again (its docs, signal: note on SIGPIPE)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0 if report["ok"] else WRONG
 
 

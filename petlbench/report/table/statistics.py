@@ -54,7 +54,9 @@ def against_best(means: pd.DataFrame) -> pd.DataFrame:
     best = full.mean(axis=1).idxmax()
     differences = (full - full.loc[best]).drop(index=best).round(DIGITS)
     rows = differences.to_numpy(dtype=float)
-    intervals = [_interval(row) for row in rows]
+    # a fixed seed: equal records give an equal report
+    drawn = np.random.default_rng(0).integers(rows.shape[1], size=(SAMPLES, rows.shape[1]))
+    intervals = [_interval(row, drawn) for row in rows]
     too_few = least_p(full.shape[1], len(rows)) >= LEVEL
     return pd.DataFrame(
         {
@@ -85,9 +87,10 @@ def _signed_rank(differences: np.ndarray) -> float:
     return float(wilcoxon(differences).pvalue) if differences.any() else 1.0
 
 
-def _interval(differences: np.ndarray) -> tuple[float, float]:
-    """The middle 95 % of the means over tasks drawn with replacement."""
-    # a fixed seed: equal records give an equal report
-    drawn = np.random.default_rng(0).integers(len(differences), size=(SAMPLES, len(differences)))
+def _interval(differences: np.ndarray, drawn: np.ndarray) -> tuple[float, float]:
+    """The middle 95 % of the means over tasks drawn with replacement.
+
+    drawn: numbers of tasks (samples, tasks).
+    """
     low, high = np.percentile(differences[drawn].mean(axis=1), [2.5, 97.5])
     return float(low), float(high)
