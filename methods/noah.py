@@ -147,54 +147,48 @@ class NOAH(Composed):
 
     def _search(self, search: SearchTrainer, seed: int) -> tuple[Seen, dict[str, Any]]:
         """All subnets with their scores, and a summary; each generation is logged and stored."""
-        width = self.backbone.widths[0]
         path = search.scratch / "search.json"
         history, seen = _earlier(path)
         for number in range(len(history) + 1, self.plan.generations + 1):
-            # Own dice for each generation: a resumed search draws what an uninterrupted one draws.
-            dice = random.Random(f"{seed} {number}")
-            children = next_generation(
-                seen,
-                self.space,
-                self.plan,
-                # Counted from the sizes, so no subnet is built for it.
-                lambda genes: genes.parameters(width) <= self.budget,
-                dice,
-            )
-            # A later generation may be empty: small spaces run out of new subnets.
-            if not (children or seen):
-                raise UserError(
-                    f"no subnet of at most {self.budget / 1e6:g} million parameters was found; "
-                    "raise method.budget_m"
-                )
+            # own dice for each generation: a resumed search draws what an uninterrupted one draws
+            children = self._children(seen, random.Random(f"{seed} {number}"))
             scored = {genes: self._score(search, genes) for genes in children}
             seen |= scored
-            history.append(
-                {
-                    "generation": number,
-                    "best": max(seen.values()),
-                    "scored": [asdict(genes) | {"top1": top1} for genes, top1 in scored.items()],
-                }
-            )
+            best = max(seen.values())
+            rows = [asdict(genes) | {"top1": top1} for genes, top1 in scored.items()]
+            history.append({"generation": number, "best": best, "scored": rows})
             write_atomically(path, json.dumps(history).encode())
             log.info(
                 "generation %d/%d: %d subnets, best %.1f %% on val",
-                number,
-                self.plan.generations,
-                len(scored),
-                max(seen.values()),
+                *(number, self.plan.generations, len(scored), best),
             )
-        best = max(seen, key=seen.__getitem__)
+        best_genes = max(seen, key=seen.__getitem__)
         summary = {
-            "generations": [
-                {"generation": g["generation"], "best": g["best"], "scored": len(g["scored"])}
-                for g in history
-            ],
-            "genes": asdict(best),
-            "parameters": best.parameters(width),
-            "top1": seen[best],
+            "generations": [each | {"scored": len(each["scored"])} for each in history],
+            "genes": asdict(best_genes),
+            "parameters": best_genes.parameters(self.backbone.widths[0]),
+            "top1": seen[best_genes],
         }
         return seen, summary
+
+    def _children(self, seen: Seen, dice: random.Random) -> list[Genes]:
+        """The subnets of the next generation. Raises UserError if no subnet is small enough."""
+        width = self.backbone.widths[0]
+        children = next_generation(
+            seen,
+            self.space,
+            self.plan,
+            # counted from the sizes, so no subnet is built for it
+            lambda genes: genes.parameters(width) <= self.budget,
+            dice,
+        )
+        # a later generation may be empty: small spaces run out of new subnets
+        if not (children or seen):
+            raise UserError(
+                f"no subnet of at most {self.budget / 1e6:g} million parameters was found; "
+                "raise method.budget_m"
+            )
+        return children
 
 
 def _earlier(path: Path) -> tuple[list[dict[str, Any]], Seen]:

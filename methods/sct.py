@@ -2,7 +2,9 @@
 https://arxiv.org/abs/2309.08513.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -148,29 +150,12 @@ class SCT(Method):
         """Set each block's salient channels from (images, labels) batches of the training data."""
         self.eval()  # no drop path; the trainer sets train mode again
         watched = self._watched()
-        seen: dict[nn.Module, Tensor] = {}
         sums: dict[SalientChannels, dict[int, Tensor]] = {tuning: {} for tuning in watched}
-
-        def keep(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            """Undo a tuning, so that the network stays the pre-trained one."""
-            return inputs[0]
-
-        def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            seen[module] = output
-
-        # Hooks for this pass only: one that stayed would be copied with the method. Those of a
-        # module run in their order, so its output is recorded as it is without the tuning.
-        hooks = [tuning.register_forward_hook(keep) for tuning in watched]
-        hooks += [module.register_forward_hook(record) for module in watched.values()]
-        try:
-            with torch.no_grad():
-                for images, labels in examples:
-                    self(images)
-                    for tuning, module in watched.items():
-                        self._add_energy(sums[tuning], seen[module], labels)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        with _untuned_outputs(watched) as outputs, torch.no_grad():
+            for images, labels in examples:
+                self(images)
+                for tuning in watched:
+                    self._add_energy(sums[tuning], outputs[tuning], labels)
         for tuning, by_class in sums.items():
             salience = torch.stack([total.sqrt() for total in by_class.values()]).mean(0)
             tuning.salient.choose(salience)
@@ -193,3 +178,29 @@ class SCT(Method):
         energy = patches.float().square().sum(1)  # (B, C)
         for label in labels.unique().tolist():
             sums[label] = sums.get(label, 0) + energy[labels == label].sum(0)
+
+
+@contextmanager
+def _untuned_outputs(
+    watched: Mapping[SalientChannels, nn.Module],
+) -> Iterator[dict[SalientChannels, Tensor]]:
+    """The last output of each watched module, while the network computes the pre-trained one."""
+    outputs: dict[SalientChannels, Tensor] = {}
+
+    def untuned(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return inputs[0]
+
+    def keep(tuning: SalientChannels, _: nn.Module, inputs: object, output: Tensor) -> None:
+        outputs[tuning] = output
+
+    # Hooks for this pass only: one that stayed would be copied with the method. Those of a module
+    # run in their order, so its output is kept as it is without the tuning.
+    hooks = [tuning.register_forward_hook(untuned) for tuning in watched]
+    hooks += [
+        module.register_forward_hook(partial(keep, tuning)) for tuning, module in watched.items()
+    ]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -11,7 +11,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from petlbench.config import compose, options
-from petlbench.config.composer import NotCovered, merge
+from petlbench.config.composer import merge
+from petlbench.config.interpolation import NotCovered
 
 METHODS = [name for name in options.names("method") if not options.listed("method", name)]
 

@@ -10,13 +10,15 @@ from timm.optim import param_groups_weight_decay
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import nn
 
-from petlbench.config import recipes
+from petlbench.config import nodes, recipes
 from petlbench.config.nodes import Schedule
 from petlbench.delta import trained
 from petlbench.errors import UserError
 from petlbench.method import Method
+from petlbench.model import backbone
 from petlbench.model.backbone import Backbone
 from petlbench.testing import tiny, tiny_method
+from petlbench.train import optim, precision
 from petlbench.train.optim import build_optimiser, cosine, parameter_groups, schedule_time
 from tests.settings import schedule, train
 
@@ -229,3 +231,9 @@ def test_sgd_has_momentum_and_decay() -> None:
 def test_wrong_values_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         train(**change)
+
+
+def test_the_schema_offers_what_the_code_has() -> None:
+    assert set(nodes.NO_DECAY) == set(optim.NO_DECAY)
+    assert set(nodes.PRECISIONS) == {"auto", *precision.FORMATS}
+    assert set(nodes.HEAD_STARTS) == {nodes.STORED, *backbone.HEAD_STARTS}

@@ -19,7 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from petlbench.__main__ import GROUPS, check_groups, known_options
 from petlbench.config import command_line, compose, options
-from petlbench.config.composer import MISSING, NotCovered, merge
+from petlbench.config.composer import merge
+from petlbench.config.interpolation import MISSING, NotCovered
 from petlbench.data.readers import lists
 from petlbench.errors import UserError
 from petlbench.report.read import scores

@@ -49,6 +49,6 @@ def test_a_mistake_is_reported_and_changes_nothing(
     (tmp_path / "a.csv").write_text("method,top1\nLoRA,1\n")
     readme = tmp_path / "README.md"
     readme.write_text(text := f"<!-- results {block} -->\n<!-- end -->\n")
-    assert main([str(readme)]) == 1
+    assert main([str(readme)]) == 2
     assert message in capsys.readouterr().err
     assert readme.read_text() == text

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from petlbench.arguments import MISTYPED
 from petlbench.cost.figures import COSTS
 from petlbench.errors import UserError, unknown
 from petlbench.system import write_atomically
@@ -65,7 +66,7 @@ def _columns(table: pd.DataFrame, names: list[str]) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Update the file. Exit status 1 for a mistake of the user."""
+    """Update the file. Exit status 2 for a mistake of the user."""
     parser = argparse.ArgumentParser(prog="python -m tools.readme", description=__doc__)
     parser.add_argument("file", type=Path)
     file: Path = parser.parse_args(arguments).file
@@ -74,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
         write_atomically(file, filled(text, file.parent).encode())
     except (OSError, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return MISTYPED
     return 0
 
 

@@ -16,8 +16,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from petlbench.config import labels, mistakes, recipes, search_path
-from petlbench.config.composer import BESIDE, GROUPS, Composer, NotCovered
+from petlbench.config.composer import BESIDE, GROUPS, Composer
 from petlbench.config.construct import build, flat
+from petlbench.config.interpolation import NotCovered
 from petlbench.config.schema import Config, DatasetConfig, Factors, Settings, Target
 from petlbench.errors import UserError
 

@@ -19,7 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from petlbench.config import compose, mistakes, options
-from petlbench.config.composer import Composer, NotCovered
+from petlbench.config.composer import Composer
+from petlbench.config.interpolation import NotCovered
 from petlbench.config.schema import Config
 from petlbench.errors import UserError, unknown
 from petlbench.sweep import conduct, plan

@@ -5,8 +5,6 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from petlbench.checks import choice
-from petlbench.config.nodes import PRECISIONS
 from petlbench.errors import UserError
 
 FORMATS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -16,7 +14,6 @@ class Precision:
     """Autocast and, for fp16, loss scaling; `auto` takes the best format of the device."""
 
     def __init__(self, name: str, device: torch.device) -> None:
-        choice("train.precision", name, PRECISIONS)
         self.name = _best(device) if name == "auto" else name
         if self.name == "fp16" and device.type != "cuda":
             raise UserError("train.precision=fp16 needs a GPU; on CPU choose fp32 or bf16")

@@ -68,8 +68,7 @@ def together(scenario: Scenario, top: Path, count: int) -> Faults:
     folder, command = _new(scenario, top, f"together-{count}")
     processes = []
     for number in range(count):
-        # each prints into a file of its own
-        processes.append(Process(command, folder, name=f"{folder.name}-{number}"))
+        processes.append(Process(command, folder))
         time.sleep(0.2 * number)
     for process in processes:
         end = process.wait()

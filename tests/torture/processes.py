@@ -1,5 +1,6 @@
 """Commands in forked processes: they start in no time, because torch is imported once."""
 
+import contextlib
 import os
 import runpy
 import signal
@@ -11,7 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-OUTPUT = ".output"  # what a command prints; not counted as a file of it
+from petlbench import interrupts
+
+SLICE = 1 << 16  # bytes of output
+PAUSE_S = 0.005
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,22 +47,38 @@ class End:
 class Process:
     """A running command."""
 
-    def __init__(self, command: Command, folder: Path, name: str = "") -> None:
-        # beside the folder, whose name may be too long for a suffix
-        self.output = folder.parent / f"{(name or folder.name)[:100]}{OUTPUT}"
+    def __init__(self, command: Command, folder: Path) -> None:
+        # a pipe: a file could not grow on a small disk
+        self.output, writing = os.pipe()
+        os.set_blocking(self.output, False)
         self.started = time.monotonic()
         self.pid = os.fork()
         if self.pid == 0:
-            _become(command, folder, self.output)
+            _become(command, folder, writing)
+        os.close(writing)
 
     def send(self, which: signal.Signals) -> None:
         os.kill(self.pid, which)
 
     def wait(self) -> End:
-        _, status = os.waitpid(self.pid, 0)
+        content = b""
+        ended = 0
+        while not ended:
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            content += self._printed()
+            time.sleep(0 if ended else PAUSE_S)
+        seconds = time.monotonic() - self.started
+        os.close(self.output)
         code = os.waitstatus_to_exitcode(status)
-        text = self.output.read_text(errors="replace")
-        return End(code if code >= 0 else 128 - code, text, time.monotonic() - self.started)
+        return End(code if code >= 0 else 128 - code, content.decode(errors="replace"), seconds)
+
+    def _printed(self) -> bytes:
+        """What the command has printed since; it may have left children that can still print."""
+        content = b""
+        with contextlib.suppress(BlockingIOError):
+            while part := os.read(self.output, SLICE):
+                content += part
+        return content
 
 
 def run(command: Command, folder: Path) -> End:
@@ -74,16 +94,16 @@ def stopped(command: Command, folder: Path, after_s: float, which: signal.Signal
     return process.wait()
 
 
-def _become(command: Command, folder: Path, output: Path) -> None:
+def _become(command: Command, folder: Path, output: int) -> None:
     """The rest of a forked process: it is the command, and ends as an interpreter would."""
     code = 1
     try:
-        for which in (signal.SIGINT, signal.SIGTERM):
-            default = signal.default_int_handler if which is signal.SIGINT else signal.SIG_DFL
-            signal.signal(which, default)
-        file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(file, 1)
-        os.dup2(file, 2)
+        # as `python -m petlbench` does before it imports anything else
+        for which in interrupts.SIGNALS:
+            signal.signal(which, signal.SIG_DFL)
+        interrupts._hear()
+        os.dup2(output, 1)
+        os.dup2(output, 2)
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
         os.chdir(folder)
@@ -95,9 +115,13 @@ def _become(command: Command, folder: Path, output: Path) -> None:
         code = 0
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except KeyboardInterrupt:
+        code = interrupts.end()
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        # without suppress() the child would go on as its parent, and clean up in its place
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(code)

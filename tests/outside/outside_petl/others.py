@@ -43,14 +43,14 @@ class SelfMerging(Gain):
 
 
 class Principal(Gain):
-    """Reads the weights as it is built: the largest singular value scales the gain."""
+    """Reads the weights as it is built: their largest singular value divides the strength."""
 
     needs_weights = True
 
     def __init__(self, backbone: Backbone, *, strength: float) -> None:
         super().__init__(backbone, strength=strength)
         weight = next(backbone.net.parameters()).detach().flatten(1)
-        self.largest = float(torch.linalg.svdvals(weight)[0])
+        self.strength /= float(torch.linalg.svdvals(weight)[0])
 
 
 class Unannounced(Principal):
