@@ -36,7 +36,10 @@ def small_disk(scenario: Scenario, top: Path) -> Faults:
         again = run(command, folder)
         if again.code != 0:
             yield f"{scenario.name}, room after {size} bytes: {again.output[-800:]}"
-        yield from (f"{size}: {one}" for one in differences(expected, snapshot(folder)))
+        for one in differences(expected, snapshot(folder)):
+            # a command that did its work without room for the cache leaves none
+            if end.code != 0 or not one.startswith("lost: cache"):
+                yield f"{size}: {one}"
 
 
 def names(scenario: Scenario, top: Path) -> Faults:
