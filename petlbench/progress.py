@@ -4,15 +4,28 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn, track
 from rich.progress import Progress as Bar
 
 LOG_EVERY_S = 30.0
+CONSOLE = Console(stderr=True)  # one for all bars: only then may one run below another
 log = logging.getLogger("petlbench")
 T = TypeVar("T")
+
+
+class Stderr(logging.StreamHandler[TextIO]):
+    """Lines on what is stderr just now: while a bar runs, rich prints them above it."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        """Where the lines go."""
+        return sys.stderr
 
 
 def say(line: str) -> None:
@@ -22,36 +35,37 @@ def say(line: str) -> None:
 
 def progress(items: Iterable[T], description: str, total: int) -> Iterator[T]:
     """Yield the items and show the description and how many of `total` are done."""
-    # The frames of a bar would fill a log file.
-    console, hidden = Console(stderr=True), not sys.stderr.isatty()
-    tracked = track(
-        items, description, total=total, transient=True, console=console, disable=hidden
-    )
     logged = time.monotonic()
-    for number, item in enumerate(tracked):
+    for number, item in enumerate(bar(items, description, total)):
         yield item
-        if hidden and time.monotonic() - logged > LOG_EVERY_S:
+        if not sys.stderr.isatty() and time.monotonic() - logged > LOG_EVERY_S:
             logged = time.monotonic()
             say(f"{description}: {number + 1} of {total}")
 
 
-class EpochProgress:
-    """Progress of a training: epochs, a note such as the loss, and the time left."""
+def bar(items: Iterable[T], description: str, total: int) -> Iterable[T]:
+    """Yield the items with a bar on a terminal, and no lines elsewhere."""
+    # the frames of a bar would fill a log file
+    hidden = not sys.stderr.isatty()
+    return track(items, description, total=total, transient=True, console=CONSOLE, disable=hidden)
 
-    def __init__(self, epochs: int) -> None:
-        self.epochs = epochs
+
+class EpochProgress:
+    """Progress of a training: its title, epochs, a note such as the loss, and the time left."""
+
+    def __init__(self, title: str, epochs: int) -> None:
+        self.title, self.epochs = title, epochs
         self.done = 0
         self.logged = self.started = time.monotonic()  # the wall clock may be set back
         columns = (
-            TextColumn("epoch"),
+            TextColumn("{task.description} epoch"),
             MofNCompleteColumn(),
             BarColumn(),
             TextColumn("{task.fields[note]}"),
             TimeRemainingColumn(),
         )
-        console = Console(stderr=True)
-        self.bar = Bar(*columns, transient=True, console=console, disable=not sys.stderr.isatty())
-        self.task = self.bar.add_task("train", total=epochs, note="")
+        self.bar = Bar(*columns, transient=True, console=CONSOLE, disable=not sys.stderr.isatty())
+        self.task = self.bar.add_task(title, total=epochs, note="")
 
     def __enter__(self) -> "EpochProgress":
         self.bar.start()
@@ -67,5 +81,8 @@ class EpochProgress:
         now = time.monotonic()
         if self.bar.disable and now - self.logged > LOG_EVERY_S:
             left_s = (now - self.started) / self.done * (self.epochs - self.done)
-            log.info("epoch %d/%d %s, %.0f s left", self.done, self.epochs, note, left_s)
+            log.info(
+                "%s: epoch %d/%d %s, %.0f s left",
+                *(self.title, self.done, self.epochs, note, left_s),
+            )
             self.logged = now

@@ -22,6 +22,7 @@ from petlbench.run import build, single
 from petlbench.run.identity import identity
 from petlbench.run.record import Store
 from petlbench.run.training import run
+from petlbench.sweep.launchers.basic import Basic
 from petlbench.sweep.perform import perform
 from petlbench.sweep.plan import TO_RUN, Planned
 from tests.trees import paint, write
@@ -540,7 +541,7 @@ def with_bad_images(tmp_path: Path, *options: str) -> tuple[Config, list[str]]:
 
 
 @pytest.mark.parametrize(
-    "start", [run, single.run, lambda config: perform([planned(config)], Store)]
+    "start", [run, single.run, lambda config: perform([planned(config)], Store, Basic())]
 )
 def test_a_bad_image_of_the_test_split_is_refused_before_training(
     start: Callable[[Config], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -20,6 +20,7 @@ from petlbench.run.identity import identity
 from petlbench.run.lifecycle import blank
 from petlbench.run.record import Store
 from petlbench.sweep import plan
+from petlbench.sweep.launchers.basic import Basic
 from petlbench.sweep.perform import perform
 from tests.records import record
 from tools.recipes_page import page
@@ -204,9 +205,9 @@ def test_a_refused_recipe_leaves_the_record_of_another_one(tmp_path: Path) -> No
     store, elsewhere = Store(tmp_path), Store(tmp_path / "other")
     store.write(record("linear", "land", 50.0, id=identity(default.plain())))
     runs = [plan.Planned(refused, identity(refused.plain()), plan.UNSUPPORTED, reason="no values")]
-    assert perform(runs, lambda root: store) == []
+    assert perform(runs, lambda root: store, Basic()) == []
     assert [run["status"] for run in store.records()] == ["finished"]
-    assert perform(runs, lambda root: elsewhere) == []
+    assert perform(runs, lambda root: elsewhere, Basic()) == []
     assert [run["status"] for run in elsewhere.records()] == ["unsupported"]
 
 

@@ -1,16 +1,22 @@
 """Where sweeps and single runs keep their records, and what they find there."""
 
 import json
+import os
+import socket
+import threading
 from pathlib import Path
 
 import pytest
 
 from petlbench.method import Method
 from petlbench.run import training
+from petlbench.run.claims import Claims
 from petlbench.run.record import Record, Store
 from petlbench.sweep import perform
 from tests.command import run
 from tests.trees import paint
+
+LOCAL = ("hydra/launcher=local", "hydra.launcher.workers=2")
 
 
 @pytest.fixture
@@ -92,7 +98,7 @@ def test_a_run_that_another_process_finished_meanwhile_is_not_repeated(
     execute = perform.execute
     store = Store(tmp_path / "mine")
 
-    def meanwhile(*arguments: object) -> Record:
+    def meanwhile(*arguments: object) -> Record | None:
         for record in done.values():
             store.write(record)
         return execute(*arguments)  # type: ignore[arg-type]
@@ -131,3 +137,65 @@ def test_a_record_of_a_later_version_is_refused_before_training(
     assert code == 1, told
     assert "failed: linear folder/pets seed 0: failed: record" in told
     assert path.read_text() == text
+
+
+def test_a_sweep_of_workers_equals_one_without(given: list[str], tmp_path: Path) -> None:
+    sweep = ["-m", *given, "seed=0,1,2"]
+    code, told = run(tmp_path, *sweep, "results.root=a", *LOCAL)
+    assert code == 0, told
+    assert told.splitlines()[0] == "plan: 3 runs, 0 finished (skipped), 3 to run"
+    assert [line.split()[0] for line in told.splitlines()[1:4]] == ["[1/3", "[2/3", "[3/3"]
+    run(tmp_path, *sweep, "results.root=b")
+    deltas = sorted((tmp_path / "b").glob("**/*.safetensors"))
+    assert len(deltas) == 3
+    for path in deltas:
+        twin = tmp_path / "a" / path.relative_to(tmp_path / "b")
+        assert twin.read_bytes() == path.read_bytes()
+        assert "epoch 1/1 loss" in twin.with_suffix(".log").read_text()
+    code, told = run(tmp_path, *sweep, "results.root=a", *LOCAL)
+    assert (code, told.splitlines()[0]) == (0, "plan: 3 runs, 3 finished (skipped), 0 to run")
+
+
+def test_what_others_do_is_in_the_plan_and_is_awaited(given: list[str], tmp_path: Path) -> None:
+    sweep = ["-m", *given, "seed=0,1", "results.root=a"]
+    run(tmp_path, *sweep)
+    [path] = (tmp_path / "a").glob("**/*-seed0-*.json")
+    whole, identifier = path.read_text(), json.loads(path.read_text())["id"]
+    path.unlink()
+    claim = Claims(tmp_path / "a").take(identifier)
+    assert claim is not None
+
+    def finish() -> None:
+        path.write_text(whole)
+        claim.release()
+
+    threading.Timer(2.0, finish).start()
+    code, told = run(tmp_path, *sweep)
+    assert code == 0, told
+    assert f"in work: 1 by process {os.getpid()} on {socket.gethostname()}" in told
+    assert "finished meanwhile" in told
+    assert path.read_text() == whole
+
+
+def test_a_run_that_failed_elsewhere_is_reported_and_not_repeated(
+    given: list[str], tmp_path: Path
+) -> None:
+    sweep = ["-m", *given, "seed=0,1", "results.root=a"]
+    run(tmp_path, *sweep)
+    [path] = (tmp_path / "a").glob("**/*-seed0-*.json")
+    content = json.loads(path.read_text())
+    path.unlink()
+    claim = Claims(tmp_path / "a").take(content["id"])
+    assert claim is not None
+
+    def fail() -> None:
+        path.write_text(json.dumps(content | {"status": "diverged", "reason": "too hot"}))
+        claim.release()
+
+    threading.Timer(2.0, fail).start()
+    code, told = run(tmp_path, *sweep)
+    assert code == 1, told
+    assert "failed: linear folder/pets seed 0: diverged: too hot" in told
+    # the next sweep tries it again
+    code, told = run(tmp_path, *sweep)
+    assert (code, json.loads(path.read_text())["status"]) == (0, "finished")

@@ -57,6 +57,7 @@ def feed(augmentation: Augmentation | None = None, workers: int = 0) -> Feed:
 
 def trainer(seed: int = 0, **changes: Any) -> TrainingLoop:
     arguments: dict[str, Any] = {
+        "title": "a run",
         "feed": feed(),
         "fit": bright(36, seed=1),
         "select": {},

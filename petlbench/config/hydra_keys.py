@@ -17,11 +17,6 @@ def check(arguments: Sequence[str]) -> None:
     """Refuse overrides of keys of Hydra that do not exist or have no effect here."""
     for argument in arguments:
         key, sign, value = argument.lstrip("+~").partition("=")
-        if key == "hydra/launcher" and sign and value != "basic":
-            raise UserError(
-                f"hydra/launcher={value} is not used: a sweep does its runs one after another; "
-                "leave it out"
-            )
         if key == "hydra/sweeper" and sign and value != "petlbench":
             raise UserError(
                 f"hydra/sweeper={value} cannot expand suites and read the store; leave it out"

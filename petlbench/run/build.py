@@ -138,7 +138,9 @@ def trainer(
 ) -> TrainingLoop:
     """The trainer with the splits that the protocol lets it see."""
     protocol = config.protocol
+    factors = config.factors
     return TrainingLoop(
+        title=f"{factors.method} {factors.task} seed {factors.seed}",
         feed=feed(config),
         fit=opened.open(_fit_on(config)),
         select={name: opened.open(name) for name in select_names(config, opened)},

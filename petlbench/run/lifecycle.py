@@ -17,7 +17,9 @@ from petlbench.errors import Unsupported, UserError, one_line
 from petlbench.run import contents, tracking
 from petlbench.run.check import broken
 from petlbench.run.identity import identity, placeless
+from petlbench.run.logs import SUFFIX, epochs, log_file
 from petlbench.run.record import SCHEMA, Record, Store
+from petlbench.run.result import result_line
 from petlbench.train.trainer import Diverged
 
 log = logging.getLogger("petlbench")
@@ -45,16 +47,18 @@ def recorded(config: Config, fill: Callable[[Run], None]) -> Record:
     store, record = Store(config.results.root), blank(config)
     store.check_replaceable(record)
     store.check_writable()
-    run = Run(config, record, store, tracking.start(config, record))
-    try:
-        record = attempted(run.record, lambda: fill(run))
-    except UserError:
-        # an open W&B run would be in the way of the next one of this process
-        run.tracker.finish(run.record)
-        raise
-    # the record first: the tracker may wait a minute for its server
-    store.write(record)
-    run.tracker.finish(record)
+    with log_file(store.path(record, SUFFIX)):
+        run = Run(config, record, store, tracking.start(config, record))
+        try:
+            record = attempted(run.record, lambda: fill(run))
+        except UserError:
+            # an open W&B run would be in the way of the next one of this process
+            run.tracker.finish(run.record)
+            raise
+        # the record first: the tracker may wait a minute for its server
+        store.write(record)
+        epochs.info("%s", result_line(record))
+        run.tracker.finish(record)
     return record
 
 

@@ -15,7 +15,7 @@ from petlbench.config.schema import Config
 from petlbench.cost.section import Conditions, section
 from petlbench.data.task import Score, Split, Task
 from petlbench.method import Fitted
-from petlbench.run import build, provenance
+from petlbench.run import build, logs, provenance
 from petlbench.run.check import plain
 from petlbench.run.job import Job
 from petlbench.run.lifecycle import Run, recorded, seed_everything
@@ -119,6 +119,9 @@ def _fingerprints(
 def _note_epoch(run: Run, epoch: Epoch) -> None:
     for name, value in (("epoch", epoch.number), ("loss", epoch.loss), ("lr", epoch.lr)):
         run.record["curve"][name].append(value)
+    scores = [f"{name} {score.top1:.1f} %" for name, score in epoch.scores.items()]
+    line = " ".join([f"loss {epoch.loss:.4f} lr {epoch.lr:.3g}", *scores])
+    logs.epochs.info("epoch %d/%d %s", epoch.number, run.config.train.epochs, line)
     run.tracker.epoch(epoch.number, epoch.loss, epoch.lr)
 
 

@@ -2,18 +2,23 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from functools import cache
+from pathlib import Path
 
 from petlbench.config.schema import Config
 from petlbench.errors import UserError
+from petlbench.progress import bar
 from petlbench.run import build, contents, job
+from petlbench.run.claims import Claims
 from petlbench.run.identity import identity
 from petlbench.run.lifecycle import blank, ended, failed
-from petlbench.run.record import Record, Store, read
+from petlbench.run.record import NoRecord, Record, Store, read
 from petlbench.run.result import result_line
 from petlbench.sweep import plan
-from petlbench.sweep.launchers import basic
+from petlbench.sweep.eta import Eta, duration
+from petlbench.sweep.launchers.launcher import Assignment, Launcher, signature
 from petlbench.system import WriteError
 from petlbench.train.precision import Precision
 
@@ -37,7 +42,9 @@ def check(runs: Sequence[plan.Planned], *, dry_run: bool) -> None:
     _refuse_all(_differing(to_run, "dataset"), build.data, _task_name)
 
 
-def perform(runs: Sequence[plan.Planned], store: Callable[[str], Store]) -> list[str]:
+def perform(
+    runs: Sequence[plan.Planned], store: Callable[[str], Store], launcher: Launcher
+) -> list[str]:
     """Record the refused runs and do those to run. Returns a line for each failure.
 
     store: the records below a results.root.
@@ -48,14 +55,32 @@ def perform(runs: Sequence[plan.Planned], store: Callable[[str], Store]) -> list
     for root in dict.fromkeys(planned.config.results.root for planned in runs):
         store(root).check_writable()
     _record_refused(runs, store)
-    records = basic(to_run, execute)
-    failures = [
-        f"failed: {planned.name}: {result_line(record)}"
-        for planned, record in zip(to_run, records, strict=True)
-        if record["status"] != "finished"
-    ]
+    failures = []
+    for planned, record in _launched(to_run, launcher):
+        if record["status"] != "finished":
+            failures.append(f"failed: {planned.name}: {result_line(record)}")
     failures += [f"failed: {p.name}: {p.reason}" for p in runs if p.state == plan.BROKEN]
     return failures
+
+
+def _launched(
+    to_run: Sequence[plan.Planned], launcher: Launcher
+) -> Iterator[tuple[plan.Planned, Record]]:
+    """Each run with its record as it ends, after a line about it."""
+    left, finished = Eta(to_run, {}), 0
+    assignments = [
+        Assignment(planned, signature(_record_file(planned.config, planned.id)))
+        for planned in to_run
+    ]
+    launched = bar(launcher.launch(assignments, execute), "runs", len(to_run))
+    for number, (planned, record) in enumerate(launched, 1):
+        left.ended(planned, record)
+        finished += record["status"] == "finished"
+        counts = f"ok={finished} failed={number - finished} eta {duration(left.seconds())}"
+        log.info(
+            "[%d/%d %s] %s: %s", number, len(to_run), counts, planned.name, result_line(record)
+        )
+        yield planned, record
 
 
 def _to_run(runs: Iterable[plan.Planned]) -> list[plan.Planned]:
@@ -111,15 +136,40 @@ def _differing(runs: Sequence[plan.Planned], *nodes: str) -> Iterable[Config]:
     return by_values.values()
 
 
-def execute(config: Config) -> Record:
-    """One run of a sweep: a mistake that would end a single run fails this one only.
+def execute(assignment: Assignment) -> Record | None:
+    """One run of a sweep, or what another process has made of it; None while one is at it.
 
-    A run that another process has finished since the plan was made is not repeated.
+    A mistake that would end a single run fails this one only.
     """
-    store = Store(config.results.root)
-    if (path := store.find(identity(contents.identified(config)))) is not None:
+    config, store = assignment.planned.config, Store(assignment.planned.config.results.root)
+    if (record := _done(assignment, store)) is not None:
+        return record
+    store.check_writable()
+    claim = _claims(config.results.root).take(identity(contents.identified(config)))
+    if claim is None:
+        return None
+    with claim:
+        # once more: its former owner may have ended it before it was free
+        return _done(assignment, store) or _attempted(config, store)
+
+
+def _done(assignment: Assignment, store: Store) -> Record | None:
+    """The record of a run that has ended since the plan was made."""
+    config = assignment.planned.config
+    name = identity(contents.identified(config))
+    if (path := store.find(name)) is not None:
         log.info("finished meanwhile: %s", path)
         return read(path)
+    file = _record_file(config, name)
+    if signature(file) in (None, assignment.seen):
+        return None
+    try:
+        return read(file)
+    except NoRecord:
+        return None
+
+
+def _attempted(config: Config, store: Store) -> Record:
     try:
         return job.of(config).execute(config)
     except WriteError:  # no later run could be recorded either
@@ -128,3 +178,12 @@ def execute(config: Config) -> Record:
         record = failed(config, error)
         store.write(record)
         return record
+
+
+def _record_file(config: Config, name: str) -> Path:
+    return Store(config.results.root).path({"id": name, "factors": asdict(config.factors)})
+
+
+@cache
+def _claims(root: str) -> Claims:
+    return Claims(root)  # one for all runs of this process: it watches the claims of others

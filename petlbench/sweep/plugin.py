@@ -18,14 +18,17 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from petlbench.config import compose, mistakes, options
+from petlbench.config import compose, mistakes, options, target
 from petlbench.config.composer import Composer
 from petlbench.config.interpolation import NotCovered
 from petlbench.config.schema import Config
 from petlbench.errors import UserError, unknown
 from petlbench.sweep import conduct, plan
+from petlbench.sweep.launchers.basic import Basic
+from petlbench.sweep.launchers.launcher import Launcher
 
 MODULE = "hydra_plugins.petlbench_sweeper"
+HYDRAS_BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 NAMED = ("method", "dataset", "seed")  # every line about a run names these keys
 Axes = dict[str, list[str]]
 
@@ -57,7 +60,17 @@ class PetlSweeper(Sweeper):
             raise UserError(f"hydra.sweeper.dry_run is {self.dry_run}; it must be true or false")
         combinations = list(self.combinations(arguments))
         # `hydra.main` discards what a sweeper returns
-        raise SystemExit(conduct.sweep(combinations, dry_run=self.dry_run))
+        raise SystemExit(conduct.sweep(combinations, self._launcher(), dry_run=self.dry_run))
+
+    def _launcher(self) -> Launcher:
+        node = cast(
+            dict[str, Any], OmegaConf.to_container(self.config.hydra.launcher, resolve=True)
+        )
+        path = node.pop("_target_")
+        if path == HYDRAS_BASIC:
+            return Basic()
+        made: Launcher = target.find(path, "hydra/launcher")(**node)
+        return made
 
     def combinations(self, arguments: Sequence[str]) -> Iterator[plan.Combination]:
         """All combinations, composed by Hydra itself where `Composer` does not cover them."""

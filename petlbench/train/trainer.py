@@ -15,7 +15,7 @@ from petlbench.data.task import Score, Split
 from petlbench.delta import delta_tensors, non_finite
 from petlbench.errors import UserError
 from petlbench.method import Method, Step
-from petlbench.progress import EpochProgress
+from petlbench.progress import EpochProgress, progress
 from petlbench.train.objective import Objective
 from petlbench.train.optim import build_optimiser, schedule_time, set_rates
 from petlbench.train.precision import Precision
@@ -52,6 +52,7 @@ class TrainingLoop:
     def __init__(
         self,
         *,
+        title: str,
         feed: Feed,
         fit: Split,
         select: Mapping[str, Split],
@@ -66,6 +67,7 @@ class TrainingLoop:
     ) -> None:
         _check_labels(fit, classes)
         _check_batch(train, len(fit))
+        self.title = title
         self.feed = feed
         self.device = feed.device
         self.precision = Precision(train.precision, feed.device)
@@ -111,7 +113,7 @@ class TrainingLoop:
         objective = Objective.of(train, classes=self.classes, seed=self.seed)
         steps = _steps(train, len(split))
         stream = self.feed.training(split, self._order(len(split), train, steps))
-        with EpochProgress(train.epochs) as progress:
+        with EpochProgress(self.title, train.epochs) as shown:
             for number in range(1, train.epochs + 1):
                 method.train()  # scoring between epochs leaves eval mode
                 # Tensors: a float at each step would wait for the GPU.
@@ -139,7 +141,7 @@ class TrainingLoop:
                 lr = float(optimiser.param_groups[0]["lr"])
                 epoch = Epoch(number, _mean_loss(losses, number), lr)
                 yield epoch
-                progress.advance(f"loss {epoch.loss:.3f}")
+                shown.advance(f"loss {epoch.loss:.3f}")
 
     def examples(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Images (B, 3, H, W) and labels (B,) of the training split, once, in a random order.
@@ -164,8 +166,10 @@ class TrainingLoop:
         # Summed on the device, which is then waited for once.
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         finite = torch.ones((), dtype=torch.bool, device=self.device)
+        batches = self.feed.in_order(split, EVALUATION_BATCH)
+        number = math.ceil(len(split) / EVALUATION_BATCH)
         with torch.inference_mode():
-            for images, labels in self.feed.in_order(split, EVALUATION_BATCH):
+            for images, labels in progress(batches, f"{self.title}: testing", number):
                 with self.precision.autocast():
                     logits = method(images)
                 correct += (logits.argmax(1) == labels).sum()

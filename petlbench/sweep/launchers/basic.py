@@ -1,0 +1,35 @@
+"""hydra/launcher=basic: all runs in this process, one after another."""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+from petlbench.run.record import Record
+from petlbench.sweep.launchers.launcher import POLL_S, Assignment, Execute
+from petlbench.sweep.plan import Planned
+
+log = logging.getLogger("petlbench")
+
+
+class Basic:
+    """Does the runs in their order; those of other processes are awaited at the end."""
+
+    def check(self, runs: Sequence[Planned]) -> None:
+        """Nothing can be wrong."""
+
+    def launch(
+        self, assignments: Sequence[Assignment], execute: Execute
+    ) -> Iterator[tuple[Planned, Record]]:
+        """Yield each run with its record as it ends."""
+        waiting = deque(assignments)
+        while waiting:
+            for _ in range(len(waiting)):
+                assignment = waiting.popleft()
+                record = execute(assignment)
+                if record is None:
+                    waiting.append(assignment)
+                else:
+                    yield assignment.planned, record
+            if waiting:
+                time.sleep(POLL_S)

@@ -1,0 +1,207 @@
+"""Launchers: every run once, whatever happens to workers; and where they work."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from petlbench.errors import UserError
+from petlbench.run.claims import Claims
+from petlbench.run.record import Record
+from petlbench.sweep.launchers import basic, local
+from petlbench.sweep.launchers.basic import Basic
+from petlbench.sweep.launchers.launcher import Assignment
+from petlbench.sweep.launchers.local import Local
+from petlbench.sweep.plan import TO_RUN, Planned
+from tests.launched import execute
+from tests.settings import config
+
+
+def runs(root: Path, number: int, *what: str, device: str = "cpu") -> list[Assignment]:
+    """Assignments; the first ones with something to do that `tests.launched` knows."""
+    settings = replace(config(root), device=device)
+    settings = replace(settings, results=replace(settings.results, root=str(root)))
+    return [
+        Assignment(Planned(settings, f"{place:016x}", TO_RUN, what[place : place + 1]), None)
+        for place in range(number)
+    ]
+
+
+def workers(number: int | str = 2, share: float = 1.0, threads: int | str = 1) -> Local:
+    return Local(workers=number, gpus_per_run=share, threads=threads)
+
+
+def launched(launcher: Local, assignments: list[Assignment]) -> dict[str, Record]:
+    return {run.id: record for run, record in launcher.launch(assignments, execute)}
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_gpus", list)
+
+
+@pytest.fixture
+def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_gpus", lambda: ["0", "1", "5", "7"])
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (local, basic):
+        monkeypatch.setattr(module, "POLL_S", 0.1)
+
+
+def test_workers_that_are_killed_cost_no_run(tmp_path: Path) -> None:
+    found = launched(workers(3), runs(tmp_path, 38, *["killed once"] * 10))
+    assert len(found) == 38
+    assert {record["status"] for record in found.values()} == {"finished"}
+    tries = Counter(path.name[:16] for path in tmp_path.glob("*-*"))
+    assert Counter(tries.values()) == {1: 28, 2: 10}
+    assert not multiprocessing.active_children()
+
+
+def test_a_run_that_kills_its_worker_twice_has_failed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = launched(workers(2), runs(tmp_path, 4, "always killed"))
+    lost = found[f"{0:016x}"]
+    assert lost["status"] == "failed"
+    assert lost["reason"] == "its worker ended 2 times (signal 9); memory may be short"
+    assert Counter(record["status"] for record in found.values())["finished"] == 3
+    assert caplog.text.count("its worker ended (signal 9); once more") == 1
+    assert len(list(tmp_path.glob("**/*.json"))) == 1  # the record of the failure
+
+
+def test_random_kills_from_outside_cost_no_run(tmp_path: Path) -> None:
+    killed, done = 0, threading.Event()
+
+    def kill() -> None:
+        nonlocal killed
+        while not done.wait(0.15) and killed < 5:
+            for child in multiprocessing.active_children()[:1]:
+                os.kill(child.pid or 0, signal.SIGKILL)
+                killed += 1
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    found = launched(workers(2), runs(tmp_path, 60))
+    done.set()
+    killer.join()
+    assert len(found) == 60
+    assert killed >= 1
+
+
+def test_an_error_that_no_run_survives_ends_the_sweep(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="no later run could be recorded"):
+        launched(workers(2), runs(tmp_path, 8, "fails"))
+    assert not multiprocessing.active_children()
+
+
+def test_an_interrupt_ends_the_workers_and_releases_their_claims(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        while len(Claims(tmp_path).owners()) < 2:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupted).start()
+    with pytest.raises(KeyboardInterrupt):
+        launched(workers(2), runs(tmp_path, 4, "long", "long"))
+    assert not multiprocessing.active_children()
+    assert Claims(tmp_path).owners() == {}
+
+
+@pytest.mark.parametrize("launcher", [Basic(), workers(2)], ids=["basic", "local"])
+def test_runs_of_other_processes_are_awaited(
+    launcher: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    claim = Claims(tmp_path).take(f"{1:016x}")
+    assert claim is not None
+    threading.Timer(1.0, claim.release).start()
+    started = time.monotonic()
+    ended = [run.id for run, _ in launcher.launch(runs(tmp_path, 5), execute)]
+    assert time.monotonic() - started >= 1.0
+    assert sorted(ended) == [f"{place:016x}" for place in range(5)]
+    assert ended[-1] == f"{1:016x}"
+    assert {len(list(tmp_path.glob(f"{name}-*"))) for name in ended} == {1}
+
+
+@pytest.mark.usefixtures("four_gpus")
+@pytest.mark.parametrize(
+    ("number", "share", "expected"),
+    [
+        ("auto", 1.0, {"0": 1, "1": 1, "5": 1, "7": 1}),
+        ("auto", 0.5, {"0": 2, "1": 2, "5": 2, "7": 2}),
+        (2, 1.0, {"0": 1, "1": 1}),
+        (6, 0.1, {"0": 2, "1": 2, "5": 1, "7": 1}),
+    ],
+)
+def test_each_worker_has_its_gpu(
+    number: int | str, share: float, expected: dict[str, int], tmp_path: Path
+) -> None:
+    assignments = runs(tmp_path, 12, device="auto")
+    places = workers(number, share)._places([each.planned for each in assignments])
+    assert Counter(places) == expected
+
+
+@pytest.mark.usefixtures("four_gpus")
+def test_a_worker_sees_its_gpu_alone(tmp_path: Path) -> None:
+    found = launched(workers(2), runs(tmp_path, 8, device="cuda"))
+    assert {record["gpu"] for record in found.values()} <= {"0", "1"}
+    by_worker = {(record["pid"], record["gpu"]) for record in found.values()}
+    assert len({pid for pid, _ in by_worker}) == len(by_worker)
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize(
+    ("number", "threads", "given", "expected"),
+    [
+        ("auto", "auto", None, 8),
+        ("auto", 4, None, 2),
+        (3, "auto", None, 3),
+        ("auto", "auto", "2", 4),
+    ],
+)
+def test_without_a_gpu_workers_share_the_processors(
+    number: int | str,
+    threads: int | str,
+    given: str | None,
+    expected: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(local, "cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    planned = [each.planned for each in runs(tmp_path, 1)]
+    assert workers(number, threads=threads)._places(planned) == [None] * expected
+
+
+@pytest.mark.usefixtures("four_gpus")
+@pytest.mark.parametrize(
+    ("settings", "device", "message"),
+    [
+        ({"workers": 5}, "auto", r"workers=5 with gpus_per_run=1 needs 5 GPUs; torch finds 4"),
+        ({"workers": 9, "gpus_per_run": 0.5}, "cuda", "needs 5 GPUs; torch finds 4"),
+        ({}, "cuda:1", "device=cuda:1 names one GPU and hydra/launcher=local chooses them"),
+        ({"workers": 0}, "auto", "hydra.launcher.workers is 0; it must be a whole number of at"),
+        ({"workers": "many"}, "auto", "hydra.launcher.workers is many"),
+        ({"threads": -1}, "auto", "hydra.launcher.threads is -1"),
+        ({"gpus_per_run": 0}, "auto", "hydra.launcher.gpus_per_run is 0"),
+        ({"gpus_per_run": 2}, "auto", "gpus_per_run is 2; a run uses one GPU at most"),
+    ],
+)
+def test_impossible_settings_are_one_line(
+    settings: dict[str, Any], device: str, message: str, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {"workers": "auto", "gpus_per_run": 1.0, "threads": "auto"} | settings
+    with pytest.raises(UserError, match=message):
+        Local(**given).check([each.planned for each in runs(tmp_path, 1, device=device)])
