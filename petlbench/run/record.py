@@ -100,8 +100,9 @@ class Store:
         """Files below the folder that may be records, sorted by path."""
         top = len(self.root.parts)
         for path in sorted(self.root.glob("**/*.json"), key=lambda path: path.parts):
-            # W&B stores its own files below the folder; they may be incomplete.
-            if path.name.startswith(".") or path.parts[top] == "wandb":
+            first = path.parts[top]
+            # W&B stores its own files below the folder, which may be incomplete; plans are hidden
+            if path.name.startswith(".") or first.startswith(".") or first == "wandb":
                 continue
             if path.is_file():  # reading a pipe would wait for its other end
                 yield path

@@ -36,7 +36,7 @@ def sweep(combinations: Sequence[plan.Combination], launcher: Launcher, *, dry_r
         log.info(line)
     if dry_run:
         return 0
-    failures = perform.perform(open_runs, store, launcher) if open_runs else []
+    failures = perform.perform(runs, store, launcher) if open_runs else []
     roots = dict.fromkeys(str(store(run.config.results.root).root) for run in runs)
     log.info("records: %s", ", ".join(roots))
     for line in failures:

@@ -1,12 +1,10 @@
 """How long a sweep will still take."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from petlbench.run.record import Record
 from petlbench.sweep.plan import Planned
-
-Weights = Mapping[str, float]
 
 
 class Eta:
@@ -16,9 +14,9 @@ class Eta:
     pair of method and backbone, times its epochs; a pair without a count weighs as the mean.
     """
 
-    def __init__(self, runs: Iterable[Planned], known: Mapping[str, float]) -> None:
+    def __init__(self, runs: Iterable[Planned]) -> None:
         self.left = {run.id: run for run in runs}
-        self.gflops = dict(known)  # of one image in a training step, by pair
+        self.gflops: dict[str, float] = {}  # of one image in a training step, by pair
         self.done: list[Planned] = []
         self.started = time.monotonic()
 

@@ -3,22 +3,19 @@
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
 from functools import cache
-from pathlib import Path
 
 from petlbench.config.schema import Config
 from petlbench.errors import UserError
 from petlbench.progress import bar
-from petlbench.run import build, contents, job
-from petlbench.run.claims import Claims
-from petlbench.run.identity import identity
+from petlbench.run import build, job
 from petlbench.run.lifecycle import blank, ended, failed
-from petlbench.run.record import NoRecord, Record, Store, read
+from petlbench.run.once import once, record_signature
+from petlbench.run.record import Record, Store
 from petlbench.run.result import result_line
-from petlbench.sweep import plan
+from petlbench.sweep import plan, plans
 from petlbench.sweep.eta import Eta, duration
-from petlbench.sweep.launchers.launcher import Assignment, Launcher, signature
+from petlbench.sweep.launchers.launcher import Assignment, Launcher
 from petlbench.system import WriteError
 from petlbench.train.precision import Precision
 
@@ -45,7 +42,7 @@ def check(runs: Sequence[plan.Planned], *, dry_run: bool) -> None:
 def perform(
     runs: Sequence[plan.Planned], store: Callable[[str], Store], launcher: Launcher
 ) -> list[str]:
-    """Record the refused runs and do those to run. Returns a line for each failure.
+    """Record the refused runs of a plan and do those to run. Returns a line for each failure.
 
     store: the records below a results.root.
     """
@@ -55,6 +52,7 @@ def perform(
     for root in dict.fromkeys(planned.config.results.root for planned in runs):
         store(root).check_writable()
     _record_refused(runs, store)
+    plans.keep(runs)
     failures = []
     for planned, record in _launched(to_run, launcher):
         if record["status"] != "finished":
@@ -67,10 +65,9 @@ def _launched(
     to_run: Sequence[plan.Planned], launcher: Launcher
 ) -> Iterator[tuple[plan.Planned, Record]]:
     """Each run with its record as it ends, after a line about it."""
-    left, finished = Eta(to_run, {}), 0
+    left, finished = Eta(to_run), 0
     assignments = [
-        Assignment(planned, signature(_record_file(planned.config, planned.id)))
-        for planned in to_run
+        Assignment(planned, record_signature(planned.config, planned.id)) for planned in to_run
     ]
     launched = bar(launcher.launch(assignments, execute), "runs", len(to_run))
     for number, (planned, record) in enumerate(launched, 1):
@@ -141,49 +138,16 @@ def execute(assignment: Assignment) -> Record | None:
 
     A mistake that would end a single run fails this one only.
     """
-    config, store = assignment.planned.config, Store(assignment.planned.config.results.root)
-    if (record := _done(assignment, store)) is not None:
-        return record
-    store.check_writable()
-    claim = _claims(config.results.root).take(identity(contents.identified(config)))
-    if claim is None:
-        return None
-    with claim:
-        # once more: its former owner may have ended it before it was free
-        return _done(assignment, store) or _attempted(config, store)
-
-
-def _done(assignment: Assignment, store: Store) -> Record | None:
-    """The record of a run that has ended since the plan was made."""
     config = assignment.planned.config
-    name = identity(contents.identified(config))
-    if (path := store.find(name)) is not None:
-        log.info("finished meanwhile: %s", path)
-        return read(path)
-    file = _record_file(config, name)
-    if signature(file) in (None, assignment.seen):
-        return None
-    try:
-        return read(file)
-    except NoRecord:
-        return None
+    return once(config, assignment.seen, lambda: _attempted(config))
 
 
-def _attempted(config: Config, store: Store) -> Record:
+def _attempted(config: Config) -> Record:
     try:
         return job.of(config).execute(config)
     except WriteError:  # no later run could be recorded either
         raise
     except UserError as error:
         record = failed(config, error)
-        store.write(record)
+        Store(config.results.root).write(record)
         return record
-
-
-def _record_file(config: Config, name: str) -> Path:
-    return Store(config.results.root).path({"id": name, "factors": asdict(config.factors)})
-
-
-@cache
-def _claims(root: str) -> Claims:
-    return Claims(root)  # one for all runs of this process: it watches the claims of others

@@ -5,8 +5,9 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 
+from petlbench.run.once import POLL_S
 from petlbench.run.record import Record
-from petlbench.sweep.launchers.launcher import POLL_S, Assignment, Execute
+from petlbench.sweep.launchers.launcher import Assignment, Execute
 from petlbench.sweep.plan import Planned
 
 log = logging.getLogger("petlbench")

@@ -2,14 +2,11 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
+from petlbench.run.once import Signature
 from petlbench.run.record import Record
 from petlbench.sweep.plan import Planned
-
-POLL_S = 1.0  # between two looks at runs of other processes
-Signature = tuple[int, int, int]  # of a file: it changes whenever the file is written
 
 
 @dataclass(frozen=True)
@@ -37,12 +34,3 @@ class Launcher(Protocol):
 
         execute: can be pickled.
         """
-
-
-def signature(path: Path) -> Signature | None:
-    """The signature of a file; None if there is none."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns, status.st_size

@@ -20,8 +20,9 @@ from typing import Any
 
 from petlbench.checks import positive, whole
 from petlbench.errors import UserError
+from petlbench.run.once import POLL_S
 from petlbench.run.record import Record, Store
-from petlbench.sweep.launchers.launcher import POLL_S, Assignment, Execute
+from petlbench.sweep.launchers.launcher import Assignment, Execute
 from petlbench.sweep.plan import Planned
 from petlbench.system import cpu_count
 

@@ -1,0 +1,95 @@
+"""python -m petlbench.status: done, running, failed, to do."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from petlbench.commands.status import lines, main, status
+from petlbench.run.claims import Claims
+from petlbench.run.record import Store
+from petlbench.sweep import plans
+from petlbench.sweep.plan import FINISHED, TO_RUN, UNSUPPORTED, Planned
+from tests.records import record
+from tests.settings import config
+
+
+def planned(root: Path, known: dict[str, Any] | None, name: str, state: str = TO_RUN) -> Planned:
+    settings = config(root, "lora")
+    return Planned(settings, known["id"] if known else name.zfill(16), state, (name,))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two finished runs of 60 s, a failed one, and five in the plan."""
+    top = tmp_path / "runs"
+    store = Store(top)
+    done = [record("lora", "land", 78.0, seed) for seed in (0, 1)]
+    for one in done:
+        one["provenance"]["seconds"] = 60.0
+    lost = record("dtl", "land", None, reason="no memory")
+    lost["provenance"]["seconds"] = 0.0
+    for one in (*done, lost, record("vpt", "cells", None) | {"status": "unsupported"}):
+        store.write(one)
+    plans.keep(
+        [
+            *(planned(top, one, "again", FINISHED) for one in done),
+            planned(top, lost, "again"),
+            planned(top, None, "1"),
+            planned(top, None, "2"),
+            planned(top, None, "3", UNSUPPORTED),
+        ]
+    )
+    return top
+
+
+def test_the_state_of_a_sweep(root: Path) -> None:
+    claim = Claims(root).take("1".zfill(16))
+    assert claim is not None
+    with claim:
+        found = status(str(root))
+    name = planned(root, None, "1").name
+    assert (found.done, found.unsupported) == (2, 1)
+    assert {key: owner.pid for key, owner in found.running.items()} == {name: os.getpid()}
+    assert list(found.failed.values()) == ["failed: no memory"]
+    assert found.to_do == [planned(root, None, "2").name]
+    assert found.hours_spent == pytest.approx(2 / 60)
+    assert found.hours_left == pytest.approx(2 / 60)  # the running one and the open one
+    shown = lines(found)
+    assert shown[1].split() == ["2", "done,", "2", "min", "of", "runs"]
+    assert f"process {os.getpid()} on" in shown[3]
+
+
+def test_without_a_plan_it_does_not_guess(tmp_path: Path) -> None:
+    Store(tmp_path).write(record("lora", "land", 78.0))
+    found = status(str(tmp_path))
+    assert (found.to_do, found.hours_left) == (None, None)
+    assert lines(found)[-1].split()[0] == "?"
+
+
+def test_a_damaged_plan_and_foreign_files_stop_nothing(root: Path) -> None:
+    (root / plans.FOLDER / "a.json").write_text("{oops")
+    (root / plans.FOLDER / "b.json").write_text("[]")
+    (root / "x.json").write_text("[]")
+    assert status(str(root)).done == 2
+    # a plan is no record
+    assert set(map(str, Store(root).skipped)) == set()
+    store = Store(root)
+    assert len(list(store.records())) == 4
+    assert [path.name for path in store.skipped] == ["x.json"]
+
+
+def test_the_command(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--records", str(root), "--json"]) == 0
+    [found] = json.loads(capsys.readouterr().out)
+    assert (found["done"], len(found["to_do"])) == (2, 2)
+    assert main(["--records", str(root), str(root)]) == 0
+    assert capsys.readouterr().out.count("done") == 2
+
+
+@pytest.mark.parametrize("folder", ["nothing", "x" * 5000])
+def test_a_missing_folder_is_one_line(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--records", folder]) == 2
+    assert capsys.readouterr().err.startswith("error: --records ")
