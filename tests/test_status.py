@@ -70,8 +70,8 @@ def test_without_a_plan_it_does_not_guess(tmp_path: Path) -> None:
 
 
 def test_a_damaged_plan_and_foreign_files_stop_nothing(root: Path) -> None:
-    (root / plans.FOLDER / "a.json").write_text("{oops")
-    (root / plans.FOLDER / "b.json").write_text("[]")
+    (root / plans.FOLDER / "a").write_text("{oops")
+    (root / plans.FOLDER / "b").write_text("[]")
     (root / "x.json").write_text("[]")
     assert status(str(root)).done == 2
     # a plan is no record

@@ -88,7 +88,8 @@ def status(folder: str) -> Status:
     unsupported = states.pop("unsupported", [])
     failed = [record for record in records.values() if record["status"] not in REACHED]
     open_runs = {key: name for key, name in names.items() if key not in {*records, *owners}}
-    seconds = [float(record["provenance"].get("seconds") or 0) for record in records.values()]
+    ran = [record for record in records.values() if record["status"] != "unsupported"]
+    seconds = [float(record["provenance"].get("seconds") or 0) for record in ran]
     waiting = [*(names.get(key, "") for key in owners), *open_runs.values()]
     return Status(
         root=folder,

@@ -1,6 +1,6 @@
 """The plans of sweeps, kept below results.root so that `petlbench.status` knows what is to do.
 
-A plan is the file `.plans/NAME.json`, named by a hash of its runs: the same sweep replaces it.
+A plan is the file `.plans/NAME` in JSON, named by a hash of its runs: the same sweep replaces it.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ def keep(runs: Sequence[Planned]) -> None:
     for root, names in by_root.items():
         digest = hashlib.sha256("".join(sorted(names)).encode()).hexdigest()[:16]
         try:
-            path = Path(root).expanduser() / FOLDER / f"{digest}.json"
+            path = Path(root).expanduser() / FOLDER / digest
             write_atomically(path, json.dumps(names, indent=0).encode())
         except WriteError as error:
             log.warning("%s; petlbench.status will not know what is to do", error)
@@ -34,7 +34,7 @@ def keep(runs: Sequence[Planned]) -> None:
 def read(root: Path) -> dict[str, str]:
     """The names of all planned runs below a root, by their identity."""
     names: dict[str, str] = {}
-    for path in sorted((root / FOLDER).glob("*.json")):
+    for path in sorted((root / FOLDER).glob("*")):
         try:
             content = json.loads(path.read_text())
             names |= {str(key): str(name) for key, name in content.items()}
