@@ -32,6 +32,7 @@ from petlbench.system import package_version
 
 log = logging.getLogger("petlbench")
 GROUPS = ("method", "backbone", "dataset", "protocol", "recipe", "experiment")
+NEEDED = ("method", "backbone", "dataset", "protocol", "recipe")
 FAILED, MISTAKE = 1, 2  # exit codes
 # OmegaConf raises these for a value below a node that is null.
 COMPOSITION_ERRORS = (AssertionError, AttributeError, TypeError, ValueError, LookupError)
@@ -77,9 +78,11 @@ def refuse_a_sweep(sweeper: DictConfig) -> None:
 
 
 def check_groups(arguments: Sequence[str]) -> None:
-    """Refuse an unknown option, before anything slow is imported."""
+    """Refuse an unknown option, and a group without one, before anything slow is imported."""
     for argument in arguments:
         group, sign, values = argument.partition("=")
+        if group.startswith("~") and group[1:] in NEEDED:
+            raise UserError(f"{group[1:]} cannot be left out; a run needs one: {group[1:]}=NAME")
         # Other values, such as glob(*) and quoted ones, are left to Hydra's grammar.
         if not sign or group not in GROUPS or not re.fullmatch(r"[\w/,.+*\-]+", values):
             continue

@@ -204,6 +204,8 @@ def test_a_value_that_one_of_the_methods_lacks_or_that_is_null_can_be_swept(
         (["-m", "hydra/launcher=local", "hydra.launcher.worker=2"], "hydra.launcher.worker"),
         (["-m", "hydra/sweeper=basic"], "hydra/sweeper=basic cannot expand suites"),
         (["-m", "hydra.sweeper=null"], "hydra.sweeper cannot be changed as a whole"),
+        (["~method"], "method cannot be left out; a run needs one: method=NAME"),
+        (["-m", "~protocol=final"], "protocol cannot be left out; a run needs one"),
         (["+hydra.foo=1"], "unknown key below hydra 'foo'; Known: "),
         (["-m", "+hydra.sweeper.foo=1"], "unknown key below hydra.sweeper 'foo'; Known: dry_run"),
         (["+hydra.job.nme=x"], "unknown key below hydra.job 'nme'; did you mean 'name'?"),

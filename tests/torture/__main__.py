@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # a forked process must not inherit a pool of threads
 
@@ -25,7 +26,7 @@ import petlbench.report.__main__
 import petlbench.run.training
 import petlbench.sweep.perform  # noqa: F401
 from petlbench.run import provenance
-from tests.torture import damage, determinism, kills, places, scenarios
+from tests.torture import damage, determinism, kills, places, scenarios, workers
 from tests.torture.processes import Command
 from tests.torture.scenarios import Scenario
 
@@ -35,27 +36,33 @@ Figures = dict[str, int]
 
 def main() -> int:
     options = parser().parse_args()
-    result: dict[str, object] = {"kills": options.kills, "seed": options.seed}
-    figures: dict[str, Figures] = {}
+    out = Path(options.out) if options.out else None
+    figures: dict[str, dict[str, Any]] = {}
+    if out and options.only and out.is_file():  # the others keep theirs
+        figures = json.loads(out.read_text())["attacks"]
+    about = {
+        "kills": options.kills,
+        "seed": options.seed,
+        "commit": provenance.versions()["commit"],
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+    }
     with tempfile.TemporaryDirectory() as folder, scenarios.served(Path(folder)) as (url, sha256):
         known = attacks(partial(scenarios.fetch, url, sha256), options.kills, options.seed)
         for name, attack in known.items():
             if options.only and name not in options.only:
                 continue
             started = time.monotonic()
-            figures[name] = attack()
-            figures[name]["seconds"] = round(time.monotonic() - started)
+            figures[name] = attack() | {"seconds": round(time.monotonic() - started)} | about
             print(name, figures[name], flush=True)
-    result |= {
+    result = {
         "faults": sum(one["faults"] for one in figures.values()),
         "attacks": figures,
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "device": f"{os.cpu_count()} cores of {provenance.device_name(torch.device('cpu'))}",
         "versions": provenance.versions(),
     }
     print(json.dumps(result, indent=1))
-    if options.out:
-        Path(options.out).write_text(json.dumps(result, indent=1) + "\n")
+    if out:
+        out.write_text(json.dumps(result, indent=1) + "\n")
     return 1 if result["faults"] else 0
 
 
@@ -85,6 +92,7 @@ def attacks(
     for count in (2, 4):
         attack = partial(places.together, known["sweep"], count=count)
         found[f"{count} sweeps at once"] = partial(_counted, attack)
+    found["workers killed"] = partial(_counted, workers.attack)
     found["damaged files"] = _damaged
     found["determinism"] = partial(_counted, determinism.attack)
     return found

@@ -66,17 +66,22 @@ def clock(scenario: Scenario, top: Path) -> Faults:
 
 
 def together(scenario: Scenario, top: Path, count: int) -> Faults:
-    """The same command several times at once, in one folder."""
+    """The same command several times at once, in one folder: each run once."""
     expected = _expected(scenario, top)
+    runs = sum(name.endswith(".safetensors") for name in expected)
     folder, command = _new(scenario, top, f"together-{count}")
     processes = []
     for number in range(count):
         processes.append(Process(command, folder))
         time.sleep(0.2 * number)
+    done = 0
     for process in processes:
         end = process.wait()
+        done += end.output.count(" ok=") - end.output.count("finished meanwhile")
         if end.code != 0:
             yield f"{scenario.name}, {count} at once: {end.code} {end.output[-800:]}"
+    if done != runs:
+        yield f"{scenario.name}, {count} at once: {done} runs done, {runs} wanted"
     yield from differences(expected, snapshot(folder))
 
 

@@ -51,6 +51,8 @@ class Process:
         # a pipe: a file could not grow on a small disk
         self.output, writing = os.pipe()
         os.set_blocking(self.output, False)
+        self.content = b""
+        self.status: int | None = None
         self.started = time.monotonic()
         self.pid = os.fork()
         if self.pid == 0:
@@ -60,17 +62,24 @@ class Process:
     def send(self, which: signal.Signals) -> None:
         os.kill(self.pid, which)
 
-    def wait(self) -> End:
-        content = b""
-        ended = 0
-        while not ended:
+    @property
+    def is_alive(self) -> bool:
+        """Whether the command still runs."""
+        if self.status is None:
             ended, status = os.waitpid(self.pid, os.WNOHANG)
-            content += self._printed()
-            time.sleep(0 if ended else PAUSE_S)
+            self.content += self._printed()
+            self.status = status if ended else None
+        return self.status is None
+
+    def wait(self) -> End:
+        while self.is_alive:
+            time.sleep(PAUSE_S)
         seconds = time.monotonic() - self.started
         os.close(self.output)
-        code = os.waitstatus_to_exitcode(status)
-        return End(code if code >= 0 else 128 - code, content.decode(errors="replace"), seconds)
+        assert self.status is not None
+        code = os.waitstatus_to_exitcode(self.status)
+        output = self.content.decode(errors="replace")
+        return End(code if code >= 0 else 128 - code, output, seconds)
 
     def _printed(self) -> bytes:
         """What the command has printed since; it may have left children that can still print."""
