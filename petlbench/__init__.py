@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from petlbench.interrupts import hear_in_commands
+from petlbench.system import order_sums
 
 if TYPE_CHECKING:
     from petlbench.delta import load
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from petlbench.registry import create, names
 
 hear_in_commands()  # before a command imports what takes seconds
+order_sums()  # before torch calls MKL
 
 # In a checkout, methods/, conf/ and results/published/ lie beside this folder; an installed
 # package has them inside.

@@ -126,7 +126,7 @@ def test_missing_files_leave_a_plan_and_no_digest(tmp_path: Path) -> None:
     assert "contents" not in contents.identified(settings)
     lost = compose.single(["backbone.checkpoint=/no/such/net.pth", "dataset=mini/digits"])
     assert "contents" not in contents.identified(lost)
-    [planned] = plan.build([(lost, ())], lambda root: set(), lambda _: None)
+    [planned] = plan.build([(lost, (), ())], lambda root: set(), lambda _: None)
     assert planned.state == plan.TO_RUN
 
 
@@ -147,7 +147,7 @@ def test_a_plan_reads_each_task_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(contents, "_splits", read)
     root = own(tmp_path / "pets")
-    runs = [(config(root, tmp_path, f"seed={seed}"), ()) for seed in range(5)]
+    runs = [(config(root, tmp_path, f"seed={seed}"), (), ()) for seed in range(5)]
     assert len(plan.build(runs, lambda root: set(), lambda _: None)) == 5
     assert len(calls) == 1
 

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
@@ -11,16 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.plugins.launcher import Launcher as HydraLauncher
 
+from petlbench.config.construct import composable
+from petlbench.config.schema import Settings
 from petlbench.errors import UserError
 from petlbench.run.claims import Claims
-from petlbench.run.record import Record
+from petlbench.run.lifecycle import blank
+from petlbench.run.record import Record, Store
 from petlbench.sweep.launchers import basic, local
 from petlbench.sweep.launchers.basic import Basic
+from petlbench.sweep.launchers.foreign import Foreign
 from petlbench.sweep.launchers.launcher import Assignment
 from petlbench.sweep.launchers.local import Local
 from petlbench.sweep.plan import TO_RUN, Planned
 from tests.launched import execute
+from tests.records import record
 from tests.settings import config
 
 
@@ -205,3 +212,47 @@ def test_impossible_settings_are_one_line(
     given: dict[str, Any] = {"workers": "auto", "gpus_per_run": 1.0, "threads": "auto"} | settings
     with pytest.raises(UserError, match=message):
         Local(**given).check([each.planned for each in runs(tmp_path, 1, device=device)])
+
+
+class Elsewhere(HydraLauncher):
+    """Stands for a launcher of Hydra: does every second run, then loses its cluster."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.got: list[list[str]] = []
+
+    def setup(self, **_: Any) -> None:
+        """Nothing."""
+
+    def launch(self, job_overrides: Any, initial_job_idx: int) -> Any:
+        self.got = [list(each) for each in job_overrides]
+        Store(self.root).write(self.record)
+        raise ConnectionError("the cluster is\ngone")
+
+    record: Record
+
+
+def test_the_store_says_what_a_launcher_of_hydra_has_not_done(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = (
+        replace(each, planned=replace(each.planned, overrides=(f"seed={place}",)))
+        for place, each in enumerate(runs(tmp_path, 2))
+    )
+    settings = first.planned.config
+    first = replace(first, planned=replace(first.planned, id=blank(settings)["id"]))
+    launcher = Elsewhere(tmp_path)
+    launcher.record = record("lora", "land", 78.0) | {
+        "id": first.planned.id,
+        "factors": blank(settings)["factors"],
+    }
+    found = [ended for _, ended in Foreign(launcher).launch([first, second], execute)]
+    assert launcher.got == [["seed=0"], ["seed=1"]]
+    assert [each["status"] for each in found] == ["finished", "failed"]
+    assert found[1]["reason"] == "Elsewhere has left no record of it"
+    assert "Elsewhere: ConnectionError: the cluster is gone" in caplog.text
+
+
+def test_configurations_can_be_sent_to_other_processes() -> None:
+    twin = composable(Settings)
+    assert pickle.loads(pickle.dumps(twin)) is twin

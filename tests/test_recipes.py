@@ -177,7 +177,7 @@ def test_a_plan_reports_refused_runs_and_keeps_the_others(tmp_path: Path) -> Non
     root = f"results.root={tmp_path}"
     runs = plan.build(
         [
-            (composed(method, "vit_b16", "vtab/svhn", "recipe=paper", root), ())
+            (composed(method, "vit_b16", "vtab/svhn", "recipe=paper", root), (), ())
             for method in ("fact_tt", "lst")
         ],
         lambda root: (),
@@ -191,7 +191,7 @@ def test_a_finished_run_of_another_recipe_does_not_hide_a_refusal(tmp_path: Path
     """`recipe` is not part of the identity."""
     root = f"results.root={tmp_path}"
     refused = composed("lst", "vit_b16", "vtab/svhn", "recipe=paper", root)
-    [run] = plan.build([(refused, ())], lambda root: [identity(refused.plain())], build.check)
+    [run] = plan.build([(refused, (), ())], lambda root: [identity(refused.plain())], build.check)
     assert run.state == plan.UNSUPPORTED
 
 

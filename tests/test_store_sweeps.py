@@ -199,3 +199,15 @@ def test_a_run_that_failed_elsewhere_is_reported_and_not_repeated(
     # the next sweep tries it again
     code, told = run(tmp_path, *sweep)
     assert (code, json.loads(path.read_text())["status"]) == (0, "finished")
+
+
+@pytest.mark.slow
+def test_joblib_gets_the_runs_as_overrides(given: list[str], tmp_path: Path) -> None:
+    pytest.importorskip(
+        "hydra_plugins.hydra_joblib_launcher", reason="needs hydra-joblib-launcher"
+    )
+    sweep = ["-m", *given, "seed=0,1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    code, told = run(tmp_path, *sweep)
+    assert (code, told.count(" ok=")) == (0, 3), told
+    code, told = run(tmp_path, *sweep)
+    assert (code, told.splitlines()[0]) == (0, "plan: 3 runs, 3 finished (skipped), 0 to run")

@@ -42,7 +42,7 @@ def run_of(method: str, seed: int) -> Config:
 
 def test_a_plan_knows_finished_and_refused_runs_and_checks_each_pair_once() -> None:
     names = ("lora", "vpt_deep", "dtl")
-    runs = [(run_of(method, seed), ()) for method in names for seed in (0, 1, 1)]
+    runs = [(run_of(method, seed), (), ()) for method in names for seed in (0, 1, 1)]
     checked: list[str] = []
 
     def check(settings: Config) -> None:
@@ -68,8 +68,8 @@ def test_a_plan_knows_finished_and_refused_runs_and_checks_each_pair_once() -> N
 
 def test_a_pair_whose_runs_are_all_finished_is_not_checked() -> None:
     """A check imports torch and builds the network, which a finished sweep can do without."""
-    runs = [(run_of(method, seed), ()) for method in ("lora", "dtl") for seed in (0, 1)]
-    names = [identity(settings.plain()) for settings, _ in runs]
+    runs = [(run_of(method, seed), (), ()) for method in ("lora", "dtl") for seed in (0, 1)]
+    names = [identity(settings.plain()) for settings, _, _ in runs]
     checked: list[str] = []
 
     def check(settings: Config) -> None:

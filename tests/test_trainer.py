@@ -1,6 +1,9 @@
 """The training loop: exact repeats, what it may see, which epoch it keeps, how it ends."""
 
 import gc
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -345,3 +348,18 @@ def test_a_cost_that_shapes_do_not_tell_is_null_with_a_note() -> None:
     assert cost["parameters"] == {"method": 1, "head": 194}
     assert notes.keys() == {"gflops", "saved_mb"}
     assert all(note.startswith("not counted: ") for note in notes.values())
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="MKL alone is asked for it")
+def test_the_number_of_threads_changes_no_bit() -> None:
+    code = """
+import petlbench, torch
+a, b = torch.randn(6304, 192), torch.randn(6304, 8)
+found = []
+for number in (1, 2):
+    torch.set_num_threads(number)
+    found.append(a.T @ b)
+assert torch.equal(*found)
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "MKL_CBWR"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, field, fields, is_dataclass, make_dataclass
 from functools import cache
+from importlib import import_module
 from typing import Any, TypeVar, get_type_hints
 
 from omegaconf import OmegaConf
@@ -12,6 +13,7 @@ from petlbench.config.mistakes import wrong_value
 from petlbench.errors import UserError
 
 T = TypeVar("T")
+TWIN = "composable:"  # how qualified names of the classes of `composable` begin
 
 
 @cache
@@ -30,7 +32,22 @@ def composable(schema: type) -> type:
             default = {"default_factory": part.default_factory}
         parts.append((part.name, kind, field(**default)))
     # kw_only: a key without a default may follow one that has one
-    return make_dataclass(schema.__name__, parts, kw_only=True)
+    made = make_dataclass(schema.__name__, parts, kw_only=True)
+    # launchers of Hydra send it to their workers by its name, see `__getattr__`
+    name = f"{TWIN}{schema.__module__}:{schema.__name__}"
+    made.__module__, made.__qualname__ = (
+        __name__,
+        name.replace(".", "/"),
+    )  # a dot would be a parent
+    return made
+
+
+def __getattr__(name: str) -> Any:
+    """The class of `composable` with a qualified name, for pickles."""
+    if not name.startswith(TWIN):
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    module, _, schema = name.removeprefix(TWIN).replace("/", ".").partition(":")
+    return composable(getattr(import_module(module), schema))
 
 
 def build(schema: type[T], plain: Mapping[str, Any], where: str = "") -> T:

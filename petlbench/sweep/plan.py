@@ -12,7 +12,8 @@ from petlbench.errors import Unsupported, UserError, one_line
 from petlbench.run import contents
 from petlbench.run.identity import identity
 
-Combination = tuple[Config, tuple[str, ...]]  # and the overrides that the sweep varies in it
+# and the overrides that the sweep varies in it, and all that Hydra needs to compose it
+Combination = tuple[Config, tuple[str, ...], tuple[str, ...]]
 TO_RUN, FINISHED, UNSUPPORTED, BROKEN = "to run", "finished", "unsupported", "broken"
 # nodes that a check depends on: runs that differ in task or seed alone share a verdict
 CHECKED = ("method", "backbone", "input", "train", "protocol", "recipe", "job", "probe")
@@ -22,7 +23,8 @@ CHECKED = ("method", "backbone", "input", "train", "protocol", "recipe", "job", 
 class Planned:
     """One run of a sweep.
 
-    reason: why an unsupported or broken one does not run. error: the bug of a broken one.
+    overrides: with which Hydra composes it. reason: why an unsupported or broken one does not
+    run. error: the bug of a broken one.
     """
 
     config: Config
@@ -31,6 +33,7 @@ class Planned:
     varied: tuple[str, ...] = ()
     reason: str | None = None
     error: Exception | None = None
+    overrides: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -59,6 +62,7 @@ class _Wanted:
 
     config: Config
     varied: tuple[str, ...]
+    overrides: tuple[str, ...]
     id: str
     pair: str
     is_finished: bool
@@ -66,7 +70,10 @@ class _Wanted:
     def planned(self, verdict: Verdict) -> Planned:
         # a refused pair stays refused, even if some of its runs were finished before
         state = FINISHED if verdict.state == TO_RUN and self.is_finished else verdict.state
-        return Planned(self.config, self.id, state, self.varied, verdict.reason, verdict.error)
+        return Planned(
+            *(self.config, self.id, state, self.varied, verdict.reason, verdict.error),
+            overrides=self.overrides,
+        )
 
 
 def build(
@@ -83,13 +90,14 @@ def build(
     """
     reader = contents.Reader()
     wanted: dict[tuple[Path, str], _Wanted] = {}  # a, a/ and ./a are one folder
-    for config, varied in combinations:
+    for config, varied, overrides in combinations:
         plain = reader.identified(config)
         name, root = identity(plain), config.results.root
         is_finished = name in finished(root) and _has_its_recipe(config)
         pair = json.dumps([plain[key] for key in CHECKED], sort_keys=True)
         # two combinations are one run if they differ in nothing that decides the result
-        wanted.setdefault((Path(root), name), _Wanted(config, varied, name, pair, is_finished))
+        run = _Wanted(config, varied, overrides, name, pair, is_finished)
+        wanted.setdefault((Path(root), name), run)
     verdicts: dict[str, Verdict] = {}
     for run in wanted.values():
         if not run.is_finished and run.pair not in verdicts:

@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher as HydraLauncher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
@@ -25,6 +26,7 @@ from petlbench.config.schema import Config
 from petlbench.errors import UserError, unknown
 from petlbench.sweep import conduct, plan
 from petlbench.sweep.launchers.basic import Basic
+from petlbench.sweep.launchers.foreign import Foreign, run_composed
 from petlbench.sweep.launchers.launcher import Launcher
 
 MODULE = "hydra_plugins.petlbench_sweeper"
@@ -50,6 +52,7 @@ class PetlSweeper(Sweeper):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Hook of Hydra, which passes its loader and the composed configuration."""
+        self.context = hydra_context
         self.loader = cast(ConfigLoaderImpl, hydra_context.config_loader)
         self.config = config
 
@@ -69,7 +72,14 @@ class PetlSweeper(Sweeper):
         path = node.pop("_target_")
         if path == HYDRAS_BASIC:
             return Basic()
-        made: Launcher = target.find(path, "hydra/launcher")(**node)
+        found = target.find(path, "hydra/launcher")
+        if isinstance(found, type) and issubclass(found, HydraLauncher):
+            return Foreign(
+                Plugins.instance().instantiate_launcher(
+                    hydra_context=self.context, task_function=run_composed, config=self.config
+                )
+            )
+        made: Launcher = found(**node)
         return made
 
     def combinations(self, arguments: Sequence[str]) -> Iterator[plan.Combination]:
@@ -88,11 +98,12 @@ class PetlSweeper(Sweeper):
                     for key, text in zip([*groups, *values], [*choice, *settings], strict=True)
                     if key in varied and key not in NAMED
                 )
+                overrides = (*choice, *settings)
                 try:
                     found = composer.compose([*parsed, *map(parse, settings)])
-                    yield compose.typed(*found), shown
+                    yield compose.typed(*found), shown, overrides
                 except NotCovered:
-                    yield self._configuration(*by_hydra(), settings), shown
+                    yield self._configuration(*by_hydra(), settings), shown, overrides
 
     def _composed(self, choice: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
         """What Hydra composes for a choice of options, and the choice of each group."""
