@@ -5,6 +5,7 @@ OmegaConf's results, without a tree of OmegaConf for each configuration.
 
 import copy
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import make_dataclass
@@ -18,6 +19,8 @@ from petlbench.config.schema import Settings
 
 MISSING = "???"
 REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*(?:\.\w+)*)\}")
+VARIABLE = re.compile(r"\$\{oc\.env:(\w+)")
+OTHER_RESOLVER = re.compile(r"\$\{(?!oc\.env:)[\w.]+:")
 Plain = dict[str, Any]
 
 
@@ -68,6 +71,22 @@ class _Values:
 
 def _evaluated(text: str, known: Mapping[str, Any]) -> Any:
     """An interpolation with resolvers, evaluated by OmegaConf beside the values it refers to."""
+    if OTHER_RESOLVER.search(text):
+        return _by_omegaconf(text, known)  # it may read files, which change
+    read = tuple(os.environ.get(name) for name in VARIABLE.findall(text))
+    return copy.deepcopy(_remembered(text, _text(known), read))
+
+
+@cache
+def _remembered(text: str, known: str, read: tuple[str | None, ...]) -> Any:
+    """The value of a text that depends on other values and variables of the environment alone.
+
+    known: JSON. read: the variables that the text names.
+    """
+    return _by_omegaconf(text, json.loads(known))
+
+
+def _by_omegaconf(text: str, known: Mapping[str, Any]) -> Any:
     config = OmegaConf.create({"text": text})
     for path, value in known.items():
         OmegaConf.update(config, path, value)

@@ -36,8 +36,8 @@ class Reader:
         contents: Contents = {}
         if (digest := self._checkpoint(config.backbone.checkpoint)) is not None:
             contents["checkpoint"] = digest
-        # a reader of files has a root; the others are not imported, since torch takes seconds
-        if "root" in config.dataset.target.values and config.protocol.fit_on is not None:
+        # without files nothing is read and imported, since torch takes seconds
+        if _has_files(config) and config.protocol.fit_on is not None:
             nodes = [plain[node] for node in ("dataset", "input", "protocol")]
             key = json.dumps(nodes, sort_keys=True)
             if key not in self._splits:
@@ -49,6 +49,15 @@ class Reader:
 def identified(config: Config) -> dict[str, Any]:
     """`config.plain()` with the digests of its files as they are now."""
     return Reader().identified(config)
+
+
+def _has_files(config: Config) -> bool:
+    """Whether the reader has a root, as readers of files have, and it exists."""
+    root = config.dataset.target.values.get("root")
+    try:
+        return isinstance(root, str) and Path(root).expanduser().exists()
+    except (OSError, RuntimeError):
+        return False
 
 
 def _checkpoint(file: str | None) -> str | None:
