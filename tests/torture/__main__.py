@@ -54,16 +54,20 @@ def main() -> int:
             started = time.monotonic()
             figures[name] = attack() | {"seconds": round(time.monotonic() - started)} | about
             print(name, figures[name], flush=True)
+            if out:  # now, so that a stop costs the attack that it stops
+                out.write_text(_report(figures))
+    print(_report(figures))
+    return 1 if any(one["faults"] for one in figures.values()) else 0
+
+
+def _report(figures: dict[str, dict[str, Any]]) -> str:
     result = {
         "faults": sum(one["faults"] for one in figures.values()),
         "attacks": figures,
         "device": f"{os.cpu_count()} cores of {provenance.device_name(torch.device('cpu'))}",
         "versions": provenance.versions(),
     }
-    print(json.dumps(result, indent=1))
-    if out:
-        out.write_text(json.dumps(result, indent=1) + "\n")
-    return 1 if result["faults"] else 0
+    return json.dumps(result, indent=1) + "\n"
 
 
 def attacks(
