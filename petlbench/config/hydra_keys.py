@@ -15,6 +15,7 @@ SWEEPER = ("dry_run", "params")  # keys of `PetlSweeper`
 
 def check(arguments: Sequence[str]) -> None:
     """Refuse overrides of keys of Hydra that do not exist or have no effect here."""
+    has_launcher = any(text.startswith("hydra/launcher=") for text in arguments)
     for argument in arguments:
         key, sign, value = argument.lstrip("+~").partition("=")
         if key == "hydra/sweeper" and sign and value != "petlbench":
@@ -23,6 +24,8 @@ def check(arguments: Sequence[str]) -> None:
             )
         if key in ("hydra", "hydra.sweeper", "hydra.launcher"):
             raise UserError(f"{key} cannot be changed as a whole; set its keys, {key}.KEY=VALUE")
+        if key.startswith("hydra.launcher.") and not has_launcher:
+            raise UserError(f"{key} belongs to a launcher; add hydra/launcher=local")
         if key.startswith("hydra."):
             _check_key(key)
 
