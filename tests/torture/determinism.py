@@ -66,7 +66,9 @@ def _done(top: Path, name: str, commands: list[Command]) -> Snapshot:
 
 
 def _runs(folder: Path) -> Snapshot:
-    return {name: text for name, text in snapshot(folder).items() if name.startswith("results/")}
+    found = snapshot(folder)
+    # not the plans: one command or several
+    return {n: text for n, text in found.items() if n.startswith("results/") and ".plans" not in n}
 
 
 def _two_threads() -> None:
