@@ -70,18 +70,10 @@ def test_a_run_is_claimed_once_and_again_after_its_release(tmp_path: Path) -> No
         pass
 
 
-def test_of_many_at_once_one_gets_it(tmp_path: Path) -> None:
-    def take(number: int) -> Claim | None:
-        return Claims(tmp_path).take("run")
-
-    with ThreadPoolExecutor(16) as pool:
-        found = [claim for claim in pool.map(take, range(64)) if claim is not None]
-    assert len(found) == 1
-    found[0].release()
-
-
-def test_of_many_at_once_one_gets_what_a_dead_process_left(tmp_path: Path) -> None:
-    write(tmp_path, replace(OTHER, pid=2**22 + 1, system=claims._system()))
+@pytest.mark.parametrize("is_left", [False, True], ids=["new", "left by a dead process"])
+def test_of_many_at_once_one_gets_it(is_left: bool, tmp_path: Path) -> None:
+    if is_left:
+        write(tmp_path, replace(OTHER, pid=2**22 + 1, system=claims._system()))
 
     def take(number: int) -> Claim | None:
         return Claims(tmp_path).take("run")

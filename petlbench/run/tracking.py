@@ -81,7 +81,9 @@ def start(config: Config, record: Mapping[str, Any]) -> Tracker:
         return Tracker()
     try:
         if SWEEP in os.environ and RUN not in os.environ:
-            raise UserError("a job of W&B's sweeps tracks one run, name one in it")
+            raise UserError(
+                "a job of W&B's sweeps tracks one run; name one task and one seed in it"
+            )
         run = _init(config.wandb, _arguments(record, config.wandb, config.results.root))
         # which W&B prefers to a given id there, so that its agent finds the run that it named
         os.environ.pop(RUN, None)
