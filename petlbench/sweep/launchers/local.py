@@ -164,6 +164,7 @@ class _Pool:
         busy = [worker for worker in self.workers if worker.work is not None]
         if not busy:
             time.sleep(seconds)
+            return []
         ready = connection.wait([worker.pipe for worker in busy], seconds)
         return [worker for worker in busy if worker.pipe in ready]
 
