@@ -1,6 +1,5 @@
 """Bytes and FLOPs of a training step, counted on shapes alone: no weights, no data, no GPU."""
 
-import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -12,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from petlbench.method import Method
 from petlbench.model.drop_path import keep_masks
+from petlbench.model.template import Template
 from petlbench.train.precision import Precision
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -99,7 +99,7 @@ def empty_copy(
             empty = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
             is_parameter = isinstance(tensor, nn.Parameter)
             memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
-    return copy.deepcopy(method, memo)
+    return Template(method).copy(memo)
 
 
 def masks(method: Method, batch: int) -> AbstractContextManager[None]:

@@ -5,7 +5,6 @@ another. The tasks' deltas are as their method starts and the backbone's weights
 changes no count and no time.
 """
 
-import copy
 import statistics
 from collections.abc import Callable, Collection
 from functools import partial
@@ -19,6 +18,7 @@ from petlbench.cost import speed
 from petlbench.cost.section import Conditions, section
 from petlbench.cost.shapes import flops
 from petlbench.errors import UserError
+from petlbench.model.template import Template
 from petlbench.multitask.network import MultiTask, on_shared
 from petlbench.run import build, probing, provenance
 from petlbench.run.job import Job
@@ -93,7 +93,8 @@ def counted(config: Config, *, tasks: int) -> dict[str, Any]:
     with torch.device("meta"):
         method = build.on_meta(config)
         # copies: tasks differ in values only, which tensors on meta do not have
-        network = MultiTask({str(task): copy.deepcopy(method) for task in range(tasks)})
+        template = Template(method)
+        network = MultiTask({str(task): template.copy() for task in range(tasks)})
         image = method.backbone.example()
         shared = flops(lambda: network(image)) / 1e9
         # (1, 3, H, W) -> (T, 1, 3, H, W)

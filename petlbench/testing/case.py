@@ -1,6 +1,5 @@
 """A method on a tiny network, and what the properties of methods have in common."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +13,7 @@ from petlbench.errors import UserError
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
 from petlbench.model.drop_path import keep_masks
+from petlbench.model.template import Template
 from petlbench.testing.facts import declared
 from petlbench.testing.networks import images, tiny
 
@@ -33,12 +33,12 @@ def tiny_method(name: str, family: str, **changed: Any) -> Method:
     method, state = _tiny_method(name, family)
     # Later draws are then those after a first call.
     torch.set_rng_state(state)
-    return copy.deepcopy(method)
+    return method.copy()
 
 
 @lru_cache(maxsize=8)
-def _tiny_method(name: str, family: str) -> tuple[Method, Tensor]:
-    return method_on(tiny(family), name), torch.get_rng_state()
+def _tiny_method(name: str, family: str) -> tuple[Template[Method], Tensor]:
+    return Template(method_on(tiny(family), name)), torch.get_rng_state()
 
 
 def randomised(method: Method) -> Method:

@@ -4,7 +4,6 @@ timm knows the tiny ones as petlbench_vit, petlbench_swin, petlbench_dinov3, pet
 petlbench_wide.
 """
 
-import copy
 from functools import cache
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from petlbench.config import options
 from petlbench.config.nodes import BackboneConfig
 from petlbench.model.backbone import Backbone, create
+from petlbench.model.template import Template
 
 CLASSES = 5
 SIZE = 16  # px
@@ -140,13 +140,13 @@ def tiny(family: str, **changed: Any) -> Backbone:
     key = repr((family, sorted(changed.items()), torch.get_default_device()))
     if key not in _BUILT:
         torch.manual_seed(0)
-        _BUILT[key] = (_build(family, **changed), torch.get_rng_state())
+        _BUILT[key] = (Template(_build(family, **changed)), torch.get_rng_state())
     network, state = _BUILT[key]
     torch.set_rng_state(state)
-    return copy.deepcopy(network)
+    return network.copy()
 
 
-_BUILT: dict[str, tuple[Backbone, Tensor]] = {}
+_BUILT: dict[str, tuple[Template[Backbone], Tensor]] = {}
 
 
 def _build(
@@ -173,16 +173,16 @@ def config(family: str, **changed: Any) -> BackboneConfig:
 
 def full_size(option: str, classes: int = 100) -> Backbone:
     """An option of conf/backbone on the meta device."""
-    return copy.deepcopy(_full_size(option, classes))
+    return _full_size(option, classes).copy()
 
 
 @cache
-def _full_size(option: str, classes: int) -> Backbone:
+def _full_size(option: str, classes: int) -> Template[Backbone]:
     content = options.content("backbone", option)
     values = {"pool": "norm_then_mean", "drop_path": 0.1} | content.get("backbone", content)
     size = content.get("input", {}).get("size", 224)
     with torch.device("meta"):
-        return create(config("vit", **values), classes=classes, image_size=size)
+        return Template(create(config("vit", **values), classes=classes, image_size=size))
 
 
 def timm_network(family: str) -> nn.Module:
