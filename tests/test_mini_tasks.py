@@ -361,23 +361,22 @@ def test_seeds_and_sizes_do_not_share_a_file(tmp_path: Path) -> None:
     assert longer.images[: len(first)].equal(first.images)
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "pixel", "header", "text"])
-def test_a_damaged_cache_is_rebuilt(damage: str, tmp_path: Path) -> None:
+def test_a_damaged_cache_is_rebuilt(tmp_path: Path) -> None:
     small(tmp_path).open("val")
     [path] = (tmp_path / "mini").iterdir()
     whole = path.read_bytes()
     middle = len(whole) // 2
-    path.write_bytes(
-        {
-            "empty": b"",
-            "cut": whole[: len(whole) - 100],
-            "pixel": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
-            "header": whole.replace(b"3, 48, 48)", b"3, 48, 48(", 1),
-            "text": b"not a file of images",
-        }[damage]
-    )
-    assert_complete(small(tmp_path))
-    assert path.read_bytes() == whole
+    damaged = {
+        "empty": b"",
+        "cut": whole[: len(whole) - 100],
+        "pixel": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
+        "header": whole.replace(b"3, 48, 48)", b"3, 48, 48(", 1),
+        "text": b"not a file of images",
+    }
+    for damage, content in damaged.items():
+        path.write_bytes(content)
+        assert_complete(small(tmp_path))
+        assert path.read_bytes() == whole, damage
 
 
 def test_what_a_killed_process_left_in_the_cache_is_removed(tmp_path: Path) -> None:
@@ -423,7 +422,7 @@ def test_invalid_sizes_and_seeds_are_refused(tmp_path: Path) -> None:
 
 def test_several_processes_may_write_the_cache(tmp_path: Path) -> None:
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        hashes = set(pool.map(built, [tmp_path] * 4))
+        hashes = set(pool.map(built, [tmp_path] * 2))
     assert hashes == {small(tmp_path).open("test").fingerprint["sha256"]}
     [_] = (tmp_path / "mini").iterdir()
 

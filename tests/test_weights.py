@@ -275,8 +275,13 @@ NESTED: dict[str, tuple[Make, str]] = {
 }
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".pt", ".bin", ".ckpt", ".pth.tar"])
-@pytest.mark.parametrize("name", NESTED)
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [
+        *((name, ".pth") for name in NESTED),
+        *(("dino", suffix) for suffix in (".pt", ".bin", ".ckpt", ".pth.tar")),
+    ],
+)
 def test_a_network_inside_a_file_is_found(name: str, suffix: str, tmp_path: Path) -> None:
     source, (make, place) = other("vit"), NESTED[name]
     path = tmp_path / f"net{suffix}"
