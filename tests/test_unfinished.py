@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from petlbench import registry
 from petlbench.config import compose
 from petlbench.config.schema import Config
 from petlbench.data.augment import Augmentation
 from petlbench.delta import delta_tensors
-from petlbench.method import Method
+from petlbench.method import Method, Step
+from petlbench.model.backbone import Backbone
 from petlbench.run import contents
 from petlbench.run.identity import identity, placeless
 from petlbench.run.lifecycle import seed_everything
@@ -115,6 +117,43 @@ def test_a_stopped_training_goes_on_with_the_same_bits(
     begun, made = loop(tmp_path / "cut", kind)
     assert result(begun, made) == expected
     assert begun.unfinished.resumed == ["training after epoch 2 of 3"]
+
+
+class Counter(nn.Module):
+    """State that is no tensor: training steps, which torch saves as extra state."""
+
+    steps = 0
+
+    def get_extra_state(self) -> int:
+        return self.steps
+
+    def set_extra_state(self, state: int) -> None:
+        self.steps = state
+
+
+class Fading(Method):
+    """The head shrinks more and more from step to step."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__(backbone)
+        self.counter = Counter()
+
+    def after_step(self, step: Step) -> None:
+        self.counter.steps += 1
+        with torch.no_grad():
+            for tensor in self.backbone.head.parameters():
+                tensor.mul_(0.99**self.counter.steps)
+
+
+def test_extra_state_of_modules_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def begin(name: str) -> tuple[TrainingLoop, Method]:
+        begun, made = loop(tmp_path / name)
+        return begun, Fading(made.backbone)
+
+    expected = result(*begin("whole"))
+    with stopping(STOP, monkeypatch):
+        result(*begin("cut"))
+    assert result(*begin("cut")) == expected
 
 
 def tried(root: Path, name: str = "linear", protocol: str = "final", **changes: Any) -> Config:
