@@ -6,24 +6,20 @@ network.
 """
 
 import copy
-import json
 import logging
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from petlbench.checks import positive, probability, whole
-from petlbench.delta import delta_tensors
 from petlbench.errors import UserError
 from petlbench.method import Fitted, SearchTrainer, Step, Trainer
 from petlbench.methods.noah_genes import MODULES, Genes, Plan, Seen, Space, next_generation
 from petlbench.methods.noah_subnet import Composed, NOAHSubnet
 from petlbench.model.backbone import Backbone
-from petlbench.system import replacing, write_atomically
 
 log = logging.getLogger("petlbench")
 
@@ -35,7 +31,7 @@ class NOAH(Composed):
     `budget_m` million parameters. They use the supernet's weights and are scored on the second
     half of the training split (its val part, if it has one). The best one is built at its exact
     size and trained with the run's settings. An interrupted search resumes after its last
-    generation.
+    generation, and after the supernet's last epoch that was saved.
     """
 
     def __init__(
@@ -94,23 +90,18 @@ class NOAH(Composed):
     def fit(self, trainer: Trainer) -> Fitted:
         """Train the supernet, search in it, and train the best subnet."""
         search = trainer.search()
-        self._train_supernet(search, trainer.device)
+        self._train_supernet(search)
         scores, summary = self._search(search, trainer.seed)
         best = max(scores, key=scores.__getitem__)
         values: dict[str, Any] = {name: list(sizes) for name, sizes in asdict(best).items()}
         values["dropout"] = self.dropout
-        torch.manual_seed(trainer.seed)  # the same start for a search that was killed and resumed
+        torch.manual_seed(trainer.seed)  # a start that does not depend on the search
         subnet = NOAHSubnet(self.pristine[0], **values)
         trainer.train(subnet)
         # The delta then names noah_subnet, so loading it needs no search.
         return Fitted(subnet, ("noah_subnet", values), {"search": summary})
 
-    def _train_supernet(self, search: SearchTrainer, device: torch.device) -> None:
-        saved = search.scratch / "supernet.pt"
-        if self._restore(saved):
-            log.info("supernet of an earlier start: %s", saved)
-            self.to(device)
-            return
+    def _train_supernet(self, search: SearchTrainer) -> None:
         dice = random.Random()
 
         def draw(step: Step) -> None:
@@ -119,27 +110,8 @@ class NOAH(Composed):
             self.become(self.space.sample(dice))
 
         log.info("supernet: %d epochs", self.supernet_epochs)
-        search.train(self, epochs=self.supernet_epochs, lr=self.supernet_lr, before_step=draw)
-        with replacing(saved) as file:  # a kill leaves no cut file under this name
-            torch.save({name: tensor.cpu() for name, tensor in delta_tensors(self).items()}, file)
-
-    def _restore(self, saved: Path) -> bool:
-        """Take the tensors of an earlier start, if there are any; a damaged file is as none."""
-        if not saved.is_file():
-            return False
-        own = delta_tensors(self)
-        try:
-            tensors = torch.load(saved, weights_only=True)
-            shapes = {name: tensor.shape for name, tensor in tensors.items()}
-        except Exception:  # a damaged archive raises anything
-            shapes = {}
-        if shapes != {name: tensor.shape for name, tensor in own.items()}:
-            log.warning("'%s' is damaged; the supernet is trained again", saved)
-            return False
-        with torch.no_grad():
-            for name, tensor in tensors.items():
-                own[name].copy_(tensor)
-        return True
+        epochs, lr = self.supernet_epochs, self.supernet_lr
+        search.train(self, "supernet", epochs=epochs, lr=lr, before_step=draw)
 
     def _score(self, search: SearchTrainer, genes: Genes) -> float:
         self.become(genes)
@@ -147,9 +119,10 @@ class NOAH(Composed):
 
     def _search(self, search: SearchTrainer, seed: int) -> tuple[Seen, dict[str, Any]]:
         """All subnets with their scores, and a summary; each generation is logged and stored."""
-        path = search.scratch / "search.json"
-        history, seen = _earlier(path)
-        for number in range(len(history) + 1, self.plan.generations + 1):
+        history: list[dict[str, Any]] = search.unfinished.load("search") or []
+        seen = {_genes(row): row["top1"] for part in history for row in part["scored"]}
+        last = self.plan.generations
+        for number in range(len(history) + 1, last + 1):
             # own dice for each generation: a resumed search draws what an uninterrupted one draws
             children = self._children(seen, random.Random(f"{seed} {number}"))
             scored = {genes: self._score(search, genes) for genes in children}
@@ -157,10 +130,10 @@ class NOAH(Composed):
             best = max(seen.values())
             rows = [asdict(genes) | {"top1": top1} for genes, top1 in scored.items()]
             history.append({"generation": number, "best": best, "scored": rows})
-            write_atomically(path, json.dumps(history).encode())
+            search.unfinished.save("search", history, f"generation {number} of {last}")
             log.info(
                 "generation %d/%d: %d subnets, best %.1f %% on val",
-                *(number, self.plan.generations, len(scored), best),
+                *(number, last, len(scored), best),
             )
         best_genes = max(seen, key=seen.__getitem__)
         summary = {
@@ -189,25 +162,6 @@ class NOAH(Composed):
                 "raise method.budget_m"
             )
         return children
-
-
-def _earlier(path: Path) -> tuple[list[dict[str, Any]], Seen]:
-    """The generations of an earlier start and their scores; none if the file is damaged."""
-    if not path.is_file():
-        return [], {}
-    try:
-        history: list[dict[str, Any]] = json.loads(path.read_text())
-        seen: Seen = {}
-        if not isinstance(history, list):
-            raise TypeError("no list of generations")
-        for number, part in enumerate(history, 1):
-            seen |= {_genes(row): float(row["top1"]) for row in part["scored"]}
-            if (part["generation"], part["best"]) != (number, max(seen.values())):
-                raise ValueError("generations that do not follow each other")
-        return history, seen
-    except (ValueError, TypeError, KeyError, RecursionError):
-        log.warning("'%s' is damaged; the search starts again", path)
-        return [], {}
 
 
 def _genes(row: Mapping[str, Any]) -> Genes:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -53,26 +52,46 @@ class Fitted:
 
 
 # Protocols, so that a method does not import petlbench/train, which imports this module.
+class Saved(Protocol):
+    """Parts of unfinished work, which outlive the process; petlbench/train/unfinished.py.
+
+    The generators of Python, NumPy and torch are saved with a part and restored with it.
+    """
+
+    def load(self, name: str) -> Any:
+        """What an earlier start of this run has saved under a name; None if there is nothing."""
+
+    def save(self, name: str, state: Any, at: str) -> None:
+        """Keep plain data and tensors. at: how far the part is, such as `generation 2 of 5`."""
+
+
 class SearchTrainer(Protocol):
     """What a search inside `fit` may use: further training phases, and scores.
 
-    scratch: a folder for unfinished work; it is kept if the run is killed. fit, val: two parts of
-    the training split, to train on and to score on.
+    unfinished: keeps what a search has done if the run is stopped. fit, val: two parts of the
+    training split, to train on and to score on.
     """
 
-    scratch: Path
     fit: Split
     val: Split
+
+    @property
+    def unfinished(self) -> Saved:
+        """The parts of the search that are done."""
 
     def train(
         self,
         method: "Method",
+        name: str,
         *,
         epochs: int,
         lr: float,
         before_step: Callable[[Step], None],
     ) -> None:
-        """One phase on `fit`, with its own epochs and learning rate and without validation."""
+        """One phase on `fit`, with its own epochs and learning rate and without validation.
+
+        name: of the phase, which is saved when it ends: in a later start it returns at once.
+        """
 
     def score(self, method: nn.Module) -> float:
         """Top-1 accuracy in percent on `val`."""

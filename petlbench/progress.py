@@ -51,11 +51,14 @@ def bar(items: Iterable[T], description: str, total: int) -> Iterable[T]:
 
 
 class EpochProgress:
-    """Progress of a training: its title, epochs, a note such as the loss, and the time left."""
+    """Progress of a training: its title, epochs, a note such as the loss, and the time left.
 
-    def __init__(self, title: str, epochs: int) -> None:
+    done: epochs of an earlier start.
+    """
+
+    def __init__(self, title: str, epochs: int, done: int = 0) -> None:
         self.title, self.epochs = title, epochs
-        self.done = 0
+        self.first = self.done = done
         self.logged = self.started = time.monotonic()  # the wall clock may be set back
         columns = (
             TextColumn("{task.description} epoch"),
@@ -65,7 +68,7 @@ class EpochProgress:
             TimeRemainingColumn(),
         )
         self.bar = Bar(*columns, transient=True, console=CONSOLE, disable=not sys.stderr.isatty())
-        self.task = self.bar.add_task(title, total=epochs, note="")
+        self.task = self.bar.add_task(title, total=epochs, completed=done, note="")
 
     def __enter__(self) -> "EpochProgress":
         self.bar.start()
@@ -80,7 +83,8 @@ class EpochProgress:
         self.bar.update(self.task, completed=self.done, note=note)
         now = time.monotonic()
         if self.bar.disable and now - self.logged > LOG_EVERY_S:
-            left_s = (now - self.started) / self.done * (self.epochs - self.done)
+            epoch_s = (now - self.started) / (self.done - self.first)
+            left_s = epoch_s * (self.epochs - self.done)
             log.info(
                 "%s: epoch %d/%d %s, %.0f s left",
                 *(self.title, self.done, self.epochs, note, left_s),

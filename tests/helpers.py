@@ -1,6 +1,7 @@
 """What several test files share: pairs of methods and tiny networks, formulas, a trainer."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 from petlbench import registry
 from petlbench.method import Method
 from petlbench.testing import FAMILIES, images, randomised, supported, tiny, tiny_method
+from petlbench.train.unfinished import Unfinished
 
 
 def pairs(*families: str) -> pytest.MarkDecorator:
@@ -59,6 +61,11 @@ def quick_gelu(z: Tensor) -> Tensor:
 
 def linear(x: Tensor, tensors: Mapping[str, Tensor], name: str) -> Tensor:
     return x @ tensors[f"{name}.weight"].T + tensors.get(f"{name}.bias", torch.zeros(1))
+
+
+def unsaved(folder: Path) -> Unfinished:
+    """Where a training on the CPU saves what it has done, of no run in particular."""
+    return Unfinished(folder, {}, torch.device("cpu"), "cpu")
 
 
 class Examples:

@@ -30,6 +30,7 @@ TRAIN: dict[str, Any] = {
     "batch_size": 8,
     "accumulate": 1,
     "clip_grad": None,
+    "checkpoint_every": None,
     "drop_last": True,
     "precision": "fp32",
     "optimizer": "adamw",

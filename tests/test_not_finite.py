@@ -13,7 +13,8 @@ from petlbench.method import Method
 from petlbench.run.record import Store
 from petlbench.run.training import run
 from petlbench.testing import tiny, tiny_method
-from petlbench.train.trainer import Diverged, require_finite
+from petlbench.train.phase import Diverged
+from petlbench.train.trainer import require_finite
 from tests.settings import config
 
 

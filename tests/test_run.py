@@ -24,7 +24,7 @@ from petlbench.sweep.plan import TO_RUN, Planned
 from petlbench.testing import declared
 from petlbench.train.trainer import TrainingLoop
 from tests import fake
-from tests.helpers import sampled
+from tests.helpers import sampled, unsaved
 from tests.settings import config, with_values
 
 
@@ -55,7 +55,7 @@ def test_the_delta_gives_the_tested_network_back(tmp_path: Path) -> None:
     record = run(settings)
     fresh = build.method(settings)
     load(Store(tmp_path).path(record, ".safetensors"), fresh)
-    loop = build.trainer(settings, build.task(settings), lambda epoch: None, tmp_path)
+    loop = build.trainer(settings, build.task(settings), lambda epoch: None, unsaved(tmp_path))
     again = loop.evaluate(fresh, build.tests(settings, build.task(settings))["test"])
     assert again.correct == record["scores"]["test"]["correct"]
 

@@ -22,9 +22,11 @@ from petlbench.errors import UserError
 from petlbench.method import Method, ParameterGroup, Step
 from petlbench.model.backbone import Backbone, create
 from petlbench.train.optim import parameter_groups
+from petlbench.train.phase import Diverged, Epoch
 from petlbench.train.precision import Precision
 from petlbench.train.step import accumulated_step, training_step
-from petlbench.train.trainer import Diverged, Epoch, TrainingLoop
+from petlbench.train.trainer import TrainingLoop
+from tests.helpers import unsaved
 from tests.settings import train, vit_mini
 
 CPU = torch.device("cpu")
@@ -71,7 +73,7 @@ def trainer(seed: int = 0, **changes: Any) -> TrainingLoop:
         "train": train(),
         "on_epoch": lambda epoch: None,
         "halves": lambda: held_out(bright(36, seed=1)),
-        "scratch": Path(),
+        "unfinished": unsaved(Path()),
     }
     return TrainingLoop(**arguments | changes)
 
@@ -107,7 +109,7 @@ def test_it_learns_what_can_be_learned() -> None:
 def test_drop_last_leaves_out_the_incomplete_batch(drop_last: bool, images: int) -> None:
     loop = trainer(train=train(drop_last=drop_last, epochs=1))
     loop.train(method("linear"))
-    assert loop.images_seen == images
+    assert loop.spent.images_seen == images
 
 
 @pytest.mark.parametrize(("drop_last", "optimizer"), [(True, "sgd"), (False, "adamw")])
@@ -127,7 +129,9 @@ def test_accumulated_batches_train_as_one_large_batch(
         )
         fresh, loop = method("linear"), trainer(train=values)
         loop.train(fresh)
-        made.append((tensors(fresh), [epoch.loss for epoch in loop.history], loop.images_seen))
+        made.append(
+            (tensors(fresh), [epoch.loss for epoch in loop.history], loop.spent.images_seen)
+        )
     one, other = made
     for a, b in zip(one[0], other[0], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)

@@ -73,6 +73,7 @@ class Train:
     batch_size: int
     accumulate: int
     clip_grad: float | None
+    checkpoint_every: int | None
     drop_last: bool
     precision: str
     schedule: Schedule
@@ -95,6 +96,8 @@ class Train:
         whole("train.accumulate", self.accumulate, low=1, high=LONGEST_BATCH)
         if self.clip_grad is not None:
             positive("train.clip_grad", self.clip_grad)
+        if self.checkpoint_every is not None:
+            whole("train.checkpoint_every", self.checkpoint_every, low=1, high=1_000_000)
         # timm's Mixup asserts an even batch, in which image i is mixed with image B - 1 - i
         if (self.mixup or self.cutmix) and (self.batch_size % 2 or not self.drop_last):
             raise UserError(

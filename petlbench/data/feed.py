@@ -40,19 +40,19 @@ class Feed:
         self.workers = _processes(workers)
         self.seed = seed
 
-    def training(self, split: Split, batches: Iterable[Tensor]) -> Iterator[Batch]:
+    def training(self, split: Split, batches: Iterable[Tensor], drawn: int = 0) -> Iterator[Batch]:
         """Batches to train on: augmented, if there is an augmentation.
 
-        batches: indices (B,) -> images (B, 3, size, size) and labels (B,).
+        batches: indices (B,) -> images (B, 3, size, size) and labels (B,). drawn: the number of
+        images that came before them in this training.
         """
         if self.augmentation is None:
             yield from self.plain(split, batches)
             return
-        drawn = Drawn(split, self.augmentation, self.seed)
         loader: DataLoader[tuple[Tensor, int]] = DataLoader(
-            drawn,
+            Drawn(split, self.augmentation, self.seed),
             # a worker process cannot know how many images were drawn before its batch
-            batch_sampler=_Numbered(batches),
+            batch_sampler=_Numbered(batches, drawn),
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator().manual_seed(self.seed),  # not the network's
@@ -111,11 +111,12 @@ class Feed:
 class _Numbered:
     """Batches of (running index of the draw, index of the image), for a loader's processes."""
 
-    def __init__(self, batches: Iterable[Tensor]) -> None:
+    def __init__(self, batches: Iterable[Tensor], first: int) -> None:
         self.batches = batches
+        self.first = first
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        number = 0
+        number = self.first
         for batch in self.batches:
             places: list[int] = batch.tolist()
             # an image has another number in each epoch, hence another augmentation

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
-from pathlib import Path
 
 import torch
 
@@ -23,7 +22,9 @@ from petlbench.model import backbone as backbones
 from petlbench.model.backbone import Backbone
 from petlbench.model.template import Template
 from petlbench.model.weights import WeightSource
-from petlbench.train.trainer import Epoch, TrainingLoop
+from petlbench.train.phase import Epoch
+from petlbench.train.trainer import TrainingLoop
+from petlbench.train.unfinished import Unfinished
 
 log = logging.getLogger("petlbench")
 
@@ -134,7 +135,7 @@ def source(node: BackboneConfig) -> WeightSource:
 
 
 def trainer(
-    config: Config, opened: Task, on_epoch: Callable[[Epoch], None], scratch: Path
+    config: Config, opened: Task, on_epoch: Callable[[Epoch], None], unfinished: Unfinished
 ) -> TrainingLoop:
     """The trainer with the splits that the protocol lets it see."""
     protocol = config.protocol
@@ -152,7 +153,7 @@ def trainer(
         seed=config.seed,
         train=config.train,
         on_epoch=on_epoch,
-        scratch=scratch,
+        unfinished=unfinished,
     )
 
 

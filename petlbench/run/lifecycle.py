@@ -3,6 +3,7 @@
 import copy
 import logging
 import random
+import shutil
 import time
 import traceback
 from collections.abc import Callable
@@ -18,9 +19,9 @@ from petlbench.run import contents, tracking
 from petlbench.run.check import broken
 from petlbench.run.identity import identity, placeless
 from petlbench.run.logs import SUFFIX, epochs, log_file
-from petlbench.run.record import SCHEMA, Record, Store
+from petlbench.run.record import SCHEMA, UNFINISHED, Record, Store
 from petlbench.run.result import result_line
-from petlbench.train.trainer import Diverged
+from petlbench.train.phase import Diverged
 
 log = logging.getLogger("petlbench")
 
@@ -57,6 +58,9 @@ def recorded(config: Config, fill: Callable[[Run], None]) -> Record:
             raise
         # the record first: the tracker may wait a minute for its server
         store.write(record)
+        # memory that others took may be free for the next start, which then goes on
+        if record["status"] != "out_of_memory":
+            shutil.rmtree(store.path(record, UNFINISHED), ignore_errors=True)
         epochs.info("%s", result_line(record))
         run.tracker.finish(record)
     return record

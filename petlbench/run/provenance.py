@@ -34,7 +34,8 @@ def of_run(config: Config, device: torch.device, backbone: Backbone) -> dict[str
 def versions() -> dict[str, str | None]:
     """Versions of the packages that affect results, and the commit in a git checkout."""
     packages = {name: package_version(name) for name in PACKAGES}
-    packages["torch"] = torch.__version__  # with the build tag, which the package's version lacks
+    # with the build tag, which the version of the package lacks; plain, as files hold it
+    packages["torch"] = str(torch.__version__)
     packages["python"] = platform.python_version()
     packages["cuda"] = torch.version.cuda if torch.cuda.is_available() else None
     packages["commit"] = _commit()

@@ -24,10 +24,11 @@ A record is a plain dictionary with `schema: 1`:
                 merged, compiled, compile_mode, images_per_s (median), spread, repeats, passes}].
                 Multi-task inference adds multitask: {tasks, shared_blocks, blocks, images,
                 gflops: {shared, batch}, saved_percent, seconds, spread_s, saved_time_percent}
-    notes       remarks of the method and reasons of missing costs, by name
+    notes       remarks of the method and reasons of missing costs, by name; resumed: where a run
+                that was stopped went on
     provenance  {splits: {name: fingerprint, and of own images how they are decoded}, checkpoint:
                 {tag, file, sha256}, versions, device, precision, attention (fused | unfused |
-                null), deterministic, started (UTC), seconds}
+                null), deterministic, started (UTC), seconds}; the last two of the last start
 """
 
 import json
@@ -53,6 +54,7 @@ from petlbench.system import (
 
 SCHEMA = 1
 DELTA = ".safetensors"  # suffix of the trained tensors beside a record
+UNFINISHED = ".unfinished"  # suffix of the folder with what a stopped run has saved
 MAX_PLACES = 4  # of one broken record in a message
 log = logging.getLogger("petlbench")
 

@@ -1,6 +1,5 @@
 """A training run: one method on one backbone, task and seed."""
 
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -19,9 +18,11 @@ from petlbench.run import build, logs, provenance
 from petlbench.run.check import plain
 from petlbench.run.job import Job
 from petlbench.run.lifecycle import Run, recorded, seed_everything
-from petlbench.run.record import DELTA, Record
+from petlbench.run.record import DELTA, UNFINISHED, Record
+from petlbench.train.phase import Epoch
 from petlbench.train.precision import Precision
-from petlbench.train.trainer import Epoch, TrainingLoop, require_finite
+from petlbench.train.trainer import TrainingLoop, require_finite
+from petlbench.train.unfinished import Spent, Unfinished
 
 
 def run(config: Config) -> Record:
@@ -46,15 +47,16 @@ def _fill(run: Run) -> None:
     # on noise, while no image of the task is on the device yet
     before = section(method, conditions, record["notes"])
     record["cost"] |= before
-    scratch = run.store.path(record, ".unfinished")
-    trainer = build.trainer(config, task, partial(_note_epoch, run), scratch)
-    is_resumed = scratch.exists()  # before `fit`, which may work there
-    started = time.perf_counter()
-    fitted = method.fit(trainer)
+    unfinished = _unfinished(run, device)
+    trainer = build.trainer(config, task, partial(_note_epoch, run), unfinished)
+    unfinished.spent.seconds = 0.0  # opening the splits was no training
+    try:
+        fitted = method.fit(trainer)
+    finally:
+        if unfinished.resumed:
+            record["notes"]["resumed"] = ", ".join(unfinished.resumed)
     require_finite(fitted.network)
-    _note_training(run, trainer, time.perf_counter() - started)
-    if is_resumed:
-        _forget_part(record)
+    _note_training(run, trainer, unfinished.spent)
     record["notes"] |= plain(fitted.notes)  # a value that is no JSON must not cost the run
     if fitted.network is not method:
         method.to("cpu")  # its memory is not part of the fitted network's peak
@@ -67,14 +69,20 @@ def _fill(run: Run) -> None:
     record["provenance"]["splits"] = _fingerprints(config, trainer, tests)
     # last, so that a run that fails leaves no delta without a finished record
     _store_delta(run, task, trainer.fit, fitted)
-    # only now: a search that was stopped resumes from it
-    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def measuring(config: Config, device: torch.device) -> Conditions:
     """Under which the costs of a run are measured."""
     precision = Precision(config.train.precision, device)
     return Conditions(device, precision, config.train, config.input.size)
+
+
+def _unfinished(run: Run, device: torch.device) -> Unfinished:
+    """What this run saves, and what its earlier start with the same software has saved."""
+    about = run.record["provenance"]
+    stamp = {"id": run.record["id"], "device": device.type, "precision": about["precision"]}
+    folder = run.store.path(run.record, UNFINISHED)
+    return Unfinished(folder, stamp | about["versions"], device, about["device"])
 
 
 def _store_delta(run: Run, task: Task, fit: Split, fitted: Fitted) -> None:
@@ -125,7 +133,7 @@ def _note_epoch(run: Run, epoch: Epoch) -> None:
     run.tracker.epoch(epoch.number, epoch.loss, epoch.lr)
 
 
-def _note_training(run: Run, trainer: TrainingLoop, seconds: float) -> None:
+def _note_training(run: Run, trainer: TrainingLoop, spent: Spent) -> None:
     history, protocol = trainer.history, run.config.protocol
     # without a choice the last epoch is the tested one
     best = trainer.best if trainer.keep_best else None
@@ -139,20 +147,18 @@ def _note_training(run: Run, trainer: TrainingLoop, seconds: float) -> None:
         },
         "honest": protocol.select_on != "tests",
     }
+    seconds = spent.seconds
     run.record["cost"] |= {
         "train_s": round(seconds, 3),
-        "train_images_per_s": round(trainer.images_seen / seconds, 1),
-        "images_seen": trainer.images_seen,
-        "images_scored": trainer.images_scored,
+        "train_images_per_s": round(spent.images_seen / seconds, 1),
+        "images_seen": spent.images_seen,
+        "images_scored": spent.images_scored,
     }
-
-
-def _forget_part(record: Record) -> None:
-    """Leave out the costs of training where they cover only what followed a stop."""
-    partial_costs = ("train_s", "train_images_per_s", "images_seen", "images_scored")
-    record["cost"] |= dict.fromkeys(partial_costs)
-    note = "a resumed search: what it did before it was stopped was not measured"
-    record["notes"] |= dict.fromkeys(partial_costs, note)
+    if spent.devices[1:]:
+        timings = ("train_s", "train_images_per_s")
+        run.record["cost"] |= dict.fromkeys(timings)
+        note = f"a resumed run, on several devices: {'; '.join(spent.devices)}"
+        run.record["notes"] |= dict.fromkeys(timings, note)
 
 
 def _note_tests(

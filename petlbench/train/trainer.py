@@ -1,10 +1,8 @@
 """The training loop: what every method's `fit` is given."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from itertools import islice
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor, nn
@@ -14,29 +12,13 @@ from petlbench.data.feed import Feed
 from petlbench.data.task import Score, Split
 from petlbench.delta import delta_tensors, non_finite
 from petlbench.errors import UserError
-from petlbench.method import Method, Step
-from petlbench.progress import EpochProgress, progress
-from petlbench.train.objective import Objective
-from petlbench.train.optim import build_optimiser, schedule_time, set_rates
+from petlbench.method import Method
+from petlbench.progress import progress
+from petlbench.train.phase import Diverged, Epoch, Means, Phase, State, StepHook
 from petlbench.train.precision import Precision
-from petlbench.train.step import Batch, accumulated_step
+from petlbench.train.unfinished import Unfinished
 
 EVALUATION_BATCH = 250
-StepHook = Callable[[Step], None]
-
-
-class Diverged(ArithmeticError):
-    """A training loss, a trained tensor or a logit is not a finite number."""
-
-
-@dataclass
-class Epoch:
-    """One epoch: mean training loss, last learning rate, scores of the select splits."""
-
-    number: int
-    loss: float
-    lr: float
-    scores: dict[str, Score] = field(default_factory=dict)
 
 
 class TrainingLoop:
@@ -46,7 +28,7 @@ class TrainingLoop:
     task. halves: returns the two parts of `fit` that a search trains and scores on. seed: of the
     order of images. keep_best: return to the best epoch on the (only) select split at the end.
     every_epochs: distance of the epochs that are scored. on_epoch: called with every finished
-    epoch. scratch: a folder for the unfinished work of a search.
+    epoch, those of an earlier start included. unfinished: what is saved for a later start.
     """
 
     def __init__(
@@ -63,7 +45,7 @@ class TrainingLoop:
         seed: int,
         train: Train,
         on_epoch: Callable[[Epoch], None],
-        scratch: Path,
+        unfinished: Unfinished,
     ) -> None:
         _check_labels(fit, classes)
         _check_batch(train, len(fit))
@@ -71,11 +53,12 @@ class TrainingLoop:
         self.feed = feed
         self.device = feed.device
         self.precision = Precision(train.precision, feed.device)
+        self.means = Means(title, feed, self.precision, classes, seed, unfinished.spent)
         self.fit = fit
         self.select = select
-        self.classes = classes
         self.halves = halves
-        self.scratch = scratch
+        self.unfinished = unfinished
+        self.spent = unfinished.spent
         self.keep_best = keep_best
         self.every_epochs = every_epochs
         self.seed = seed
@@ -83,65 +66,36 @@ class TrainingLoop:
         self.on_epoch = on_epoch
         self.history: list[Epoch] = []
         self.best: Epoch | None = None
-        self.images_seen = 0
-        self.images_scored = 0
-        # Of drop path alone: its draws do not depend on other draws.
-        self.masks = torch.Generator().manual_seed(seed)
 
     def train(self, method: Method) -> None:
         """Train the method's trainable tensors for the epochs of the settings, in place."""
-        best: dict[str, Tensor] = {}
-        for epoch in self.epochs(method, self.fit, self.settings, method.before_step):
+        phase = Phase(self.means, "training", method, self.fit, self.settings, method.before_step)
+        best = self._resumed(self.restored(phase))
+        for epoch in phase.epochs():
             self._watch(method, epoch)
             if self.keep_best and self.best is epoch:
                 # All tensors of the delta, since hooks may change frozen ones too.
                 best = {name: value.clone() for name, value in delta_tensors(method).items()}
             self.history.append(epoch)
             self.on_epoch(epoch)
+            if self.is_due(phase):
+                self.unfinished.save(phase.name, self._state(phase, best), phase.place)
         if best:
             with torch.no_grad():
                 for name, value in delta_tensors(method).items():
                     value.copy_(best[name])
 
-    def epochs(
-        self, method: Method, split: Split, train: Train, before_step: StepHook
-    ) -> Iterator[Epoch]:
-        """Train epoch by epoch; the caller handles a result between two of them."""
-        method.to(self.device)
-        self.masks.manual_seed(self.seed)  # the same whether or not a phase came before
-        optimiser = build_optimiser(method, train)
-        objective = Objective.of(train, classes=self.classes, seed=self.seed)
-        steps = _steps(train, len(split))
-        stream = self.feed.training(split, self._order(len(split), train, steps))
-        with EpochProgress(self.title, train.epochs) as shown:
-            for number in range(1, train.epochs + 1):
-                method.train()  # scoring between epochs leaves eval mode
-                # Tensors: a float at each step would wait for the GPU.
-                losses = []
-                for index in range(steps):
-                    step = Step(number, index, (number - 1) * steps + index, train.epochs * steps)
-                    before_step(step)
-                    time = schedule_time(number, index / steps, train.schedule)
-                    set_rates(optimiser, time, train.schedule)
-                    total = min(train.step_images, len(split) - index * train.step_images)
-                    batches = islice(stream, math.ceil(total / train.batch_size))
-                    losses.append(
-                        accumulated_step(
-                            method,
-                            optimiser,
-                            self.precision,
-                            self._counted(batches),
-                            total,
-                            self.masks,
-                            objective,
-                            train.clip_grad,
-                        )
-                    )
-                    method.after_step(step)
-                lr = float(optimiser.param_groups[0]["lr"])
-                epoch = Epoch(number, _mean_loss(losses, number), lr)
-                yield epoch
-                shown.advance(f"loss {epoch.loss:.3f}")
+    def restored(self, phase: Phase) -> State | None:
+        """Bring a phase to where an earlier start has saved it; returns all that was saved."""
+        state: State | None = self.unfinished.load(phase.name, phase.fits)
+        if state is not None:
+            phase.restore(state)
+        return state
+
+    def is_due(self, phase: Phase) -> bool:
+        """Whether a phase is to be saved after its last epoch."""
+        every = self.settings.checkpoint_every
+        return every is not None and (phase.epoch % every == 0 or phase.is_done)
 
     def examples(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Images (B, 3, H, W) and labels (B,) of the training split, once, in a random order.
@@ -162,7 +116,7 @@ class TrainingLoop:
         Raises Diverged if a logit is not finite: argmax would take it for a class.
         """
         method.to(self.device).eval()
-        self.images_scored += len(split)
+        self.spent.images_scored += len(split)
         # Summed on the device, which is then waited for once.
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         finite = torch.ones((), dtype=torch.bool, device=self.device)
@@ -178,18 +132,23 @@ class TrainingLoop:
             raise Diverged("logits are not finite numbers; lower train.lr")
         return Score(int(correct), len(split))
 
-    def _counted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        for images, labels in batches:
-            self.images_seen += len(labels)
-            yield images, labels
+    def _state(self, phase: Phase, best: dict[str, Tensor]) -> State:
+        """All that the epochs after this one depend on; best: tensors of the best epoch."""
+        history = [asdict(epoch) for epoch in self.history]
+        number = self.best.number if self.best else None
+        return phase.state() | {"history": history, "best": number, "best_tensors": best}
 
-    def _order(self, total: int, train: Train, steps: int) -> Iterator[Tensor]:
-        """Indices of the images of each batch, (B,), epoch after epoch."""
-        order = torch.Generator().manual_seed(self.seed)
-        for _ in range(train.epochs):
-            shuffled = torch.randperm(total, generator=order)
-            for places in shuffled.split(train.step_images)[:steps]:
-                yield from places.split(train.batch_size)
+    def _resumed(self, state: State | None) -> dict[str, Tensor]:
+        """Take over the epochs of an earlier start; returns the tensors of the best one."""
+        if state is None:
+            return {}
+        for row in state["history"]:
+            scores = {name: Score(**score) for name, score in row["scores"].items()}
+            self.history.append(Epoch(row["number"], row["loss"], row["lr"], scores))
+            self.on_epoch(self.history[-1])
+        self.best = next((e for e in self.history if e.number == state["best"]), None)
+        best: dict[str, Tensor] = state["best_tensors"]
+        return best
 
     def _watch(self, method: Method, epoch: Epoch) -> None:
         """Score the select splits every few epochs and after the last one."""
@@ -208,16 +167,22 @@ class SearchLoop:
 
     def __init__(self, trainer: TrainingLoop) -> None:
         self.trainer = trainer
-        self.scratch = trainer.scratch
+        self.unfinished = trainer.unfinished
         self.fit, self.val = trainer.halves()
 
-    def train(self, method: Method, *, epochs: int, lr: float, before_step: StepHook) -> None:
+    def train(
+        self, method: Method, name: str, *, epochs: int, lr: float, before_step: StepHook
+    ) -> None:
         """One phase on `fit`, with its own epochs and learning rate and without validation."""
         run = self.trainer.settings
         schedule = replace(run.schedule, cosine_epochs=epochs)  # the cosine ends with the phase
         train = replace(run, epochs=epochs, lr=lr, head_lr=lr, schedule=schedule)
-        for _ in self.trainer.epochs(method, self.fit, train, before_step):
-            pass
+        phase = Phase(self.trainer.means, name, method, self.fit, train, before_step)
+        self.trainer.restored(phase)
+        for _ in phase.epochs():
+            # Its end always: what follows in the search needs no training again.
+            if phase.is_done or self.trainer.is_due(phase):
+                self.unfinished.save(name, phase.state(), phase.place)
 
     def score(self, method: nn.Module) -> float:
         """Top-1 accuracy in percent on `val`."""
@@ -230,19 +195,6 @@ def require_finite(method: nn.Module) -> None:
     if names:
         more = f" (and {len(names) - 1} more)" if names[1:] else ""
         raise Diverged(f"{names[0]}{more} is not finite after the last step; lower train.lr")
-
-
-def _steps(train: Train, images: int) -> int:
-    """Steps of an epoch."""
-    full, rest = divmod(images, train.step_images)
-    return full + bool(rest and not train.drop_last)
-
-
-def _mean_loss(losses: list[Tensor], epoch: int) -> float:
-    loss = float(torch.stack(losses).mean())
-    if not math.isfinite(loss):
-        raise Diverged(f"the training loss became {loss} in epoch {epoch}")
-    return loss
 
 
 def _check_labels(fit: Split, classes: int) -> None:

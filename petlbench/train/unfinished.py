@@ -1,0 +1,147 @@
+"""The unfinished work of a run, from which a later start goes on.
+
+It is a folder beside the record, with a file for each part of the work: a SHA-256, then plain data
+and tensors as torch.save writes them, read with `weights_only`, so that a file runs no code. A
+part also holds the states of all random generators and what the run has cost: what follows it
+draws and counts as if the run had not been stopped.
+"""
+
+import hashlib
+import io
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from petlbench.system import replacing
+from petlbench.train import random_states
+
+SUFFIX = ".pt"
+DIGEST = hashlib.sha256().digest_size  # bytes
+Part = dict[str, Any]
+log = logging.getLogger("petlbench")
+
+
+class Spent:
+    """What a run has cost so far, in all its starts.
+
+    seconds: since this object was made, and of the starts that it goes on from; it can be set.
+    devices: names of those at work.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.images_seen = 0
+        self.images_scored = 0
+        self.devices = [device]
+        self.seconds = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return time.perf_counter() - self._beginning
+
+    @seconds.setter
+    def seconds(self, value: float) -> None:
+        self._beginning = time.perf_counter() - value
+
+    def state(self) -> Part:
+        """Plain data for `restore`."""
+        return {
+            "images": (self.images_seen, self.images_scored),
+            "devices": self.devices,
+            "seconds": self.seconds,
+        }
+
+    def restore(self, state: Part) -> None:
+        """Go on from what an earlier start has spent."""
+        self.images_seen, self.images_scored = state["images"]
+        self.devices = list(dict.fromkeys([*state["devices"], self.devices[-1]]))
+        self.seconds = state["seconds"]
+
+
+class Unfinished:
+    """The parts of one run in a folder.
+
+    stamp: what must be equal for a part to be used: the run, versions, kind of device. device: the
+    one whose random state belongs to a part. name: of the device, for `spent`. resumed: the parts
+    that this start goes on from.
+    """
+
+    def __init__(
+        self, folder: Path, stamp: Mapping[str, object], device: torch.device, name: str
+    ) -> None:
+        self.folder = folder
+        self.stamp = dict(stamp)
+        self.device = device
+        self.spent = Spent(name)
+        self.resumed: list[str] = []
+        self._is_refused = False
+
+    def load(self, name: str, fits: Callable[[Any], bool] = lambda state: True) -> Any:
+        """What an earlier start has saved under this name; None, with a warning if it is unusable.
+
+        fits: whether the state belongs to what is there now.
+        """
+        path = self._path(name)
+        if not path.is_file():
+            return None
+        try:
+            part = self._read(path, fits)
+        except ValueError as error:
+            log.warning("'%s' %s; %s starts from the beginning", path, error, name)
+            return None
+        random_states.restore(part["random"], self.device)
+        self.spent.restore(part["spent"])
+        self.resumed.append(f"{name} after {part['at']}")
+        log.info("%s: goes on from '%s'", self.resumed[-1], path)
+        return part["state"]
+
+    def save(self, name: str, state: Any, at: str) -> None:
+        """Replace a part. A disk that refuses it costs a warning: it is no result.
+
+        state: plain data and tensors. at: how far the part is, such as `epoch 3 of 10`.
+        """
+        seconds = self.spent.seconds
+        common = {"random": random_states.taken(self.device), "spent": self.spent.state()}
+        content = io.BytesIO()
+        torch.save({"stamp": self.stamp, "at": at, "state": state, **common}, content)
+        try:
+            with replacing(self._path(name)) as file:
+                file.write(hashlib.sha256(content.getbuffer()).digest())
+                file.write(content.getbuffer())
+        except OSError as error:
+            self._warn(name, error)
+        self.spent.seconds = seconds  # saving is no training
+
+    def _warn(self, name: str, error: OSError) -> None:
+        if not self._is_refused:  # once: it may come again after every epoch
+            reason, path = error.strerror or error, self._path(name)
+            log.warning("cannot save '%s' (%s); the run goes on without it", path, reason)
+        self._is_refused = True
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}{SUFFIX}"
+
+    def _read(self, path: Path, fits: Callable[[Any], bool]) -> Part:
+        """The part in a file. Raises ValueError, whose text ends a sentence, if it is unusable."""
+        try:
+            content = path.read_bytes()
+            if hashlib.sha256(content[DIGEST:]).digest() != content[:DIGEST]:
+                raise ValueError("its digest is another one")
+            part: Part = torch.load(
+                io.BytesIO(content[DIGEST:]), weights_only=True, map_location="cpu"
+            )
+            stamp = part["stamp"]
+            is_fit = stamp == self.stamp and fits(part["state"])
+        except Exception as error:  # a damaged archive raises anything
+            raise ValueError("is damaged") from error
+        if stamp != self.stamp:
+            names = sorted(stamp.keys() | self.stamp.keys())
+            other = [name for name in names if stamp.get(name) != self.stamp.get(name)]
+            raise ValueError(f"was saved with another {', '.join(other)}")
+        if not is_fit:
+            raise ValueError("is of another network")
+        return part
