@@ -20,7 +20,7 @@ from petlbench.errors import UserError
 from petlbench.run.claims import Claims
 from petlbench.run.lifecycle import blank
 from petlbench.run.record import Record, Store
-from petlbench.sweep.launchers import basic, local
+from petlbench.sweep.launchers import basic, engine, gpus, local
 from petlbench.sweep.launchers.basic import Basic
 from petlbench.sweep.launchers.foreign import Foreign
 from petlbench.sweep.launchers.launcher import Assignment
@@ -51,17 +51,17 @@ def launched(launcher: Local, assignments: list[Assignment]) -> dict[str, Record
 
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_gpus", list)
+    monkeypatch.setattr(gpus, "visible", list)
 
 
 @pytest.fixture
 def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_gpus", lambda: ["0", "1", "5", "7"])
+    monkeypatch.setattr(gpus, "visible", lambda: ["0", "1", "5", "7"])
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (local, basic):
+    for module in (engine, basic):
         monkeypatch.setattr(module, "POLL_S", 0.1)
 
 
@@ -198,7 +198,7 @@ def test_without_a_gpu_workers_share_the_processors(
     [
         ({"workers": 5}, "auto", r"workers=5 with gpus_per_run=1 needs 5 GPUs; torch finds 4"),
         ({"workers": 9, "gpus_per_run": 0.5}, "cuda", "needs 5 GPUs; torch finds 4"),
-        ({}, "cuda:1", "device=cuda:1 names one GPU and hydra/launcher=local chooses them"),
+        ({}, "cuda:1", "device=cuda:1 names one GPU and the launcher chooses them"),
         ({"workers": 0}, "auto", "hydra.launcher.workers is 0; it must be a whole number of at"),
         ({"workers": "many"}, "auto", "hydra.launcher.workers is many"),
         ({"threads": -1}, "auto", "hydra.launcher.threads is -1"),
