@@ -25,20 +25,9 @@ from petlbench.sweep.launchers.basic import Basic
 from petlbench.sweep.launchers.foreign import Foreign
 from petlbench.sweep.launchers.launcher import Assignment
 from petlbench.sweep.launchers.local import Local
-from petlbench.sweep.plan import TO_RUN, Planned
+from tests.assignments import runs
 from tests.launched import execute
 from tests.records import record
-from tests.settings import config
-
-
-def runs(root: Path, number: int, *what: str, device: str = "cpu") -> list[Assignment]:
-    """Assignments; the first ones with something to do that `tests.launched` knows."""
-    settings = replace(config(root), device=device)
-    settings = replace(settings, results=replace(settings.results, root=str(root)))
-    return [
-        Assignment(Planned(settings, f"{place:016x}", TO_RUN, what[place : place + 1]), None)
-        for place in range(number)
-    ]
 
 
 def workers(number: int | str = 2, share: float = 1.0, threads: int | str = 1) -> Local:

@@ -4,6 +4,7 @@ A task whose worker was killed is tried again. Ray on this machine listens on lo
 no file.
 """
 
+import atexit
 import contextlib
 import os
 import secrets
@@ -60,17 +61,12 @@ class Ray:
         """Connect. Raises UserError without Ray, without an answer, and if no node has room."""
         wanted = gpus.wanted(runs)
         self._connect(len(gpus.visible()) if wanted else 0)
-        nodes = _nodes()
-        share = self.share if wanted and any(_has(node, "GPU") for node in nodes) else 0.0
-        if not share and any(run.config.device == "cuda" for run in runs):
-            raise UserError("device=cuda, and no node of Ray has a GPU; set device=cpu or auto")
-        able = [n for n in nodes if _has(n, "GPU") >= share and _has(n, "CPU") >= self.cpus]
-        if not able:
-            most = max((_has(node, "CPU") for node in nodes), default=0)
-            raise UserError(
-                f"hydra.launcher.cpus_per_run={self.cpus} with {share:g} GPUs fits on no node of "
-                f"Ray; the largest has {most:g} processors"
-            )
+        try:
+            share = self._share(runs) if wanted else 0.0
+            self._check_room(share)
+        except UserError:
+            self._stop()
+            raise
         self.options = {"num_cpus": self.cpus, "num_gpus": share, "max_retries": 0}
 
     def launch(
@@ -85,6 +81,23 @@ class Ray:
             tasks.end()
             self._stop()
 
+    def _share(self, runs: Sequence[Planned]) -> float:
+        """The part of a GPU that a run takes; 0 without GPUs."""
+        if any(_has(node, "GPU") for node in _nodes()):
+            return self.share
+        if any(run.config.device == "cuda" for run in runs):
+            raise UserError("device=cuda, and no node of Ray has a GPU; set device=cpu or auto")
+        return 0.0
+
+    def _check_room(self, share: float) -> None:
+        able = [n for n in _nodes() if _has(n, "GPU") >= share and _has(n, "CPU") >= self.cpus]
+        if not able:
+            most = max((_has(node, "CPU") for node in _nodes()), default=0)
+            raise UserError(
+                f"hydra.launcher.cpus_per_run={self.cpus} with {share:g} GPUs fits on no node of "
+                f"Ray; the largest has {most:g} processors"
+            )
+
     def _connect(self, gpu_count: int) -> None:
         if self.address is None:
             # set before Ray is imported: a token of its own, none in the home of the user
@@ -98,6 +111,7 @@ class Ray:
             ray.init(self.address, runtime_env={"env_vars": sent}, **QUIET)
             return
         self.folder = tempfile.mkdtemp(prefix="petlbench-ray-")
+        atexit.register(self._stop)  # if the sweep ends before `launch`
         place = {"_node_ip_address": LOOPBACK} if sys.platform == "linux" else {}
         ray.init(
             "local",
@@ -182,7 +196,7 @@ def _check_answer(address: str) -> None:
     try:
         answered = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S)
         lines = answered.stderr.strip().splitlines() or ["it ended"]
-        reason = lines[-1] if answered.returncode else None
+        reason = lines[-1].rstrip(".") if answered.returncode else None
     except subprocess.TimeoutExpired:
         reason = f"no answer within {ANSWER_S:g} s"
     if reason is not None:
