@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import tempfile
 import time
@@ -84,7 +85,8 @@ def _configured(top: Path) -> Path:
     key.chmod(0o600)
     host = socket.gethostname().partition(".")[0]
     for number in range(2):
-        (top / f"gpu{number}").touch()
+        # Slurm gives devices only; these are /dev/null
+        os.mknod(top / f"gpu{number}", stat.S_IFCHR | 0o600, os.makedev(1, 3))
     (top / "gres.conf").write_text(
         f"NodeName={host} Name=gpu Flags=nvidia_gpu_env File={top}/gpu[0-1]\n"
     )
