@@ -46,6 +46,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpus, "visible", lambda: ["0", "1", "5", "7"])
+    monkeypatch.setattr(gpus, "memory_mib", lambda: 1024.0)
 
 
 @pytest.fixture(autouse=True)
@@ -201,6 +202,25 @@ def test_impossible_settings_are_one_line(
     given: dict[str, Any] = {"workers": "auto", "gpus_per_run": 1.0, "threads": "auto"} | settings
     with pytest.raises(UserError, match=message):
         Local(**given).check([each.planned for each in runs(tmp_path, 1, device=device)])
+
+
+@pytest.mark.usefixtures("four_gpus")
+def test_runs_that_do_not_fit_into_their_share_of_a_gpu_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = [each.planned for each in runs(tmp_path, 2, device="auto")]
+    monkeypatch.setattr(gpus, "memory_mib", lambda: 100.0)
+    workers("auto", 0.25).check(planned)
+    line = (
+        "lora fake/bright seed 0 takes 0.02 GiB at its predicted peak; gpus_per_run=0.1 of a GPU "
+        "with 0.10 GiB is 0.01 GiB; set hydra.launcher.gpus_per_run=0.22"
+    )
+    with pytest.raises(UserError, match=line):
+        workers("auto", 0.1).check(planned)
+    monkeypatch.setattr(gpus, "memory_mib", lambda: 10.0)
+    with pytest.raises(UserError, match=r"it fits on no GPU; set a smaller train\.batch_size"):
+        workers("auto", 0.1).check(planned)
+    workers("auto", 1.0).check(planned)  # alone
 
 
 class Elsewhere(HydraLauncher):

@@ -37,6 +37,7 @@ def needs_ray() -> None:
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     needs_ray()
     monkeypatch.setattr(gpus, "visible", lambda: ["0", "1"])
+    monkeypatch.setattr(gpus, "memory_mib", lambda: 1024.0)
     monkeypatch.setattr(ray, "cpu_count", lambda: 2)
 
 

@@ -71,6 +71,7 @@ def test_processes_of_this_machine_stand_for_jobs(tmp_path: Path) -> None:
     assert "ended 2 times (its job" in found[f"{0:016x}"]["reason"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("submitit", "node")
 def test_jobs_of_slurm_that_vanish_are_noticed_without_accounting(tmp_path: Path) -> None:
     found = launched(
@@ -90,6 +91,7 @@ def check_kills(found: dict[str, Record], root: Path, number: int) -> None:
     assert tries == {f"{place:016x}": 2 if place < 2 else 1 for place in range(number)}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("submitit", "node")
 def test_a_preempted_job_does_its_run_again(tmp_path: Path) -> None:
     def preempt() -> None:
@@ -112,6 +114,7 @@ def test_a_preempted_job_does_its_run_again(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*-*"))) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("submitit", "node")
 def test_without_waiting_the_jobs_go_on_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -126,6 +129,7 @@ def test_without_waiting_the_jobs_go_on_alone(
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("submitit", "node")
 def test_an_interrupt_cancels_the_jobs(tmp_path: Path) -> None:
     def interrupt() -> None:
@@ -142,6 +146,7 @@ def test_an_interrupt_cancels_the_jobs(tmp_path: Path) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("submitit", "node")
 def test_what_slurm_refuses_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"Slurm refuses the jobs: .*invalid partition"):

@@ -37,3 +37,14 @@ def visible() -> list[str]:
     named = os.environ.get(VISIBLE)
     names = [name.strip() for name in named.split(",")] if named else map(str, range(count))
     return list(names)[:count]
+
+
+def memory_mib() -> float:
+    """The memory of the smallest GPU that this process may use."""
+    import torch
+
+    sizes = [
+        torch.cuda.get_device_properties(number).total_memory
+        for number in range(torch.cuda.device_count())
+    ]
+    return min(sizes) / 2**20

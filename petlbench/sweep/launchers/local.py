@@ -21,7 +21,7 @@ from typing import Any
 from petlbench.checks import whole
 from petlbench.errors import UserError
 from petlbench.run.record import Record
-from petlbench.sweep.launchers import engine, gpus
+from petlbench.sweep.launchers import engine, gpus, room
 from petlbench.sweep.launchers.launcher import Assignment, Execute
 from petlbench.sweep.plan import Planned
 from petlbench.system import cpu_count
@@ -45,8 +45,9 @@ class Local:
         self.share = gpus.share(gpus_per_run)
 
     def check(self, runs: Sequence[Planned]) -> None:
-        """Raise UserError for more workers than the GPUs have room for, and for a named GPU."""
-        self._places(runs)
+        """Raise UserError for a named GPU, and for what the GPUs have no room for."""
+        if any(place is not None for place in self._places(runs)):
+            room.check(runs, self.share, gpus.memory_mib())
 
     def launch(
         self, assignments: Sequence[Assignment], execute: Execute
@@ -64,13 +65,13 @@ class Local:
         found = gpus.visible() if gpus.wanted(runs) else []
         if not found:
             return [None] * (self.workers or max(1, cpu_count() // (self._threads() or 1)))
-        room = [gpu for _ in range(math.floor(1 / self.share + 1e-9)) for gpu in found]
-        if self.workers and self.workers > len(room):
+        places = [gpu for _ in range(math.floor(1 / self.share + 1e-9)) for gpu in found]
+        if self.workers and self.workers > len(places):
             raise UserError(
                 f"hydra.launcher.workers={self.workers} with gpus_per_run={self.share:g} needs "
                 f"{math.ceil(self.workers * self.share)} GPUs; torch finds {len(found)}"
             )
-        return list(room[: self.workers or len(room)])
+        return list(places[: self.workers or len(places)])
 
     def _threads(self) -> int:
         """Those of each worker, 0 to share the processors evenly."""

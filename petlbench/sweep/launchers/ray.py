@@ -13,15 +13,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from petlbench.checks import whole
 from petlbench.errors import UserError, one_line
 from petlbench.run.record import Record
-from petlbench.sweep.launchers import engine, gpus
+from petlbench.sweep.launchers import engine, gpus, room
 from petlbench.sweep.launchers.launcher import Assignment, Execute
 from petlbench.sweep.plan import Planned
 from petlbench.system import cpu_count, temporary_file
@@ -37,6 +37,9 @@ QUIET: Mapping[str, Any] = {
 }
 # what tasks on other machines need to know; those of this machine inherit all
 SENT = ("PETLBENCH_", "WANDB_", "HF_", "PYTHONPATH")
+
+
+T = TypeVar("T")
 
 
 class Ray:
@@ -64,6 +67,8 @@ class Ray:
         try:
             share = self._share(runs) if wanted else 0.0
             self._check_room(share)
+            if share:
+                room.check(runs, share, self._memory_mib())
         except UserError:
             self._stop()
             raise
@@ -88,6 +93,12 @@ class Ray:
         if any(run.config.device == "cuda" for run in runs):
             raise UserError("device=cuda, and no node of Ray has a GPU; set device=cpu or auto")
         return 0.0
+
+    def _memory_mib(self) -> float:
+        """The memory of the smallest GPU."""
+        if self.address is None:
+            return gpus.memory_mib()
+        return min(_ask(node, gpus.memory_mib) for node in _nodes() if _has(node, "GPU"))
 
     def _check_room(self, share: float) -> None:
         able = [n for n in _nodes() if _has(n, "GPU") >= share and _has(n, "CPU") >= self.cpus]
@@ -216,26 +227,32 @@ def _has(node: Any, resource: str) -> float:
 
 def _check_folders(roots: set[str]) -> None:
     """Refuse a node that does not see the folder of the command or what is written to a root."""
-    ray = _ray()
-    affinity = import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(temporary_file(Path(root).expanduser())) for root in roots]
         names = [file.name for file in files]
         for node in _nodes():
-            place = affinity(node["NodeID"], soft=False)
-            task = ray.remote(_unseen).options(num_cpus=0, scheduling_strategy=place)
-            try:
-                unseen = ray.get(task.remote(str(Path.cwd()), names))
-            except ray.exceptions.RayError as error:
-                raise UserError(
-                    f"node {node['NodeManagerHostname']} of Ray cannot work: {one_line(error)}; "
-                    "install the same petlbench there"
-                ) from error
+            unseen = _ask(node, _unseen, str(Path.cwd()), names)
             if unseen is not None:
                 raise UserError(
                     f"node {node['NodeManagerHostname']} of Ray does not see '{unseen}'; set "
                     "results.root to a folder that all nodes share, and start the command in one"
                 )
+
+
+def _ask(node: Any, function: Callable[..., T], *arguments: Any) -> T:
+    """What a function returns on a node. Raises UserError if it cannot be called there."""
+    ray = _ray()
+    affinity = import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
+    place = affinity(node["NodeID"], soft=False)
+    task = ray.remote(function).options(num_cpus=0, scheduling_strategy=place)
+    try:
+        answer: T = ray.get(task.remote(*arguments))
+    except ray.exceptions.RayError as error:
+        raise UserError(
+            f"node {node['NodeManagerHostname']} of Ray cannot work: {one_line(error)}; install "
+            "the same petlbench there"
+        ) from error
+    return answer
 
 
 def _unseen(folder: str, names: Sequence[str]) -> str | None:
