@@ -2,6 +2,7 @@
 # make test       all tests except the slow ones, in their own environment
 # make check      required for every change: format, lint, types, tests
 # make check-all  make check, then the tests marked slow
+# make test-slurm the tests with a Slurm of one node, which it installs on Debian (needs root)
 # make torture    kills, signals, small disks, damaged files, equal bits, large stores; figures in results/measured/torture
 # make look       pictures of the reports, LaTeX and pages (needs TeX and Chromium)
 # make results    the reports of results/measured and the tables of README.md, from the records there
@@ -20,7 +21,7 @@ types:
 	@mkdir -p .types/petlbench
 	@ln -sfn $(CURDIR)/petlbench/* $(CURDIR)/methods $(CURDIR)/conf .types/petlbench/
 
-.PHONY: types demo test check check-all torture look results docs format install install-dev clean
+.PHONY: types demo test test-slurm check check-all torture look results docs format install install-dev clean
 
 demo: install
 	$(BIN)/python -m petlbench -m experiment=demo results.root=results/demo/runs
@@ -34,6 +35,10 @@ check: install-dev types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+test-slurm: install-dev
+	@command -v slurmctld >/dev/null || { apt-get update && apt-get install --yes --no-install-recommends slurm-wlm munge; }
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_slurm.py -m '' -rs
 
 # slow tests: every bad value of every key
 check-all: check

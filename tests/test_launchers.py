@@ -20,25 +20,14 @@ from petlbench.errors import UserError
 from petlbench.run.claims import Claims
 from petlbench.run.lifecycle import blank
 from petlbench.run.record import Record, Store
-from petlbench.sweep.launchers import basic, local
+from petlbench.sweep.launchers import basic, engine, gpus, local
 from petlbench.sweep.launchers.basic import Basic
 from petlbench.sweep.launchers.foreign import Foreign
 from petlbench.sweep.launchers.launcher import Assignment
 from petlbench.sweep.launchers.local import Local
-from petlbench.sweep.plan import TO_RUN, Planned
+from tests.assignments import runs
 from tests.launched import execute
 from tests.records import record
-from tests.settings import config
-
-
-def runs(root: Path, number: int, *what: str, device: str = "cpu") -> list[Assignment]:
-    """Assignments; the first ones with something to do that `tests.launched` knows."""
-    settings = replace(config(root), device=device)
-    settings = replace(settings, results=replace(settings.results, root=str(root)))
-    return [
-        Assignment(Planned(settings, f"{place:016x}", TO_RUN, what[place : place + 1]), None)
-        for place in range(number)
-    ]
 
 
 def workers(number: int | str = 2, share: float = 1.0, threads: int | str = 1) -> Local:
@@ -51,17 +40,18 @@ def launched(launcher: Local, assignments: list[Assignment]) -> dict[str, Record
 
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_gpus", list)
+    monkeypatch.setattr(gpus, "visible", list)
 
 
 @pytest.fixture
 def four_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_gpus", lambda: ["0", "1", "5", "7"])
+    monkeypatch.setattr(gpus, "visible", lambda: ["0", "1", "5", "7"])
+    monkeypatch.setattr(gpus, "memory_mib", lambda: 1024.0)
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (local, basic):
+    for module in (engine, basic):
         monkeypatch.setattr(module, "POLL_S", 0.1)
 
 
@@ -198,7 +188,7 @@ def test_without_a_gpu_workers_share_the_processors(
     [
         ({"workers": 5}, "auto", r"workers=5 with gpus_per_run=1 needs 5 GPUs; torch finds 4"),
         ({"workers": 9, "gpus_per_run": 0.5}, "cuda", "needs 5 GPUs; torch finds 4"),
-        ({}, "cuda:1", "device=cuda:1 names one GPU and hydra/launcher=local chooses them"),
+        ({}, "cuda:1", "device=cuda:1 names one GPU and the launcher chooses them"),
         ({"workers": 0}, "auto", "hydra.launcher.workers is 0; it must be a whole number of at"),
         ({"workers": "many"}, "auto", "hydra.launcher.workers is many"),
         ({"threads": -1}, "auto", "hydra.launcher.threads is -1"),
@@ -212,6 +202,25 @@ def test_impossible_settings_are_one_line(
     given: dict[str, Any] = {"workers": "auto", "gpus_per_run": 1.0, "threads": "auto"} | settings
     with pytest.raises(UserError, match=message):
         Local(**given).check([each.planned for each in runs(tmp_path, 1, device=device)])
+
+
+@pytest.mark.usefixtures("four_gpus")
+def test_runs_that_do_not_fit_into_their_share_of_a_gpu_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = [each.planned for each in runs(tmp_path, 2, device="auto")]
+    monkeypatch.setattr(gpus, "memory_mib", lambda: 100.0)
+    workers("auto", 0.25).check(planned)
+    line = (
+        "lora fake/bright seed 0 takes 0.02 GiB at its predicted peak; gpus_per_run=0.1 of a GPU "
+        "with 0.10 GiB is 0.01 GiB; set hydra.launcher.gpus_per_run=0.22"
+    )
+    with pytest.raises(UserError, match=line):
+        workers("auto", 0.1).check(planned)
+    monkeypatch.setattr(gpus, "memory_mib", lambda: 10.0)
+    with pytest.raises(UserError, match=r"it fits on no GPU; set a smaller train\.batch_size"):
+        workers("auto", 0.1).check(planned)
+    workers("auto", 1.0).check(planned)  # alone
 
 
 class Elsewhere(HydraLauncher):

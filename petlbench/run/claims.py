@@ -110,6 +110,13 @@ class Claims:
                 f"cannot claim '{path}' ({error.strerror}); free space or set results.root"
             ) from error
 
+    def is_free(self, identifier: str) -> bool:
+        """Whether a run has no claim, or had one whose owner has died; that one is removed."""
+        try:
+            return self._freed(self.folder / identifier)
+        except OSError:
+            return True  # who takes it says what is wrong with the folder
+
     def owners(self) -> dict[str, Owner]:
         """The owners of claimed runs by their identity, without those that are gone."""
         found = {}

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from petlbench import delta
+from petlbench.config.nodes import Train
 from petlbench.config.schema import Config, ProbeConfig
 from petlbench.cost import forecast, memory, speed
 from petlbench.cost.section import Conditions, countable, counts, memory_taken
@@ -107,8 +108,7 @@ def _measure_training(record: Record, probing: Probe) -> torch.OutOfMemoryError 
 def predicted(method: Method, conditions: Conditions, notes: dict[str, Any]) -> dict[str, Any]:
     """The peak of memory expected on a GPU, and how it grows with the batch; from shapes."""
     train, size, batch = conditions.train, conditions.size, conditions.batch
-    # fp16 needs as much as bf16, and on a GPU `auto` is one of them
-    precision = "fp32" if train.precision == "fp32" else "bf16"
+    precision = predicted_precision(train)
 
     def count() -> list[dict[str, float]]:
         return [
@@ -125,6 +125,12 @@ def predicted(method: Method, conditions: Conditions, notes: dict[str, Any]) -> 
         "predicted_precision": precision,
         "image_mib": (twice["allocated"] - parts["allocated"]) / batch,
     }
+
+
+def predicted_precision(train: Train) -> str:
+    """The format that a peak on a GPU is predicted for."""
+    # fp16 needs as much as bf16, and on a GPU `auto` is one of them
+    return "fp32" if train.precision == "fp32" else "bf16"
 
 
 def delta_bytes(method: Method) -> int:

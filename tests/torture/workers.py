@@ -1,4 +1,4 @@
-"""Workers of hydra/launcher=local that are killed at random moments: no run is lost."""
+"""Workers of launchers that are killed at random moments: no run is lost."""
 
 import os
 import random
@@ -12,10 +12,16 @@ from tests.torture.processes import Command, Process, run
 from tests.torture.scenarios import QUICK, SMALL, snapshot
 
 RUNS, KILLS = 38, 10
-LOCAL = ("hydra/launcher=local", "hydra.launcher.workers=2", "hydra.launcher.threads=1")
+LAUNCHERS = {
+    "local": ("hydra/launcher=local", "hydra.launcher.workers=2", "hydra.launcher.threads=1"),
+    "ray": ("hydra/launcher=ray",),
+    "slurm": ("hydra/launcher=slurm", "hydra.launcher.cluster=local"),
+}
+# in the command lines of workers that do a run; those of `local` are forks two generations below
+MARKS = {"ray": "ray::_work", "slurm": "submitit.core._submit"}
 
 
-def attack(top: Path) -> Iterator[str]:
+def attack(launcher: str, top: Path) -> Iterator[str]:
     """Yields a line for each record that is lost, and each that differs."""
     seeds = ",".join(map(str, range(RUNS // 2)))
     axes = ("-m", "method=linear,bitfit", f"seed={seeds}", "dataset=mini/location")
@@ -26,15 +32,14 @@ def attack(top: Path) -> Iterator[str]:
         folder.mkdir()
     end = run(plain, folders[0])
     assert end.code == 0, end.output
-    command = Command("petlbench", (*plain.arguments, *LOCAL), environment=environment)
+    command = Command(
+        "petlbench", (*plain.arguments, *LAUNCHERS[launcher]), environment=environment
+    )
     process = Process(command, folders[1])
     draw, killed = random.Random(0), 0
     while process.is_alive and killed < KILLS:
         time.sleep(draw.uniform(0.5, end.seconds / KILLS))
-        # the workers are children of a server of forks, which is a child of the command
-        servers = _children(process.pid)
-        workers = [worker for server in servers for worker in _children(server)]
-        if workers:
+        if workers := _workers(launcher, process.pid):
             os.kill(draw.choice(workers), signal.SIGKILL)
             killed += 1
     ended = process.wait()
@@ -47,8 +52,25 @@ def attack(top: Path) -> Iterator[str]:
     if again.code != 0:
         yield f"once more: {again.code} {again.output[-800:]}"
     yield from differences(
-        *({k: v for k, v in snapshot(folder).items() if ".plans" not in k} for folder in folders)
+        *({k: v for k, v in snapshot(folder).items() if "/." not in k} for folder in folders)
     )
+
+
+def _workers(launcher: str, command: int) -> list[int]:
+    generations = [[command]]
+    while generations[-1]:
+        generations.append([child for pid in generations[-1] for child in _children(pid)])
+    if launcher == "local":
+        return generations[2] if len(generations) > 2 else []
+    return [pid for below in generations[1:] for pid in below if MARKS[launcher] in _line(pid)]
+
+
+def _line(pid: int) -> str:
+    """The command line of a process."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return ""
 
 
 def _children(pid: int) -> list[int]:
