@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from petlbench.__main__ import GROUPS, check_groups, known_options
+from petlbench.config.command_line import GROUPS, check_groups, known_options
 from petlbench.config import command_line, compose, options
 from petlbench.config.composer import merge
 from petlbench.config.interpolation import MISSING, NotCovered

@@ -58,7 +58,7 @@ def recorded(config: Config, fill: Callable[[Run], None]) -> Record:
         # the record first: the tracker may wait a minute for its server
         store.write(record)
         epochs.info("%s", result_line(record))
-        run.tracker.finish(record)
+        run.tracker.finish(record, store.kept(record))
     return record
 
 
