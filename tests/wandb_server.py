@@ -61,6 +61,9 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
+        if self.server.closing:
+            self.close_connection = True
+            return
         self._answer({})
 
     def do_PUT(self) -> None:
@@ -122,10 +125,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _collections(self, values: dict[str, Any]) -> dict[str, Any]:
         project = {"id": "1", "internalId": "1", "name": "p", "entity": {"name": ENTITY}}
-        found = [{"__typename": "ArtifactSequence", "id": "1", "name": name, "description": None,
-                  "createdAt": WHEN, "updatedAt": None, "project": project, "tags": {"edges": []},
-                  "type": {"name": values["type"]}}
-                 for name in self.server.artifacts[values["type"]]]  # fmt: skip
+        shared: dict[str, Any] = {
+            "__typename": "ArtifactSequence", "id": "1", "description": None, "createdAt": WHEN,
+            "updatedAt": None, "project": project, "tags": {"edges": []},
+            "type": {"name": values["type"]}}  # fmt: skip
+        found = [{**shared, "name": name} for name in self.server.artifacts[values["type"]]]
         page = {"totalCount": len(found), **_page(found)}
         return {"project": {"artifactType": {"artifactCollections": page}}}
 
@@ -201,8 +205,8 @@ def _node(name: str, run: Sent) -> dict[str, Any]:
     user = {"name": ENTITY, "username": ENTITY}
     return {"id": "1", "internalId": "1", "name": name, "displayName": name, "state": run.state,
             "group": run.settings["groupName"], "jobType": run.settings["jobType"],
-            "projectId": "1", "sweepName": run.settings.get("sweep"), "tags": [], "createdAt": "2026-01-01T00:00:00",
-            "heartbeatAt": "2026-01-01T00:00:00", "config": "{}", "systemMetrics": "{}",
+            "projectId": "1", "sweepName": run.settings.get("sweep"), "tags": [],
+            "createdAt": WHEN, "heartbeatAt": WHEN, "config": "{}", "systemMetrics": "{}",
             "summaryMetrics": json.dumps(run.summary), "user": user, "description": "",
             "commit": None, "host": None, "readOnly": False, "historyKeys": None}  # fmt: skip
 

@@ -3,7 +3,8 @@
 `wandb.mode` is `disabled` (nothing is imported), `offline` (files in wandb/ below `results.root`,
 sent later by `wandb sync`) or `online`. If the server of WANDB_BASE_URL does not answer, an online
 run goes on offline, with one warning. Only records store results: W&B's files lose unflushed data
-if the process is killed, and `python -m petlbench.tracking push` sends a record later.
+if the process is killed, and `python -m petlbench.tracking push` sends a record later. With
+`wandb.artifacts`, the record and its delta are an artifact of the run.
 """
 
 import logging
@@ -14,7 +15,7 @@ from typing import Any
 
 from petlbench.config.schema import Config, WandbConfig
 from petlbench.errors import UserError
-from petlbench.run.wandb_client import FINISH_S, line, quiet, reach, within
+from petlbench.run.wandb_client import INIT_S, line, quiet, reach, within
 from petlbench.run.wandb_run import ROW, arguments, complete
 
 log = logging.getLogger("petlbench")
@@ -91,8 +92,8 @@ def _init(settings: WandbConfig, given: Mapping[str, Any]) -> Any:
     import wandb
 
     wandb.setup(settings=quiet())  # first, because other calls print
-    if wandb.run is not None:  # left open by an interrupted run of this process
-        within(FINISH_S, lambda: wandb.finish(exit_code=1))
+    if wandb.run is not None:  # left open by an interrupted run, or by a lost server
+        _abandon(wandb)
     if settings.mode == "online":
         try:
             reach()
@@ -102,3 +103,12 @@ def _init(settings: WandbConfig, given: Mapping[str, Any]) -> Any:
             wandb.teardown()  # wandb's service still waits for the refused run
             wandb.setup(settings=quiet())
     return wandb.init(mode="offline", **given)
+
+
+def _abandon(wandb: Any) -> None:
+    """Close a run that another one follows."""
+    try:
+        within(INIT_S, lambda: wandb.finish(exit_code=1))
+    except TimeoutError:
+        within(INIT_S, wandb.teardown)
+        wandb.setup(settings=quiet())

@@ -68,12 +68,14 @@ def complete(run: Any, record: Mapping[str, Any], files: Sequence[Path]) -> None
 
     W&B shows a status other than `finished` as failed.
     """
-    run.summary.update(summary(record))
-    if files:
-        run.log_artifact(_artifact(files))
-    code = int(record["status"] != "finished")
-    seconds = FINISH_S + sum(file.stat().st_size for file in files) / SLOW
-    within(seconds, lambda: run.finish(exit_code=code))
+
+    def close() -> None:
+        run.summary.update(summary(record))
+        if files:
+            run.log_artifact(_artifact(files))  # asks the server, also a lost one, and waits
+        run.finish(exit_code=int(record["status"] != "finished"))
+
+    within(FINISH_S + sum(file.stat().st_size for file in files) / SLOW, close)
 
 
 def artifact_name(files: Sequence[Path]) -> str:

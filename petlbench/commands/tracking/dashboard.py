@@ -103,7 +103,7 @@ def _bars(panels: ModuleType, key: str, by: str, aggregate: str = "mean") -> Any
 def _runs(workspaces: ModuleType, group: str | None) -> Any:
     """The runs of a group, the failed ones with their reason in the list."""
     return workspaces.RunsetSettings(
-        filters=[workspaces.Metric("Group") == group] if group else "",
+        filters=workspaces.And(workspaces.Metric("Group") == group) if group else "",
         pinned_columns=["summary:status", "summary:reason", f"summary:{USUAL}"],
     )
 
@@ -126,5 +126,5 @@ def _package() -> tuple[ModuleType, ModuleType]:
         import wandb_workspaces.reports.v2 as panels
         import wandb_workspaces.workspaces as workspaces
     except ModuleNotFoundError as error:
-        raise UserError(f"the dashboard needs {error.name}; {INSTALL}") from error
+        raise UserError(f"the dashboard needs wandb-workspaces; {INSTALL}") from error
     return workspaces, panels
