@@ -2,11 +2,9 @@
 
 import logging
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import hydra
 import yaml
@@ -21,18 +19,15 @@ from petlbench.config import (
     compose,
     hydra_keys,
     mistakes,
-    options,
     recipes,
     search_path,
 )
-from petlbench.errors import UserError, first_line, one_line, unknown
+from petlbench.errors import UserError, first_line, one_line
 from petlbench.progress import say
 from petlbench.sweep.plugin import defer, register
 from petlbench.system import package_version
 
 log = logging.getLogger("petlbench")
-GROUPS = ("method", "backbone", "dataset", "protocol", "recipe", "experiment")
-NEEDED = ("method", "backbone", "dataset", "protocol", "recipe")
 FAILED, MISTAKE = 1, 2  # exit codes
 # OmegaConf raises these for a value below a node that is null.
 COMPOSITION_ERRORS = (AssertionError, AttributeError, TypeError, ValueError, LookupError)
@@ -51,7 +46,7 @@ def user_errors() -> Iterator[None]:
         say(f"error: {error}")
         raise SystemExit(MISTAKE) from None
     except (HydraException, OmegaConfBaseException) as error:
-        chosen = [text for text in sys.argv[1:] if text.partition("=")[0] in GROUPS]
+        chosen = [text for text in sys.argv[1:] if text.partition("=")[0] in command_line.GROUPS]
         say(f"error: {mistakes.explain(error, lambda: compose.keys_with(chosen))}")
         raise SystemExit(MISTAKE) from None
 
@@ -75,43 +70,6 @@ def refuse_a_sweep(sweeper: DictConfig) -> None:
         raise UserError(f"this experiment is a sweep ({params}); add -m to run it")
     if sweeper.dry_run:
         raise UserError("hydra.sweeper.dry_run=true prints the plan of a sweep; add -m")
-
-
-def check_groups(arguments: Sequence[str]) -> None:
-    """Refuse an unknown option, and a group without one, before anything slow is imported."""
-    for argument in arguments:
-        group, sign, values = argument.partition("=")
-        if group.startswith("~") and group[1:] in NEEDED:
-            raise UserError(f"{group[1:]} cannot be left out; a run needs one: {group[1:]}=NAME")
-        # Other values, such as glob(*) and quoted ones, are left to Hydra's grammar.
-        if not sign or group not in GROUPS or not re.fullmatch(r"[\w/,.+*\-]+", values):
-            continue
-        known = known_options(group, arguments)
-        for value in values.split(","):
-            if value not in known and (group, value) != ("experiment", "null"):
-                raise unknown(group, value, known)
-
-
-def known_options(group: str, arguments: Sequence[str]) -> list[str]:
-    """The options of a configuration group, e.g. mini/digits, with those of --config-dir."""
-    pairs = zip(["", *arguments], [*arguments, ""], strict=True)
-    own = [value for flag, value in pairs if flag in ("--config-dir", "-cd")]
-    own += [text.partition("=")[2] for text in arguments if text.startswith("--config-dir=")]
-    folders = [Path(folder) / group for folder in own]
-    return options.names(group) + [
-        file.relative_to(folder).with_suffix("").as_posix()
-        for folder in folders
-        for file in folder.glob("**/*.yaml")
-    ]
-
-
-def without_plus(arguments: Sequence[str]) -> list[str]:
-    """`+experiment=demo`, the habit of other projects, as `experiment=demo`."""
-    # every group has an option already, to which Hydra refuses to add a second one
-    return [
-        text.lstrip("+") if text.lstrip("+").partition("=")[0] in GROUPS else text
-        for text in arguments
-    ]
 
 
 def ordered(preset: Sequence[str], given: Sequence[str]) -> list[str]:
@@ -138,14 +96,14 @@ def run_preset(preset: str) -> None:
 @user_errors()
 def main(*preset: str) -> None:
     """Run the command line with preset overrides; leaves by SystemExit if anything went wrong."""
-    arguments = ordered(preset, without_plus(sys.argv[1:]))
+    arguments = ordered(preset, command_line.without_plus(sys.argv[1:]))
     if "--version" in arguments:
         print(f"petlbench {package_version('petlbench')}")
         return
     shown = {text.partition("=")[0] for text in arguments} & {"-c", "--cfg"}
     if {"-m", "--multirun"} & set(arguments) and shown:
         raise UserError("--cfg shows the configuration of one run; leave out -m")
-    check_groups(arguments)
+    command_line.check_groups(arguments)
     hydra_keys.check(arguments)
     search_path.register()
     register()

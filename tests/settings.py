@@ -124,7 +124,9 @@ def config(root: Path, method: str = "lora", protocol: str = "final", **changes:
         recipe=RecipeConfig(name="default", source="petlbench"),
         data=DataConfig(root="data", workers=0),
         results=ResultsConfig(root=str(root)),
-        wandb=WandbConfig(mode="disabled", project="p", entity=None, group=None, tags=[]),
+        wandb=WandbConfig(
+            mode="disabled", project="p", entity=None, group=None, tags=[], artifacts=False
+        ),
         probe=None,
     )
 

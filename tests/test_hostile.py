@@ -46,7 +46,7 @@ from petlbench.model.checkpoint import load_checkpoint
 from petlbench.model.weights import WeightSource
 from petlbench.multitask.network import MultiTask
 from petlbench.report.__main__ import main as report_main
-from petlbench.run import build, tracking
+from petlbench.run import build, wandb_client, wandb_run
 from petlbench.run.identity import without_folders
 from petlbench.run.lifecycle import blank, ended
 from petlbench.run.record import Store
@@ -453,7 +453,7 @@ def test_no_folder_of_the_machine_leaves_it(tmp_path: Path) -> None:
     record = ended(blank(config), "failed", "no '/home/ann/my data/x.png' in /home/ann/list.txt")
     written = Store(tmp_path / "runs").write(record).read_text()
     sent = json.dumps(
-        [tracking._arguments(record, config.wandb, None)["config"], tracking.summary(record)]
+        [wandb_run.arguments(record, config.wandb, None)["config"], wandb_run.summary(record)]
     )
     for text in (written, sent):
         assert "/home" not in text
@@ -461,7 +461,7 @@ def test_no_folder_of_the_machine_leaves_it(tmp_path: Path) -> None:
         assert str(tmp_path) not in text
         assert "no 'x.png' in list.txt" in text
     assert json.loads(written)["config"]["backbone"]["checkpoint"] == "best.pth"
-    assert tracking._quiet().x_disable_meta
+    assert wandb_client.quiet().x_disable_meta
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from petlbench.config import compose, options
 from petlbench.errors import UserError
-from petlbench.run import tracking
+from petlbench.run import wandb_run
 from petlbench.run.lifecycle import blank
 from petlbench.run.record import Store
 
@@ -22,7 +22,7 @@ def test_another_network_has_another_name(option: str) -> None:
     assert other.factors.backbone == OTHER
     record = blank(other)
     assert Store("runs").path(record).name.startswith(f"linear-{OTHER}-seed0-")
-    tags = tracking._arguments(record, other.wandb, None)["tags"]
+    tags = wandb_run.arguments(record, other.wandb, None)["tags"]
     assert OTHER in tags
     assert option not in tags
 

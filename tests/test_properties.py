@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from petlbench.__main__ import GROUPS, check_groups, known_options
 from petlbench.config import command_line, compose, options
+from petlbench.config.command_line import GROUPS, check_groups, known_options
 from petlbench.config.composer import merge
 from petlbench.config.interpolation import MISSING, NotCovered
 from petlbench.data.readers import lists
@@ -176,9 +176,7 @@ VALUES = st.integers(-9, 9) | st.floats(-9, 9).map(lambda x: round(x, 3)) | st.b
 )
 def test_a_sweep_has_each_combination_of_its_values_once(axes: dict[str, list[Any]]) -> None:
     written = {key: [json.dumps(value) for value in values] for key, values in axes.items()}
-    groups, values = sweeper()._axes(
-        [f"{key}={','.join(texts)}" for key, texts in written.items()]
-    )
+    groups, values = sweeper().axes([f"{key}={','.join(texts)}" for key, texts in written.items()])
     assert groups == {"method": ["method=linear"]}
     assert list(values) == ["seed", *axes]
     for key, texts in written.items():

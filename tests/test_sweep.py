@@ -12,8 +12,8 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 
 from petlbench import registry
-from petlbench.__main__ import check_groups, known_options
 from petlbench.config import compose, options
+from petlbench.config.command_line import check_groups, known_options
 from petlbench.config.schema import Config
 from petlbench.errors import Unsupported, UserError
 from petlbench.run.identity import identity

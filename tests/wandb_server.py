@@ -4,13 +4,14 @@ import gzip
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 ENTITY = "someone"
+WHEN = "2026-01-01T00:00:00Z"
 
 
 @dataclass
@@ -34,7 +35,11 @@ class Sent:
 
 
 class Server(ThreadingHTTPServer):
-    """url: its address. runs: by their id. closing: drop all that comes from now on."""
+    """url: its address. closing: drop all that comes from now on.
+
+    runs: by their id. sweeps and views: as they were sent. artifacts: type -> name -> digests of
+    its versions. uploads: path -> content.
+    """
 
     daemon_threads = True
 
@@ -42,6 +47,10 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.runs: dict[str, Sent] = {}
+        self.sweeps: list[dict[str, Any]] = []
+        self.views: dict[str, dict[str, Any]] = {}
+        self.artifacts: dict[str, dict[str, list[str]]] = {}
+        self.uploads: dict[str, bytes] = {}
         self.closing = False
 
 
@@ -52,10 +61,13 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
+        if self.server.closing:
+            self.close_connection = True
+            return
         self._answer({})
 
     def do_PUT(self) -> None:
-        self._body()
+        self.server.uploads[self.path.removeprefix("/up/")] = self._body()
         self._answer({})
 
     def do_POST(self) -> None:
@@ -72,16 +84,80 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer({"limits": {}})
 
     def _data(self, query: str, values: dict[str, Any]) -> dict[str, Any]:
-        if "upsertBucket" in query:
-            return {"upsertBucket": {"bucket": self._opened(values), "inserted": True}}
-        if "createRunFiles" in query:
-            files = [{"name": name, "uploadUrl": f"{self.server.url}/up/{name}"}
-                     for name in values["files"]]  # fmt: skip
-            return {"createRunFiles": {"runID": "1", "uploadHeaders": [], "files": files}}
-        if "runs(" in query:
-            return {"project": self._project()}
+        for name, answer in _ANSWERS.items():
+            if name in query:
+                return answer(self, values)
         user = {"id": "1", "name": ENTITY, "username": ENTITY, "entity": ENTITY, "flags": "{}"}
         return {"viewer": {**user, "email": "", "admin": False, "teams": {"edges": []}}}
+
+    def _upserted(self, values: dict[str, Any]) -> dict[str, Any]:
+        return {"upsertBucket": {"bucket": self._opened(values), "inserted": True}}
+
+    def _files(self, values: dict[str, Any]) -> dict[str, Any]:
+        files = [{"name": name, "uploadUrl": f"{self.server.url}/up/{name}"}
+                 for name in values["files"]]  # fmt: skip
+        return {"createRunFiles": {"runID": "1", "uploadHeaders": [], "files": files}}
+
+    def _sweep(self, values: dict[str, Any]) -> dict[str, Any]:
+        self.server.sweeps.append(values)
+        project = {"id": "1", "name": values["projectName"], "entity": {"id": "1", "name": ENTITY}}
+        sweep = {"name": f"sweep{len(self.server.sweeps)}", "project": project}
+        return {"upsertSweep": {"sweep": sweep, "configValidationWarnings": []}}
+
+    def _view(self, values: dict[str, Any]) -> dict[str, Any]:
+        found = self.server.views.get(values["viewName"])
+        edges = [] if found is None else [{"node": {**found, "id": "9"}}]
+        return {"project": {"allViews": {"edges": edges}}}
+
+    def _save_view(self, values: dict[str, Any]) -> dict[str, Any]:
+        self.server.views[values["name"]] = values
+        view = {"id": "9", "name": values["name"]}
+        return {"upsertView": {"view": view, "inserted": "id" not in values}}
+
+    def _run(self, values: dict[str, Any]) -> dict[str, Any]:
+        run = _node(values["name"], self.server.runs[values["name"]])
+        return {"project": {"internalId": "1", "run": run}}
+
+    def _artifact_types(self, _: dict[str, Any]) -> dict[str, Any]:
+        types = [{"id": "1", "name": name, "description": None, "createdAt": WHEN,
+                  "__typename": "ArtifactType"} for name in self.server.artifacts]  # fmt: skip
+        return {"project": {"artifactTypes": _page(types)}}
+
+    def _collections(self, values: dict[str, Any]) -> dict[str, Any]:
+        project = {"id": "1", "internalId": "1", "name": "p", "entity": {"name": ENTITY}}
+        shared: dict[str, Any] = {
+            "__typename": "ArtifactSequence", "id": "1", "description": None, "createdAt": WHEN,
+            "updatedAt": None, "project": project, "tags": {"edges": []},
+            "type": {"name": values["type"]}}  # fmt: skip
+        found = [{**shared, "name": name} for name in self.server.artifacts[values["type"]]]
+        page = {"totalCount": len(found), **_page(found)}
+        return {"project": {"artifactType": {"artifactCollections": page}}}
+
+    def _create_artifact(self, values: dict[str, Any]) -> dict[str, Any]:
+        given = values["input"]
+        names = self.server.artifacts.setdefault(given["artifactTypeName"], {})
+        versions = names.setdefault(given["artifactCollectionName"], [])
+        state = "COMMITTED" if given["digest"] in versions else "PENDING"
+        if state == "PENDING":
+            versions.append(given["digest"])
+        artifact = {"id": given["digest"], "state": state}
+        sequence = {"artifactSequence": {"latestArtifact": None}}
+        return {"createArtifact": {"artifact": artifact | sequence}}
+
+    def _manifest(self, name: str) -> dict[str, Any]:
+        file = {"id": "1", "uploadUrl": f"{self.server.url}/up/manifest", "uploadHeaders": []}
+        return {name: {"artifactManifest": {"id": "1", "file": file}}}
+
+    def _artifact_files(self, values: dict[str, Any]) -> dict[str, Any]:
+        files = [{"storagePath": each["name"], "uploadUrl": f"{self.server.url}/up/{each['name']}",
+                  "uploadHeaders": [], "uploadMultipartUrls": None,
+                  "artifact": {"id": each["artifactID"]}}
+                 for each in values["input"]["artifactFiles"]]  # fmt: skip
+        return {"createArtifactFiles": {"files": _page(files)}}
+
+    def _committed(self, values: dict[str, Any]) -> dict[str, Any]:
+        artifact = {"id": values["artifactID"], "digest": values["artifactID"]}
+        return {"commitArtifact": {"artifact": artifact}}
 
     def _opened(self, values: dict[str, Any]) -> dict[str, Any]:
         name, runs = values["name"], self.server.runs
@@ -93,12 +169,9 @@ class _Handler(BaseHTTPRequestHandler):
         return {"id": "1", "name": name, "displayName": name, "project": project}
 
     def _project(self) -> dict[str, Any]:
-        nodes = [
-            {"node": _node(name, run), "cursor": name} for name, run in self.server.runs.items()
-        ]
-        page = {"endCursor": None, "hasNextPage": False}
-        return {"internalId": "1", "runCount": len(nodes), "readOnly": False,
-                "runs": {"edges": nodes, "pageInfo": page}}  # fmt: skip
+        nodes = [_node(name, run) for name, run in self.server.runs.items()]
+        runs = _page(nodes)
+        return {"internalId": "1", "runCount": len(nodes), "readOnly": False, "runs": runs}
 
     def _stream(self, run: Sent, sent: dict[str, Any]) -> None:
         files = sent.get("files") or {}
@@ -123,13 +196,38 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
+def _page(nodes: list[dict[str, Any]]) -> dict[str, Any]:
+    page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+    return {"edges": [{"node": node, "cursor": "1"} for node in nodes], "pageInfo": page}
+
+
 def _node(name: str, run: Sent) -> dict[str, Any]:
     user = {"name": ENTITY, "username": ENTITY}
     return {"id": "1", "internalId": "1", "name": name, "displayName": name, "state": run.state,
-            "projectId": "1", "sweepName": None, "tags": [], "createdAt": "2026-01-01T00:00:00",
-            "heartbeatAt": "2026-01-01T00:00:00", "config": "{}", "systemMetrics": "{}",
+            "group": run.settings["groupName"], "jobType": run.settings["jobType"],
+            "projectId": "1", "sweepName": run.settings.get("sweep"), "tags": [],
+            "createdAt": WHEN, "heartbeatAt": WHEN, "config": "{}", "systemMetrics": "{}",
             "summaryMetrics": json.dumps(run.summary), "user": user, "description": "",
             "commit": None, "host": None, "readOnly": False, "historyKeys": None}  # fmt: skip
+
+
+_ANSWERS: dict[str, Callable[[_Handler, dict[str, Any]], dict[str, Any]]] = {
+    "upsertBucket": _Handler._upserted,
+    "createRunFiles": _Handler._files,
+    "upsertSweep": _Handler._sweep,
+    "allViews": _Handler._view,
+    "upsertView": _Handler._save_view,
+    "query ArtifactType(": lambda *_: {"project": {"artifact": None}},
+    "artifactTypes(": _Handler._artifact_types,
+    "artifactCollections(": _Handler._collections,
+    "createArtifact(": _Handler._create_artifact,
+    "createArtifactManifest(": lambda handler, _: handler._manifest("createArtifactManifest"),
+    "updateArtifactManifest(": lambda handler, _: handler._manifest("updateArtifactManifest"),
+    "createArtifactFiles(": _Handler._artifact_files,
+    "commitArtifact(": _Handler._committed,
+    "runs(": lambda handler, _: {"project": handler._project()},
+    " run(": _Handler._run,
+}
 
 
 @contextmanager

@@ -1,17 +1,60 @@
 """Overrides of the command line before Hydra reads them."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from petlbench.config import options
 from petlbench.config.schema import Settings
+from petlbench.errors import UserError, unknown
 
+GROUPS = ("method", "backbone", "dataset", "protocol", "recipe", "experiment")
+NEEDED = ("method", "backbone", "dataset", "protocol", "recipe")
 # the schema leaves `dataset` open, so its keys with texts are listed here
 DATASET_TEXTS = ("dataset.root", "dataset.cache", "dataset.name", "dataset.title")
+
+
+def check_groups(arguments: Sequence[str]) -> None:
+    """Refuse an unknown option, and a group without one, before anything slow is imported."""
+    for argument in arguments:
+        group, sign, values = argument.partition("=")
+        if group.startswith("~") and group[1:] in NEEDED:
+            raise UserError(f"{group[1:]} cannot be left out; a run needs one: {group[1:]}=NAME")
+        # Other values, such as glob(*) and quoted ones, are left to Hydra's grammar.
+        if not sign or group not in GROUPS or not re.fullmatch(r"[\w/,.+*\-]+", values):
+            continue
+        known = known_options(group, arguments)
+        for value in values.split(","):
+            if value not in known and (group, value) != ("experiment", "null"):
+                raise unknown(group, value, known)
+
+
+def known_options(group: str, arguments: Sequence[str]) -> list[str]:
+    """The options of a configuration group, e.g. mini/digits, with those of --config-dir."""
+    pairs = zip(["", *arguments], [*arguments, ""], strict=True)
+    own = [value for flag, value in pairs if flag in ("--config-dir", "-cd")]
+    own += [text.partition("=")[2] for text in arguments if text.startswith("--config-dir=")]
+    folders = [Path(folder) / group for folder in own]
+    return options.names(group) + [
+        file.relative_to(folder).with_suffix("").as_posix()
+        for folder in folders
+        for file in folder.glob("**/*.yaml")
+    ]
+
+
+def without_plus(arguments: Sequence[str]) -> list[str]:
+    """`+experiment=demo`, the habit of other projects, as `experiment=demo`."""
+    # every group has an option already, to which Hydra refuses to add a second one
+    return [
+        text.lstrip("+") if text.lstrip("+").partition("=")[0] in GROUPS else text
+        for text in arguments
+    ]
 
 
 def quoted(arguments: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -106,6 +107,17 @@ def composition(overrides: Iterable[str]) -> DictConfig:
         initialize_config_module(version_base="1.3", config_module=search_path.OWN),
     ):
         return compose("config", list(overrides), return_hydra_config=True)
+
+
+def multirun(overrides: Sequence[str]) -> tuple[ConfigLoaderImpl, DictConfig]:
+    """Hydra's loader, and what it composes from overrides for a command with -m."""
+    search_path.register()
+    with (
+        _without_global_hydra(),
+        initialize_config_module(version_base="1.3", config_module=search_path.OWN),
+    ):
+        loader = cast(ConfigLoaderImpl, GlobalHydra.instance().config_loader())
+        return loader, loader.load_configuration("config", list(overrides), RunMode.MULTIRUN)
 
 
 def _fast(overrides: Sequence[str]) -> tuple[Plain, dict[str, str]]:

@@ -111,6 +111,7 @@ class WandbConfig:
     entity: str | None
     group: str | None
     tags: list[str]
+    artifacts: bool
 
     def __post_init__(self) -> None:
         choice("wandb.mode", self.mode, TRACKING_MODES)

@@ -62,7 +62,7 @@ def recorded(config: Config, fill: Callable[[Run], None]) -> Record:
         if record["status"] != "out_of_memory":
             shutil.rmtree(store.path(record, UNFINISHED), ignore_errors=True)
         epochs.info("%s", result_line(record))
-        run.tracker.finish(record)
+        run.tracker.finish(record, store.kept(record))
     return record
 
 

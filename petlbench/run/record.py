@@ -82,6 +82,11 @@ class Store:
         name = f"{factors['method']}-{factors['backbone']}{draw}-seed{factors['seed']}"
         return self.root / str(factors["task"]) / f"{name}-{record['id']}{suffix}"
 
+    def kept(self, record: Record) -> list[Path]:
+        """The files of a run that exist: its record, and its delta."""
+        paths = [self.path(record), self.path(record, DELTA)]
+        return [path for path in paths if path.is_file()]
+
     def finished(self) -> set[str]:
         """Identities of all finished runs."""
         return {record["id"] for record in self.records() if record["status"] == "finished"}

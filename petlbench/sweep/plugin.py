@@ -84,11 +84,11 @@ class PetlSweeper(Sweeper):
 
     def combinations(self, arguments: Sequence[str]) -> Iterator[plan.Combination]:
         """All combinations, composed by Hydra itself where `Composer` does not cover them."""
-        groups, values = self._axes(arguments)
+        groups, values = self.axes(arguments)
         varied = {key for key, axis in (groups | values).items() if len(axis) > 1}
-        own = self._parse(list(self.config.hydra.overrides.hydra))
+        own = self.parse(list(self.config.hydra.overrides.hydra))
         composer = Composer(self.loader)
-        parse = cache(lambda text: self._parse([text])[0])
+        parse = cache(lambda text: self.parse([text])[0])
         for choice in itertools.product(*groups.values()):
             by_hydra = cache(partial(self._composed, choice))
             parsed = [*own, *map(parse, choice)]
@@ -117,19 +117,19 @@ class PetlSweeper(Sweeper):
         """The configuration of a run: a copy of the composed one with the values set by Hydra."""
         changed = copy.deepcopy(composed)
         try:
-            self.loader._apply_overrides_to_config(self._parse(settings), changed)
+            self.loader._apply_overrides_to_config(self.parse(settings), changed)
             return compose.finish(changed, choices)
         except (HydraException, OmegaConfBaseException, AssertionError) as error:
             line = mistakes.explain(error, lambda: compose.keys(composed))
             pair = f"method={choices['method']} backbone={choices['backbone']}"
             raise UserError(f"{line} (with {pair} dataset={choices['dataset']})") from error
 
-    def _axes(self, arguments: Sequence[str]) -> tuple[Axes, Axes]:
+    def axes(self, arguments: Sequence[str]) -> tuple[Axes, Axes]:
         """The overrides for each key of the command and the experiment: groups, then values."""
-        overrides = self._parse(arguments)
+        overrides = self.parse(arguments)
         keys = {override.get_key_element() for override in overrides}
         params = [f"{key}={value!s}" for key, value in self.params.items()]
-        preset = [o for o in self._parse(params) if o.get_key_element() not in keys]
+        preset = [o for o in self.parse(params) if o.get_key_element() not in keys]
         groups: Axes = {}
         values: Axes = {}
         for override in [*preset, *overrides]:
@@ -169,7 +169,7 @@ class PetlSweeper(Sweeper):
             raise unknown(group, name, self.loader.get_group_options(group))
         return cast(dict[str, Any], OmegaConf.to_container(result.config))
 
-    def _parse(self, overrides: Sequence[str]) -> list[Override]:
+    def parse(self, overrides: Sequence[str]) -> list[Override]:
         # with the loader, which a glob asks for the options of its group
         return OverridesParser.create(config_loader=self.loader).parse_overrides(list(overrides))
 

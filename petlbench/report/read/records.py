@@ -33,15 +33,20 @@ def read(folders: Sequence[Path]) -> list[Record]:
 
 
 def _read_folder(store: Store) -> Iterator[Record]:
-    """Its records, with the configuration keys that later versions added."""
+    """Its records, comparable with each other."""
     if not os.path.isdir(store.root):  # unlike Path.is_dir it accepts names of any length
         raise UserError(
             f"--records '{store.root}' is not a folder; give the results.root of a run or sweep"
         )
     for record in store.records():
-        # a null node counts as absent: completed() fills in keys of mappings only
-        nodes = {key: node for key, node in record["config"].items() if node is not None}
-        yield _shortened(record | {"config": identity.completed(nodes)})
+        yield _shortened(comparable(record))
+
+
+def comparable(record: Record) -> Record:
+    """The record with the configuration keys that later versions added."""
+    # a null node counts as absent: completed() fills in keys of mappings only
+    nodes = {key: node for key, node in record["config"].items() if node is not None}
+    return record | {"config": identity.completed(nodes)}
 
 
 def _shortened(record: Record) -> Record:

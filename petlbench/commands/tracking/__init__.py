@@ -1,0 +1,1 @@
+"""python -m petlbench.tracking: Weights & Biases before and after the runs."""

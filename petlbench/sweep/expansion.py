@@ -1,0 +1,45 @@
+"""A sweep as it is written and as it expands, for those who hand out its runs themselves."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from hydra._internal.callbacks import Callbacks
+from hydra.core.override_parser.types import Override
+from hydra.types import HydraContext
+from omegaconf import OmegaConf
+
+from petlbench.config import command_line, compose, hydra_keys
+from petlbench.config.schema import Config
+from petlbench.errors import UserError
+from petlbench.sweep import plugin
+from petlbench.sweep.launchers.foreign import run_composed
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """axes: the overrides of each key, whose product are the runs; suites are expanded."""
+
+    axes: dict[str, list[Override]]
+    runs: list[Config]
+
+
+def expand(arguments: Sequence[str]) -> Expansion:
+    """The sweep of `python -m petlbench -m ARGUMENTS`.
+
+    Raises UserError and HydraException for what that command refuses, and for keys of Hydra.
+    """
+    overrides = command_line.without_plus(arguments)
+    command_line.check_groups(overrides)
+    hydra_keys.check(overrides)
+    plugin.register()
+    loader, config = compose.multirun(plugin.defer(["-m", *command_line.quoted(overrides)])[1:])
+    if own := config.hydra.overrides.hydra:
+        raise UserError(f"'{own[0]}' is for a sweep of Hydra; leave it out")
+    sweeper = plugin.PetlSweeper(params=config.hydra.sweeper.params, dry_run=False)
+    context = HydraContext(config_loader=loader, callbacks=Callbacks())
+    sweeper.setup(hydra_context=context, task_function=run_composed, config=config)
+    task = cast(list[str], OmegaConf.to_container(config.hydra.overrides.task, resolve=False))
+    groups, values = sweeper.axes(task)
+    axes = {key: sweeper.parse(texts) for key, texts in (groups | values).items()}
+    return Expansion(axes, [run for run, _, _ in sweeper.combinations(task)])
