@@ -18,7 +18,8 @@ class Template(Generic[M]):
     """
 
     def __init__(self, module: M) -> None:
-        self._module, self._tensors = module, []
+        self._module = module
+        self._tensors: list[Tensor] = []
         self._pickled = self._dumped()
 
     def copy(self, memo: dict[int, Any] | None = None) -> M:
