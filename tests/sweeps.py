@@ -136,6 +136,7 @@ SWEEPS: dict[str, Callable[[], list[Record]]] = {
     "costs": probes,
     "throughput": probes,
     "shots": few_shot,
+    "trials": lambda: read([ROOT / "mini" / "trials" / "mini" / "land"]),
 }
 
 

@@ -23,6 +23,10 @@ def by_hydra(overrides: Sequence[str]) -> dict[str, Any]:
     return compose.finish(compose.without_hydra(composed), choices).plain()
 
 
+# select is no protocol of a run
+PROTOCOLS = [name for name in options.names("protocol") if name != "select"]
+
+
 def tasks() -> list[str]:
     """A task of each suite."""
     names = [name for name in options.names("dataset") if not options.listed("dataset", name)]
@@ -38,7 +42,7 @@ def combinations() -> list[tuple[str, ...]]:
         *((f"method={name}", f"dataset={next(suites)}") for name in METHODS),
         *((f"backbone={name}", "method=lora") for name in options.names("backbone")),
         *((f"dataset={name}", "method=dtl") for name in tasks()),
-        *((f"protocol={name}", "method=dtl") for name in options.names("protocol")),
+        *((f"protocol={name}", "method=dtl") for name in PROTOCOLS),
         *((*paper, f"method={name}") for name in ("lora", "dtl", "ssf", "linear")),
         ("method=lora", "method.rank=4", "seed=7", "train.lr=1", "train.epochs=3"),
         ("train.betas=[0.8,0.99]", "title='a b'", "train.schedule.warmup_epochs=0"),

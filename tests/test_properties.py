@@ -176,7 +176,8 @@ VALUES = st.integers(-9, 9) | st.floats(-9, 9).map(lambda x: round(x, 3)) | st.b
 )
 def test_a_sweep_has_each_combination_of_its_values_once(axes: dict[str, list[Any]]) -> None:
     written = {key: [json.dumps(value) for value in values] for key, values in axes.items()}
-    groups, values = sweeper().axes([f"{key}={','.join(texts)}" for key, texts in written.items()])
+    found = sweeper().axes([f"{key}={','.join(texts)}" for key, texts in written.items()])
+    groups, values = found.groups, found.values
     assert groups == {"method": ["method=linear"]}
     assert list(values) == ["seed", *axes]
     for key, texts in written.items():

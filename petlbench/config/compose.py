@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from petlbench.config import labels, mistakes, recipes, search_path
+from petlbench.config import labels, mistakes, recipes, search_path, selection
 from petlbench.config.composer import BESIDE, GROUPS, Composer
 from petlbench.config.construct import build, flat
 from petlbench.config.interpolation import NotCovered
@@ -59,6 +59,11 @@ def typed(plain: Plain, choices: Mapping[str, str]) -> Config:
 
     With recipe=paper, `recipe.changed` names what the command changed of the options' values.
     """
+    if choices.get("protocol") == selection.NAME:
+        raise UserError(
+            "protocol=select is a sweep of trials and then final runs; add -m, or choose the "
+            "protocol of one run, such as final"
+        )
     settings = build(Settings, plain)
     _refuse_not_finite(plain)
     labels.check(plain, choices)

@@ -23,7 +23,8 @@ from petlbench.config.interpolation import MISSING, REFERENCE, NotCovered, Plain
 
 ROOT = "config"
 GROUPS = ("method", "backbone", "dataset", "recipe")  # the factors of a table
-BESIDE = ("report", "facts", "family")  # keys of yaml files that are no part of a run
+# keys of yaml files that are no part of a run
+BESIDE = ("report", "facts", "family", "tune", "select")
 NO_VALUES = ("hydra", "defaults")
 File = tuple[str, str | None]  # path in the configuration tree, and package
 

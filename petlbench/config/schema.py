@@ -161,7 +161,9 @@ class Settings:
     """All keys that yaml files and the command line may set.
 
     family: heading of the method's rows in tables. report: how an experiment's records are shown.
-    facts: what a method's yaml declares of it for the tests. None of them is part of a run.
+    facts: what a method's yaml declares of it for the tests. tune: the values that its trials have
+    under protocol=select, and select: how many (petlbench/config/selection.py). None of them is
+    part of a run.
     """
 
     job: str
@@ -183,6 +185,8 @@ class Settings:
     family: str | None = None
     report: Any = None
     facts: Any = None
+    tune: Any = None
+    select: Any = None
 
     def __post_init__(self) -> None:
         whole("seed", self.seed, low=0, high=HIGHEST_SEED)

@@ -13,6 +13,7 @@ from petlbench.sweep import plan
 from petlbench.sweep.launchers.launcher import Launcher
 
 log = logging.getLogger("petlbench")
+Stores = Callable[[str], Store]  # the records below a results.root
 
 
 def sweep(combinations: Sequence[plan.Combination], launcher: Launcher, *, dry_run: bool) -> int:
@@ -21,22 +22,47 @@ def sweep(combinations: Sequence[plan.Combination], launcher: Launcher, *, dry_r
     Raises UserError for a mistake of the command, before any run.
     """
     store = cache(Store)  # one for each results.root, which may be swept too
-    runs = plan.build(combinations, cache(lambda root: store(root).finished()), _check)
-    open_runs = [run for run in runs if run.state != plan.FINISHED]
-    if open_runs:
+    runs = planned(combinations, store)
+    check(runs, launcher, dry_run=dry_run)
+    announce(plan.headline(runs), runs, dry_run=dry_run)
+    return 0 if dry_run else end(runs, done(runs, store, launcher), store)
+
+
+def planned(combinations: Iterable[plan.Combination], store: Stores) -> list[plan.Planned]:
+    """The runs of a sweep, and what the records say of them now."""
+    return plan.build(combinations, cache(lambda root: store(root).finished()), _check)
+
+
+def check(runs: Sequence[plan.Planned], launcher: Launcher, *, dry_run: bool) -> None:
+    """Refuse what cannot work before the plan is printed. Raises UserError."""
+    if open_runs := _open(runs):
         from petlbench.sweep import perform  # imports torch
 
         perform.check(open_runs, dry_run=dry_run)
         if not dry_run:
             launcher.check(open_runs)
-    log.info(plan.headline(runs))
-    for line in _elsewhere(open_runs):
+
+
+def announce(headline: str, runs: Sequence[plan.Planned], *, dry_run: bool) -> None:
+    """Print the plan: what others do and what is refused; all runs of a dry run."""
+    log.info(headline)
+    for line in _elsewhere(_open(runs)):
         log.info(line)
     for line in [*plan.refusals(runs), *(plan.listing(runs) if dry_run else ())]:
         log.info(line)
-    if dry_run:
-        return 0
-    failures = perform.perform(runs, store, launcher) if open_runs else []
+
+
+def done(runs: Sequence[plan.Planned], store: Stores, launcher: Launcher) -> list[str]:
+    """Do what is not finished. Returns a line for each failure."""
+    if not _open(runs):
+        return []
+    from petlbench.sweep import perform  # imports torch
+
+    return perform.perform(runs, store, launcher)
+
+
+def end(runs: Sequence[plan.Planned], failures: Sequence[str], store: Stores) -> int:
+    """Say where the records are, what failed, and what probes found. Returns the exit code."""
     roots = dict.fromkeys(str(store(run.config.results.root).root) for run in runs)
     log.info("records: %s", ", ".join(roots))
     for line in failures:
@@ -44,6 +70,10 @@ def sweep(combinations: Sequence[plan.Combination], launcher: Launcher, *, dry_r
     for line in _summaries(runs, store):
         log.info(line)
     return 1 if failures else 0
+
+
+def _open(runs: Sequence[plan.Planned]) -> list[plan.Planned]:
+    return [run for run in runs if run.state != plan.FINISHED]
 
 
 def _check(config: Config) -> None:
@@ -61,7 +91,7 @@ def _elsewhere(runs: Sequence[plan.Planned]) -> list[str]:
     return [f"in work: {count} by {who}" for who, count in sorted(counts.items())]
 
 
-def _summaries(runs: Sequence[plan.Planned], store: Callable[[str], Store]) -> Iterable[str]:
+def _summaries(runs: Sequence[plan.Planned], store: Stores) -> Iterable[str]:
     # only probes have one; to look at the job of a training run would import torch
     probes = [run for run in runs if run.config.probe is not None]
     for (name, root), config in {_place(run): run.config for run in probes}.items():

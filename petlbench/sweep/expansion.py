@@ -13,6 +13,7 @@ from petlbench.config import command_line, compose, hydra_keys
 from petlbench.config.schema import Config
 from petlbench.errors import UserError
 from petlbench.sweep import plugin
+from petlbench.sweep.axes import refuse_selection
 from petlbench.sweep.launchers.foreign import run_composed
 
 
@@ -40,6 +41,12 @@ def expand(arguments: Sequence[str]) -> Expansion:
     context = HydraContext(config_loader=loader, callbacks=Callbacks())
     sweeper.setup(hydra_context=context, task_function=run_composed, config=config)
     task = cast(list[str], OmegaConf.to_container(config.hydra.overrides.task, resolve=False))
-    groups, values = sweeper.axes(task)
-    axes = {key: sweeper.parse(texts) for key, texts in (groups | values).items()}
-    return Expansion(axes, [run for run, _, _ in sweeper.combinations(task)])
+    axes = sweeper.axes(task)
+    if sweeper.selects(axes):
+        raise UserError("protocol=select chooses its final runs itself; name another protocol")
+    refuse_selection(axes)
+    parsed = {
+        key: sweeper.parse(texts) for key, texts in (*axes.groups.items(), *axes.values.items())
+    }
+    runs = [run for run, _, _ in sweeper.combinations(axes, axes.varied)]
+    return Expansion(parsed, runs)

@@ -129,10 +129,10 @@ def _verdict(config: Config, check: Callable[[Config], None]) -> Verdict:
     return Verdict()
 
 
-def headline(runs: Sequence[Planned]) -> str:
+def headline(runs: Sequence[Planned], what: str = "runs") -> str:
     """plan: 114 runs, 12 finished (skipped), 102 to run"""
     states = Counter(run.state for run in runs)
-    line = f"plan: {len(runs)} runs, {states[FINISHED]} finished (skipped)"
+    line = f"plan: {len(runs)} {what}, {states[FINISHED]} finished (skipped)"
     line += f", {states[TO_RUN]} to run"
     for state in (UNSUPPORTED, BROKEN):
         line += f", {states[state]} {state}" if states[state] else ""

@@ -4,7 +4,7 @@ import copy
 import itertools
 import sys
 import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, cast
 
@@ -19,20 +19,21 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from petlbench.config import compose, mistakes, options, target
+from petlbench.config import compose, mistakes, options, selection, target
 from petlbench.config.composer import Composer
 from petlbench.config.interpolation import NotCovered
 from petlbench.config.schema import Config
+from petlbench.config.selection import SelectConfig
 from petlbench.errors import UserError, unknown
-from petlbench.sweep import conduct, plan
+from petlbench.sweep import conduct, plan, select, space
+from petlbench.sweep.axes import Axes, cells, refuse_selection
 from petlbench.sweep.launchers.basic import Basic
 from petlbench.sweep.launchers.foreign import Foreign, run_composed
 from petlbench.sweep.launchers.launcher import Launcher
+from petlbench.sweep.space import Space
 
 MODULE = "hydra_plugins.petlbench_sweeper"
 HYDRAS_BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
-NAMED = ("method", "dataset", "seed")  # every line about a run names these keys
-Axes = dict[str, list[str]]
 
 
 class PetlSweeper(Sweeper):
@@ -55,15 +56,27 @@ class PetlSweeper(Sweeper):
         self.context = hydra_context
         self.loader = cast(ConfigLoaderImpl, hydra_context.config_loader)
         self.config = config
+        self._composer = Composer(self.loader)
+        self._parsed = cache(lambda text: self.parse([text])[0])
+        self._own = self.parse(list(config.hydra.overrides.hydra))
 
     def sweep(self, arguments: list[str]) -> Any:
         """Plan and run; raises SystemExit with the exit code of the sweep."""
         # not in __init__, whose errors Hydra wraps
         if not isinstance(self.dry_run, bool):
             raise UserError(f"hydra.sweeper.dry_run is {self.dry_run}; it must be true or false")
-        combinations = list(self.combinations(arguments))
+        axes, launcher = self.axes(arguments), self._launcher()
+        if self.selects(axes):
+            axes = axes.with_option("method", self.config.hydra.runtime.choices.method)
+            settings = self._selection(axes)
+            found = cells(axes, settings, partial(self._space, settings), self.combinations)
+            code = select.sweep(found, settings, launcher, dry_run=self.dry_run)
+        else:
+            refuse_selection(axes)
+            combinations = list(self.combinations(axes, axes.varied))
+            code = conduct.sweep(combinations, launcher, dry_run=self.dry_run)
         # `hydra.main` discards what a sweeper returns
-        raise SystemExit(conduct.sweep(combinations, self._launcher(), dry_run=self.dry_run))
+        raise SystemExit(code)
 
     def _launcher(self) -> Launcher:
         node = cast(
@@ -82,28 +95,47 @@ class PetlSweeper(Sweeper):
         made: Launcher = found(**node)
         return made
 
-    def combinations(self, arguments: Sequence[str]) -> Iterator[plan.Combination]:
-        """All combinations, composed by Hydra itself where `Composer` does not cover them."""
-        groups, values = self.axes(arguments)
-        varied = {key for key, axis in (groups | values).items() if len(axis) > 1}
-        own = self.parse(list(self.config.hydra.overrides.hydra))
-        composer = Composer(self.loader)
-        parse = cache(lambda text: self.parse([text])[0])
+    def combinations(self, axes: Axes, varied: Collection[str]) -> Iterator[plan.Combination]:
+        """All combinations, composed by Hydra itself where `Composer` does not cover them.
+
+        varied: the keys that name a run beside method, task and seed.
+        """
+        groups, values = axes.groups, axes.values
         for choice in itertools.product(*groups.values()):
             by_hydra = cache(partial(self._composed, choice))
-            parsed = [*own, *map(parse, choice)]
+            parsed = [*self._own, *map(self._parsed, choice)]
             for settings in itertools.product(*values.values()):
-                shown = tuple(
-                    text
-                    for key, text in zip([*groups, *values], [*choice, *settings], strict=True)
-                    if key in varied and key not in NAMED
-                )
                 overrides = (*choice, *settings)
+                keys = zip([*groups, *values], overrides, strict=True)
+                shown = tuple(text for key, text in keys if key in varied)
                 try:
-                    found = composer.compose([*parsed, *map(parse, settings)])
+                    found = self._composer.compose([*parsed, *map(self._parsed, settings)])
                     yield compose.typed(*found), shown, overrides
                 except NotCovered:
                     yield self._configuration(*by_hydra(), settings), shown, overrides
+
+    def selects(self, axes: Axes) -> bool:
+        """Whether a sweep is one of protocol=select."""
+        chosen = axes.options("protocol") or [self.config.hydra.runtime.choices.protocol]
+        if selection.NAME in chosen and len(chosen) > 1:
+            raise UserError("protocol=select does trials and final runs; name no other protocol")
+        return chosen == [selection.NAME]
+
+    def _selection(self, axes: Axes) -> SelectConfig:
+        """The node `select` with the values of the command and the experiment."""
+        own = axes.of_node(selection.NAME)
+        for key, texts in own.items():
+            if len(texts) > 1:
+                raise UserError(f"{key} names several values; a sweep of protocol=select has one")
+        texts = [axis[0] for axis in (*axes.groups.values(), *own.values())]
+        composed = self.loader.load_sweep_config(self.config, texts)
+        return selection.settings(OmegaConf.to_container(composed.select, resolve=True))
+
+    def _space(self, settings: SelectConfig, method: str) -> Space:
+        """The values that the trials of a method have."""
+        own = self._content("method", method).get("tune")
+        where = f"tune of method={method}" if own is not None else "select.space"
+        return space.read(own if own is not None else settings.space, where)
 
     def _composed(self, choice: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
         """What Hydra composes for a choice of options, and the choice of each group."""
@@ -124,14 +156,14 @@ class PetlSweeper(Sweeper):
             pair = f"method={choices['method']} backbone={choices['backbone']}"
             raise UserError(f"{line} (with {pair} dataset={choices['dataset']})") from error
 
-    def axes(self, arguments: Sequence[str]) -> tuple[Axes, Axes]:
-        """The overrides for each key of the command and the experiment: groups, then values."""
+    def axes(self, arguments: Sequence[str]) -> Axes:
+        """The overrides for each key of the command and the experiment."""
         overrides = self.parse(arguments)
         keys = {override.get_key_element() for override in overrides}
         params = [f"{key}={value!s}" for key, value in self.params.items()]
         preset = [o for o in self.parse(params) if o.get_key_element() not in keys]
-        groups: Axes = {}
-        values: Axes = {}
+        groups: dict[str, list[str]] = {}
+        values: dict[str, list[str]] = {}
         for override in [*preset, *overrides]:
             key, axis = override.get_key_element(), _values(override)
             if not self._is_choice(override):
@@ -141,7 +173,7 @@ class PetlSweeper(Sweeper):
             else:
                 group = override.key_or_group
                 groups[key] = [f"{key}={name}" for name in self._options(group, axis)]
-        return groups, values
+        return Axes(groups, values)
 
     def _is_choice(self, override: Override) -> bool:
         """Whether an override chooses an option of a group, as in Hydra."""

@@ -31,7 +31,7 @@ def completed(records: Sequence[Record], spec: ReportSpec) -> ReportSpec:
         suites = Counter(r["suite"] for r in records if r["protocol"] == spec.protocol)
         suites = suites or Counter(r["suite"] for r in records)
         spec = replace(spec, suite=suites.most_common(1)[0][0])
-    rest = _of_protocol(_of_suite(records, spec), spec)
+    rest = _of_protocol(of_suite(records, spec), spec)
     backbones = sorted({record["factors"]["backbone"] for record in rest})
     if spec.backbone is None and len(backbones) > 1:
         raise UserError(
@@ -51,7 +51,7 @@ def selected(records: Sequence[Record], spec: ReportSpec) -> list[Record]:
     """
     rest = [
         record
-        for record in _of_protocol(_of_suite(records, spec), spec)
+        for record in _of_protocol(of_suite(records, spec), spec)
         if record["factors"]["backbone"] == spec.backbone
     ]
     for key in spec.vary:
@@ -80,7 +80,8 @@ def _unknown_key(key: str, every: set[str]) -> UserError:
     )
 
 
-def _of_suite(records: Sequence[Record], spec: ReportSpec) -> list[Record]:
+def of_suite(records: Sequence[Record], spec: ReportSpec) -> list[Record]:
+    """The records of the suite. Raises UserError if there are none."""
     rest = [record for record in records if record["suite"] == spec.suite]
     if not rest:
         present = {record["suite"] for record in records}

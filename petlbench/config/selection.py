@@ -1,0 +1,50 @@
+"""`select`: how protocol=select tunes. It decides which runs there are and is part of none."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from petlbench.checks import choice, whole
+from petlbench.config.construct import build, typed
+from petlbench.config.schema import HIGHEST_SEED
+from petlbench.errors import UserError
+
+NAME = "select"
+TASK, SUITE = "task", "suite"
+MOST_TRIALS = 100_000  # a bound against typing errors: each trial is a run
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectConfig:
+    """trials: points for each choice. per: what chooses its own values.
+
+    trial_seeds: of each trial, whose scores are averaged. seed: draws points. space: of methods
+    without `tune` in their yaml, see petlbench/sweep/space.py.
+    """
+
+    trials: int
+    per: str
+    trial_seeds: list[int]
+    seed: int
+    space: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        whole("select.trials", self.trials, low=1, high=MOST_TRIALS)
+        choice("select.per", self.per, (TASK, SUITE))
+        whole("select.seed", self.seed, low=0, high=HIGHEST_SEED)
+        for seed in self.trial_seeds:
+            whole("a seed of select.trial_seeds", seed, low=0, high=HIGHEST_SEED)
+        if not self.trial_seeds or len(set(self.trial_seeds)) < len(self.trial_seeds):
+            raise UserError(
+                f"select.trial_seeds is {self.trial_seeds}; it must be a list of different seeds "
+                "such as [0,1]"
+            )
+
+
+def settings(node: Any) -> SelectConfig:
+    """The typed node `select`. Raises UserError for a wrong value."""
+    values = typed(SelectConfig, node, NAME)
+    # OmegaConf keeps the null of a mapping, and turns that of a list into one
+    if not isinstance(values.get("space"), Mapping):
+        raise UserError(f"select.space is {values.get('space')}; it must map keys to values")
+    return build(SelectConfig, values, NAME)

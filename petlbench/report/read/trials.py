@@ -1,0 +1,82 @@
+"""Scores of trials: which values were tried, and how good the best of k of them is."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+
+from petlbench.report.read.fields import main_test
+from petlbench.run.record import Record
+
+TRIAL = "trial"
+DECIDING = ("method", "backbone", "input", "train")  # nodes with the values that a trial may vary
+
+
+@dataclass
+class Tried:
+    """The trials of a row on one task, by their values (a text), and its final runs.
+
+    val and test: top-1 in percent of each seed; an empty list of `val` is a failed trial.
+    """
+
+    val: dict[str, list[float]] = field(default_factory=dict)
+    test: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def scores(self) -> list[float]:
+        """One for each trial, a mean over seeds; a failed trial has 0: it chose nothing."""
+        return [fmean(seeds) if seeds else 0.0 for seeds in self.val.values()]
+
+    @property
+    def failed(self) -> int:
+        """Number of failed trials."""
+        return sum(not seeds for seeds in self.val.values())
+
+    @property
+    def test_of_best(self) -> float | None:
+        """Mean of the final runs with the values of the best trial, None without such runs."""
+        if not self.val:
+            return None
+        best = max(self.val, key=lambda values: fmean(self.val[values] or [0.0]))
+        # equal trials: the one that has final runs was chosen
+        top = self.val[best]
+        equal = [values for values, seeds in self.val.items() if _same(seeds, top)]
+        return next((fmean(self.test[values]) for values in equal if values in self.test), None)
+
+
+def tried(records: Iterable[Record], labels: Mapping[str, str]) -> dict[tuple[str, str], Tried]:
+    """(row, task) -> its trials and final runs; labels: record id -> row."""
+    found: dict[tuple[str, str], Tried] = {}
+    for record in records:
+        place = labels[record["id"]], record["factors"]["task"]
+        own, values = found.setdefault(place, Tried()), _values(record)
+        finished = record["status"] == "finished"
+        if record["protocol"] == TRIAL:
+            scores = own.val.setdefault(values, [])
+            scores += [record["scores"]["val"]["top1"]] if finished else []
+        elif finished and (name := main_test(record)) is not None:
+            own.test.setdefault(values, []).append(record["scores"][name]["top1"])
+    return {place: own for place, own in found.items() if own.val}
+
+
+def expected_best(scores: Sequence[float], k: int) -> float:
+    """Expected maximum of k of n scores, drawn without replacement.
+
+    The mean over all subsets of k trials: with sorted scores v_1 <= ... <= v_n, the sum over i of
+    C(i - 1, k - 1) v_i / C(n, k). Dodge et al., Show Your Work (https://arxiv.org/abs/1909.03004),
+    take the expectation over draws with replacement, whose estimator is biased; the one without is
+    unbiased (Tang et al., https://arxiv.org/abs/2004.13705).
+    """
+    ordered = sorted(scores)
+    weighted = (math.comb(place, k - 1) * score for place, score in enumerate(ordered))
+    return math.fsum(weighted) / math.comb(len(ordered), k)
+
+
+def _values(record: Record) -> str:
+    config = record["config"]
+    return json.dumps([config.get(node) for node in DECIDING], sort_keys=True)
+
+
+def _same(one: Sequence[float], other: Sequence[float]) -> bool:
+    return bool(one) and bool(other) and round(fmean(one) - fmean(other), 9) == 0
