@@ -50,11 +50,11 @@ def test_the_state_of_a_sweep(root: Path) -> None:
     assert claim is not None
     with claim:
         found = status(str(root))
-    name = planned(root, None, "1").name
+    name = planned(root, None, "1").full_name
     assert (found.done, found.unsupported) == (2, 1)
     assert {key: owner.pid for key, owner in found.running.items()} == {name: os.getpid()}
     assert list(found.failed.values()) == ["failed: no memory"]
-    assert found.to_do == [planned(root, None, "2").name]
+    assert found.to_do == [planned(root, None, "2").full_name]
     assert found.hours_spent == pytest.approx(2 / 60)
     assert found.hours_left == pytest.approx(2 / 60)  # the running one and the open one
     shown = lines(found)

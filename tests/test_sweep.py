@@ -149,7 +149,7 @@ def test_values_that_differ_on_a_backbone_come_in() -> None:
 
 
 def test_the_plan_of_vtab(tmp_path: Path) -> None:
-    arguments = ["-m", "method=dtl,lora", "dataset=vtab", "seed=0,1,2"]
+    arguments = ["-m", "method=dtl,lora", "dataset=vtab", "backbone=vit_b16", "seed=0,1,2"]
     code, told = in_process(tmp_path, *arguments, "hydra.sweeper.dry_run=true")
     assert code == 0
     assert "plan: 114 runs, 0 finished (skipped), 114 to run" in told
@@ -220,8 +220,13 @@ def test_a_value_that_one_of_the_methods_lacks_or_that_is_null_can_be_swept(
             ["recipe=paper"],
             "linear on vit_mini and mini/digits; it has some for linear on vit_b16",
         ),
-        (["-m", "dataset=vtab/cifar"], "vtab/cifar has no folder 'data/vtab/cifar'"),
-        (["-m", "dataset=vtab/dtd,vtab/kitti"], "(refused too: vtab/kitti)"),
+        (
+            ["-m", "dataset=vtab/cifar", "backbone=vit_mini"],
+            "vtab/cifar has no folder 'data/vtab/cifar'",
+        ),
+        (["-m", "dataset=vtab/dtd,vtab/kitti", "backbone=vit_mini"], "(refused too: vtab/kitti)"),
+        (["-m", "dataset=vtab"], "dataset=vtab needs a backbone: add backbone=NAME, one of "),
+        (["dataset=fewshot/pets"], "dataset=fewshot/pets needs a backbone"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(

@@ -18,6 +18,7 @@ SWEEP = [
     "method=dtl,lora",
     "dataset=vtab",
     "backbone=vit_mini",
+    "backbone=vit_mini",
     "backbone.pretrained=false",
     "input.size=16",
     "train.epochs=1",

@@ -29,7 +29,7 @@ REACHED = ("finished", "unsupported")  # states that the same sweep leaves as th
 
 @dataclass(frozen=True)
 class Status:
-    """Runs below a root by their state, as `METHOD TASK seed N`.
+    """Runs below a root by their state, as `METHOD on BACKBONE TASK seed N`.
 
     to_do: None without a plan. hours_spent: of finished and failed runs. hours_left: of running
     and open runs one after another, each as long as the mean of its method; None without a
@@ -135,21 +135,25 @@ def _name(key: str, names: Mapping[str, str], records: Mapping[str, Record]) -> 
     if key not in records:
         return f"run {key}"
     factors = records[key]["factors"]
-    return f"{factors['method']} {factors['task']} seed {factors['seed']}"
+    return f"{_pair(records[key])} {factors['task']} seed {factors['seed']}"
+
+
+def _pair(record: Record) -> str:
+    return f"{record['factors']['method']} on {record['factors']['backbone']}"
 
 
 def _hours(waiting: Sequence[str], finished: Sequence[Record]) -> float | None:
-    """Of runs by their names, from the mean of their method, else of all."""
+    """Of runs by their names, from the mean of their method on their backbone, else of all."""
     times: dict[str, list[float]] = {}
     for record in finished:
         seconds: Any = record["provenance"].get("seconds")
-        times.setdefault(record["factors"]["method"], []).append(float(seconds))
+        times.setdefault(_pair(record), []).append(float(seconds))
     if not times:
         return None
     every = [value for values in times.values() for value in values]
     mean = sum(every) / len(every)
-    means = {method: sum(values) / len(values) for method, values in times.items()}
-    return sum(means.get(name.partition(" ")[0], mean) for name in waiting) / 3600
+    means = {pair: sum(values) / len(values) for pair, values in times.items()}
+    return sum(means.get(" ".join(name.split(" ")[:3]), mean) for name in waiting) / 3600
 
 
 if __name__ == "__main__":

@@ -58,6 +58,20 @@ class WeightSource:
         log.info("checkpoint %s: loaded %s", path.name, mapped)
         return loaded | {"mapped": mapped}
 
+    @property
+    def place(self) -> str:
+        """Where they come from, in words; nothing is looked up but the local cache of the hub."""
+        if self.checkpoint is not None:
+            missing = not Path(self.checkpoint).expanduser().is_file()
+            return f"weights {Path(self.checkpoint).name}" + " (missing)" * missing
+        if not self.pretrained:
+            return "random weights"
+        if _packaged(self.name).is_file():
+            return f"weights {self.name}"
+        entry = timm.get_pretrained_cfg(self.name) if "." in self.name else None
+        is_here = entry and isinstance(try_to_load_from_cache(entry.hf_hub_id, HUB_FILE), str)
+        return f"weights {self.name}" + ("" if is_here else " (to be downloaded)")
+
     def find(self) -> Path | None:
         """The file, downloaded if it is on the hub only; None for random weights.
 
@@ -67,8 +81,12 @@ class WeightSource:
             return _existing(Path(self.checkpoint).expanduser())
         if not self.pretrained:
             return None
-        packaged = resources.files("petlbench.mini") / "weights" / f"{self.name}.safetensors"
-        return Path(str(packaged)) if packaged.is_file() else _from_hub(self.name)
+        packaged = _packaged(self.name)
+        return packaged if packaged.is_file() else _from_hub(self.name)
+
+
+def _packaged(name: str) -> Path:
+    return Path(str(resources.files("petlbench.mini") / "weights" / f"{name}.safetensors"))
 
 
 def _existing(path: Path) -> Path:

@@ -46,7 +46,7 @@ def check(runs: Sequence[plan.Planned], launcher: Launcher, *, dry_run: bool) ->
 def announce(headline: str, runs: Sequence[plan.Planned], *, dry_run: bool) -> None:
     """Print the plan: what others do and what is refused; all runs of a dry run."""
     log.info(headline)
-    for line in _elsewhere(_open(runs)):
+    for line in [*_outlook(_open(runs)), *_elsewhere(_open(runs))]:
         log.info(line)
     for line in [*plan.refusals(runs), *(plan.listing(runs) if dry_run else ())]:
         log.info(line)
@@ -79,6 +79,15 @@ def _open(runs: Sequence[plan.Planned]) -> list[plan.Planned]:
 def _check(config: Config) -> None:
     """Refuse a run that cannot work."""
     job.of(config).check(config)
+
+
+def _outlook(open_runs: Sequence[plan.Planned]) -> list[str]:
+    """What the runs ask of this machine."""
+    if not open_runs:
+        return []
+    from petlbench.sweep import outlook  # imports torch
+
+    return outlook.lines(open_runs)
 
 
 def _elsewhere(runs: Sequence[plan.Planned]) -> list[str]:

@@ -42,6 +42,13 @@ class Planned:
         return " ".join((f"{factors.method} {factors.task} seed {factors.seed}", *self.varied))
 
     @property
+    def full_name(self) -> str:
+        """Unlike all others below a results.root: `lora on vit_b16 mini/digits seed 0`."""
+        factors = self.config.factors
+        others = (text for text in self.varied if not text.startswith("backbone="))
+        return " ".join((f"{self.pair} {factors.task} seed {factors.seed}", *others))
+
+    @property
     def pair(self) -> str:
         """For example `lora on vit_b16`."""
         return f"{self.config.factors.method} on {self.config.factors.backbone}"

@@ -21,7 +21,7 @@ def keep(runs: Sequence[Planned]) -> None:
     by_root: dict[str, dict[str, str]] = {}
     for run in runs:
         if run.state not in (UNSUPPORTED, BROKEN):
-            by_root.setdefault(run.config.results.root, {})[run.id] = run.name
+            by_root.setdefault(run.config.results.root, {})[run.id] = run.full_name
     for root, names in by_root.items():
         digest = hashlib.sha256("".join(sorted(names)).encode()).hexdigest()[:16]
         try:

@@ -1,0 +1,131 @@
+"""What a plan asks of this machine: weights, pixels, epochs, data, hours. Imports torch."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from petlbench.config.schema import Config
+from petlbench.errors import UserError
+from petlbench.run import build, provenance
+from petlbench.run.record import Record, Store
+from petlbench.sweep.eta import duration, step_gflops
+from petlbench.sweep.plan import TO_RUN, Planned
+
+SHOWN = 3  # tasks without data in a line
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast this machine is, from the records of finished runs on its device.
+
+    seconds: of a run for each epoch, by method, backbone and suite. gflops: of an image in a
+    training step, by method and backbone, on any device. images: of an epoch, by suite. rate:
+    GFLOP in a second of training, by backbone.
+    """
+
+    seconds: dict[tuple[str, str, str], float]
+    gflops: dict[tuple[str, str], float]
+    images: dict[str, float]
+    rate: dict[str, float]
+
+    def of(self, run: Planned) -> float | None:
+        """Seconds of a run; None if no record tells."""
+        factors, suite = run.config.factors, run.config.dataset.suite
+        pair = (factors.method, factors.backbone)
+        found = self.seconds.get((*pair, suite))
+        parts = (self.gflops.get(pair), self.images.get(suite), self.rate.get(factors.backbone))
+        if found is None and None not in parts:
+            gflops, images, rate = (part for part in parts if part is not None)
+            found = gflops * images / rate
+        return None if found is None else found * run.config.train.epochs
+
+
+def lines(runs: Sequence[Planned]) -> list[str]:
+    """A line for each backbone, its input, epochs and recipe in the runs to do."""
+    groups: dict[str, list[Planned]] = defaultdict(list)
+    for run in runs:
+        if run.state == TO_RUN:
+            groups[_about(run.config)].append(run)
+    pace = cache(_pace)
+    return [
+        f"  {about}: {len(own)} runs{_hours(own, pace)}{_missing(own)}"
+        for about, own in groups.items()
+    ]
+
+
+def _about(config: Config) -> str:
+    trains = config.protocol.fit_on is not None
+    parts = [
+        f"{config.factors.backbone} ({build.source(config.backbone).place})",
+        f"{config.input.size} px",
+        *([f"{config.train.epochs} epochs"] if trains else []),
+        f"recipe {config.recipe.name}",
+    ]
+    return ", ".join(parts)
+
+
+def _missing(runs: Iterable[Planned]) -> str:
+    """The tasks whose data are not on this machine."""
+    found = []
+    for task, config in {run.config.factors.task: run.config for run in runs}.items():
+        try:
+            build.data(config)
+        except UserError:
+            found.append(task)
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return f"; no data for {', '.join(found[:SHOWN])}{more}" if found else ""
+
+
+def _hours(runs: Sequence[Planned], pace: Callable[[str, str], Pace | None]) -> str:
+    """How long the runs take one after another."""
+    if runs[0].config.protocol.fit_on is None:
+        return ""
+    times = []
+    for run in runs:
+        known = pace(run.config.results.root, run.config.device)
+        times.append(known.of(run) if known else None)
+    told = [seconds for seconds in times if seconds is not None]
+    if not told:
+        return "; time unknown: no record of this machine"
+    part = f" for {len(told)} of them" if len(told) < len(times) else ""
+    return f"; about {duration(sum(told))} of runs{part}, from the records of this machine"
+
+
+def _pace(root: str, device: str) -> Pace | None:
+    try:
+        name = provenance.device_name(build.device(device))
+    except UserError:  # a plan may be made on a machine without the GPU of its runs
+        return None
+    return pace((r for r in Store(root).records() if r["status"] == "finished"), name)
+
+
+def pace(records: Iterable[Record], device: str) -> Pace:
+    """From finished records; those of other devices tell FLOPs alone."""
+    gflops: dict[tuple[str, str], float] = {}
+    seconds: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    images: dict[str, list[float]] = defaultdict(list)
+    work: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for record in records:
+        factors, cost = record["factors"], record["cost"]
+        pair = (factors["method"], factors["backbone"])
+        if (flops := step_gflops(record)) is not None:
+            gflops[pair] = flops
+        seen, train_s = cost.get("images_seen"), cost.get("train_s")
+        if record["provenance"].get("device") != device or not seen or not train_s:
+            continue
+        epochs = record["config"]["train"]["epochs"]
+        seconds[*pair, record["suite"]].append(record["provenance"]["seconds"] / epochs)
+        images[record["suite"]].append(seen / epochs)
+        if flops is not None:
+            work[pair[1]].append((flops * seen, train_s))
+    return Pace(
+        {key: _mean(values) for key, values in seconds.items()},
+        gflops,
+        {key: _mean(values) for key, values in images.items()},
+        {key: sum(w for w, _ in own) / sum(s for _, s in own) for key, own in work.items()},
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

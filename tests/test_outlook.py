@@ -1,0 +1,87 @@
+"""What a plan says of weights, pixels, epochs, data and hours."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from petlbench.config import compose
+from petlbench.run import provenance
+from petlbench.run.record import Record, Store
+from petlbench.sweep.outlook import lines
+from petlbench.sweep.plan import FINISHED, TO_RUN, Planned
+from tests.records import record
+
+HERE = provenance.device_name(torch.device("cpu"))
+
+
+def planned(root: Path, *settings: str, state: str = TO_RUN) -> Planned:
+    config = compose.single([f"results.root={root}", "device=cpu", *settings])
+    return Planned(config, "0", state)
+
+
+def timed(method: str, gflops: float | None, seconds: float, device: str = HERE) -> Record:
+    """A finished run of 10 epochs with 1000 images each on the default backbone."""
+    run = record(method, "land", 70.0)
+    costs = {"images_seen": 10_000, "train_s": seconds}
+    costs |= {"gflops": {"forward": gflops / 3, "step": gflops}} if gflops else {}
+    run["factors"] |= {"backbone": "vit_mini"}
+    run["config"]["train"] |= {"epochs": 10}
+    run["provenance"] |= {"device": device, "seconds": seconds}
+    return run | {"cost": run["cost"] | costs, "suite": "mini"}
+
+
+def test_each_backbone_has_a_line(tmp_path: Path) -> None:
+    vtab = ("backbone=vit_b16", "dataset=vtab/cifar", f"data.root={tmp_path}")
+    runs = [
+        planned(tmp_path, "method=lora", "dataset=mini/digits"),
+        planned(tmp_path, "method=lora", "dataset=mini/land", "train.epochs=3"),
+        planned(tmp_path, "method=lora", *vtab),
+        planned(tmp_path, "method=dtl", *vtab),
+        planned(tmp_path, "method=full", *vtab, state=FINISHED),
+    ]
+    first, second, third = lines(runs)
+    assert first.startswith("  vit_mini (weights vit_mini), 48 px, 10 epochs, recipe default: 1 ")
+    assert " 3 epochs" in second
+    assert "vit_b16 (weights vit_base_patch16_224" in third
+    assert "224 px, 100 epochs, recipe default: 2 runs; time unknown" in third
+    assert third.endswith("; no data for vtab/cifar")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "said"),
+    [
+        ({"checkpoint": "/nowhere/a.pth"}, "weights a.pth (missing)"),
+        ({"pretrained": False}, "random weights"),
+    ],
+)
+def test_weights_are_named(backbone: dict[str, str | bool], said: str, tmp_path: Path) -> None:
+    run = planned(tmp_path, "dataset=mini/digits")
+    changed = replace(run.config, backbone=replace(run.config.backbone, **backbone))
+    [line] = lines([replace(run, config=changed)])
+    assert f"vit_mini ({said})" in line
+
+
+def test_time_comes_from_equal_pairs_then_from_flops(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for run in (
+        timed("lora", 2.0, 600.0),
+        timed("dtl", 1.0, 999.0, device="another machine"),
+    ):
+        store.write(run)
+    settings = ("dataset=mini/digits", "train.epochs=5")
+    one = planned(tmp_path, "method=lora", *settings)
+    [line] = lines([one])
+    assert line.endswith("; about 5 min of runs, from the records of this machine")
+    # 1 GFLOP an image, 5 epochs of 1000 images, 2 * 10000 GFLOP in 600 s
+    [line] = lines([planned(tmp_path, "method=dtl", *settings)])
+    assert "; about 2 min of runs" in line
+    [line] = lines([one, planned(tmp_path, "method=bitfit", *settings)])
+    assert "; about 5 min of runs for 1 of them" in line
+
+
+def test_a_probe_trains_nothing(tmp_path: Path) -> None:
+    [line] = lines([planned(tmp_path, "method=lora", "protocol=probe")])
+    assert "epochs" not in line
+    assert "time" not in line
