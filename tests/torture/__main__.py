@@ -96,9 +96,7 @@ def attacks(
     for count in (2, 4):
         attack = partial(places.together, known["sweep"], count=count)
         found[f"{count} sweeps at once"] = partial(_counted, attack)
-    for launcher in workers.LAUNCHERS:
-        attack = partial(workers.attack, launcher)
-        found[f"workers killed: {launcher}"] = partial(_counted, attack)
+    found["workers killed"] = partial(_counted, workers.attack)
     found["damaged files"] = _damaged
     found["determinism"] = partial(_counted, determinism.attack)
     return found

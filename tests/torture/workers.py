@@ -21,24 +21,34 @@ LAUNCHERS = {
 MARKS = {"ray": "ray::_work", "slurm": "submitit.core._submit"}
 
 
-def attack(launcher: str, top: Path) -> Iterator[str]:
-    """Yields a line for each record that is lost, and each that differs."""
-    seeds = ",".join(map(str, range(RUNS // 2)))
-    axes = ("-m", "method=linear,bitfit", f"seed={seeds}", "dataset=mini/location")
-    environment = {"PETLBENCH_CACHE": "../cache"}
-    plain = Command("petlbench", (*axes, *QUICK, *SMALL), environment=environment)
-    folders = top / "undisturbed", top / "killed"
-    for folder in folders:
-        folder.mkdir()
-    end = run(plain, folders[0])
+SEEDS = ",".join(map(str, range(RUNS // 2)))
+SWEEP = ("-m", "method=linear,bitfit", f"seed={SEEDS}", "dataset=mini/location", *QUICK, *SMALL)
+ENVIRONMENT = {"PETLBENCH_CACHE": "../cache"}
+
+
+def attack(top: Path) -> Iterator[str]:
+    """Yields a line for each record that is lost, and each that differs, under each launcher."""
+    undisturbed = top / "undisturbed"
+    undisturbed.mkdir()
+    end = run(Command("petlbench", SWEEP, ENVIRONMENT), undisturbed)
     assert end.code == 0, end.output
-    command = Command(
-        "petlbench", (*plain.arguments, *LAUNCHERS[launcher]), environment=environment
-    )
-    process = Process(command, folders[1])
+    for launcher, settings in LAUNCHERS.items():
+        folder = top / launcher
+        folder.mkdir()
+        command = Command("petlbench", (*SWEEP, *settings), ENVIRONMENT)
+        faults = [
+            *_disturbed(launcher, command, folder, end.seconds / KILLS),
+            *differences(_kept(undisturbed), _kept(folder)),
+        ]
+        yield from (f"{launcher}: {fault}" for fault in faults)
+
+
+def _disturbed(launcher: str, command: Command, folder: Path, pause_s: float) -> Iterator[str]:
+    """The command while its workers are killed, then once more for runs that lost two of them."""
+    process = Process(command, folder)
     draw, killed = random.Random(0), 0
     while process.is_alive and killed < KILLS:
-        time.sleep(draw.uniform(0.5, end.seconds / KILLS))
+        time.sleep(draw.uniform(0.5, pause_s))
         if workers := _workers(launcher, process.pid):
             os.kill(draw.choice(workers), signal.SIGKILL)
             killed += 1
@@ -48,12 +58,16 @@ def attack(launcher: str, top: Path) -> Iterator[str]:
         yield f"only {killed} workers were killed"
     if ended.code != (1 if twice else 0) or ended.traceback:
         yield f"{ended.code}: {ended.output[-800:]}"
-    again = run(command, folders[1])  # runs that lost two workers have failed, and are tried again
+    if ended.output.count(" failed=") != RUNS:
+        yield f"{ended.output.count(' failed=')} runs have ended, {RUNS} were wanted"
+    again = run(command, folder)
     if again.code != 0:
         yield f"once more: {again.code} {again.output[-800:]}"
-    yield from differences(
-        *({k: v for k, v in snapshot(folder).items() if "/." not in k} for folder in folders)
-    )
+
+
+def _kept(folder: Path) -> dict[str, str]:
+    """The files of a folder, without hidden ones."""
+    return {name: found for name, found in snapshot(folder).items() if "/." not in name}
 
 
 def _workers(launcher: str, command: int) -> list[int]:
