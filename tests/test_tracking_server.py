@@ -78,12 +78,12 @@ def test_a_sweep_is_written_and_registered(
     tmp_path: Path, online: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = f"results.root={tmp_path}"
-    assert main(["sweep", *DEMO, "wandb.entity=team", root]) == 0
+    assert main(["sweep", *DEMO, "wandb.entity=team", "wandb.group=a/b", root]) == 0
     told = capsys.readouterr()
     assert told.out == "wandb agent team/petlbench/sweep1\n"
     assert "4 runs" in told.err
     [sent] = online.sweeps
-    written = yaml.safe_load((tmp_path / "wandb" / "sweep-demo.yaml").read_text())
+    written = yaml.safe_load((tmp_path / "wandb" / "sweep-a-b.yaml").read_text())
     assert yaml.safe_load(sent["config"]) == written
     assert (sent["entityName"], sent["projectName"]) == ("team", "petlbench")
     assert list(Store(tmp_path).files()) == []  # it is no record

@@ -9,7 +9,6 @@ import contextlib
 import math
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -18,6 +17,7 @@ from hydra.core.override_parser.types import Override
 from petlbench.config import compose, options
 from petlbench.errors import UserError
 from petlbench.progress import say
+from petlbench.run.record import Store
 from petlbench.run.wandb_client import connected, explained
 from petlbench.sweep.expansion import Expansion, expand
 from petlbench.system import write_atomically
@@ -44,10 +44,10 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.print:
         print(text, end="")
         return
-    file = (
-        Path(expansion.runs[0].results.root).expanduser() / "wandb" / f"sweep-{sweep['name']}.yaml"
-    )
-    file.parent.mkdir(parents=True, exist_ok=True)
+    store = Store(expansion.runs[0].results.root)
+    store.check_writable()
+    file = store.root / "wandb" / f"sweep-{sweep['name'].replace('/', '-')}.yaml"
+    file.parent.mkdir(exist_ok=True)
     write_atomically(file, text.encode())
     say(f"{len(expansion.runs)} runs: {file}")
     print(f"wandb agent {_register(sweep, expansion.runs[0].wandb.entity)}")
@@ -77,7 +77,7 @@ def known_keys() -> Iterable[str]:
 
 def _experiment(expansion: Expansion) -> str | None:
     axis = expansion.axes.get("experiment")
-    return axis[0].get_value_element_as_str().replace("/", "-") if axis else None
+    return axis[0].get_value_element_as_str() if axis else None
 
 
 def _parameter(key: str, axis: Sequence[Override]) -> dict[str, Any]:
