@@ -35,6 +35,7 @@ from tests import processes
 from tests.helpers import sampled, unsaved
 from tests.settings import augment, config, train, with_values
 from tests.test_trainer import VIEW, bright, feed, method, trainer
+from tests.torture.scenarios import images_of_a_folder
 
 EPOCHS, STOP = 3, 2
 TIMES = {"train_s", "test_s", "train_images_per_s", "test_images_per_s"}
@@ -392,11 +393,13 @@ def test_what_was_saved_goes_when_the_run_has_ended(
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_process_goes_on(sent: signal.Signals, tmp_path: Path) -> None:
-    small = ("dataset.images=1300", "dataset.sha256=null", "device=cpu", "train.epochs=8")
-    arguments = ("method=lora", *small, "train.checkpoint_every=1")
+    data = ("dataset=folder", "dataset.root=photos", "input.size=48", "device=cpu")
+    training = ("backbone=vit_mini", "train.epochs=12", "train.checkpoint_every=1")
+    arguments = ("method=lora", *data, *training)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     for folder in (whole, cut):
         folder.mkdir()
+        images_of_a_folder(folder)
     assert processes.finished(whole, *arguments)[0] == 0
     process = processes.command(cut, *arguments)
     deadline = time.monotonic() + 120
