@@ -69,7 +69,8 @@ class WeightSource:
         if _packaged(self.name).is_file():
             return f"weights {self.name}"
         entry = timm.get_pretrained_cfg(self.name) if "." in self.name else None
-        is_here = entry and isinstance(try_to_load_from_cache(entry.hf_hub_id, HUB_FILE), str)
+        hub = entry.hf_hub_id if entry else None
+        is_here = hub is not None and isinstance(try_to_load_from_cache(hub, HUB_FILE), str)
         return f"weights {self.name}" + ("" if is_here else " (to be downloaded)")
 
     def find(self) -> Path | None:
