@@ -104,6 +104,7 @@ def main(*preset: str) -> None:
     if {"-m", "--multirun"} & set(arguments) and shown:
         raise UserError("--cfg shows the configuration of one run; leave out -m")
     command_line.check_groups(arguments)
+    command_line.check_backbone(arguments)
     hydra_keys.check(arguments)
     search_path.register()
     register()

@@ -33,17 +33,21 @@ def check_groups(arguments: Sequence[str]) -> None:
         for value in values.split(","):
             if value not in known and (group, value) != ("experiment", "null"):
                 raise unknown(group, value, known)
-            if group == "dataset":
-                _check_backbone(value, arguments)
 
 
-def _check_backbone(dataset: str, arguments: Sequence[str]) -> None:
+def check_backbone(arguments: Sequence[str]) -> None:
     """Refuse the default backbone for a suite that says `backbone: ask`."""
     if any(text.startswith(("backbone=", "experiment=")) for text in arguments):
         return
-    if options.content("dataset", dataset.partition("/")[0]).get("backbone") == "ask":
-        names = ", ".join(options.names("backbone"))
-        raise UserError(f"dataset={dataset} needs a backbone: add backbone=NAME, one of {names}")
+    for text in arguments:
+        group, _, values = text.partition("=")
+        for dataset in values.split(",") if group == "dataset" else ():
+            suite = dataset.strip("'\" ").partition("/")[0]
+            if options.content("dataset", suite).get("backbone") == "ask":
+                names = ", ".join(options.names("backbone"))
+                raise UserError(
+                    f"dataset={dataset} needs a backbone: add backbone=NAME, one of {names}"
+                )
 
 
 def known_options(group: str, arguments: Sequence[str]) -> list[str]:

@@ -32,6 +32,7 @@ def expand(arguments: Sequence[str]) -> Expansion:
     """
     overrides = command_line.without_plus(arguments)
     command_line.check_groups(overrides)
+    command_line.check_backbone(overrides)
     hydra_keys.check(overrides)
     plugin.register()
     loader, config = compose.multirun(plugin.defer(["-m", *command_line.quoted(overrides)])[1:])
