@@ -17,7 +17,7 @@ import pytest
 from petlbench.errors import UserError
 from petlbench.run.claims import Claims
 from petlbench.run.record import Record
-from petlbench.sweep.launchers import engine, slurm
+from petlbench.sweep.launchers import engine, jobs
 from petlbench.sweep.launchers.launcher import Assignment
 from petlbench.sweep.launchers.slurm import Slurm
 from tests import slurm_node
@@ -49,8 +49,8 @@ def launched(work: Sequence[Assignment], **settings: Any) -> dict[str, Record]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "POLL_S", 0.2)
-    monkeypatch.setattr(slurm, "QUEUE_S", 0.5)
-    monkeypatch.setattr(slurm, "GRACE_S", 1.0)
+    monkeypatch.setattr(jobs, "QUEUE_S", 0.5)
+    monkeypatch.setattr(jobs, "GRACE_S", 1.0)
 
 
 @pytest.fixture
