@@ -24,6 +24,7 @@ from petlbench.config import (
     options,
     recipes,
     search_path,
+    selection,
 )
 from petlbench.errors import UserError, first_line, one_line, unknown
 from petlbench.progress import say
@@ -147,6 +148,7 @@ def main(*preset: str) -> None:
         raise UserError("--cfg shows the configuration of one run; leave out -m")
     check_groups(arguments)
     hydra_keys.check(arguments)
+    selection.check(arguments)
     search_path.register()
     register()
     sys.argv[1:] = defer(command_line.quoted(arguments))
