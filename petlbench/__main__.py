@@ -21,6 +21,7 @@ from petlbench.config import (
     mistakes,
     recipes,
     search_path,
+    selection,
 )
 from petlbench.errors import UserError, first_line, one_line
 from petlbench.progress import say
@@ -106,6 +107,7 @@ def main(*preset: str) -> None:
     command_line.check_groups(arguments)
     command_line.check_backbone(arguments)
     hydra_keys.check(arguments)
+    selection.check(arguments)
     search_path.register()
     register()
     sys.argv[1:] = defer(command_line.quoted(arguments))

@@ -9,19 +9,21 @@ from typing import Any
 
 import pytest
 
+from petlbench.config import selection
 from petlbench.config.schema import Config
 from petlbench.errors import UserError
 from petlbench.report import registry
+from petlbench.report.model.chart import Chart
 from petlbench.report.read.trials import expected_best
+from petlbench.run import build
 from petlbench.run.lifecycle import blank, ended
 from petlbench.run.record import Record, Store
-from petlbench.sweep import perform
+from petlbench.sweep import conduct, perform
 from petlbench.sweep.select import Cell, Choice, Search
 from petlbench.sweep.space import read, shown
 from tests import records
 from tests.command import run
 from tests.settings import config
-from tests.trees import paint
 
 SPACE = {"train": {"lr": [0.1, 0.2, 0.3], "head_lr": [1.0, 2.0]}, "method": {"scale": [1, None]}}
 
@@ -29,21 +31,12 @@ SPACE = {"train": {"lr": [0.1, 0.2, 0.3], "head_lr": [1.0, 2.0]}, "method": {"sc
 HIGHEST_RATE = 1.0  # of a run that does not fail in `pretended`
 
 
-@pytest.fixture
-def given(tmp_path: Path) -> list[str]:
-    """A task of forty small images."""
-    for number in range(40):
-        paint(tmp_path / "pets" / "cd"[number % 2] / f"{number}.png", number)
-    return [
-        *("-m", "protocol=select", "select.trials=2"),
-        *("dataset=folder", "dataset.root=pets", f"dataset.cache={tmp_path / 'cache'}"),
-        *("train.epochs=1", "train.batch_size=4", "train.schedule.warmup_epochs=0", "device=cpu"),
-    ]
+GIVEN = ["-m", "protocol=select", "select.trials=2", "dataset=mini/land", "device=cpu"]
 
 
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs record a score that follows from their identity, without a training."""
+    """Runs record a score that follows from their identity, without data and training."""
 
     def attempted(config: Config) -> Record:
         record = blank(config)
@@ -59,6 +52,8 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
         return record
 
     monkeypatch.setattr(perform, "_attempted", attempted)
+    monkeypatch.setattr(build, "prepared", lambda config: None)
+    monkeypatch.setattr(conduct, "_check", lambda config: None)
 
 
 def test_a_grid_is_tried_row_by_row_or_drawn_without_repeats() -> None:
@@ -152,17 +147,15 @@ def times(root: Path) -> dict[Path, int]:
 
 
 @pytest.mark.usefixtures("pretended")
-def test_trials_then_final_runs_and_only_what_is_missing_again(
-    given: list[str], tmp_path: Path
-) -> None:
-    sweep = [*given, "method=linear,bitfit", "seed=0,1"]
+def test_trials_then_final_runs_and_only_what_is_missing_again(tmp_path: Path) -> None:
+    sweep = [*GIVEN, "method=linear,bitfit", "seed=0,1"]
     code, told = run(tmp_path, *sweep, "hydra.sweeper.dry_run=true")
     assert code == 0, told
     assert "plan: 4 trials, 0 finished (skipped), 4 to run; then 4 final runs" in told
     assert told.count("  to run  ") == 4
     first = next(line.split("seed 0 ")[1] for line in told.splitlines() if "linear" in line)
     # a trial by hand is one of the sweep
-    by_hand = ["protocol=trial" if text == given[1] else text for text in given]
+    by_hand = ["protocol=trial" if text == GIVEN[1] else text for text in GIVEN]
     del by_hand[2]
     assert run(tmp_path, *by_hand, "method=linear", *first.split())[0] == 0
     code, told = run(tmp_path, *sweep)
@@ -179,7 +172,7 @@ def test_trials_then_final_runs_and_only_what_is_missing_again(
         rates = [record["config"]["train"]["head_lr"] for record in trials]
         best = [rate for rate, score in zip(rates, scores, strict=True) if score == max(scores)]
         assert {r["config"]["train"]["head_lr"] for r in finals} <= set(best)
-        assert f"chosen: {method} on vit_mini folder/pets: train." in told
+        assert f"chosen: {method} on vit_mini mini/land: train." in told
     before = times(root)
     gone = [
         next(path for path in before if record["id"] in path.name)
@@ -199,23 +192,25 @@ def test_trials_then_final_runs_and_only_what_is_missing_again(
 
 
 @pytest.mark.usefixtures("pretended")
-def test_a_failed_trial_counts_and_is_not_chosen(given: list[str], tmp_path: Path) -> None:
+def test_a_failed_trial_counts_and_is_not_chosen(tmp_path: Path) -> None:
     rates = "select.space.train={lr:[%s],head_lr:[1e-3]}"
-    code, told = run(tmp_path, *given, "method=bitfit", rates % "2,1e-3")
+    code, told = run(tmp_path, *GIVEN, "method=bitfit", rates % "2,1e-3")
     assert code == 1, told
     assert "train.lr=0.001 train.head_lr=0.001 (val" in told
     assert "2 trials, 1 of them failed" in told
     assert [r["status"] for r in stored(tmp_path / "results" / "runs")["final"]] == ["finished"]
-    code, told = run(tmp_path, *given, "method=bitfit", rates % "2,3", "results.root=b")
+    code, told = run(tmp_path, *GIVEN, "method=bitfit", rates % "2,3", "results.root=b")
     assert code == 1, told
-    line = "no final runs: bitfit on vit_mini folder/pets: none of 2 trials finished"
+    line = "no final runs: bitfit on vit_mini mini/land: none of 2 trials finished"
     assert line in told
     assert stored(tmp_path / "b")["final"] == []
 
 
 @pytest.mark.slow
-def test_real_runs_are_chosen_among(given: list[str], tmp_path: Path) -> None:
-    code, told = run(tmp_path, *given, "method=linear,bitfit", "hydra/launcher=local")
+def test_real_runs_are_chosen_among(tmp_path: Path) -> None:
+    small = ["dataset.images=1300", "dataset.sha256=null", "train.epochs=1"]
+    methods = ["method=linear,bitfit", "train.schedule.warmup_epochs=0"]
+    code, told = run(tmp_path, *GIVEN, *small, *methods, "hydra/launcher=local")
     assert code == 0, told
     assert told.count("chosen: ") == 2
     found = stored(tmp_path / "results" / "runs")
@@ -225,8 +220,7 @@ def test_real_runs_are_chosen_among(given: list[str], tmp_path: Path) -> None:
 @pytest.mark.usefixtures("pretended")
 def test_a_suite_has_one_choice_by_the_mean_over_its_tasks(tmp_path: Path) -> None:
     sweep = ["-m", "protocol=select", "dataset=mini/digits,mini/land", "method=lora", "seed=1"]
-    small = ["dataset.images=1300", "dataset.sha256=null", "device=cpu"]
-    code, told = run(tmp_path, *sweep, *small, "select.trials=3", "select.per=suite")
+    code, told = run(tmp_path, *sweep, "device=cpu", "select.trials=3", "select.per=suite")
     assert code == 0, told
     found = stored(tmp_path / "results" / "runs")
     points: dict[str, list[float]] = {}
@@ -248,14 +242,8 @@ def test_a_suite_has_one_choice_by_the_mean_over_its_tasks(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["select.trials=0"], "select.trials is 0; it must be a whole number from 1"),
-        (["select.trials=x"], "select.trials"),
+        (["select.trials=x"], "select.trials is x; it must be a whole number"),
         (["select.trials=2,3"], "select.trials names several values"),
-        (["select.per=tasks"], "unknown select.per 'tasks'; did you mean 'task'?"),
-        (["select.trial_seeds=[]"], "select.trial_seeds is []; it must be a list"),
-        (["select.trial_seeds=[1,1]"], "select.trial_seeds is [1, 1]; it must be a list"),
-        (["select.seed=-1"], "select.seed is -1"),
-        (["select.space=null"], "select.space"),
         (["select.spaces=3"], "select.spaces"),
         (["select.trials=13"], "select.trials is 13 and tune of method=linear has 12 points"),
         (["train.head_lr=1"], "train.head_lr is set by the command and tried by protocol=select"),
@@ -266,20 +254,40 @@ def test_a_suite_has_one_choice_by_the_mean_over_its_tasks(tmp_path: Path) -> No
     ],
 )
 def test_a_wrong_value_is_refused_in_one_line(
-    arguments: list[str], message: str, given: list[str], tmp_path: Path
+    arguments: list[str], message: str, tmp_path: Path
 ) -> None:
     keys = {text.partition("=")[0] for text in arguments}
-    rest = [text for text in given if text.partition("=")[0] not in keys]
+    rest = [text for text in GIVEN if text.partition("=")[0] not in keys]
     code, told = run(tmp_path, *rest, *arguments)
     assert (code, message in told) == (2, True), told
     assert len(told.splitlines()) == 1, told
 
 
 @pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"trials": 0}, "select.trials is 0; it must be a whole number from 1"),
+        ({"per": "tasks"}, "unknown select.per 'tasks'; did you mean 'task'?"),
+        ({"seed": -1}, "select.seed is -1; it must be a whole number from 0"),
+        ({"trial_seeds": []}, r"select.trial_seeds is \[\]; it must be a list of different seeds"),
+        ({"trial_seeds": [1, 1]}, r"select.trial_seeds is \[1, 1\]; it must be a list"),
+        ({"space": None}, "select.space"),
+        ({"space": [1]}, "select.space"),
+    ],
+)
+def test_a_wrong_setting_is_refused(change: dict[str, Any], message: str) -> None:
+    node = {"trials": 8, "per": "task", "trial_seeds": [0], "seed": 0, "space": SPACE}
+    assert selection.settings(node).trials == 8
+    with pytest.raises(UserError, match=message):
+        selection.settings(node | change)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["protocol=select"], "protocol=select is a sweep of trials and then final runs; add -m"),
-        (["select.trials=3"], "select.trials"),
+        (["select.trials=3"], "select.trials belongs to protocol=select; add -m"),
+        (["-m", "tune.train.lr=[1]"], "tune.train.lr can be set in the yaml of a method alone"),
     ],
 )
 def test_one_run_is_no_selection(arguments: list[str], message: str, tmp_path: Path) -> None:
@@ -310,6 +318,7 @@ def test_the_report_shows_the_best_of_k_and_the_test_of_the_choice() -> None:
     runs.append(final | {"scores": {"test": records.score(75.0)}})
     report = registry.build(runs, registry.find("trials"))
     [table], [chart] = report.tables, report.charts
+    assert isinstance(chart, Chart)
     assert table.rows == ["Linear", "LoRA"]
     values = table.values.loc["LoRA"].to_dict()
     assert values == pytest.approx(

@@ -1,6 +1,6 @@
 """`select`: how protocol=select tunes. It decides which runs there are and is part of none."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ from petlbench.config.construct import build, typed
 from petlbench.config.schema import HIGHEST_SEED
 from petlbench.errors import UserError
 
-NAME = "select"
+NAME, TUNE = "select", "tune"
 TASK, SUITE = "task", "suite"
 MOST_TRIALS = 100_000  # a bound against typing errors: each trial is a run
 
@@ -41,10 +41,24 @@ class SelectConfig:
             )
 
 
+def check(arguments: Sequence[str]) -> None:
+    """Refuse keys of the command that no run has: they would be set and change nothing."""
+    is_sweep = bool({"-m", "--multirun"} & set(arguments))
+    for argument in arguments:
+        key = argument.lstrip("+~").partition("=")[0]
+        node = key.partition(".")[0]
+        if node == TUNE:
+            raise UserError(
+                f"{key} can be set in the yaml of a method alone; select.space has the values of "
+                "methods without it"
+            )
+        if node == NAME and not is_sweep:
+            raise UserError(f"{key} belongs to protocol=select; add -m, or leave it out")
+
+
 def settings(node: Any) -> SelectConfig:
     """The typed node `select`. Raises UserError for a wrong value."""
-    values = typed(SelectConfig, node, NAME)
-    # OmegaConf keeps the null of a mapping, and turns that of a list into one
-    if not isinstance(values.get("space"), Mapping):
-        raise UserError(f"select.space is {values.get('space')}; it must map keys to values")
-    return build(SelectConfig, values, NAME)
+    # of OmegaConf's messages about a mapping, some name no key
+    if isinstance(node, Mapping) and not isinstance(space := node.get("space", {}), Mapping):
+        raise UserError(f"{NAME}.space is {space}; it must map keys to values")
+    return build(SelectConfig, typed(SelectConfig, node, NAME), NAME)

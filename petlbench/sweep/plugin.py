@@ -5,7 +5,7 @@ import itertools
 import sys
 import types
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -58,6 +58,8 @@ class PetlSweeper(Sweeper):
         self.config = config
         self._composer = Composer(self.loader)
         self._parsed = cache(lambda text: self.parse([text])[0])
+        # the same choice comes again and again, with other values
+        self._by_hydra = lru_cache(maxsize=4)(self._composed)
         self._own = self.parse(list(config.hydra.overrides.hydra))
 
     def sweep(self, arguments: list[str]) -> Any:
@@ -102,7 +104,6 @@ class PetlSweeper(Sweeper):
         """
         groups, values = axes.groups, axes.values
         for choice in itertools.product(*groups.values()):
-            by_hydra = cache(partial(self._composed, choice))
             parsed = [*self._own, *map(self._parsed, choice)]
             for settings in itertools.product(*values.values()):
                 overrides = (*choice, *settings)
@@ -112,7 +113,7 @@ class PetlSweeper(Sweeper):
                     found = self._composer.compose([*parsed, *map(self._parsed, settings)])
                     yield compose.typed(*found), shown, overrides
                 except NotCovered:
-                    yield self._configuration(*by_hydra(), settings), shown, overrides
+                    yield self._configuration(*self._by_hydra(choice), settings), shown, overrides
 
     def selects(self, axes: Axes) -> bool:
         """Whether a sweep is one of protocol=select."""
@@ -133,8 +134,8 @@ class PetlSweeper(Sweeper):
 
     def _space(self, settings: SelectConfig, method: str) -> Space:
         """The values that the trials of a method have."""
-        own = self._content("method", method).get("tune")
-        where = f"tune of method={method}" if own is not None else "select.space"
+        own = self._content("method", method).get(selection.TUNE)
+        where = f"{selection.TUNE} of method={method}" if own is not None else "select.space"
         return space.read(own if own is not None else settings.space, where)
 
     def _composed(self, choice: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
