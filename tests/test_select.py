@@ -327,7 +327,7 @@ def test_the_report_shows_the_best_of_k_and_the_test_of_the_choice() -> None:
     assert table.text("Linear", table.columns[-1]) == "–"
     assert any("differ: Linear 2, LoRA 3" in note for note in table.notes)
     assert any("with 0 %: LoRA 1" in note for note in table.notes)
-    points = [series.points for series in chart.panels[0].series]  # type: ignore[union-attr]
+    points = [series.points for series in chart.panels[0].series]
     assert [[round(point.y, 1) for point in line] for line in points] == [
         *([50.0, 50.0], [46.7, 73.3, 80.0])
     ]
