@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from petlbench.data.images import PUBLISHED, BadImage, View
 from petlbench.data.readers.lists import ImageList
 from petlbench.data.task import Fingerprint, Split, fingerprint
 from petlbench.errors import UserError
+from petlbench.progress import progress
 from petlbench.system import (
     file_lock,
     remove_abandoned,
@@ -35,7 +37,6 @@ log = logging.getLogger("petlbench")
 SPARE = 256 * 2**20  # bytes that the cache leaves free on its disk
 ADVICE = "set PETLBENCH_CACHE to a folder on another disk"
 CHUNK = 100  # images that are decoded in parallel before they are written
-LOG_EVERY = 50 * CHUNK  # images
 ON_BAD_IMAGE = ("error", "skip")  # what happens to an image that cannot be decoded
 
 
@@ -231,11 +232,12 @@ def _decode(images: ImageList, view: View, cached: CachedPixels) -> None:
     try:
         # threads and not processes: PIL releases the interpreter lock while it decodes
         with replacing(cached.pixels) as file, threads() as pool:
-            for start in range(0, len(images), CHUNK):
-                if start and start % LOG_EVERY == 0:
-                    log.info("decoding %s: %d of %d", images.file, start, len(images))
-                for image in pool.map(pixels, range(len(images))[start : start + CHUNK]):
-                    file.write(image.data)
+            chunks = (
+                range(len(images))[start : start + CHUNK] for start in range(0, len(images), CHUNK)
+            )
+            decoded = chain.from_iterable(pool.map(pixels, chunk) for chunk in chunks)
+            for image in progress(decoded, f"decoding {images.file}", len(images)):
+                file.write(image.data)
             file.flush()
             os.fsync(file.fileno())  # before the rename, which may otherwise reach the disk first
     except OSError as error:
