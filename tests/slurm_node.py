@@ -70,6 +70,7 @@ def running() -> Iterator[None]:
                 time.sleep(0.3)
             _await_node(top)
             yield
+            _await_jobs()
         finally:
             for process in reversed(started):
                 process.terminate()
@@ -115,6 +116,15 @@ def _await_node(top: Path) -> None:
         time.sleep(0.2)
     logs = "\n".join(path.read_text()[-800:] for path in sorted(top.glob("*.[lo][ou][gt]")))
     pytest.fail(f"Slurm did not start: {told.stdout} {told.stderr}\n{logs}")
+
+
+def _await_jobs() -> None:
+    """Cancel what is left in the queue: a job would outlive its Slurm."""
+    subprocess.run(["scancel", "--me"], check=True)
+    end = time.monotonic() + START_S
+    while subprocess.run(["squeue", "-h"], capture_output=True, check=True).stdout:
+        assert time.monotonic() < end
+        time.sleep(0.2)
 
 
 def _free_ports(number: int) -> list[int]:
