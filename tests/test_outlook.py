@@ -78,6 +78,14 @@ def test_time_comes_from_equal_pairs_then_from_flops(tmp_path: Path) -> None:
     assert "; about 5 min of runs for 1 of them" in line
 
 
+def test_a_record_without_epochs_tells_nothing(tmp_path: Path) -> None:
+    old = timed("lora", 2.0, 600.0)
+    del old["config"]["train"]["epochs"]
+    Store(tmp_path).write(old)
+    [line] = lines([planned(tmp_path, "method=lora", "dataset=mini/digits")])
+    assert line.endswith("; time unknown: no record of this machine")
+
+
 def test_a_probe_trains_nothing(tmp_path: Path) -> None:
     [line] = lines([planned(tmp_path, "method=lora", "protocol=probe")])
     assert "epochs" not in line

@@ -19,6 +19,7 @@ from petlbench.run import build
 from petlbench.run.lifecycle import blank, ended
 from petlbench.run.record import Record, Store
 from petlbench.sweep import conduct, perform
+from petlbench.sweep.launchers.basic import Basic
 from petlbench.sweep.select import Cell, Choice, Search
 from petlbench.sweep.space import read, shown
 from tests import records
@@ -204,6 +205,20 @@ def test_a_failed_trial_counts_and_is_not_chosen(tmp_path: Path) -> None:
     line = "no final runs: bitfit on vit_mini mini/land: none of 2 trials finished"
     assert line in told
     assert stored(tmp_path / "b")["final"] == []
+
+
+@pytest.mark.usefixtures("pretended")
+def test_a_failure_of_an_earlier_try_decides_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = [*GIVEN, "method=bitfit", "select.space.train={lr:[2,1e-3],head_lr:[1e-3]}"]
+    monkeypatch.setattr("tests.test_select.HIGHEST_RATE", 0.0)
+    assert run(tmp_path, *sweep)[0] == 1
+    # a launcher that submits and does not wait
+    monkeypatch.setattr(Basic, "launch", lambda *_: iter(()))
+    code, told = run(tmp_path, *sweep)
+    assert code == 1, told
+    assert "2 of 2 trials have not ended; the same command goes on" in told
 
 
 @pytest.mark.slow

@@ -62,6 +62,13 @@ def test_the_state_of_a_sweep(root: Path) -> None:
     assert f"process {os.getpid()} on" in shown[3]
 
 
+def test_a_failed_run_with_a_strange_time_stops_nothing(root: Path) -> None:
+    lost = record("dtl", "cells", None)
+    lost["provenance"]["seconds"] = "long"
+    Store(root).write(lost)
+    assert status(str(root)).hours_spent == pytest.approx(2 / 60)
+
+
 def test_without_a_plan_it_does_not_guess(tmp_path: Path) -> None:
     Store(tmp_path).write(record("lora", "land", 78.0))
     found = status(str(tmp_path))

@@ -5,7 +5,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hydra import compose as hydra_compose
@@ -18,7 +18,8 @@ from petlbench.config.schema import Config
 from petlbench.errors import Unsupported, UserError
 from petlbench.run.identity import identity
 from petlbench.run.record import Store
-from petlbench.sweep import plan
+from petlbench.sweep import conduct, plan
+from petlbench.sweep.launchers.launcher import Launcher
 from petlbench.train import trainer
 from tests.command import run as in_process
 from tests.processes import command, finished, records, wait_for
@@ -80,6 +81,20 @@ def test_a_pair_whose_runs_are_all_finished_is_not_checked() -> None:
     assert checked == ["dtl 1"]
     # one open run is enough: a refused pair stays refused
     assert [run.state for run in planned] == ["finished"] * 2 + ["unsupported"] * 2
+
+
+def test_a_launcher_gets_no_sweep_whose_runs_are_all_refused(tmp_path: Path) -> None:
+    launcher = cast(Launcher, object())  # it can do nothing
+    refused = plan.Planned(config(tmp_path), "0" * 16, plan.UNSUPPORTED, reason="no")
+    conduct.check([refused], launcher, dry_run=False)
+    assert conduct.done([refused], Store, launcher) == []
+
+
+def test_a_key_that_a_launcher_lacks_is_named(tmp_path: Path) -> None:
+    sweep = ["-m", "dataset=mini/digits", "hydra/launcher=local", "+hydra.launcher.gpu=1"]
+    code, told = in_process(tmp_path, *sweep)
+    assert (code, "unexpected keyword argument 'gpu'" in told) == (2, True), told
+    assert len(told.splitlines()) == 1, told
 
 
 def test_a_sweep_without_runs_is_an_error() -> None:
@@ -227,6 +242,8 @@ def test_a_value_that_one_of_the_methods_lacks_or_that_is_null_can_be_swept(
         (["-m", "dataset=vtab/dtd,vtab/kitti", "backbone=vit_mini"], "(refused too: vtab/kitti)"),
         (["-m", "dataset=vtab"], "dataset=vtab needs a backbone: add backbone=NAME, one of "),
         (["dataset=fewshot/pets"], "dataset=fewshot/pets needs a backbone"),
+        (["dataset='vtab/cifar'"], "dataset=vtab/cifar needs a backbone"),
+        (["-m", "experiment=mini", "dataset=vtab"], "dataset=vtab needs a backbone"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from petlbench.data.augment import Augmentation
 from petlbench.delta import delta_tensors
 from petlbench.method import Method, Step
 from petlbench.model.backbone import Backbone
-from petlbench.run import contents
+from petlbench.run import contents, provenance
 from petlbench.run.identity import identity, placeless
 from petlbench.run.lifecycle import seed_everything
 from petlbench.run.record import DELTA, UNFINISHED, Record, Store
@@ -310,6 +311,22 @@ def test_a_part_of_another_run_or_version_is_not_used(
     assert same_run.load("part", fits=lambda state: False) is None
     assert "is of another network" in caplog.text
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_other_code_of_a_method_is_other_software(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "own_method_of_a_test.py"
+    file.write_text("class Own: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    own = import_module(file.stem).Own
+    before = provenance.code(own)
+    (tmp_path / ".#open.py").symlink_to("nothing")  # of an editor
+    provenance.code.cache_clear()
+    assert provenance.code(own) == before
+    file.write_text("class Own: rank = 2\n")
+    provenance.code.cache_clear()  # as in a later process
+    assert provenance.code(own) != before
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

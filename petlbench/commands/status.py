@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from petlbench.arguments import MISTYPED, Parser
+from petlbench.checks import is_number
 from petlbench.errors import UserError
 from petlbench.interrupts import one_line
 from petlbench.progress import say
@@ -89,7 +90,7 @@ def status(folder: str) -> Status:
     failed = [record for record in records.values() if record["status"] not in REACHED]
     open_runs = {key: name for key, name in names.items() if key not in {*records, *owners}}
     ran = [record for record in records.values() if record["status"] != "unsupported"]
-    seconds = [float(record["provenance"].get("seconds") or 0) for record in ran]
+    seconds = [value for record in ran if is_number(value := record["provenance"].get("seconds"))]
     waiting = [*(names.get(key, "") for key in owners), *open_runs.values()]
     return Status(
         root=folder,

@@ -37,17 +37,44 @@ def check_groups(arguments: Sequence[str]) -> None:
 
 def check_backbone(arguments: Sequence[str]) -> None:
     """Refuse the default backbone for a suite that says `backbone: ask`."""
-    if any(text.startswith(("backbone=", "experiment=")) for text in arguments):
+    if any(text.startswith("backbone=") for text in arguments):
         return
-    for text in arguments:
-        group, _, values = text.partition("=")
-        for dataset in values.split(",") if group == "dataset" else ():
-            suite = dataset.strip("'\" ").partition("/")[0]
-            if options.content("dataset", suite).get("backbone") == "ask":
-                names = ", ".join(options.names("backbone"))
-                raise UserError(
-                    f"dataset={dataset} needs a backbone: add backbone=NAME, one of {names}"
-                )
+    if any(map(_has_backbone, _named("experiment", arguments))):
+        return
+    for dataset in _named("dataset", arguments):
+        if options.content("dataset", dataset.partition("/")[0]).get("backbone") == "ask":
+            names = ", ".join(options.names("backbone"))
+            raise UserError(
+                f"dataset={dataset} needs a backbone: add backbone=NAME, one of {names}"
+            )
+
+
+def _named(group: str, arguments: Sequence[str]) -> list[str]:
+    """The words in what is chosen of a group: its options, also in quotes and in choice(...)."""
+    texts = [text.partition("=")[2] for text in arguments if text.startswith(f"{group}=")]
+    # the options of a glob are left to Hydra, which finds none of a suite
+    chosen = [text for text in texts if not text.startswith("glob(")]
+    return [name for text in chosen for name in re.findall(r"[\w/.+\-]+", text)]
+
+
+def _has_backbone(experiment: str) -> bool:
+    """Whether an experiment, or one that it is based on, chooses a backbone."""
+    if experiment not in options.names("experiment"):
+        return experiment != "null"  # one of --config-dir: Hydra knows
+    content = options.content("experiment", experiment)
+    params: Any = content
+    for key in ("hydra", "sweeper", "params"):
+        params = (params.get(key) if isinstance(params, dict) else None) or {}
+    entries = content.get("defaults") or []
+    above = [entry for entry in entries if isinstance(entry, str) and entry != "_self_"]
+    if "backbone" in params:
+        return True
+    return "override /backbone" in _keys(entries) or any(map(_has_backbone, above))
+
+
+def _keys(entries: Sequence[Any]) -> set[str]:
+    """The keys of the mappings in a list of defaults."""
+    return {key for entry in entries if isinstance(entry, dict) for key in entry}
 
 
 def known_options(group: str, arguments: Sequence[str]) -> list[str]:

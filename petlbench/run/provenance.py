@@ -1,5 +1,7 @@
 """The provenance of a number: versions, commit, weights, device."""
 
+import hashlib
+import inspect
 import platform
 import subprocess
 from functools import cache
@@ -11,7 +13,7 @@ import torch
 from petlbench.config.schema import Config
 from petlbench.model.backbone import Backbone
 from petlbench.run import build
-from petlbench.system import package_version
+from petlbench.system import package_version, sha256_of
 from petlbench.train.precision import Precision
 
 PACKAGES = ("petlbench", "torch", "torchvision", "timm", "numpy", "pillow", "hydra-core")
@@ -40,6 +42,19 @@ def versions() -> dict[str, str | None]:
     packages["cuda"] = torch.version.cuda if torch.cuda.is_available() else None
     packages["commit"] = _commit()
     return packages
+
+
+@cache
+def code(used: type) -> str:
+    """A digest of the Python files of petlbench and of those beside the file of a class.
+
+    They may change while the versions stay, also below a commit that is `-dirty` already.
+    """
+    own, beside = Path(__file__).resolve().parents[1], Path(inspect.getfile(used)).parent
+    found = {*own.glob("**/*.py"), *beside.glob("*.py")}
+    files = {file.resolve() for file in found if file.is_file()}  # editors leave broken links
+    # sorted by content: the folders of two machines differ
+    return hashlib.sha256("".join(sorted(map(sha256_of, files))).encode()).hexdigest()
 
 
 def comparable_device(name: str, timed: object) -> str:

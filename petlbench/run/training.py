@@ -47,7 +47,7 @@ def _fill(run: Run) -> None:
     # on noise, while no image of the task is on the device yet
     before = section(method, conditions, record["notes"])
     record["cost"] |= before
-    unfinished = _unfinished(run, device)
+    unfinished = _unfinished(run, device, type(method))
     trainer = build.trainer(config, task, partial(_note_epoch, run), unfinished)
     unfinished.spent.seconds = 0.0  # opening the splits was no training
     try:
@@ -77,10 +77,11 @@ def measuring(config: Config, device: torch.device) -> Conditions:
     return Conditions(device, precision, config.train, config.input.size)
 
 
-def _unfinished(run: Run, device: torch.device) -> Unfinished:
+def _unfinished(run: Run, device: torch.device, method: type) -> Unfinished:
     """What this run saves, and what its earlier start with the same software has saved."""
     about = run.record["provenance"]
     stamp = {"id": run.record["id"], "device": device.type, "precision": about["precision"]}
+    stamp["code"] = provenance.code(method)
     folder = run.store.path(run.record, UNFINISHED)
     return Unfinished(folder, stamp | about["versions"], device, about["device"])
 

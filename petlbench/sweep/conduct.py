@@ -39,8 +39,9 @@ def check(runs: Sequence[plan.Planned], launcher: Launcher, *, dry_run: bool) ->
         from petlbench.sweep import perform  # imports torch
 
         perform.check(open_runs, dry_run=dry_run)
-        if not dry_run:
-            launcher.check(open_runs)
+        to_run = [run for run in open_runs if run.state == plan.TO_RUN]
+        if to_run and not dry_run:
+            launcher.check(to_run)
 
 
 def announce(headline: str, runs: Sequence[plan.Planned], *, dry_run: bool) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from petlbench.checks import is_number
 from petlbench.config.schema import Config
 from petlbench.errors import UserError
 from petlbench.run import build, provenance
@@ -112,9 +113,10 @@ def pace(records: Iterable[Record], device: str) -> Pace:
         if (flops := step_gflops(record)) is not None:
             gflops[pair] = flops
         seen, train_s = cost.get("images_seen"), cost.get("train_s")
-        if record["provenance"].get("device") != device or not seen or not train_s:
+        epochs = record["config"]["train"].get("epochs")
+        is_timed = all(is_number(value) and value > 0 for value in (seen, train_s, epochs))
+        if record["provenance"].get("device") != device or not is_timed:
             continue
-        epochs = record["config"]["train"]["epochs"]
         seconds[*pair, record["suite"]].append(record["provenance"]["seconds"] / epochs)
         images[record["suite"]].append(seen / epochs)
         if flops is not None:

@@ -69,6 +69,8 @@ def _launched(
     assignments = [
         Assignment(planned, record_signature(planned.config, planned.id)) for planned in to_run
     ]
+    if not assignments:  # all are refused: a launcher has no use for no run
+        return
     launched = bar(launcher.launch(assignments, execute), "runs", len(to_run))
     for number, (planned, record) in enumerate(launched, 1):
         left.ended(planned, record)

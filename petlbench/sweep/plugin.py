@@ -1,6 +1,7 @@
 """petlbench as a Hydra sweeper, by Hydra's private interface."""
 
 import copy
+import inspect
 import itertools
 import sys
 import types
@@ -94,6 +95,10 @@ class PetlSweeper(Sweeper):
                     hydra_context=self.context, task_function=run_composed, config=self.config
                 )
             )
+        try:
+            inspect.signature(found).bind(**node)
+        except TypeError as error:
+            raise UserError(f"hydra.launcher of {path}: {error}") from error
         made: Launcher = found(**node)
         return made
 

@@ -9,15 +9,17 @@ failed counts as tried, and its point is not chosen.
 
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from statistics import fmean
 
 from petlbench.config.schema import Config
 from petlbench.config.selection import SUITE, SelectConfig
 from petlbench.run import contents
 from petlbench.run.identity import identity
+from petlbench.run.once import Signature, record_signature
 from petlbench.run.record import Record, Store
 from petlbench.sweep import conduct, plan
 from petlbench.sweep.launchers.launcher import Launcher
@@ -25,6 +27,7 @@ from petlbench.sweep.space import Point, Space, shown
 
 TRIAL, FINAL = "trial", "final"
 DIGITS = 9  # of a mean: equal means stay equal whatever the order of their sum
+Place = tuple[Path, str]  # results.root and identity of a run
 Compose = Callable[[str, Point, Sequence[int] | None], Iterable[plan.Combination]]
 log = logging.getLogger("petlbench")
 
@@ -116,8 +119,11 @@ def sweep(
     if dry_run and _open(trials):
         log.info("  the final runs follow from the choice among the trials")
         return 0
+    before = _signatures(trials)
     failures = [] if dry_run else conduct.done(trials, store, launcher)
-    combinations, unchosen = _chosen(searches, trials, store)
+    # a launcher that does not wait leaves the record of an earlier try that failed
+    earlier = {place for place, seen in _signatures(trials).items() if seen == before[place]}
+    combinations, unchosen = _chosen(searches, trials, store, earlier)
     runs = conduct.planned(combinations, store) if combinations else []
     conduct.check(runs, launcher, dry_run=dry_run)
     conduct.announce(plan.headline(runs, "final runs"), runs, dry_run=dry_run)
@@ -158,14 +164,20 @@ def _all_trials(searches: Iterable[Search]) -> Iterator[plan.Combination]:
 
 
 def _chosen(
-    searches: Iterable[Search], runs: Sequence[plan.Planned], store: conduct.Stores
+    searches: Iterable[Search],
+    runs: Sequence[plan.Planned],
+    store: conduct.Stores,
+    earlier: Collection[Place],
 ) -> tuple[list[plan.Combination], list[str]]:
-    """The final runs with the chosen values, and a line for each search without a choice."""
+    """The final runs with the chosen values, and a line for each search without a choice.
+
+    earlier: the trials that were started again and whose records are of an earlier try.
+    """
     by_overrides, states = (
         {run.overrides: run.id for run in runs},
         {run.id: run.state for run in runs},
     )
-    known = cache(lambda root: _ended(store(root)))
+    known = cache(lambda root: _ended(root, store(root), earlier))
     combinations, lines = [], []
     for search in searches:
         names = [[_identity(one, by_overrides) for one in trials] for trials in search.trials]
@@ -191,8 +203,22 @@ def _identity(combination: plan.Combination, known: Mapping[tuple[str, ...], str
     return known.get(overrides) or identity(contents.identified(config))
 
 
-def _ended(store: Store) -> dict[str, Record]:
-    return {record["id"]: record for record in store.records() if record["protocol"] == TRIAL}
+def _signatures(trials: Iterable[plan.Planned]) -> dict[Place, Signature | None]:
+    """Of the records of the trials to run."""
+    return {
+        (Path(run.config.results.root), run.id): record_signature(run.config, run.id)
+        for run in trials
+        if run.state == plan.TO_RUN
+    }
+
+
+def _ended(root: str, store: Store, earlier: Collection[Place]) -> dict[str, Record]:
+    return {
+        record["id"]: record
+        for record in store.records()
+        if record["protocol"] == TRIAL
+        and (record["status"] == "finished" or (Path(root), record["id"]) not in earlier)
+    }
 
 
 def _obstacle(records: Sequence[Sequence[Record | None]]) -> str | None:
