@@ -14,7 +14,7 @@ from petlbench.config.schema import Config
 from petlbench.errors import UserError
 from petlbench.report import registry
 from petlbench.report.model.chart import Chart
-from petlbench.report.read.trials import expected_best
+from petlbench.report.read.trials import expected_best, tried
 from petlbench.run import build
 from petlbench.run.lifecycle import blank, ended
 from petlbench.run.record import Record, Store
@@ -323,6 +323,14 @@ def trial(method: str, lr: float, top1: float | None, **changes: Any) -> Record:
     values = {"train": {"epochs": 10, "lr": lr}, "method": {"rank": 8}}
     scores = {} if top1 is None else {"val": records.score(top1)}
     return made | {"protocol": "trial", "scores": scores, "config": values, "id": f"{method}{lr}"}
+
+
+def test_a_trial_of_which_one_seed_failed_has_failed() -> None:
+    runs = [trial("lora", 0.1, 90.0), trial("lora", 0.1, None, seed=1), trial("lora", 0.01, 80.0)]
+    for number, made in enumerate(runs):
+        made["id"] = str(number)
+    [found] = tried(runs, dict.fromkeys("012", "LoRA")).values()
+    assert (found.scores, found.failed) == ([0.0, 80.0], 1)
 
 
 def test_the_report_shows_the_best_of_k_and_the_test_of_the_choice() -> None:

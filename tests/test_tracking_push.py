@@ -188,6 +188,15 @@ def test_workers_write_the_runs_of_one_group(
     assert "2 records, 2 there already" in capsys.readouterr().err
 
 
+def test_a_record_without_some_values_has_a_summary() -> None:
+    bare = record("lora", "land", 70.0)
+    bare["cost"] |= {"parameters": None, "peak_mib": None}
+    bare["provenance"]["checkpoint"] = None
+    found = wandb_run.summary(bare)
+    assert found["test/top1"] == 70.0
+    assert not {"parameters_method", "peak_mib", "checkpoint_sha256"} & found.keys()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

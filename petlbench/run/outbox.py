@@ -45,8 +45,8 @@ class Outbox:
     ) -> None:
         """Send configuration, curve, summary and files; replaces what W&B has of the run."""
         with self._opened(arguments(record, settings, self.folder)) as run:
-            columns = [record["curve"].get(name, []) for name in ROW]
-            for values in zip(*columns, strict=True):
+            curve = record.get("curve") or {}  # earlier records may have none
+            for values in zip(*(curve.get(name, []) for name in ROW), strict=True):
                 run.log(row := dict(zip(ROW, values, strict=True)), step=row["epoch"])
             complete(run, record, files)
 

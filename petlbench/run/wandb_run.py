@@ -51,13 +51,13 @@ def summary(record: Mapping[str, Any]) -> dict[str, Any]:
     values = {
         **scores,
         **{name: cost.get(name) for name in COSTS},
-        "parameters_method": cost.get("parameters", {}).get("method"),
+        "parameters_method": (cost.get("parameters") or {}).get("method"),
         "peak_mib": (cost.get("peak_mib") or {}).get("allocated"),
         "predicted_peak_mib": (cost.get("predicted_mib") or {}).get("allocated"),
         "status": record["status"],
         "failed": int(record["status"] != "finished"),  # a number, which W&B can add
         "reason": without_folders(record["reason"] or "") or None,
-        "checkpoint_sha256": record["provenance"].get("checkpoint", {}).get("sha256"),
+        "checkpoint_sha256": (record["provenance"].get("checkpoint") or {}).get("sha256"),
         "record": record["id"],
     }
     return {name: value for name, value in values.items() if value is not None}

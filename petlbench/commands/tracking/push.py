@@ -82,7 +82,8 @@ def parcels(folders: Sequence[str], changes: dict[str, Any]) -> list[Parcel]:
         for record in store.records():
             if record["status"] == "unsupported":
                 continue
-            node = defaults | (record["config"].get("wandb") or {}) | changes
+            own = record["config"].get("wandb")
+            node = defaults | (own if isinstance(own, dict) else {}) | changes
             settings = build(WandbConfig, node, "wandb")
             # of two roots, a finished run replaces one that failed
             other = found.get(record["id"])

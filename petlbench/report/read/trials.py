@@ -48,6 +48,7 @@ class Tried:
 def tried(records: Iterable[Record], labels: Mapping[str, str]) -> dict[tuple[str, str], Tried]:
     """(row, task) -> its trials and final runs; labels: record id -> row."""
     found: dict[tuple[str, str], Tried] = {}
+    failed: list[tuple[Tried, str]] = []
     for record in records:
         place = labels[record["id"]], record["factors"]["task"]
         own, values = found.setdefault(place, Tried()), _values(record)
@@ -55,8 +56,11 @@ def tried(records: Iterable[Record], labels: Mapping[str, str]) -> dict[tuple[st
         if record["protocol"] == TRIAL:
             scores = own.val.setdefault(values, [])
             scores += [record["scores"]["val"]["top1"]] if finished else []
+            failed += [] if finished else [(own, values)]
         elif finished and (name := main_test(record)) is not None:
             own.test.setdefault(values, []).append(record["scores"][name]["top1"])
+    for own, values in failed:  # of one seed is enough: the choice leaves such a point out too
+        own.val[values] = []
     return {place: own for place, own in found.items() if own.val}
 
 

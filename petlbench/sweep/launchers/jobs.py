@@ -159,7 +159,7 @@ def _result(job: Job) -> Any:
         kind, answer = pickle.loads(path.read_bytes())
         if kind == "success":
             return answer
-        return engine.Lost(str(answer).strip().splitlines()[-1])
+        return engine.Lost((str(answer).strip().splitlines() or ["it ended"])[-1])
     return PENDING
 
 
