@@ -29,7 +29,7 @@ from petlbench.run.record import DELTA, UNFINISHED, Record, Store
 from petlbench.run.training import run
 from petlbench.testing import declared
 from petlbench.train import unfinished
-from petlbench.train.phase import Epoch, Phase
+from petlbench.train.phase import Diverged, Epoch, Phase
 from petlbench.train.trainer import TrainingLoop
 from petlbench.train.unfinished import Unfinished
 from tests import processes
@@ -387,9 +387,11 @@ def test_a_full_disk_costs_one_warning(
 
 @pytest.mark.parametrize(
     ("error", "is_kept"),
-    sampled([(ZeroDivisionError, False), (MemoryError, True)], [(ZeroDivisionError, False)]),
+    sampled(
+        [(Diverged, False), (ZeroDivisionError, True), (MemoryError, True)], [(Diverged, False)]
+    ),
 )
-def test_what_was_saved_goes_when_the_run_has_ended(
+def test_what_was_saved_goes_when_the_run_has_an_end_of_its_own(
     error: type[Exception], is_kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = tried(tmp_path)
@@ -402,7 +404,7 @@ def test_what_was_saved_goes_when_the_run_has_ended(
     with monkeypatch.context() as patch:
         patch.setattr(Phase, "_step", broken)
         record = run(settings)
-    assert record["status"] in ("failed", "out_of_memory")
+    assert record["status"] in ("diverged", "failed", "out_of_memory")
     assert record["notes"]["resumed"] == "training after epoch 2 of 3"
     assert bool(folders(settings)) == is_kept
 

@@ -58,8 +58,8 @@ def recorded(config: Config, fill: Callable[[Run], None]) -> Record:
             raise
         # the record first: the tracker may wait a minute for its server
         store.write(record)
-        # memory that others took may be free for the next start, which then goes on
-        if record["status"] != "out_of_memory":
+        # what broke a run, such as a full memory or a lost disk, may be gone at the next start
+        if record["status"] not in ("out_of_memory", "failed"):
             shutil.rmtree(store.path(record, UNFINISHED), ignore_errors=True)
         epochs.info("%s", result_line(record))
         run.tracker.finish(record, store.kept(record))

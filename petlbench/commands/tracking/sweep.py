@@ -47,7 +47,6 @@ def run(arguments: argparse.Namespace) -> None:
     store = Store(expansion.runs[0].results.root)
     store.check_writable()
     file = store.root / "wandb" / f"sweep-{sweep['name'].replace('/', '-')}.yaml"
-    file.parent.mkdir(exist_ok=True)
     write_atomically(file, text.encode())
     say(f"{len(expansion.runs)} runs: {file}")
     print(f"wandb agent {_register(sweep, expansion.runs[0].wandb.entity)}")

@@ -53,7 +53,7 @@ class Ray:
     def __init__(
         self, *, address: str | None, gpus_per_run: float, cpus_per_run: int, retries: int
     ) -> None:
-        if not isinstance(address, str | None) or address == "":
+        if not isinstance(address, str | None) or address in ("", "local"):
             raise UserError(f"hydra.launcher.address is {address!r}; it must be HOST:PORT or auto")
         self.address = address
         self.share = gpus.share(gpus_per_run)

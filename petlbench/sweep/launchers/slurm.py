@@ -20,6 +20,7 @@ from petlbench.sweep.plan import Planned
 from petlbench.system import cpu_count
 
 FOLDER = ".slurm"
+PROGRAMS = ("sbatch", "srun", "squeue", "scancel")
 log = logging.getLogger("petlbench")
 
 
@@ -70,7 +71,7 @@ class Slurm:
     def check(self, runs: Sequence[Planned]) -> None:
         """Raise UserError without submitit or Slurm, and for a named GPU."""
         jobs.submitit()
-        if not self.is_local and not (shutil.which("sbatch") and shutil.which("srun")):
+        if not self.is_local and not all(map(shutil.which, PROGRAMS)):
             raise UserError(
                 "hydra/launcher=slurm finds no sbatch on this machine; start the sweep where jobs "
                 "are submitted, or try it with hydra.launcher.cluster=local"
