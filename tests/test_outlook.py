@@ -41,7 +41,7 @@ def test_each_backbone_has_a_line(tmp_path: Path) -> None:
         planned(tmp_path, "method=dtl", *vtab),
         planned(tmp_path, "method=full", *vtab, state=FINISHED),
     ]
-    first, second, third = lines(runs)
+    first, second, third = lines(runs, Store)
     assert first.startswith("  vit_mini (weights vit_mini), 48 px, 10 epochs, recipe default: 1 ")
     assert " 3 epochs" in second
     assert "vit_b16 (weights vit_base_patch16_224" in third
@@ -56,7 +56,7 @@ def test_weights_are_named(tmp_path: Path) -> None:
         (replace(own, checkpoint="/nowhere/a.pth"), "weights a.pth (missing)"),
         (replace(own, pretrained=False), "random weights"),
     ):
-        [line] = lines([replace(run, config=replace(run.config, backbone=backbone))])
+        [line] = lines([replace(run, config=replace(run.config, backbone=backbone))], Store)
         assert f"vit_mini ({said})" in line
 
 
@@ -69,12 +69,12 @@ def test_time_comes_from_equal_pairs_then_from_flops(tmp_path: Path) -> None:
         store.write(run)
     settings = ("dataset=mini/digits", "train.epochs=5")
     one = planned(tmp_path, "method=lora", *settings)
-    [line] = lines([one])
+    [line] = lines([one], Store)
     assert line.endswith("; about 5 min of runs, from the records of this machine")
     # 1 GFLOP an image, 5 epochs of 1000 images, 2 * 10000 GFLOP in 600 s
-    [line] = lines([planned(tmp_path, "method=dtl", *settings)])
+    [line] = lines([planned(tmp_path, "method=dtl", *settings)], Store)
     assert "; about 2 min of runs" in line
-    [line] = lines([one, planned(tmp_path, "method=bitfit", *settings)])
+    [line] = lines([one, planned(tmp_path, "method=bitfit", *settings)], Store)
     assert "; about 5 min of runs for 1 of them" in line
 
 
@@ -82,11 +82,11 @@ def test_a_record_without_epochs_tells_nothing(tmp_path: Path) -> None:
     old = timed("lora", 2.0, 600.0)
     del old["config"]["train"]["epochs"]
     Store(tmp_path).write(old)
-    [line] = lines([planned(tmp_path, "method=lora", "dataset=mini/digits")])
+    [line] = lines([planned(tmp_path, "method=lora", "dataset=mini/digits")], Store)
     assert line.endswith("; time unknown: no record of this machine")
 
 
 def test_a_probe_trains_nothing(tmp_path: Path) -> None:
-    [line] = lines([planned(tmp_path, "method=lora", "protocol=probe")])
+    [line] = lines([planned(tmp_path, "method=lora", "protocol=probe")], Store)
     assert "epochs" not in line
     assert "time" not in line

@@ -144,7 +144,7 @@ def test_a_sweep_of_workers_equals_one_without(given: list[str], tmp_path: Path)
     code, told = run(tmp_path, *sweep, "results.root=a", *LOCAL)
     assert code == 0, told
     assert told.splitlines()[0] == "plan: 3 runs, 0 finished (skipped), 3 to run"
-    assert [line.split()[0] for line in told.splitlines()[1:4]] == ["[1/3", "[2/3", "[3/3"]
+    assert [line.split()[0] for line in told.splitlines()[2:5]] == ["[1/3", "[2/3", "[3/3"]
     run(tmp_path, *sweep, "results.root=b")
     deltas = sorted((tmp_path / "b").glob("**/*.safetensors"))
     assert len(deltas) == 3

@@ -24,7 +24,7 @@ def sweep(combinations: Sequence[plan.Combination], launcher: Launcher, *, dry_r
     store = cache(Store)  # one for each results.root, which may be swept too
     runs = planned(combinations, store)
     check(runs, launcher, dry_run=dry_run)
-    announce(plan.headline(runs), runs, dry_run=dry_run)
+    announce(plan.headline(runs), runs, store, dry_run=dry_run)
     return 0 if dry_run else end(runs, done(runs, store, launcher), store)
 
 
@@ -44,10 +44,10 @@ def check(runs: Sequence[plan.Planned], launcher: Launcher, *, dry_run: bool) ->
             launcher.check(to_run)
 
 
-def announce(headline: str, runs: Sequence[plan.Planned], *, dry_run: bool) -> None:
+def announce(headline: str, runs: Sequence[plan.Planned], store: Stores, *, dry_run: bool) -> None:
     """Print the plan: what others do and what is refused; all runs of a dry run."""
     log.info(headline)
-    for line in [*_outlook(_open(runs)), *_elsewhere(_open(runs))]:
+    for line in [*_outlook(_open(runs), store), *_elsewhere(_open(runs))]:
         log.info(line)
     for line in [*plan.refusals(runs), *(plan.listing(runs) if dry_run else ())]:
         log.info(line)
@@ -82,13 +82,13 @@ def _check(config: Config) -> None:
     job.of(config).check(config)
 
 
-def _outlook(open_runs: Sequence[plan.Planned]) -> list[str]:
+def _outlook(open_runs: Sequence[plan.Planned], store: Stores) -> list[str]:
     """What the runs ask of this machine."""
     if not open_runs:
         return []
     from petlbench.sweep import outlook  # imports torch
 
-    return outlook.lines(open_runs)
+    return outlook.lines(open_runs, store)
 
 
 def _elsewhere(runs: Sequence[plan.Planned]) -> list[str]:

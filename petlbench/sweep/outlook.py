@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 from petlbench.checks import is_number
 from petlbench.config.schema import Config
@@ -42,13 +42,16 @@ class Pace:
         return None if found is None else found * run.config.train.epochs
 
 
-def lines(runs: Sequence[Planned]) -> list[str]:
-    """A line for each backbone, its input, epochs and recipe in the runs to do."""
+def lines(runs: Sequence[Planned], store: Callable[[str], Store]) -> list[str]:
+    """A line for each backbone, its input, epochs and recipe in the runs to do.
+
+    store: the records below a results.root.
+    """
     groups: dict[str, list[Planned]] = defaultdict(list)
     for run in runs:
         if run.state == TO_RUN:
             groups[_about(run.config)].append(run)
-    pace = cache(_pace)
+    pace = cache(partial(_pace, store))
     return [
         f"  {about}: {len(own)} runs{_hours(own, pace)}{_missing(own)}"
         for about, own in groups.items()
@@ -93,12 +96,12 @@ def _hours(runs: Sequence[Planned], pace: Callable[[str, str], Pace | None]) -> 
     return f"; about {duration(sum(told))} of runs{part}, from the records of this machine"
 
 
-def _pace(root: str, device: str) -> Pace | None:
+def _pace(store: Callable[[str], Store], root: str, device: str) -> Pace | None:
     try:
         name = provenance.device_name(build.device(device))
     except UserError:  # a plan may be made on a machine without the GPU of its runs
         return None
-    return pace((r for r in Store(root).records() if r["status"] == "finished"), name)
+    return pace((r for r in store(root).records() if r["status"] == "finished"), name)
 
 
 def pace(records: Iterable[Record], device: str) -> Pace:

@@ -115,7 +115,7 @@ def sweep(
     wanted = [plan.Planned(config, "", plan.TO_RUN) for config, _, _ in finals]
     conduct.check([*trials, *(wanted if _open(trials) else [])], launcher, dry_run=dry_run)
     headline = f"{plan.headline(trials, 'trials')}; then {len(finals)} final runs"
-    conduct.announce(headline, trials, dry_run=dry_run)
+    conduct.announce(headline, trials, store, dry_run=dry_run)
     if dry_run and _open(trials):
         log.info("  the final runs follow from the choice among the trials")
         return 0
@@ -126,7 +126,7 @@ def sweep(
     combinations, unchosen = _chosen(searches, trials, store, earlier)
     runs = conduct.planned(combinations, store) if combinations else []
     conduct.check(runs, launcher, dry_run=dry_run)
-    conduct.announce(plan.headline(runs, "final runs"), runs, dry_run=dry_run)
+    conduct.announce(plan.headline(runs, "final runs"), runs, store, dry_run=dry_run)
     if dry_run:
         return 0
     failures += [*unchosen, *conduct.done(runs, store, launcher)]
