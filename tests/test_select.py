@@ -262,6 +262,7 @@ def test_a_suite_has_one_choice_by_the_mean_over_its_tasks(tmp_path: Path) -> No
         (["select.spaces=3"], "select.spaces"),
         (["select.trials=13"], "select.trials is 13 and tune of method=linear has 12 points"),
         (["train.head_lr=1"], "train.head_lr is set by the command and tried by protocol=select"),
+        (["+train={head_lr:1}"], "train is set by the command and tried by protocol=select"),
         (["protocol.tests=[val]"], "protocol.tests belongs to the protocols trial and final"),
         (["protocol=select,final"], "protocol=select does trials and final runs"),
         (["method=lora", "select.space.train.rate=[1,2]"], "train.rate"),

@@ -1,6 +1,8 @@
 """A run that was stopped goes on from what it has saved, with the same bits."""
 
 import errno
+import hashlib
+import io
 import os
 import signal
 import time
@@ -273,10 +275,19 @@ def flipped(content: bytes) -> bytes:
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
+def without_random_states(content: bytes) -> bytes:
+    """With a right digest."""
+    part = torch.load(io.BytesIO(content[unfinished.DIGEST :]), weights_only=True)
+    del part["random"]
+    torch.save(part, written := io.BytesIO())
+    return hashlib.sha256(written.getvalue()).digest() + written.getvalue()
+
+
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda content: b"",
     "cut": lambda content: content[:-100],
     "flipped": flipped,
+    "without a key": without_random_states,
     "pickle": lambda content: b"cos\nsystem\n(S'false'\ntR.",
 }
 

@@ -107,7 +107,10 @@ def _composed(
 
 def _refuse_set(values: Iterable[str], space: Space, method: str) -> None:
     """Refuse a value of the command that the trials of a method try."""
-    for key in {value.lstrip("+~") for value in values} & space.axes.keys():
+    for key in (value.lstrip("+~") for value in values):
+        # train={lr: 1} sets train.lr too
+        if not any(axis == key or axis.startswith(f"{key}.") for axis in space.axes):
+            continue
         raise UserError(
             f"{key} is set by the command and tried by protocol=select for method={method} "
             f"({space.where}); leave {key} out, or choose protocol=trial to try points by hand"

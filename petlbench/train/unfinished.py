@@ -20,6 +20,7 @@ from petlbench.system import replacing
 from petlbench.train import random_states
 
 SUFFIX = ".pt"
+KEYS = {"stamp", "at", "state", "random", "spent"}  # of a part
 DIGEST = hashlib.sha256().digest_size  # bytes
 Part = dict[str, Any]
 log = logging.getLogger("petlbench")
@@ -134,6 +135,7 @@ class Unfinished:
             part: Part = torch.load(
                 io.BytesIO(content[DIGEST:]), weights_only=True, map_location="cpu"
             )
+            part = {key: part[key] for key in KEYS}
             stamp = part["stamp"]
             is_fit = stamp == self.stamp and fits(part["state"])
         except Exception as error:  # a damaged archive raises anything
