@@ -9,7 +9,7 @@ from tests.wandb_server import Server, server
 
 
 def pytest_collection_finish() -> None:
-    # A full collection walks the million objects of torch: a third of the time of the tests.
+    # each full collection walks the million objects of torch
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
