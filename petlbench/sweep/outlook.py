@@ -51,9 +51,9 @@ def lines(runs: Sequence[Planned], store: Callable[[str], Store]) -> list[str]:
     for run in runs:
         if run.state == TO_RUN:
             groups[_about(run.config)].append(run)
-    pace = cache(partial(_pace, store))
+    paces = cache(partial(_pace, store))
     return [
-        f"  {about}: {len(own)} runs{_hours(own, pace)}{_missing(own)}"
+        f"  {about}: {len(own)} runs{_hours(own, paces)}{_missing(own)}"
         for about, own in groups.items()
     ]
 
@@ -81,13 +81,13 @@ def _missing(runs: Iterable[Planned]) -> str:
     return f"; no data for {', '.join(found[:SHOWN])}{more}" if found else ""
 
 
-def _hours(runs: Sequence[Planned], pace: Callable[[str, str], Pace | None]) -> str:
+def _hours(runs: Sequence[Planned], paces: Callable[[str, str], Pace | None]) -> str:
     """How long the runs take one after another."""
     if runs[0].config.protocol.fit_on is None:
         return ""
     times = []
     for run in runs:
-        known = pace(run.config.results.root, run.config.device)
+        known = paces(run.config.results.root, run.config.device)
         times.append(known.of(run) if known else None)
     told = [seconds for seconds in times if seconds is not None]
     if not told:

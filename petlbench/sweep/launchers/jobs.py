@@ -5,6 +5,7 @@ import io
 import pickle
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from importlib import import_module
@@ -45,7 +46,7 @@ class Work:
         return submitit().helpers.DelayedSubmission(self, assignment)
 
 
-class Jobs:
+class Jobs(ABC):
     """The jobs that have not ended. places: how many processes may run here at the same time."""
 
     def __init__(self, executor: Any, work: Work, places: int) -> None:
@@ -77,9 +78,9 @@ class Jobs:
                 found.append((assignment, answer))
         return found
 
+    @abstractmethod
     def gone(self) -> set[str]:
         """The jobs that will bring no result any more, if they have not done so yet."""
-        raise NotImplementedError
 
 
 class Queue(Jobs):
