@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from petlbench.config import compose
-from petlbench.run import provenance
+from petlbench.cost import shapes
+from petlbench.run import build, provenance
 from petlbench.run.record import Record, Store
 from petlbench.sweep.outlook import lines
 from petlbench.sweep.plan import FINISHED, TO_RUN, Planned
@@ -32,6 +33,21 @@ def timed(method: str, gflops: float | None, seconds: float, device: str = HERE)
     return run | {"cost": run["cost"] | costs, "suite": "mini"}
 
 
+def test_time_from_a_stated_speed(tmp_path: Path) -> None:
+    """Operations of all training images, where no record of this machine tells."""
+    run = planned(tmp_path, "method=linear", "dataset=mini/digits", "train.epochs=4")
+    gflop = shapes.gflops(build.on_meta(run.config), batch=32, size=48)["step"]
+    # 1000 images of trainval; a millionth of a TFLOP/s
+    [line] = lines([run], Store, 1e-6)
+    hours = gflop * 1000 * 4 / 1e-3 / 3600
+    assert line.endswith(f"; about {hours:.1f} h of runs at 1e-06 TFLOP/s, as stated")
+    Store(tmp_path).write(timed("linear", None, 60.0))
+    other = planned(tmp_path, "method=dtl", "dataset=vtab/cifar", f"data.root={tmp_path}")
+    [first, second] = lines([run, other], Store, 1e-6)
+    assert first.endswith("; about 24 s of runs, from the records of this machine")
+    assert "; time unknown: no count of images or operations; no data" in second
+
+
 def test_each_backbone_has_a_line(tmp_path: Path) -> None:
     vtab = ("backbone=vit_b16", "dataset=vtab/cifar", f"data.root={tmp_path}")
     runs = [
@@ -41,7 +57,7 @@ def test_each_backbone_has_a_line(tmp_path: Path) -> None:
         planned(tmp_path, "method=dtl", *vtab),
         planned(tmp_path, "method=full", *vtab, state=FINISHED),
     ]
-    first, second, third = lines(runs, Store)
+    first, second, third = lines(runs, Store, None)
     assert first.startswith("  vit_mini (weights vit_mini), 48 px, 10 epochs, recipe default: 1 ")
     assert " 3 epochs" in second
     assert "vit_b16 (weights vit_base_patch16_224" in third
@@ -56,7 +72,7 @@ def test_weights_are_named(tmp_path: Path) -> None:
         (replace(own, checkpoint="/nowhere/a.pth"), "weights a.pth (missing)"),
         (replace(own, pretrained=False), "random weights"),
     ):
-        [line] = lines([replace(run, config=replace(run.config, backbone=backbone))], Store)
+        [line] = lines([replace(run, config=replace(run.config, backbone=backbone))], Store, None)
         assert f"vit_mini ({said})" in line
 
 
@@ -69,24 +85,24 @@ def test_time_comes_from_equal_pairs_then_from_flops(tmp_path: Path) -> None:
         store.write(run)
     settings = ("dataset=mini/digits", "train.epochs=5")
     one = planned(tmp_path, "method=lora", *settings)
-    [line] = lines([one], Store)
+    [line] = lines([one], Store, None)
     assert line.endswith("; about 5 min of runs, from the records of this machine")
     # 1 GFLOP an image, 5 epochs of 1000 images, 2 * 10000 GFLOP in 600 s
-    [line] = lines([planned(tmp_path, "method=dtl", *settings)], Store)
+    [line] = lines([planned(tmp_path, "method=dtl", *settings)], Store, None)
     assert "; about 2 min of runs" in line
-    [line] = lines([one, planned(tmp_path, "method=bitfit", *settings)], Store)
-    assert "; about 5 min of runs for 1 of them" in line
+    [line] = lines([one, planned(tmp_path, "method=bitfit", *settings)], Store, None)
+    assert "; about 5 min of runs, from the records of this machine; time of 1 of them unk" in line
 
 
 def test_a_record_without_epochs_tells_nothing(tmp_path: Path) -> None:
     old = timed("lora", 2.0, 600.0)
     del old["config"]["train"]["epochs"]
     Store(tmp_path).write(old)
-    [line] = lines([planned(tmp_path, "method=lora", "dataset=mini/digits")], Store)
-    assert line.endswith("; time unknown: no record of this machine")
+    [line] = lines([planned(tmp_path, "method=lora", "dataset=mini/digits")], Store, None)
+    assert "; time unknown: no record of this machine; hydra.sweeper.tflops=N" in line
 
 
 def test_a_probe_trains_nothing(tmp_path: Path) -> None:
-    [line] = lines([planned(tmp_path, "method=lora", "protocol=probe")], Store)
+    [line] = lines([planned(tmp_path, "method=lora", "protocol=probe")], Store, None)
     assert "epochs" not in line
     assert "time" not in line

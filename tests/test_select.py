@@ -266,6 +266,7 @@ def test_a_suite_has_one_choice_by_the_mean_over_its_tasks(tmp_path: Path) -> No
         (["protocol.tests=[val]"], "protocol.tests belongs to the protocols trial and final"),
         (["protocol=select,final"], "protocol=select does trials and final runs"),
         (["method=lora", "select.space.train.rate=[1,2]"], "train.rate"),
+        (["method=lora", "select.space.train.lr.x=1"], "lr has values of its own, [0.0001, "),
         (["protocol=final"], "select.trials belongs to protocol=select; add protocol=select"),
     ],
 )
@@ -277,6 +278,18 @@ def test_a_wrong_value_is_refused_in_one_line(
     code, told = run(tmp_path, *rest, *arguments)
     assert (code, message in told) == (2, True), told
     assert len(told.splitlines()) == 1, told
+
+
+def test_a_range_takes_the_place_of_a_list() -> None:
+    space = {"train": {"lr": [0.1, 0.2]}, "method": {"rank": {"low": 1, "high": 9}}}
+    node = {"trials": 8, "per": "task", "trial_seeds": [0], "seed": 0, "space": space}
+    ends = {"low": 1e-3, "high": 1e-2}
+    changed = selection.settings(node, {"train.lr": ends, "method.rank": ends, "input.size": [1]})
+    assert changed.space == {
+        "train": {"lr": ends},
+        "method": {"rank": ends},
+        "input": {"size": [1]},
+    }
 
 
 @pytest.mark.parametrize(
@@ -293,9 +306,9 @@ def test_a_wrong_value_is_refused_in_one_line(
 )
 def test_a_wrong_setting_is_refused(change: dict[str, Any], message: str) -> None:
     node = {"trials": 8, "per": "task", "trial_seeds": [0], "seed": 0, "space": SPACE}
-    assert selection.settings(node).trials == 8
+    assert selection.settings(node, {}).trials == 8
     with pytest.raises(UserError, match=message):
-        selection.settings(node | change)
+        selection.settings(node | change, {})
 
 
 @pytest.mark.parametrize(

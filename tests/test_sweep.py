@@ -241,6 +241,7 @@ def test_a_value_that_one_of_the_methods_lacks_or_that_is_null_can_be_swept(
         ),
         (["-m", "dataset=vtab/dtd,vtab/kitti", "backbone=vit_mini"], "(refused too: vtab/kitti)"),
         (["-m", "dataset=vtab"], "dataset=vtab needs a backbone: add backbone=NAME, one of "),
+        (["-m", "dataset=glob(vt*)"], "dataset=vtab needs a backbone"),
         (["dataset=fewshot/pets"], "dataset=fewshot/pets needs a backbone"),
         (["dataset='vtab/cifar'"], "dataset=vtab/cifar needs a backbone"),
         (["-m", "experiment=mini", "dataset=vtab"], "dataset=vtab needs a backbone"),

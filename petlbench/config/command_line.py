@@ -1,5 +1,6 @@
 """Overrides of the command line before Hydra reads them."""
 
+import fnmatch
 import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
@@ -50,11 +51,11 @@ def check_backbone(arguments: Sequence[str]) -> None:
 
 
 def _named(group: str, arguments: Sequence[str]) -> list[str]:
-    """The words in what is chosen of a group: its options, also in quotes and in choice(...)."""
+    """The options in what is chosen of a group, also in quotes, choice(...) and glob(...)."""
     texts = [text.partition("=")[2] for text in arguments if text.startswith(f"{group}=")]
-    # the options of a glob are left to Hydra, which finds none of a suite
-    chosen = [text for text in texts if not text.startswith("glob(")]
-    return [name for text in chosen for name in re.findall(r"[\w/.+\-]+", text)]
+    words = [word for text in texts for word in re.findall(r"[\w/.+*?\-]+", text)]
+    known = options.names(group)
+    return [name for word in words for name in (fnmatch.filter(known, word) or [word])]
 
 
 def _has_backbone(experiment: str) -> bool:

@@ -10,7 +10,7 @@ from petlbench.errors import UserError, unknown
 
 # relative paths start from the folder of the command, and only results.root is written
 PLACES = ("hydra.run", "hydra.sweep", "hydra.output_subdir", "hydra.job.chdir")
-SWEEPER = ("dry_run", "params")  # keys of `PetlSweeper`
+SWEEPER = ("dry_run", "params", "tflops")  # keys of `PetlSweeper`
 
 
 def check(arguments: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from petlbench.config.schema import HIGHEST_SEED
 from petlbench.errors import UserError
 
 NAME, TUNE = "select", "tune"
+SPACE = "select.space"
 TASK, SUITE = "task", "suite"
 MOST_TRIALS = 100_000  # a bound against typing errors: each trial is a run
 
@@ -56,9 +57,21 @@ def check(arguments: Sequence[str]) -> None:
             raise UserError(f"{key} belongs to protocol=select; add -m, or leave it out")
 
 
-def settings(node: Any) -> SelectConfig:
-    """The typed node `select`. Raises UserError for a wrong value."""
+def settings(node: Any, spaces: Mapping[str, Any]) -> SelectConfig:
+    """The typed node `select`. Raises UserError for a wrong value.
+
+    spaces: dotted keys below `select.space` and what replaces their values. Hydra would merge a
+    range into a list, or into another range.
+    """
     # of OmegaConf's messages about a mapping, some name no key
     if isinstance(node, Mapping) and not isinstance(space := node.get("space", {}), Mapping):
-        raise UserError(f"{NAME}.space is {space}; it must map keys to values")
+        raise UserError(f"{SPACE} is {space}; it must map keys to values")
+    for key, value in spaces.items():
+        *above, last = key.split(".")
+        below: Any = node["space"]
+        for part in above:
+            below = below.setdefault(part, {})
+            if not isinstance(below, dict):
+                raise UserError(f"{SPACE}.{key}: {part} has values of its own, {below}")
+        below[last] = value
     return build(SelectConfig, typed(SelectConfig, node, NAME), NAME)

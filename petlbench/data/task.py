@@ -56,7 +56,8 @@ class Task:
     cannot be opened, judging by its list and the files of its images; decodes nothing. digest: of
     the labels and image files of a split, wherever they lie; None if the task makes its images;
     raises UserError if one is missing. decode: prepares a split before training, so that `open`
-    finds no broken image after it. remarks: sentences on the data that
+    finds no broken image after it. size: images of a split, None if that is not known without
+    them; raises UserError for a missing list. remarks: sentences on the data that
     `python -m petlbench.data verify` reports as notes.
     """
 
@@ -77,6 +78,7 @@ class Task:
     check: Callable[[str], None] = lambda split: None
     digest: Callable[[str], str] | None = None
     decode: Callable[[str], None] = lambda split: None
+    size: Callable[[str], int | None] = lambda split: None
     remarks: Callable[[], list[str]] = list
 
     @property

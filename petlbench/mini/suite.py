@@ -66,7 +66,9 @@ def load(
     folder = user_path("dataset.cache (PETLBENCH_CACHE)", cache) / "mini"
     # once: the splits are slices of the same arrays
     rendered = once(partial(_rendered, name, images, seed, sha256, folder))
-    return Task(name, title, suite, group, classes, ("test",), partial(_split, rendered))
+    opened = partial(_split, rendered)
+    size = partial(_size, images)
+    return Task(name, title, suite, group, classes, ("test",), opened, size=size)
 
 
 @once
@@ -101,6 +103,10 @@ def digest(images: Images) -> str:
 def _split(rendered: Callable[[], Images], split: str) -> Split:
     pixels, labels = (torch.from_numpy(array[SPLITS[split]]) for array in rendered())
     return Split(pixels, labels, fingerprint(pixels, labels, FORMAT))
+
+
+def _size(images: int, split: str) -> int:
+    return len(range(images)[SPLITS[split]])
 
 
 def _rendered(name: str, images: int, seed: int, sha256: str | None, folder: Path) -> Images:

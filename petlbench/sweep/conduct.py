@@ -16,15 +16,22 @@ log = logging.getLogger("petlbench")
 Stores = Callable[[str], Store]  # the records below a results.root
 
 
-def sweep(combinations: Sequence[plan.Combination], launcher: Launcher, *, dry_run: bool) -> int:
+def sweep(
+    combinations: Sequence[plan.Combination],
+    launcher: Launcher,
+    *,
+    dry_run: bool,
+    tflops: float | None,
+) -> int:
     """Plan, run what is not finished, and report all failures. Returns the exit code: 0 or 1.
 
-    Raises UserError for a mistake of the command, before any run.
+    tflops: speed of the machine in TFLOP/s, for the plan's hours where no record tells. Raises
+    UserError for a mistake of the command, before any run.
     """
     store = cache(Store)  # one for each results.root, which may be swept too
     runs = planned(combinations, store)
     check(runs, launcher, dry_run=dry_run)
-    announce(plan.headline(runs), runs, store, dry_run=dry_run)
+    announce(plan.headline(runs), runs, store, dry_run=dry_run, tflops=tflops)
     return 0 if dry_run else end(runs, done(runs, store, launcher), store)
 
 
@@ -44,10 +51,17 @@ def check(runs: Sequence[plan.Planned], launcher: Launcher, *, dry_run: bool) ->
             launcher.check(to_run)
 
 
-def announce(headline: str, runs: Sequence[plan.Planned], store: Stores, *, dry_run: bool) -> None:
+def announce(
+    headline: str,
+    runs: Sequence[plan.Planned],
+    store: Stores,
+    *,
+    dry_run: bool,
+    tflops: float | None,
+) -> None:
     """Print the plan: what others do and what is refused; all runs of a dry run."""
     log.info(headline)
-    for line in [*_outlook(_open(runs), store), *_elsewhere(_open(runs))]:
+    for line in [*_outlook(_open(runs), store, tflops), *_elsewhere(_open(runs))]:
         log.info(line)
     for line in [*plan.refusals(runs), *(plan.listing(runs) if dry_run else ())]:
         log.info(line)
@@ -82,13 +96,13 @@ def _check(config: Config) -> None:
     job.of(config).check(config)
 
 
-def _outlook(open_runs: Sequence[plan.Planned], store: Stores) -> list[str]:
+def _outlook(open_runs: Sequence[plan.Planned], store: Stores, tflops: float | None) -> list[str]:
     """What the runs ask of this machine."""
     if not open_runs:
         return []
     from petlbench.sweep import outlook  # imports torch
 
-    return outlook.lines(open_runs, store)
+    return outlook.lines(open_runs, store, tflops)
 
 
 def _elsewhere(runs: Sequence[plan.Planned]) -> list[str]:

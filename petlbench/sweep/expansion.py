@@ -38,7 +38,7 @@ def expand(arguments: Sequence[str]) -> Expansion:
     loader, config = compose.multirun(plugin.defer(["-m", *command_line.quoted(overrides)])[1:])
     if own := config.hydra.overrides.hydra:
         raise UserError(f"'{own[0]}' is for a sweep of Hydra; leave it out")
-    sweeper = plugin.PetlSweeper(params=config.hydra.sweeper.params, dry_run=False)
+    sweeper = plugin.PetlSweeper(params=config.hydra.sweeper.params, dry_run=False, tflops=None)
     context = HydraContext(config_loader=loader, callbacks=Callbacks())
     sweeper.setup(hydra_context=context, task_function=run_composed, config=config)
     task = cast(list[str], OmegaConf.to_container(config.hydra.overrides.task, resolve=False))

@@ -2,11 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 
 from petlbench.checks import is_number
 from petlbench.config.schema import Config
+from petlbench.cost import shapes
 from petlbench.errors import UserError
 from petlbench.run import build, provenance
 from petlbench.run.record import Record, Store
@@ -42,10 +43,12 @@ class Pace:
         return None if found is None else found * run.config.train.epochs
 
 
-def lines(runs: Sequence[Planned], store: Callable[[str], Store]) -> list[str]:
+def lines(
+    runs: Sequence[Planned], store: Callable[[str], Store], tflops: float | None
+) -> list[str]:
     """A line for each backbone, its input, epochs and recipe in the runs to do.
 
-    store: the records below a results.root.
+    store: the records below a results.root. tflops: speed of the machine, if no record tells.
     """
     groups: dict[str, list[Planned]] = defaultdict(list)
     for run in runs:
@@ -53,7 +56,7 @@ def lines(runs: Sequence[Planned], store: Callable[[str], Store]) -> list[str]:
             groups[_about(run.config)].append(run)
     paces = cache(partial(_pace, store))
     return [
-        f"  {about}: {len(own)} runs{_hours(own, paces)}{_missing(own)}"
+        f"  {about}: {len(own)} runs{_hours(own, paces, tflops)}{_missing(own)}"
         for about, own in groups.items()
     ]
 
@@ -81,19 +84,67 @@ def _missing(runs: Iterable[Planned]) -> str:
     return f"; no data for {', '.join(found[:SHOWN])}{more}" if found else ""
 
 
-def _hours(runs: Sequence[Planned], paces: Callable[[str, str], Pace | None]) -> str:
+def _hours(
+    runs: Sequence[Planned], paces: Callable[[str, str], Pace | None], tflops: float | None
+) -> str:
     """How long the runs take one after another."""
     if runs[0].config.protocol.fit_on is None:
         return ""
-    times = []
+    measured, stated = 0.0, 0.0
+    left: list[Planned] = []
     for run in runs:
         known = paces(run.config.results.root, run.config.device)
-        times.append(known.of(run) if known else None)
-    told = [seconds for seconds in times if seconds is not None]
-    if not told:
-        return "; time unknown: no record of this machine"
-    part = f" for {len(told)} of them" if len(told) < len(times) else ""
-    return f"; about {duration(sum(told))} of runs{part}, from the records of this machine"
+        if (seconds := known.of(run) if known else None) is not None:
+            measured += seconds
+        elif tflops and (work := _training_gflop(run.config)) is not None:
+            stated += work / (1000 * tflops)
+        else:
+            left.append(run)
+    return _time(measured, stated, tflops) + _untold(len(left), len(runs), tflops)
+
+
+def _time(measured: float, stated: float, tflops: float | None) -> str:
+    """Seconds of runs by their origin, as text; empty if there are none."""
+    parts = [f"about {duration(measured)} of runs, from the records of this machine"]
+    speed = f"about {duration(stated)} of runs at {tflops} TFLOP/s, as stated"
+    shown = [*(parts if measured else []), *([speed] if stated else [])]
+    return "".join(f"; {part}" for part in shown)
+
+
+def _untold(left: int, runs: int, tflops: float | None) -> str:
+    if not left:
+        return ""
+    part = "time" if left == runs else f"time of {left} of them"
+    if tflops:
+        return f"; {part} unknown: no count of images or operations"
+    return f"; {part} unknown: no record of this machine; hydra.sweeper.tflops=N states its speed"
+
+
+def _training_gflop(config: Config) -> float | None:
+    """1e9 operations of a training; None if they cannot be counted without weights or images."""
+    try:
+        images = build.task(config).size(str(config.protocol.fit_on))
+        # a method that needs its weights, or reads values, raises whatever it does
+        step = _step_gflop(_Counted(repr((config.method, config.backbone, config.input)), config))
+    except Exception:
+        return None
+    return None if images is None else step * images * config.train.epochs
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """A pair whose step is counted once. key: what the count depends on."""
+
+    key: str
+    config: Config = field(compare=False)
+
+
+@cache
+def _step_gflop(pair: _Counted) -> float:
+    """Of one image in a training step."""
+    config = pair.config
+    method = build.on_meta(config)
+    return shapes.gflops(method, batch=config.train.batch_size, size=config.input.size)["step"]
 
 
 def _pace(store: Callable[[str], Store], root: str, device: str) -> Pace | None:

@@ -20,6 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from petlbench.checks import positive
 from petlbench.config import compose, mistakes, options, selection, target
 from petlbench.config.composer import Composer
 from petlbench.config.interpolation import NotCovered
@@ -41,14 +42,17 @@ class PetlSweeper(Sweeper):
     """Expands suites, composes all runs, and passes them to `petlbench.sweep.conduct`.
 
     params: the sweep of an experiment's yaml; the command line overrides it. dry_run: only print
-    the plan.
+    the plan. tflops: speed of the machine, for the hours in the plan.
     """
 
     config: DictConfig
 
-    def __init__(self, *, params: Mapping[str, Any] | None, dry_run: bool) -> None:
+    def __init__(
+        self, *, params: Mapping[str, Any] | None, dry_run: bool, tflops: float | None
+    ) -> None:
         self.params = dict(params or {})
         self.dry_run = dry_run
+        self.tflops = tflops
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -68,16 +72,19 @@ class PetlSweeper(Sweeper):
         # not in __init__, whose errors Hydra wraps
         if not isinstance(self.dry_run, bool):
             raise UserError(f"hydra.sweeper.dry_run is {self.dry_run}; it must be true or false")
+        if self.tflops is not None:
+            positive("hydra.sweeper.tflops", self.tflops)
+        asked: dict[str, Any] = {"dry_run": self.dry_run, "tflops": self.tflops}
         axes, launcher = self.axes(arguments), self._launcher()
         if self.selects(axes):
             axes = axes.with_option("method", self.config.hydra.runtime.choices.method)
             settings = self._selection(axes)
             found = cells(axes, settings, partial(self._space, settings), self.combinations)
-            code = select.sweep(found, settings, launcher, dry_run=self.dry_run)
+            code = select.sweep(found, settings, launcher, **asked)
         else:
             refuse_selection(axes)
             combinations = list(self.combinations(axes, axes.varied))
-            code = conduct.sweep(combinations, launcher, dry_run=self.dry_run)
+            code = conduct.sweep(combinations, launcher, **asked)
         # `hydra.main` discards what a sweeper returns
         raise SystemExit(code)
 
@@ -133,9 +140,16 @@ class PetlSweeper(Sweeper):
         for key, texts in own.items():
             if len(texts) > 1:
                 raise UserError(f"{key} names several values; a sweep of protocol=select has one")
-        texts = [axis[0] for axis in (*axes.groups.values(), *own.values())]
+        texts, spaces = [axis[0] for axis in axes.groups.values()], {}
+        for override in map(self._parsed, (axis[0] for axis in own.values())):
+            above, _, key = override.key_or_group.partition(f"{selection.SPACE}.")
+            if not above and not override.is_delete():
+                spaces[key] = override.value()
+            else:
+                texts.append(str(override.input_line))
         composed = self.loader.load_sweep_config(self.config, texts)
-        return selection.settings(OmegaConf.to_container(composed.select, resolve=True))
+        node = OmegaConf.to_container(composed.select, resolve=True)
+        return selection.settings(node, spaces)
 
     def _space(self, settings: SelectConfig, method: str) -> Space:
         """The values that the trials of a method have."""

@@ -102,11 +102,16 @@ class Search:
 
 
 def sweep(
-    cells: Iterable[Cell], selection: SelectConfig, launcher: Launcher, *, dry_run: bool
+    cells: Iterable[Cell],
+    selection: SelectConfig,
+    launcher: Launcher,
+    *,
+    dry_run: bool,
+    tflops: float | None,
 ) -> int:
     """Do the trials, choose, do the final runs. Returns the exit code: 0, or 1 after a failure.
 
-    Raises UserError for a mistake of the command, before any run.
+    tflops: as of `conduct.sweep`. Raises UserError for a mistake of the command, before any run.
     """
     searches, store = _searches(cells, selection), cache(Store)
     trials = conduct.planned(_all_trials(searches), store)
@@ -115,7 +120,7 @@ def sweep(
     wanted = [plan.Planned(config, "", plan.TO_RUN) for config, _, _ in finals]
     conduct.check([*trials, *(wanted if _open(trials) else [])], launcher, dry_run=dry_run)
     headline = f"{plan.headline(trials, 'trials')}; then {len(finals)} final runs"
-    conduct.announce(headline, trials, store, dry_run=dry_run)
+    conduct.announce(headline, trials, store, dry_run=dry_run, tflops=tflops)
     if dry_run and _open(trials):
         log.info("  the final runs follow from the choice among the trials")
         return 0
@@ -126,7 +131,8 @@ def sweep(
     combinations, unchosen = _chosen(searches, trials, store, earlier)
     runs = conduct.planned(combinations, store) if combinations else []
     conduct.check(runs, launcher, dry_run=dry_run)
-    conduct.announce(plan.headline(runs, "final runs"), runs, store, dry_run=dry_run)
+    headline = plan.headline(runs, "final runs")
+    conduct.announce(headline, runs, store, dry_run=dry_run, tflops=tflops)
     if dry_run:
         return 0
     failures += [*unchosen, *conduct.done(runs, store, launcher)]

@@ -59,6 +59,7 @@ def task(
         cached=locate,
         check=check,
         digest=digest,
+        size=lambda split: len(find(split)),
     )
 
 

@@ -48,7 +48,7 @@ def results(
 
     retries: how often a run is tried again after its worker was lost; then it has failed.
     """
-    left, others, lost = len(assignments), _Others(), Counter[str]()
+    left, others, lost = len(assignments), _Others(), Counter[tuple[str, str]]()
     engine.start(assignments)
     while left:
         engine.start(others.free())
@@ -57,8 +57,10 @@ def results(
             if isinstance(answer, Exception):
                 raise answer
             if isinstance(answer, Lost):
-                lost[work.planned.id] += 1
-                record = _after(work, answer, lost[work.planned.id], retries)
+                # one identity may be a run below each of several roots
+                place = (work.planned.config.results.root, work.planned.id)
+                lost[place] += 1
+                record = _after(work, answer, lost[place], retries)
                 if record is None:
                     engine.start([work])
             elif answer is None:
