@@ -54,7 +54,8 @@ def _named(group: str, arguments: Sequence[str]) -> list[str]:
     """The options in what is chosen of a group, also in quotes, choice(...) and glob(...)."""
     texts = [text.partition("=")[2] for text in arguments if text.startswith(f"{group}=")]
     words = [word for text in texts for word in re.findall(r"[\w/.+*?\-]+", text)]
-    known = options.names(group)
+    # Hydra's glob looks into no folder
+    known = [name for name in options.names(group) if "/" not in name]
     return [name for word in words for name in (fnmatch.filter(known, word) or [word])]
 
 
