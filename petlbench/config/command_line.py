@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -56,7 +57,8 @@ def _named(group: str, arguments: Sequence[str]) -> list[str]:
     words = [word for text in texts for word in re.findall(r"[\w/.+*?\-]+", text)]
     # Hydra's glob looks into no folder
     known = [name for name in options.names(group) if "/" not in name]
-    return [name for word in words for name in (fnmatch.filter(known, word) or [word])]
+    globs = [fnmatch.filter(known, word) if set("*?") & set(word) else [word] for word in words]
+    return list(chain.from_iterable(globs))
 
 
 def _has_backbone(experiment: str) -> bool:
