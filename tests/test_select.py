@@ -347,6 +347,19 @@ def test_a_trial_of_which_one_seed_failed_has_failed() -> None:
     assert (found.scores, found.failed) == ([0.0, 80.0], 1)
 
 
+@pytest.mark.parametrize(("tested", "expected"), [([0.01], 75.0), ([0.1], 75.0), ([0.3], None)])
+def test_the_test_is_that_of_the_choice_also_of_a_suite(
+    tested: list[float], expected: float | None
+) -> None:
+    """Of the best trial, or of the only trial with final runs; not of values that were no trial."""
+    runs = [trial("lora", lr, top1) for lr, top1 in ((0.1, 60.0), (0.01, 80.0), (0.001, 10.0))]
+    for lr in tested:
+        final = trial("lora", lr, 1.0) | {"protocol": "final", "id": f"final{lr}"}
+        runs.append(final | {"scores": {"test": records.score(75.0)}})
+    [found] = tried(runs, {run["id"]: "LoRA" for run in runs}).values()
+    assert found.test_of_choice == expected
+
+
 def test_the_report_shows_the_best_of_k_and_the_test_of_the_choice() -> None:
     scores = {0.1: 60.0, 0.01: 80.0, 0.001: None}
     runs = [trial("lora", lr, top1) for lr, top1 in scores.items()]

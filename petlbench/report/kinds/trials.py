@@ -103,7 +103,7 @@ def _table(
 
 def _test(tasks: Sequence[Tried]) -> float | None:
     """Mean over tasks of the final runs of the choice, None if a task has none."""
-    scores = [score for own in tasks if (score := own.test_of_best) is not None]
+    scores = [score for own in tasks if (score := own.test_of_choice) is not None]
     return fmean(scores) if len(scores) == len(tasks) else None
 
 
@@ -114,8 +114,8 @@ def _notes(by_row: dict[str, dict[str, Tried]], curves: dict[str, Curve]) -> lis
         "Best of k: expectation over all subsets of k of the trials that were done (Tang et al. "
         "2020, the unbiased form of Dodge et al. 2019). Val is what the choice is made on: expect "
         "less on test.",
-        "Test: final runs with the values of the best trial of all, where there are any; the test "
-        "score of a choice among fewer trials is not known.",
+        "Test: final runs with the values of the best trial, or with those chosen for the suite; "
+        "the test score of a choice among fewer trials is not known.",
     ]
     if len(set(map(len, curves.values()))) > 1:
         counts = ", ".join(f"{row} {len(curve)}" for row, curve in curves.items())

@@ -34,15 +34,17 @@ class Tried:
         return sum(not seeds for seeds in self.val.values())
 
     @property
-    def test_of_best(self) -> float | None:
-        """Mean of the final runs with the values of the best trial, None without such runs."""
-        if not self.val:
-            return None
-        best = max(self.val, key=lambda values: fmean(self.val[values] or [0.0]))
+    def test_of_choice(self) -> float | None:
+        """Mean of the final runs with the chosen values, None if they are not known.
+
+        These are the best trial's, or the only ones with final runs: chosen for a suite.
+        """
+        final = [values for values in self.val if values in self.test]
+        top = max(self.val.values(), key=lambda seeds: fmean(seeds or [0.0]), default=[])
         # equal trials: the one that has final runs was chosen
-        top = self.val[best]
-        equal = [values for values, seeds in self.val.items() if _same(seeds, top)]
-        return next((fmean(self.test[values]) for values in equal if values in self.test), None)
+        best = [values for values in final if _same(self.val[values], top)]
+        chosen = best or (final if len(final) == 1 else [])
+        return fmean(self.test[chosen[0]]) if chosen else None
 
 
 def tried(records: Iterable[Record], labels: Mapping[str, str]) -> dict[tuple[str, str], Tried]:
