@@ -351,7 +351,7 @@ def test_a_trial_of_which_one_seed_failed_has_failed() -> None:
 def test_the_test_is_that_of_the_choice_also_of_a_suite(
     tested: list[float], expected: float | None
 ) -> None:
-    """Of the best trial, or of the only trial with final runs; not of values that were no trial."""
+    """Of the best trial, or of the only one with final runs; not of values that were no trial."""
     runs = [trial("lora", lr, top1) for lr, top1 in ((0.1, 60.0), (0.01, 80.0), (0.001, 10.0))]
     for lr in tested:
         final = trial("lora", lr, 1.0) | {"protocol": "final", "id": f"final{lr}"}
