@@ -84,6 +84,7 @@ def photograph(page: Path, name: str, out: Path) -> None:
                 "--headless=new",
                 # as root, for example in a container, chromium starts only without its sandbox
                 "--no-sandbox",
+                "--disable-crash-reporter",
                 "--disable-gpu",
                 "--hide-scrollbars",
                 # blink counts dark as 0 and light as 1
