@@ -1,6 +1,6 @@
 """What is compared: a row of the page each, and the bars that it must reach.
 
-A new switch of `train` is a row more, e.g. Case("DTL, train.x=true", "dtl", DTL, ("train.x=true",)).
+A new switch of `train` is a row more: Case("DTL, train.x=true", "dtl", DTL, ("train.x=true",)).
 """
 
 from collections.abc import Callable, Mapping

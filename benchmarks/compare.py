@@ -1,4 +1,4 @@
-"""petlbench and a textbook form in one process, taking turns: seconds, kept bytes, peak memory."""
+"""Two forms of a method in one process, taking turns: seconds, kept bytes, peak memory."""
 
 import tempfile
 import time

@@ -13,12 +13,21 @@ from typing import Any
 from benchmarks.__main__ import FOLDER
 
 Record = Mapping[str, Any]
-INTRODUCTION = """# Speed and memory beside textbook forms
-
-petlbench and a textbook form of the same method in one process, taking turns: `python -m benchmarks` measures, `python -m benchmarks.page` writes this page. Ratios are petlbench divided by the textbook form, below 1 where petlbench takes less: the median of the pairs of steps, with the least and the greatest in brackets.
-
-A textbook form ([benchmarks/textbook.py](../../../benchmarks/textbook.py)) is the papers' equations in plain autograd on timm's network: every block in every step with autograd enabled, attention with its weights as a tensor as in the authors' code, torch's default AdamW, the loss read after each step. Its images are ready as tensors, so its steps contain no input; petlbench's contain its own. Both have equal weights; before timing, logits and all gradients are compared (in fp32, without dropout) and must agree to 1e-5 of their norms. Kept: bytes of the tensors that autograd keeps for backward, each storage once, without parameters (MB: 1e6 bytes).
-"""
+INTRODUCTION = (
+    "# Speed and memory beside textbook forms",
+    "petlbench and a textbook form of the same method in one process, taking turns: `python -m "
+    "benchmarks` measures, `python -m benchmarks.page` writes this page. Ratios are petlbench "
+    "divided by the textbook form, below 1 where petlbench takes less: the median of the pairs of "
+    "steps, with the least and the greatest in brackets.",
+    "A textbook form ([benchmarks/textbook.py](../../../benchmarks/textbook.py)) is the papers' "
+    "equations in plain autograd on timm's network: every block in every step with autograd "
+    "enabled, attention with its weights as a tensor as in the authors' code, torch's default "
+    "AdamW, the loss read after each step. Its images are ready as tensors, so its steps contain "
+    "no input; petlbench's contain theirs.",
+    "Both have equal weights. Before timing, logits and all gradients are compared, in fp32 and "
+    "without dropout, and must agree to 1e-5 of their norms. Kept: bytes of the tensors that "
+    "autograd keeps for backward, each storage once, without parameters (MB: 1e6 bytes).",
+)
 COUNTED = (
     ("kept", "MB kept for backward in fp32, counted on shapes", 1),
     ("forecasts", "Predicted peak of a step on a GPU in 16 bits, GiB", 2),
@@ -27,7 +36,8 @@ COUNTED = (
 
 def page(records: Iterable[Record]) -> str:
     """The page of the records of all devices."""
-    return "\n".join([INTRODUCTION, *(line for record in records for line in _device(record))])
+    head = [f"{paragraph}\n" for paragraph in INTRODUCTION]
+    return "\n".join([*head, *(line for record in records for line in _device(record))])
 
 
 def _device(record: Record) -> Iterator[str]:
@@ -99,13 +109,13 @@ def _decoding(record: Record) -> Iterator[str]:
 
 
 def seconds_ratios(case: Record) -> list[float]:
-    """petlbench / textbook of each pair of steps."""
+    """Ratios of petlbench to the textbook form, of each pair of steps."""
     seconds = case["seconds"]
     return [a / b for a, b in zip(seconds["petlbench"], seconds["textbook"], strict=True)]
 
 
 def kept_ratio(case: Record) -> float:
-    """petlbench / textbook of the bytes kept for backward."""
+    """Ratio of petlbench to the textbook form, of the bytes kept for backward."""
     return float(case["kept"]["petlbench"] / case["kept"]["textbook"])
 
 
