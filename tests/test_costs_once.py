@@ -7,6 +7,7 @@ import torch
 
 from petlbench.config import compose
 from petlbench.cost import section as costs_section
+from petlbench.method import Method
 from petlbench.run import build, costs
 from petlbench.run.training import measuring
 
@@ -14,16 +15,16 @@ SMALL = ("backbone.pretrained=false", "train.batch_size=2")
 
 
 @pytest.fixture
-def counts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The counts of FLOPs that were made."""
-    made: list[str] = []
-    original = costs_section.shapes.gflops
+def counts(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, int]]:
+    """The conditions of the counts of FLOPs that were made; counting itself takes a second."""
+    made: list[dict[str, int]] = []
 
-    def counted(*arguments: Any, **named: Any) -> Any:
-        made.append("gflops")
-        return original(*arguments, **named)
+    def gflops(method: Method, **conditions: int) -> dict[str, float]:
+        made.append(conditions)
+        return {"forward": 1.0, "step": float(len(made))}
 
-    monkeypatch.setattr(costs_section.shapes, "gflops", counted)
+    monkeypatch.setattr(costs_section.shapes, "gflops", gflops)
+    monkeypatch.setattr(costs_section.shapes, "saved_bytes_on_cpu", lambda *_, **__: 10**6)
     monkeypatch.setattr(costs, "_COUNTED", {})
     return made
 
@@ -34,7 +35,7 @@ def counted(*overrides: str) -> dict[str, Any]:
     return costs.counted_once(config, build.method(config), conditions, {})
 
 
-def test_seeds_tasks_and_rates_share_a_count(counts: list[str]) -> None:
+def test_seeds_tasks_and_rates_share_a_count(counts: list[dict[str, int]]) -> None:
     first = counted()
     assert first == counted("seed=1", "train.lr=0.5", "train.weight_decay=0.1")
     first["parameters"]["method"] = 0  # a record belongs to its run
@@ -43,13 +44,13 @@ def test_seeds_tasks_and_rates_share_a_count(counts: list[str]) -> None:
 
 
 @pytest.mark.parametrize("changed", ["method.rank=4", "train.batch_size=4", "input.size=64"])
-def test_what_changes_a_count_is_counted_again(changed: str, counts: list[str]) -> None:
+def test_what_changes_a_count_is_counted_again(changed: str, counts: list[dict[str, int]]) -> None:
     assert counted() != counted(changed)
     assert len(counts) == 2
 
 
 def test_reasons_of_missing_costs_are_noted_in_every_run(
-    counts: list[str], monkeypatch: pytest.MonkeyPatch
+    counts: list[dict[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*arguments: Any, **named: Any) -> Any:
         raise RuntimeError("it reads a value")
@@ -61,10 +62,11 @@ def test_reasons_of_missing_costs_are_noted_in_every_run(
         notes: dict[str, Any] = {}
         found = costs.counted_once(config, build.method(config), conditions, notes)
         assert found["gflops"] is None
-        assert notes == {"gflops": "not counted: it reads a value"}
+        assert notes == {"gflops": "not counted: RuntimeError: it reads a value"}
 
 
-def test_counting_leaves_the_random_state_as_it_is(counts: list[str]) -> None:
+def test_counting_leaves_the_random_state_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(costs, "_COUNTED", {})
     config = compose.single(["method=lora", *SMALL])
     method, conditions = build.method(config), measuring(config, torch.device("cpu"))
     state = torch.get_rng_state()
