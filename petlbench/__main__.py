@@ -17,6 +17,7 @@ from petlbench import interrupts
 from petlbench.config import (
     command_line,
     compose,
+    help,
     hydra_keys,
     mistakes,
     recipes,
@@ -100,6 +101,9 @@ def main(*preset: str) -> None:
     arguments = ordered(preset, command_line.without_plus(sys.argv[1:]))
     if "--version" in arguments:
         print(f"petlbench {package_version('petlbench')}")
+        return
+    if {"-h", "--help"} & set(arguments):
+        print(help.text())
         return
     shown = {text.partition("=")[0] for text in arguments} & {"-c", "--cfg"}
     if {"-m", "--multirun"} & set(arguments) and shown:

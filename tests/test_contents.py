@@ -14,9 +14,9 @@ from PIL import Image
 
 from petlbench.config import compose
 from petlbench.config.schema import Config
-from petlbench.data import digests, pixels
+from petlbench.data import configured, digests, pixels
 from petlbench.data.readers import tree, vtab
-from petlbench.run import build, contents
+from petlbench.run import contents
 from petlbench.run.identity import identity, placeless
 from petlbench.sweep import plan
 from tests import trees
@@ -56,12 +56,12 @@ def test_images_of_the_same_size_and_date_are_another_run(tmp_path: Path) -> Non
     root = own(tmp_path / "pets")
     before = config(root, tmp_path / "cache")
     first = name(before)
-    opened = build.task(before).open("trainval").fingerprint["sha256"]
+    opened = configured.task(before).open("trainval").fingerprint["sha256"]
     replace_keeping_dates(root)
     after = config(root, tmp_path / "cache")
     assert after.dataset == before.dataset  # the listing is the same
     assert name(after) != first
-    assert build.task(after).open("trainval").fingerprint["sha256"] != opened
+    assert configured.task(after).open("trainval").fingerprint["sha256"] != opened
 
 
 def test_a_copy_at_another_place_under_another_name_is_the_same_run(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def cut(path: Path) -> None:
 def test_damaged_pixels_are_decoded_again(
     tmp_path: Path, damage: Any, new_process: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = build.task(config(own(tmp_path / "pets"), tmp_path / "cache"))
+    task = configured.task(config(own(tmp_path / "pets"), tmp_path / "cache"))
     first = task.open("test")
     expected, about = first.images.clone(), first.fingerprint
     [file] = (tmp_path / "cache").rglob("*.u8")
@@ -248,7 +248,7 @@ def test_damaged_pixels_are_decoded_again(
 def test_pixels_are_read_for_their_digest_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = build.task(config(own(tmp_path / "pets"), tmp_path / "cache"))
+    task = configured.task(config(own(tmp_path / "pets"), tmp_path / "cache"))
     about = task.open("test").fingerprint
     monkeypatch.setattr(pixels, "fingerprint", None)
     assert task.open("test").fingerprint == about

@@ -13,9 +13,9 @@ from safetensors import safe_open
 
 from petlbench.commands import predict
 from petlbench.config import compose
+from petlbench.data import configured
 from petlbench.data.images import OWN, PUBLISHED, grey_peak, grey_range, original
 from petlbench.data.readers import tree
-from petlbench.run import build
 from petlbench.run.record import Store
 from petlbench.run.training import run
 from tests import trees
@@ -133,7 +133,7 @@ def test_the_range_is_of_all_splits_and_stated(tmp_path: Path) -> None:
             *("train.batch_size=4", "train.schedule.warmup_epochs=0"),
         ]
     )
-    task = build.task(settings)
+    task = configured.task(settings)
     for split in ("trainval", "test"):
         opened = task.open(split)
         assert opened.images[:, 0, 40, 40].unique().tolist() == [6, 9]

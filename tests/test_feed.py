@@ -15,7 +15,8 @@ from torch import Tensor
 from petlbench.config.schema import DataConfig
 from petlbench.data.augment import Augmentation, Drawn, _operations
 from petlbench.data.feed import Feed, ahead
-from petlbench.data.images import Preparation, View
+from petlbench.data.images import View
+from petlbench.data.preparation import Preparation
 from petlbench.data.task import Split, fingerprint, held_out
 from petlbench.errors import UserError
 from tests.settings import augment

@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as F
 
 from petlbench.config import compose, resolvers
 from petlbench.config.schema import Config
-from petlbench.data import pixels
+from petlbench.data import configured, pixels
 from petlbench.data.images import OWN, PUBLISHED, View, original
 from petlbench.data.readers import dg, fewshot, folder, tree
 from petlbench.data.task import Task
@@ -464,7 +464,7 @@ def test_the_configuration_reads_classes_and_content_from_a_folder(tmp_path: Pat
     assert config.factors.task == "folder/My_pets_"
     content = config.dataset.target.values["content"]
     assert content == tree.scan(str(root)).content()
-    task = build.task(config)
+    task = configured.task(config)
     assert (task.name, task.classes) == ("My_pets_", 2)
     own(tmp_path / "other", images=21)
     other = compose.single(["dataset=folder", f"dataset.root={tmp_path / 'other'}"])
@@ -569,13 +569,13 @@ def test_bad_images_are_left_out_and_named_in_the_record(tmp_path: Path) -> None
     assert about["test"]["skipped"] == bad
     assert about["test"]["images"] == record["scores"]["test"]["total"] == 20 - len(bad)
     assert "skipped" not in about["trainval"]
-    split = build.task(config).open("test")
+    split = configured.task(config).open("test")
     # the images at their own size follow the same numbers
     firsts = [np.asarray(split.original(number))[0, 0, 0] for number in range(len(split))]
     assert split.images[:, 0, 0, 0].tolist() == firsts
     for file in (tmp_path / "cache").glob("**/*.skipped.json"):
         file.write_text("[")  # derived state is made anew
-    assert build.task(config).open("test").fingerprint == about["test"]
+    assert configured.task(config).open("test").fingerprint == about["test"]
 
 
 def test_what_happens_to_a_bad_image_is_part_of_the_identity_unless_it_is_refused(
@@ -588,7 +588,7 @@ def test_what_happens_to_a_bad_image_is_part_of_the_identity_unless_it_is_refuse
     del before["dataset"]["on_bad_image"]
     assert identity(before) == identity(plain) != identity(skip)
     with pytest.raises(UserError, match=r"unknown dataset\.on_bad_image 'ignore'"):
-        build.task(with_bad_images(tmp_path / "b", "dataset.on_bad_image=ignore")[0])
+        configured.task(with_bad_images(tmp_path / "b", "dataset.on_bad_image=ignore")[0])
 
 
 def test_a_split_without_any_good_image_is_refused(tmp_path: Path) -> None:
@@ -602,12 +602,12 @@ def test_a_split_without_any_good_image_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "[]", "{", "null", '{"sha256": "a"}', "[" * 99999])
 def test_a_damaged_file_beside_the_pixels_is_made_again(content: str, tmp_path: Path) -> None:
     config, _ = with_bad_images(tmp_path, "dataset.on_bad_image=skip")
-    before = build.task(config).open("train").fingerprint
+    before = configured.task(config).open("train").fingerprint
     for file in (tmp_path / "cache").glob("**/pets-*.json"):
         if not file.name.endswith(".skipped.json"):
             file.write_text(content)
     (tmp_path / "cache" / "folder" / ".tmp-cut").write_text("of a killed process")
-    assert build.task(config).open("train").fingerprint == before
+    assert configured.task(config).open("train").fingerprint == before
     assert list((tmp_path / "cache").glob("**/.tmp-*")) == []
 
 

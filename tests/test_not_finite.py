@@ -51,7 +51,8 @@ def test_one_value_of_a_trained_tensor_is_enough(value: float, tmp_path: Path) -
 
 
 def test_predict_leaves_out_images_without_a_number(tmp_path: Path) -> None:
-    from petlbench.data.images import OWN, Preparation, View
+    from petlbench.data.images import OWN, View
+    from petlbench.data.preparation import Preparation
 
     class Odd(Method):
         def forward(self, images: torch.Tensor) -> torch.Tensor:

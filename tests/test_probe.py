@@ -17,6 +17,7 @@ from petlbench.config.schema import Config
 from petlbench.cost import forecast, memory, speed
 from petlbench.cost.autocast import CudaRules
 from petlbench.cost.section import Conditions, section
+from petlbench.data import configured
 from petlbench.data.task import Task
 from petlbench.errors import UserError
 from petlbench.method import Method
@@ -416,7 +417,7 @@ def test_a_mistake_is_refused(override: str, message: str, tmp_path: Path) -> No
 
 
 def test_its_task_has_no_images() -> None:
-    opened: Task = build.task(compose.single(["protocol=probe"]))
+    opened: Task = configured.task(compose.single(["protocol=probe"]))
     assert opened.tests == ()
     with pytest.raises(UserError, match="dataset=probe has no images"):
         opened.open("train")

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import wilcoxon
+from scipy.stats import studentized_range, wilcoxon
 
 from petlbench.report.read import means
 from petlbench.report.table import statistics
@@ -35,17 +35,36 @@ def test_the_critical_difference_is_that_of_demsars_table() -> None:
         assert statistics.critical_difference(methods, 14) == pytest.approx(expected, rel=1e-3)
 
 
-def test_a_signed_rank_test_counts_all_signs() -> None:
-    differences = np.array([-1.0, -2.0, -3.5, 0.5, -4.0, -5.0, -6.0])
-    ranks = np.argsort(np.argsort(abs(differences))) + 1
-    observed = ranks[differences > 0].sum()
+@pytest.mark.parametrize("methods", [2, 5, 26, 200])
+def test_the_range_of_normal_draws_is_that_of_scipy(methods: int) -> None:
+    expected = studentized_range.ppf(1 - statistics.LEVEL, methods, np.inf)
+    assert statistics.normal_range(methods) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("tasks", [4, 19, 50])
+def test_a_signed_rank_test_without_ties_is_that_of_scipy(tasks: int) -> None:
+    differences = np.random.default_rng(tasks).normal(0.3, 1, tasks)
+    expected = wilcoxon(differences, method="exact").pvalue
+    assert statistics.signed_rank(differences) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "differences",
+    [
+        [-1.0, -2.0, -3.5, 0.5, -4.0, -5.0, -6.0],
+        [-1.0, -1.0, 1.0, -2.0, -2.0, -3.0, 0.0],
+    ],
+)
+def test_a_signed_rank_test_counts_all_signs(differences: list[float]) -> None:
+    kept = np.array([value for value in differences if value])
+    ranks = pd.Series(abs(kept)).rank().to_numpy()
+    observed = ranks[kept > 0].sum()
     sums = [
         sum(rank for rank, sign in zip(ranks, signs, strict=True) if sign)
         for signs in itertools.product((0, 1), repeat=len(ranks))
     ]
     expected = min(1.0, 2 * float(np.mean([total <= observed for total in sums])))
-    table = frame(best=list(100 + 0 * differences), other=list(100 + differences))
-    assert statistics.against_best(table).loc["other", "p"] == pytest.approx(expected)
+    assert statistics.signed_rank(np.array(differences)) == pytest.approx(expected)
 
 
 def test_holms_correction_by_hand() -> None:

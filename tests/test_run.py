@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from petlbench import registry
 from petlbench.config import compose, mistakes
+from petlbench.data import configured
 from petlbench.delta import load
 from petlbench.errors import Unsupported, UserError
 from petlbench.method import Method
@@ -55,8 +56,9 @@ def test_the_delta_gives_the_tested_network_back(tmp_path: Path) -> None:
     record = run(settings)
     fresh = build.method(settings)
     load(Store(tmp_path).path(record, ".safetensors"), fresh)
-    loop = build.trainer(settings, build.task(settings), lambda epoch: None, unsaved(tmp_path))
-    again = loop.evaluate(fresh, build.tests(settings, build.task(settings))["test"])
+    task = configured.task(settings)
+    loop = build.trainer(settings, task, lambda epoch: None, unsaved(tmp_path))
+    again = loop.evaluate(fresh, build.tests(settings, task)["test"])
     assert again.correct == record["scores"]["test"]["correct"]
 
 
@@ -265,7 +267,7 @@ def test_ctrl_c_is_not_hidden_by_an_error_on_its_way(
         finally:
             raise AttributeError("the tidying up failed")
 
-    monkeypatch.setattr(build, "task", interrupted)
+    monkeypatch.setattr(configured, "task", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(config(tmp_path))
     assert list(Store(tmp_path).records()) == []

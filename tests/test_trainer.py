@@ -15,7 +15,8 @@ from petlbench import registry
 from petlbench.cost.section import Conditions, parameters, section
 from petlbench.data.augment import Augmentation
 from petlbench.data.feed import Feed
-from petlbench.data.images import Preparation, View
+from petlbench.data.images import View
+from petlbench.data.preparation import Preparation
 from petlbench.data.task import Score, Split, fingerprint, held_out
 from petlbench.delta import trained
 from petlbench.errors import UserError

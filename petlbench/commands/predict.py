@@ -25,7 +25,9 @@ from petlbench.cells import cell
 from petlbench.config.construct import build as build_node
 from petlbench.config.construct import typed
 from petlbench.config.nodes import BackboneConfig, Input
-from petlbench.data.images import GREY_MAX, OWN, Decoding, Preparation, View, original
+from petlbench.data import configured
+from petlbench.data.images import GREY_MAX, OWN, Decoding, View, original
+from petlbench.data.preparation import Preparation
 from petlbench.data.readers import tree
 from petlbench.data.readers.tree import USUAL, images_below
 from petlbench.errors import UserError
@@ -112,7 +114,7 @@ def load(file: Path, *, checkpoint: str | None, device: str) -> Predictor:
     with delta.building(file):
         method = registry.adapt(backbone, target)
     delta.load(file, method)
-    view = build.view(settings)
+    view = configured.view(settings)
     prepare = Preparation(view, mean=config.mean, std=config.std)
     # as dataset=folder reads images, whatever the network was trained on
     decoding = replace(OWN, grey_max=network.get("grey_max", GREY_MAX))

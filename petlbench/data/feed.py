@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from petlbench.data.augment import Augmentation, Draw, Drawn
-from petlbench.data.images import Preparation
+from petlbench.data.preparation import Preparation
 from petlbench.data.task import Split
 from petlbench.system import cpu_count
 

@@ -1,17 +1,14 @@
-"""Image files as uint8 pixels, and these as the normalised input of a network."""
+"""Image files as uint8 pixels. Imports no torch."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from torch import Tensor
-from torch.nn import functional as F
 
 from petlbench.checks import whole
 from petlbench.errors import UserError, unknown
@@ -166,22 +163,3 @@ def _formats() -> list[str]:
     """What PIL decodes itself: it hands PostScript to another program, which executes it."""
     Image.init()
     return [name for name in Image.ID if name != "EPS"]
-
-
-class Preparation:
-    """(B, 3, H, W) uint8 -> (B, 3, size, size) float32, normalised as (x / 255 - mean) / std."""
-
-    def __init__(self, view: View, *, mean: Sequence[float], std: Sequence[float]) -> None:
-        self.size = view.size
-        self.interpolation = view.interpolation
-        self.mean = torch.tensor(mean).view(3, 1, 1)
-        self.std = torch.tensor(std).view(3, 1, 1)
-
-    def __call__(self, images: Tensor) -> Tensor:
-        pixels = images.float().div_(255)
-        if pixels.shape[-2:] != (self.size, self.size):
-            # PIL always filters before it shrinks, so antialias; bicubic overshoots, so clamp
-            shape = (self.size, self.size)
-            pixels = F.interpolate(pixels, shape, mode=self.interpolation, antialias=True)
-            pixels = pixels.clamp_(0, 1)
-        return pixels.sub_(self.mean.to(pixels.device)).div_(self.std.to(pixels.device))

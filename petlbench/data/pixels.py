@@ -15,7 +15,6 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from petlbench.checks import choice
@@ -67,12 +66,6 @@ class CachedPixels:
         except OSError:
             return ()
         return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
-
-    def mapped(self) -> torch.Tensor:
-        """The memory-mapped pixels (N, 3, size, size) uint8; nothing is written back."""
-        # not shared: opened read-only, and a write changes the memory of this process only
-        name, size = str(self.pixels), self.size
-        return torch.from_file(name, shared=False, size=size, dtype=torch.uint8).view(self.shape)
 
 
 # Version and fingerprint of each file whose content this process has read and found right.
@@ -142,7 +135,12 @@ def _decoded(images: ImageList, view: View, cached: CachedPixels) -> Split:
 
 
 def _split(images: ImageList, cached: CachedPixels) -> Split:
-    return Split(cached.mapped(), torch.tensor(images.labels), {}, images.original)
+    """The memory-mapped pixels (N, 3, size, size) uint8, without a fingerprint."""
+    import torch  # takes seconds, and who only locates pixels needs none
+
+    # not shared: opened read-only, and a write changes the memory of this process only
+    mapped = torch.from_file(str(cached.pixels), shared=False, size=cached.size, dtype=torch.uint8)
+    return Split(mapped.view(cached.shape), torch.tensor(images.labels), {}, images.original)
 
 
 def _fingerprint(images: ImageList, split: Split) -> Fingerprint:

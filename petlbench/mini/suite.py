@@ -11,7 +11,6 @@ from pkgutil import iter_modules
 from types import ModuleType
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from petlbench.checks import choice, whole
@@ -101,6 +100,8 @@ def digest(images: Images) -> str:
 
 
 def _split(rendered: Callable[[], Images], split: str) -> Split:
+    import torch  # takes seconds, and a listing opens no split
+
     pixels, labels = (torch.from_numpy(array[SPLITS[split]]) for array in rendered())
     return Split(pixels, labels, fingerprint(pixels, labels, FORMAT))
 

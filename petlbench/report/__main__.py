@@ -22,8 +22,6 @@ from petlbench.interrupts import one_line
 from petlbench.report import registry
 from petlbench.report.model.spec import ReportSpec
 from petlbench.report.read.records import read
-from petlbench.report.render import terminal
-from petlbench.report.render.files import check_target, write
 
 PROGRAM = ["python", "-m", "petlbench.report"]
 EXAMPLE = "example: python -m petlbench.report leaderboard --records results/runs --out results"
@@ -110,6 +108,10 @@ def run(arguments: Sequence[str]) -> None:
     """Write and print one report. Raises UserError before anything is written."""
     options = parser().parse_args(arguments)
     check_texts(options)
+    # after the help: pandas and matplotlib take a second
+    from petlbench.report.render import terminal
+    from petlbench.report.render.files import check_target, write
+
     spec = specification(options)
     name, folder = options.name or options.report, Path(options.out)
     # before the records are read, which takes longer

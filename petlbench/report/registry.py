@@ -10,14 +10,16 @@ import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from petlbench.config import options
 from petlbench.errors import UserError, unknown
 from petlbench.report import kinds
-from petlbench.report.model.report import Report
 from petlbench.report.model.spec import ReportSpec
 from petlbench.run.record import Record
+
+if TYPE_CHECKING:
+    from petlbench.report.model.report import Report  # imports pandas
 
 # defaults of every kind; its DEFAULTS and the node override them
 COMMON: dict[str, Any] = {
@@ -58,7 +60,7 @@ def find(name: str) -> ReportSpec:
     return _checked(name, spec)
 
 
-def build(records: Sequence[Record], spec: ReportSpec) -> Report:
+def build(records: Sequence[Record], spec: ReportSpec) -> "Report":
     """The report of a specification. Raises UserError if the records do not fit it."""
     report: Report = _module(spec.kind).build(records, spec, **spec.options)
     return report

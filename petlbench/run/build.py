@@ -1,4 +1,4 @@
-"""From the typed configuration to objects: task, backbone, method, trainer."""
+"""From the typed configuration to objects: backbone, method, trainer."""
 
 import logging
 from collections.abc import Callable
@@ -9,11 +9,12 @@ import torch
 
 from petlbench import registry
 from petlbench.config import recipes, target
-from petlbench.config.nodes import BackboneConfig, Input
+from petlbench.config.nodes import BackboneConfig
 from petlbench.config.schema import Config
+from petlbench.data import configured
 from petlbench.data.augment import Augmentation
 from petlbench.data.feed import Feed
-from petlbench.data.images import Preparation, View
+from petlbench.data.preparation import Preparation
 from petlbench.data.readers import numbering
 from petlbench.data.task import Split, Task, held_out
 from petlbench.errors import UserError, unknown
@@ -47,34 +48,9 @@ def device(name: str) -> torch.device:
     return chosen
 
 
-def task(config: Config) -> Task:
-    """The task; its splits open on demand."""
-    node = config.dataset.target
-    built = reader(config)(**node.values, view=view(config.input))
-    if not isinstance(built, Task):
-        raise UserError(f"dataset._target_ {node.path} returns a {type(built).__name__}, no Task")
-    return built
-
-
-def reader(config: Config) -> Callable[..., object]:
-    """The function that reads the task. Raises UserError for values that it does not take."""
-    node = config.dataset.target
-    function: Callable[..., object] = target.find(node.path, "dataset._target_")
-    if not callable(function):
-        raise UserError(f"dataset._target_ {node.path} is not a function that returns a Task")
-    # `task` adds the view
-    target.check_arguments(function, node.values, "dataset", given=["view"])
-    return function
-
-
-def view(node: Input) -> View:
-    """How images become the network's square ones."""
-    return View(node.size, node.interpolation, node.resize, node.aspect)
-
-
 def feed(config: Config) -> Feed:
     """What brings images to the network, in the backbone's normalisation."""
-    network, augment, seen = config.backbone, config.input.augment, view(config.input)
+    network, augment, seen = config.backbone, config.input.augment, configured.view(config.input)
     return Feed(
         device=device(config.device),
         prepare=Preparation(seen, mean=network.mean, std=network.std),
@@ -197,7 +173,7 @@ def scored_names(config: Config, opened: Task) -> tuple[str, ...]:
 
 def data(config: Config) -> Task:
     """The task; refused if it lacks what the protocol needs. Nothing is decoded."""
-    opened = task(config)
+    opened = configured.task(config)
     if config.protocol.fit_on is None:  # a probe opens no data
         return opened
     scored = scored_names(config, opened)

@@ -128,11 +128,30 @@ SCORED: dict[str, Check] = {"scores": bool}  # a probe has costs only
 
 def broken(record: dict[str, Any]) -> list[str]:
     """The dotted places of a record whose value is missing or wrong."""
+    foreign = () if _is_json(record) else _foreign(record)
+    return list(dict.fromkeys([*wrong(record), *foreign]))
+
+
+def wrong(record: dict[str, Any]) -> list[str]:
+    """`broken` of a record that a strict parser of JSON has read and that `is_shallow`."""
     finished = record.get("status") == "finished"
     scored = finished and record.get("protocol") != "probe"
-    found = _wrong(_tree(finished, scored), record)
-    foreign = () if _is_json(record) else _foreign(record)
-    return list(dict.fromkeys([*(name for _, name in sorted(found)), *foreign]))
+    return [name for _, name in sorted(_wrong(_tree(finished, scored), record))]
+
+
+def is_shallow(record: dict[str, Any]) -> bool:
+    """Whether a record has less than DEEPEST levels."""
+    level: list[Any] = [record]
+    for _ in range(DEEPEST):
+        level = [
+            value
+            for node in level
+            for value in (node.values() if type(node) is dict else node)
+            if type(value) is dict or type(value) is list
+        ]
+        if not level:
+            return True
+    return False
 
 
 def _is_json(node: Any, depth: int = 0) -> bool:
@@ -187,10 +206,14 @@ def plain(node: Any) -> Any:
 
 @dataclass
 class _Node:
-    """The checks of a place, each with its position in the tables above, and the places below."""
+    """The checks of a place, each with its position in the tables above, and the places below.
+
+    optional: whether all checks accept a missing value; most of a record's costs are missing.
+    """
 
     checks: list[tuple[int, Check]] = field(default_factory=list)
     below: dict[str, "_Node"] = field(default_factory=dict)
+    optional: bool = True
 
 
 # one walk over all places: a search for each of them takes 2 ms a record
@@ -203,6 +226,7 @@ def _tree(finished: bool, scored: bool) -> _Node:
         for key in place.split("."):
             node = node.below.setdefault(key, _Node())
         node.checks.append((number, check))
+        node.optional &= check(None)
     return root
 
 
@@ -219,6 +243,8 @@ def _wrong(node: _Node, value: Any) -> list[tuple[int, str]]:
     for key, below in node.below.items():
         for name in entries if key == "*" else (key,):
             entry = entries.get(name)
+            if entry is None and below.optional:
+                continue
             for number, check in below.checks:
                 if not check(entry):
                     found.append((number, str(name)))

@@ -70,10 +70,11 @@ def _checkpoint(file: str | None) -> str | None:
 
 
 def _splits(config: Config) -> Contents:
+    from petlbench.data import configured
     from petlbench.run import build  # imports torch
 
     try:
-        task = build.task(config)
+        task = configured.task(config)
         names = build.opened_names(config, task)
     except UserError:
         return {}  # as above

@@ -13,6 +13,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import PurePath
 from typing import Any
 
@@ -103,18 +104,32 @@ def completed(config: Plain) -> dict[str, Any]:
     It shares the nodes that it does not change with `config`.
     """
     whole = first_form(config)
+    for place, values in _neutral_nodes().items():
+        node: Any = whole
+        for part in place:
+            node = node.get(part) if isinstance(node, dict) else None
+        if isinstance(node, dict) and node and not values.keys() <= node.keys():
+            _put(whole, place, {**node, **{k: values[k] for k in values if k not in node}})
+    return whole
+
+
+@cache
+def _neutral_nodes() -> dict[tuple[str, ...], dict[str, Any]]:
+    """NEUTRAL by nodes, whose names are parts."""
+    nodes: dict[tuple[str, ...], dict[str, Any]] = {}
     for place, value in NEUTRAL.items():
         *above, key = place.split(".")
-        node: Any = whole
-        for part in above:
-            below = node.get(part) if isinstance(node, dict) else None
-            if isinstance(below, dict):
-                # a copy: `config` stays as it is
-                below = node[part] = dict(below)
-            node = below
-        if isinstance(node, dict) and node:
-            node.setdefault(key, value)
-    return whole
+        nodes.setdefault(tuple(above), {})[key] = value
+    return nodes
+
+
+def _put(whole: dict[str, Any], place: tuple[str, ...], node: dict[str, Any]) -> None:
+    """Replace a node by its place; nodes above it are copied, since others share them."""
+    *above, key = place
+    for part in above:
+        whole[part] = dict(whole[part])
+        whole = whole[part]
+    whole[key] = node
 
 
 def placeless(config: Plain) -> dict[str, Any]:

@@ -41,7 +41,7 @@ import orjson
 
 from petlbench.checks import is_whole
 from petlbench.errors import UserError, first_line
-from petlbench.run.check import broken
+from petlbench.run.check import broken, is_shallow, wrong
 from petlbench.run.identity import without_folders
 from petlbench.system import (
     TEMPORARY,
@@ -201,7 +201,7 @@ def write(record: Record, path: Path) -> None:
 
 def read(path: Path) -> Record:
     """The record in a file. Raises NoRecord if it cannot be read or has a wrong value."""
-    content = _content(path)
+    content, is_json = _content(path)
     if not isinstance(content, dict) or "schema" not in content:
         raise NoRecord(f"'{path}' is no record: it has no schema")
     if content["schema"] != SCHEMA or isinstance(content["schema"], bool):
@@ -209,7 +209,7 @@ def read(path: Path) -> Record:
             f"record '{path}' has schema {content['schema']}, this petlbench reads {SCHEMA}; "
             "use the version that wrote it, or move it elsewhere"
         )
-    if places := broken(content):
+    if places := wrong(content) if is_json and is_shallow(content) else broken(content):
         more = f" and {len(places) - MAX_PLACES} more" if len(places) > MAX_PLACES else ""
         raise NoRecord(
             f"record '{path}' is broken: {', '.join(places[:MAX_PLACES])}{more} missing or wrong; "
@@ -218,14 +218,15 @@ def read(path: Path) -> Record:
     return content
 
 
-def _content(path: Path) -> Any:
+def _content(path: Path) -> tuple[Any, bool]:
+    """The content of a file, and whether JSON can hold all of it."""
     try:
         content = path.read_bytes()
         try:
-            return orjson.loads(content)  # four times as fast
+            return orjson.loads(content), True  # four times as fast
         except orjson.JSONDecodeError:
             # accepts more, such as NaN, so that `broken` can name its place
-            return json.loads(content.decode("utf-8"))
+            return json.loads(content.decode("utf-8")), False
     except (OSError, ValueError, RecursionError) as error:
         raise NoRecord(
             f"record '{path}' cannot be read ({first_line(error)}); delete it or restore it"
@@ -235,7 +236,7 @@ def _content(path: Path) -> Any:
 def _schema(path: Path) -> int:
     """The schema of the record in a file; 0 if the file holds none."""
     try:
-        content = _content(path) if path.is_file() else None
+        content = _content(path)[0] if path.is_file() else None
     except NoRecord:
         return 0
     schema = content.get("schema") if isinstance(content, dict) else None

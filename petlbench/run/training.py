@@ -14,7 +14,7 @@ from petlbench.config.schema import Config
 from petlbench.cost.section import Conditions, section
 from petlbench.data.task import Score, Split, Task
 from petlbench.method import Fitted
-from petlbench.run import build, logs, provenance
+from petlbench.run import build, costs, logs, provenance
 from petlbench.run.check import plain
 from petlbench.run.job import Job
 from petlbench.run.lifecycle import Run, recorded, seed_everything
@@ -45,7 +45,7 @@ def _fill(run: Run) -> None:
     record["provenance"] |= provenance.of_run(config, device, method.backbone)
     conditions = measuring(config, device)
     # on noise, while no image of the task is on the device yet
-    before = section(method, conditions, record["notes"])
+    before = costs.counted_once(config, method, conditions, record["notes"])
     record["cost"] |= before
     unfinished = _unfinished(run, device, type(method))
     trainer = build.trainer(config, task, partial(_note_epoch, run), unfinished)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 
 from petlbench.config.schema import Config
+from petlbench.data import configured
 from petlbench.errors import UserError
 from petlbench.progress import bar
 from petlbench.run import build, job
@@ -29,7 +30,7 @@ def check(runs: Sequence[plan.Planned], *, dry_run: bool) -> None:
     that of the first refused backbone or task; the others are named.
     """
     for config in _differing(runs, "dataset"):
-        build.reader(config)
+        configured.reader(config)
     if dry_run:
         return
     to_run = _to_run(runs)

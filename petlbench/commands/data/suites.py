@@ -9,6 +9,7 @@ from pathlib import Path
 from petlbench.checks import whole
 from petlbench.config import compose, options, target
 from petlbench.config.schema import Config
+from petlbench.data import configured
 from petlbench.data.readers.layout import DRAWS, RequiredFolder, merged
 from petlbench.data.task import Task
 from petlbench.errors import UserError, unknown
@@ -40,9 +41,7 @@ class TaskDraw:
 
     def task(self) -> Task:
         """The task. Raises UserError if its data are missing, and NoImages if it has no split."""
-        from petlbench.run import build  # imports torch, so after cheap mistakes
-
-        task = build.task(self.config)
+        task = configured.task(self.config)
         if not task.splits:
             raise NoImages(f"{self.task_name} has no images; choose a task such as mini/digits")
         return task

@@ -4,7 +4,6 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
 
 from petlbench.errors import UserError
 from petlbench.mini.render import SIZE, Array, Canvas, Draw, grid
@@ -16,6 +15,8 @@ IMAGES = 1797
 @cache
 def scans() -> tuple[Array, NDArray[np.int64]]:
     """(ink (N, 10, 10) from 0 to 1 with an empty border, labels (N,)), in a fixed random order."""
+    from sklearn.datasets import load_digits  # takes a second, and a listing renders nothing
+
     digits = load_digits()
     order = np.argsort(np.random.Generator(np.random.PCG64(1797)).random(IMAGES), kind="stable")
     ink = np.pad(digits.images[order] / 16, ((0, 0), (1, 1), (1, 1)))

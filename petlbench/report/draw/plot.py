@@ -8,6 +8,7 @@ from typing import Any, cast
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from petlbench.report.draw import ranks
 from petlbench.report.draw.labels import label_points
@@ -18,6 +19,7 @@ from petlbench.report.model.chart import Chart, Panel, Point, Ranks, Series
 Styles = dict[str, tuple[str, str]]  # label -> colour, marker
 WIDTH = 6.9  # inches, both columns of a paper
 COLUMN = 3.35  # inches, one column
+DPI = 200  # of PNG
 STYLE: dict[str, Any] = {
     "font.size": 8,
     "font.family": "DejaVu Sans",
@@ -40,14 +42,22 @@ def render(chart: Chart | Ranks) -> dict[str, bytes]:
     """Suffix (png, pdf) -> file content."""
     with matplotlib.rc_context(cast(Any, STYLE)):  # its type is a list of all keys
         figure = ranks.draw(chart) if isinstance(chart, Ranks) else _panels(chart)
-        return {suffix: _saved(figure, suffix) for suffix in ("png", "pdf")}
+        area = _area(figure)
+        return {suffix: _saved(figure, suffix, area) for suffix in ("png", "pdf")}
 
 
-def _saved(figure: Figure, suffix: str) -> bytes:
+def _area(figure: Figure) -> Bbox:
+    """The part of the figure with anything in it, in inches: each format would search for it."""
+    figure.set_dpi(DPI)  # extents of texts are rounded to pixels
+    area: Bbox = figure.get_tightbbox()
+    return area.padded(matplotlib.rcParams["savefig.pad_inches"])
+
+
+def _saved(figure: Figure, suffix: str, area: Bbox) -> bytes:
     """The file without a date, so that equal records give equal files."""
     content = io.BytesIO()
     metadata = {"CreationDate": None} if suffix == "pdf" else {"Software": None}
-    figure.savefig(content, format=suffix, dpi=200, bbox_inches="tight", metadata=metadata)
+    figure.savefig(content, format=suffix, dpi=DPI, bbox_inches=area, metadata=metadata)
     return content.getvalue()
 
 

@@ -38,7 +38,10 @@ def memory_key(finished: pd.DataFrame) -> str:
 
 
 def _number(costs: Mapping[str, Any], cost: Cost) -> float:
-    figure = _figure(costs, cost.path) * cost.scale
+    figure = _figure(costs, cost.path)
+    if figure != figure:  # NaN, as most are
+        return figure
+    figure *= cost.scale
     if cost.below is None:
         return figure
     other = _figure(costs, cost.below)

@@ -21,7 +21,8 @@ from PIL import Image
 
 from petlbench.data import pixels
 from petlbench.data.feed import Feed, ahead
-from petlbench.data.images import Preparation, View
+from petlbench.data.images import View
+from petlbench.data.preparation import Preparation
 from petlbench.data.readers.lists import ImageList
 from petlbench.data.task import Split
 from petlbench.run import provenance

@@ -1,0 +1,1 @@
+"""Speed and memory of petlbench beside textbook forms of the same methods."""

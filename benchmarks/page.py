@@ -1,0 +1,150 @@
+"""results/measured/speed/README.md from the records there.
+
+python -m benchmarks.page
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.__main__ import FOLDER
+
+Record = Mapping[str, Any]
+INTRODUCTION = (
+    "# Speed and memory beside textbook forms",
+    "petlbench and a textbook form of the same method in one process, taking turns: `python -m "
+    "benchmarks` measures, `python -m benchmarks.page` writes this page. Ratios are petlbench "
+    "divided by the textbook form, below 1 where petlbench takes less: the median of the pairs of "
+    "steps, with the least and the greatest in brackets.",
+    "A textbook form ([benchmarks/textbook.py](../../../benchmarks/textbook.py)) is the papers' "
+    "equations in plain autograd on timm's network: every block in every step with autograd "
+    "enabled, attention with its weights as a tensor as in the authors' code, torch's default "
+    "AdamW, the loss read after each step. Its images are ready as tensors, so its steps contain "
+    "no input; petlbench's contain theirs.",
+    "Both have equal weights. Before timing, logits and all gradients are compared, in fp32 and "
+    "without dropout, and must agree to 1e-5 of their norms. Kept: bytes of the tensors that "
+    "autograd keeps for backward, each storage once, without parameters (MB: 1e6 bytes).",
+)
+COUNTED = (
+    ("kept", "MB kept for backward in fp32, counted on shapes", 1),
+    ("forecasts", "Predicted peak of a step on a GPU in 16 bits, GiB", 2),
+)
+
+
+def page(records: Iterable[Record]) -> str:
+    """The page of the records of all devices."""
+    head = [f"{paragraph}\n" for paragraph in INTRODUCTION]
+    return "\n".join([*head, *(line for record in records for line in _device(record))])
+
+
+def _device(record: Record) -> Iterator[str]:
+    versions = record["versions"]
+    yield f"## {record['device']}\n"
+    yield (
+        f"{', '.join(record['network'])}, batch {record['batch']}, {record['precision']}, "
+        f"{record['repeats']} steps of each form; torch {versions['torch']}, timm "
+        f"{versions['timm']}, commit {versions['commit']}, {record['date']}.\n"
+    )
+    yield from _cases(record["cases"])
+    yield from (f"Not run: {line}\n" for line in record["not_run"])
+    for key, title, digits in COUNTED:
+        yield from _counts(title, record[key], digits)
+    yield from _decoding(record["decoding"])
+
+
+def _cases(cases: Sequence[Record]) -> Iterator[str]:
+    peaks = any(case["peak"]["petlbench"] is not None for case in cases)
+    heads = ["case", "petlbench", "s a step", "textbook, s", "ratio", "kept, MB"]
+    heads += ["textbook, MB", "ratio", *(["peak, GiB", "textbook, GiB"] if peaks else []), "bars"]
+    yield _row(heads)
+    yield _row(["---", "---", *["--:"] * (len(heads) - 3), "---"])
+    for case in cases:
+        yield _row(_case(case, with_peaks=peaks))
+    yield ""
+
+
+def _case(case: Record, *, with_peaks: bool) -> Iterator[str]:
+    own, other = (case["seconds"][form] for form in ("petlbench", "textbook"))
+    ratios = {"seconds": seconds_ratios(case), "kept": [kept_ratio(case)]}
+    yield case["name"]
+    yield f"`{' '.join(case['overrides'])}`"
+    yield f"{statistics.median(own):.3g}"
+    yield f"{statistics.median(other):.3g}"
+    yield spread(ratios["seconds"])
+    yield f"{case['kept']['petlbench']:.1f}"
+    yield f"{case['kept']['textbook']:.1f}"
+    yield f"{ratios['kept'][0]:.2f}"
+    if with_peaks:
+        yield from (f"{case['peak'][form]:.2f}" for form in ("petlbench", "textbook"))
+    yield ", ".join(
+        f"{figure} {verdict(statistics.median(ratios[figure]), bar)}"
+        for figure, bar in case["bars"].items()
+    )
+
+
+def _counts(title: str, rows: Sequence[Record], digits: int) -> Iterator[str]:
+    yield f"{title}:\n"
+    yield _row(["method", "petlbench", "batch", "figure", "bar"])
+    yield _row(["---", "---", "--:", "--:", "---"])
+    for row in rows:
+        cells = (row["name"], f"`{' '.join(row['overrides'])}`", str(row["batch"]))
+        yield _row([*cells, f"{row['value']:.{digits}f}", verdict(row["value"], row["bar"])])
+    yield ""
+
+
+def _decoding(record: Record) -> Iterator[str]:
+    ratios = [a / b for a, b in zip(record["petlbench"], record["textbook"], strict=True)]
+    own, other = (
+        statistics.median(record[form]) / record["images"] * 1e3
+        for form in ("petlbench", "textbook")
+    )
+    yield (
+        f"Input, CPU ms an image of {record['file']}: {own:.2f} from the pixel cache, {other:.2f} "
+        f"decoded by PIL in each epoch, ratio {spread(ratios, 3)}; the first epoch of petlbench "
+        f"decodes, {record['first'] / record['images'] * 1e3:.2f} ms an image.\n"
+    )
+
+
+def seconds_ratios(case: Record) -> list[float]:
+    """Ratios of petlbench to the textbook form, of each pair of steps."""
+    seconds = case["seconds"]
+    return [a / b for a, b in zip(seconds["petlbench"], seconds["textbook"], strict=True)]
+
+
+def kept_ratio(case: Record) -> float:
+    """Ratio of petlbench to the textbook form, of the bytes kept for backward."""
+    return float(case["kept"]["petlbench"] / case["kept"]["textbook"])
+
+
+def spread(ratios: Sequence[float], digits: int = 2) -> str:
+    """Median, least and greatest."""
+    return (
+        f"{statistics.median(ratios):.{digits}f} "
+        f"[{min(ratios):.{digits}f}, {max(ratios):.{digits}f}]"
+    )
+
+
+def verdict(value: float, bar: float) -> str:
+    """Whether a figure is at most its bar."""
+    return f"≤ {bar:g}: {'met' if value <= bar else 'not met'}"
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Write the page beside the records."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.page", description=__doc__)
+    parser.add_argument("--records", type=Path, default=FOLDER, help="folder of the records")
+    folder: Path = parser.parse_args().records
+    records = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    (folder / "README.md").write_text(page(records))
+    print(f"wrote {folder / 'README.md'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""The benchmarks on a tiny network: equal forms, a record, and its page."""
+
+import json
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks import __main__, page
+from benchmarks.cases import CASES
+from benchmarks.compare import Setting, Unequal, compare
+from benchmarks.textbook import DTL
+
+TINY = Setting(__main__.TINY, batch=8, repeats=2, device="cpu", precision="fp32")
+
+
+class Wrong(DTL):
+    """DTL with another activation."""
+
+    def theta(self, h: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, C)"""
+        return h.relu()
+
+
+def run(monkeypatch: pytest.MonkeyPatch, main: Any, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
+    main()
+
+
+def test_a_record_of_all_cases_and_its_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    run(monkeypatch, __main__.main, "--quick", "--repeats", "2", "--out", str(tmp_path))
+    record = json.loads((tmp_path / "cpu.json").read_text())
+    assert [case["name"] for case in record["cases"]] == [case.name for case in CASES]
+    for case in record["cases"]:
+        assert [len(times) for times in case["seconds"].values()] == [2, 2]
+        assert case["difference"] <= 1e-5
+        assert page.kept_ratio(case) <= 1
+    run(monkeypatch, page.main, "--records", str(tmp_path))
+    text = (tmp_path / "README.md").read_text()
+    for case in record["cases"]:
+        assert f"| {case['name']} | `{' '.join(case['overrides'])}` |" in text
+
+
+def test_forms_that_compute_something_else_are_refused() -> None:
+    case = next(case for case in CASES if case.name == "DTL")
+    with pytest.raises(Unequal, match=r"^DTL: logits or gradients differ by "):
+        compare(replace(case, textbook=partial(Wrong, beta=100)), TINY)
+
+
+def test_a_bar_is_met_up_to_its_value() -> None:
+    assert page.verdict(0.76, 0.76) == "≤ 0.76: met"
+    assert page.verdict(0.77, 0.76) == "≤ 0.76: not met"
