@@ -4,6 +4,7 @@
 # make check-all  make check, then the tests marked slow
 # make test-slurm the tests with a Slurm of one node, which it installs on Debian (needs root)
 # make torture    kills, signals, small disks, damaged files, equal bits, large stores; figures in results/measured/torture
+# make benchmarks  speed and memory beside textbook forms, one CPU thread; results/measured/speed
 # make look       pictures of the reports, LaTeX and pages (needs TeX and Chromium)
 # make results    the reports of results/measured and the tables of README.md, from the records there
 # make docs       docs/methods, docs/support.md and docs/recipes.md, from the code
@@ -21,7 +22,7 @@ types:
 	@mkdir -p .types/petlbench
 	@ln -sfn $(CURDIR)/petlbench/* $(CURDIR)/methods $(CURDIR)/conf .types/petlbench/
 
-.PHONY: types demo test test-slurm check check-all torture look results docs format install install-dev clean
+.PHONY: types demo test test-slurm check check-all torture benchmarks look results docs format install install-dev clean
 
 demo: install
 	$(BIN)/python -m petlbench -m experiment=demo results.root=results/demo/runs
@@ -47,6 +48,10 @@ check-all: check
 torture: install-dev
 	$(BIN)/python -m tests.torture --out results/measured/torture/attacks.json
 	$(BIN)/python -m tests.torture.scale --out results/measured/torture/scale.json
+
+benchmarks: install
+	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.page
 
 # Debian: apt install texlive-latex-extra poppler-utils chromium
 look: install

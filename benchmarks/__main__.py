@@ -12,6 +12,7 @@ record for each kind of device. Needs no data and no weights.
 import argparse
 import json
 import os
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -78,28 +79,13 @@ def counted(counts: tuple[Count, ...], count: Any, network: tuple[str, ...]) -> 
     ]
 
 
-def compared(conditions: Setting) -> tuple[list[Any], list[str]]:
-    """The figures of all cases, and a line for each that could not run."""
-    done, failed = [], []
-    for case in CASES:
-        print(f"{case.name} ...", flush=True)
-        try:
-            done.append(compare.compare(case, conditions))
-        except torch.OutOfMemoryError as error:
-            failed.append(f"{case.name}: {one_line(error)}")
-            print(f"  not run: {failed[-1]}", flush=True)
-    return done, failed
-
-
-def measured(options: argparse.Namespace) -> dict[str, Any]:
-    """The record of one device."""
+def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The record of one device, after each of its cases."""
     conditions = setting(options)
-    device = build.device(options.device)
-    cases, failed = compared(conditions)
     images = 16 if options.quick else 128
     size = conditions.config("linear", ()).input.size
-    return {
-        "device": provenance.device_name(device),
+    record: dict[str, Any] = {
+        "device": provenance.device_name(build.device(options.device)),
         "cores": os.cpu_count(),
         "date": datetime.now(UTC).date().isoformat(),
         "versions": provenance.versions(),
@@ -107,14 +93,22 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
         "batch": conditions.batch,
         "precision": conditions.precision,
         "repeats": options.repeats,
-        "cases": cases,
-        "not_run": failed,
+        "cases": [],
+        "not_run": [],
         "forecasts": counted(FORECASTS, predicted_gib, conditions.network),
         "kept": counted(KEPT, kept_mb, conditions.network),
         "decoding": decoding.compare(
             images=images, batch=conditions.batch, size=size, repeats=options.repeats
         ),
     }
+    for case in CASES:
+        print(f"{case.name} ...", flush=True)
+        try:
+            record["cases"].append(compare.compare(case, conditions))
+        except torch.OutOfMemoryError as error:
+            record["not_run"].append(f"{case.name}: {one_line(error)}")
+            print(f"  not run: {one_line(error)}", flush=True)
+        yield record
 
 
 def main() -> None:
@@ -130,10 +124,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the record")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    record = measured(options)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"{options.device}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    for record in measured(options):
+        path.write_text(json.dumps(record, indent=1) + "\n")
     print(f"wrote {path}")
 
 

@@ -158,8 +158,9 @@ class DTL(Linear):
         yield from super().pairs(method)
         side: Any = method.side
         for number, (a, c) in enumerate(zip(self.a, self.c, strict=True), 1):
-            yield a.weight, side[str(number)].down.weight
-            yield c.weight, side[str(number)].up.weight
+            layer: Any = side[str(number)]
+            yield from zip(a.parameters(), layer.down.parameters(), strict=True)
+            yield from zip(c.parameters(), layer.up.parameters(), strict=True)
 
 
 class DTLPlus(DTL):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from petlbench.config import compose
-from petlbench.cost import section as costs_section
+from petlbench.cost import shapes
 from petlbench.method import Method
 from petlbench.run import build, costs
 from petlbench.run.training import measuring
@@ -23,8 +23,8 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, int]]:
         made.append(conditions)
         return {"forward": 1.0, "step": float(len(made))}
 
-    monkeypatch.setattr(costs_section.shapes, "gflops", gflops)
-    monkeypatch.setattr(costs_section.shapes, "saved_bytes_on_cpu", lambda *_, **__: 10**6)
+    monkeypatch.setattr(shapes, "gflops", gflops)
+    monkeypatch.setattr(shapes, "saved_bytes_on_cpu", lambda *_, **__: 10**6)
     monkeypatch.setattr(costs, "_COUNTED", {})
     return made
 
@@ -55,7 +55,7 @@ def test_reasons_of_missing_costs_are_noted_in_every_run(
     def fails(*arguments: Any, **named: Any) -> Any:
         raise RuntimeError("it reads a value")
 
-    monkeypatch.setattr(costs_section.shapes, "gflops", fails)
+    monkeypatch.setattr(shapes, "gflops", fails)
     config = compose.single(["method=lora", *SMALL])
     conditions = measuring(config, torch.device("cpu"))
     for _ in range(2):
