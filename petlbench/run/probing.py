@@ -1,8 +1,9 @@
 """A probe: the costs of a method on a backbone, measured on noise with random weights."""
 
+import logging
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from petlbench import delta
-from petlbench.config.nodes import Train
+from petlbench.config.nodes import MEMORY_MODES, Train
 from petlbench.config.schema import Config, ProbeConfig
 from petlbench.cost import forecast, memory, speed
 from petlbench.cost.section import Conditions, countable, counts, memory_taken
@@ -23,6 +24,9 @@ from petlbench.run.lifecycle import Run, recorded, seed_everything
 from petlbench.run.record import Record
 from petlbench.train.precision import Precision
 
+log = logging.getLogger("petlbench")
+
+MEMORY = ("saved_mb", "peak_mib", "predicted_mib", "image_mib")  # costs that differ by mode
 COMPILE_MODES = {True: "default", "reduce-overhead": "reduce-overhead"}  # torch.compile's
 
 
@@ -87,6 +91,7 @@ def _fill(run: Run) -> None:
     record["cost"] |= {"delta_bytes": delta_bytes(method)}
     record["cost"] |= counts(method, conditions, record["notes"])
     shortage = _measure_training(record, probing)
+    record["cost"] |= {"memory_modes": memory_modes(record["cost"], probing)}
     if probing.is_timed:
         record["cost"] |= {"inference": list(inference(probing, record["notes"]))}
     # only now: the record is out_of_memory, with the speeds of inference
@@ -103,6 +108,30 @@ def _measure_training(record: Record, probing: Probe) -> torch.OutOfMemoryError 
     except torch.OutOfMemoryError as error:
         return error.with_traceback(None)  # whose frames hold the step's tensors
     return None
+
+
+def memory_modes(cost: Mapping[str, Any], probing: Probe) -> dict[str, dict[str, Any]]:
+    """The memory of a training step in each of the modes of `train.memory`.
+
+    cost: what is known in the mode of the probe.
+    """
+    own = probing.conditions.train.memory
+    return {
+        mode: {key: cost.get(key) for key in MEMORY} if mode == own else _in_mode(probing, mode)
+        for mode in MEMORY_MODES
+    }
+
+
+def _in_mode(probing: Probe, mode: str) -> dict[str, Any]:
+    method, train = probing.method, replace(probing.conditions.train, memory=mode)
+    conditions = replace(probing.conditions, train=train)
+    # what cannot be counted in one mode has its note of the probe's own mode
+    costs = dict.fromkeys(MEMORY) | predicted(method, conditions, {})
+    try:
+        costs |= memory_taken(method, conditions, {})
+    except torch.OutOfMemoryError:
+        log.info("a step with train.memory=%s does not fit in memory", mode)
+    return {key: costs[key] for key in MEMORY}
 
 
 def predicted(method: Method, conditions: Conditions, notes: dict[str, Any]) -> dict[str, Any]:
