@@ -1,15 +1,25 @@
-"""torch.compile takes every method as one graph, with the same outputs and gradients."""
+"""torch.compile takes every method as one graph, with the same outputs and gradients.
 
-from typing import cast
+`train.compile` trains through it, and without it where it fails.
+"""
+
+from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 import torch
+from torch import Tensor
+from torch._inductor.exc import InvalidCxxCompiler
 
 from petlbench import registry
 from petlbench.delta import trained
 from petlbench.method import Method
-from petlbench.testing import loss, method_on, randomised, supported, tiny, tiny_method
+from petlbench.testing import images, loss, method_on, randomised, supported, tiny, tiny_method
+from petlbench.train.forward import Compiled
 from tests.helpers import sampled
+from tests.settings import train
+from tests.test_trainer import method as fresh
+from tests.test_trainer import tensors, trainer
 
 
 def compiled_agrees(method: Method, backend: str) -> None:
@@ -50,3 +60,73 @@ def test_one_graph_with_drop_path(name: str) -> None:
 @pytest.mark.parametrize("name", sampled(["lora", "dtl_plus", "ssf"], ["dtl_plus"]))
 def test_inductor(name: str) -> None:
     compiled_agrees(randomised(tiny_method(name, "vit")), "inductor")
+
+
+def failing(error: Exception, calls: list[int]) -> Callable[..., Any]:
+    """In place of torch.compile: what it returns fails when it is called."""
+
+    def compile_(method: Method, **options: Any) -> Callable[[Tensor], Tensor]:
+        def call(batch: Tensor) -> Tensor:
+            calls.append(len(batch))
+            raise RuntimeError("backend='inductor' raised:\na trace of many lines") from error
+
+        return call
+
+    return compile_
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (InvalidCxxCompiler("g++"), "there is no C++ compiler on this machine"),
+        (TypeError("a branch on data\nin a method"), "TypeError: a branch on data"),
+    ],
+)
+def test_a_method_that_cannot_be_compiled_trains_after_one_warning(
+    error: Exception,
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(torch, "compile", failing(error, calls))
+    made, plain = fresh("linear"), fresh("linear")
+    trainer(train=train(compile=True)).train(made)
+    assert calls == [8]  # once
+    assert [record.message for record in caplog.records if "compile" in record.message] == [
+        f"train.compile has no effect: {reason}"
+    ]
+    trainer(train=train()).train(plain)
+    assert all(map(torch.equal, tensors(made), tensors(plain)))
+
+
+def test_memory_that_runs_out_is_no_matter_of_the_compiler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def compile_(method: Method, **options: Any) -> Callable[[Tensor], Tensor]:
+        def call(batch: Tensor) -> Tensor:
+            raise torch.OutOfMemoryError("no room")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    with pytest.raises(torch.OutOfMemoryError):
+        Compiled(tiny_method("linear", "vit"))(images())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", ["fast", "lean", "min"])
+def test_a_compiled_training_has_the_same_losses_and_is_compiled_once_for_each_size(
+    memory: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """36 images: four steps of 8 and one of 4 in each epoch, with drop path."""
+    losses = {}
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    for compiled in (False, True):
+        loop = trainer(train=train(compile=compiled, memory=memory, drop_last=False, epochs=3))
+        loop.train(fresh("dtl_plus", drop_path=0.2))
+        losses[compiled] = [epoch.loss for epoch in loop.history]
+    assert losses[True] == pytest.approx(losses[False], rel=1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+    assert not [record for record in caplog.records if "compile" in record.message]

@@ -36,7 +36,9 @@ SUPPORTED = [pair for pair in PAIRS if supported(*pair)]
 # that change.
 NAMES = ("dtl_plus", "adaptformer", "fact_tk", "lst", "vqt", "convpass", "noah", "full", "linear")
 FAST = [
-    pair for pair in SUPPORTED if (pair[1] == "vit" and pair[0] in NAMES) or pair == ("lora", "swin")
+    pair
+    for pair in SUPPORTED
+    if (pair[1] == "vit" and pair[0] in NAMES) or pair == ("lora", "swin")
 ]
 
 
@@ -52,7 +54,7 @@ def dropping(name: str, family: str) -> Method:
 def step(
     method: Method, mode: str, precision: Precision = FP32
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss and gradients of a step on `images()`; dropout and drop path draw the same each time."""
+    """Loss and gradients of a step on `images()`; dropout and drop path draw the same ones."""
     method.zero_grad(set_to_none=True)
     torch.manual_seed(0)
     batch = images().to(next(method.parameters()).dtype)
@@ -243,7 +245,9 @@ def test_a_budget_names_the_first_mode_that_fits() -> None:
     assert batches[1:] == ["32", "96"]
     assert 0 < int(batches[0]) < 32
     assert lines[2].endswith("(bf16, predicted); 32 images fit with train.memory=lean")
-    (line,) = budget.table([in_modes({"fast": 2048.0, "lean": 1024.0, "min": 512.0}, "min")], 1.0)[2:]
+    (line,) = budget.table([in_modes({"fast": 2048.0, "lean": 1024.0, "min": 512.0}, "min")], 1.0)[
+        2:
+    ]
     assert line.split()[2:5] == batches
     assert "fit with" not in line
 

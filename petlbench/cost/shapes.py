@@ -56,9 +56,7 @@ def saved_bytes_on_cpu(
         return saved_bytes(network, precision, torch.empty(batch, 3, size, size), memory)
 
 
-def gflops(
-    method: Method, *, batch: int, size: int, memory: str = "fast"
-) -> dict[str, float]:
+def gflops(method: Method, *, batch: int, size: int, memory: str = "fast") -> dict[str, float]:
     """1e9 floating-point operations per image, of inference and of a training step.
 
     memory: as `train.memory`; what backward computes again counts.
@@ -68,9 +66,8 @@ def gflops(
         plain = empty_copy(method, META, nullcontext()).eval().requires_grad_(False)
         forward = flops(lambda: plain(images))
         training = empty_copy(method, META, nullcontext()).train()
-        with masks(training, batch):
-            with recompute.held(training, memory)():
-                step = flops(lambda: training(images).sum().backward())
+        with masks(training, batch), recompute.held(training, memory)():
+            step = flops(lambda: training(images).sum().backward())
     return {"forward": forward / batch / 1e9, "step": step / batch / 1e9}
 
 

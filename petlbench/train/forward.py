@@ -2,10 +2,11 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch._inductor.exc import InvalidCxxCompiler
 
 from petlbench.config.nodes import Train
 from petlbench.errors import first_line
@@ -42,8 +43,7 @@ class Compiled:
         if self.compiled is None:
             return self.method(images)  # type: ignore[no-any-return]
         try:
-            # With the backward graph, so that nothing is left that can fail after this line.
-            with torch._functorch.config.patch(force_non_lazy_backward_lowering=True):
+            with _backward_too():
                 return self.compiled(images)
         except torch.OutOfMemoryError:
             raise
@@ -53,8 +53,19 @@ class Compiled:
             return self.method(images)  # type: ignore[no-any-return]
 
 
+def _backward_too() -> AbstractContextManager[object]:
+    """Compile backward with forward, so that it cannot fail when the forward pass is done."""
+    from torch._functorch import config  # imports the compiler
+
+    return cast(
+        AbstractContextManager[object], config.patch(force_non_lazy_backward_lowering=True)
+    )
+
+
 def _reason(error: BaseException) -> str:
     """The innermost error in one line: torch wraps those of its compilers."""
+    from torch._inductor.exc import InvalidCxxCompiler  # imports the compiler
+
     while error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, InvalidCxxCompiler):

@@ -25,9 +25,7 @@ def held(method: nn.Module, mode: str) -> Held:
     return MODES[mode](method) if isinstance(method, Method) else nullcontext
 
 
-def recomputed(
-    call: Callable[..., Tensor], parts: Iterable[nn.Module], *inputs: Tensor
-) -> Tensor:
+def recomputed(call: Callable[..., Tensor], parts: Iterable[nn.Module], *inputs: Tensor) -> Tensor:
     """call(*inputs), keeping the inputs alone for backward, which computes the rest again.
 
     parts: the modules that `call` runs.
