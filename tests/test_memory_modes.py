@@ -128,20 +128,22 @@ def test_blocks_without_a_gradient_are_not_recomputed(
     assert calls in (12, 12 - frozen_prefix(method))
 
 
-@pytest.mark.parametrize("name", ["lora", "dtl_plus", "lst"])
+@pytest.mark.parametrize("name", ["lora", "dtl_plus", "lst", "full"])
 def test_the_bytes_kept_are_those_that_live_after_the_forward_pass(name: str) -> None:
-    """Beside logits and masks nothing else of the forward pass lives."""
+    """Nothing else of the forward pass lives, but for logits and masks."""
     method, batch = randomised(tiny_method(name, "vit")).train(), images()
     for mode in MEMORY_MODES:
         saved = kept(method, mode)
         with keep_masks(method, len(batch)), forecast.LiveBytes() as live:
+            live.note([*method.parameters(), *method.buffers(), batch])
+            before, counted = live.live, len(live._counted)
             with recompute.held(method, mode)():
                 logits = method(batch)
-            tensors = len(live._counted)
-        # the allocator rounds up; without rounding, what lives may be a little more than is saved
-        rounding = forecast.GRAIN * tensors
-        assert saved - batch.nbytes - rounding <= live.live <= saved + logits.nbytes + rounding
-        assert rounding < saved / 2 or mode != "fast"
+            # each is rounded up by less than that
+            rounding = forecast.GRAIN * (len(live._counted) - counted)
+        assert logits.requires_grad
+        assert saved - batch.nbytes <= live.live - before <= saved + rounding
+        assert rounding < saved / 2
 
 
 class Fails(nn.Module):
@@ -242,8 +244,7 @@ def test_a_budget_names_the_first_mode_that_fits() -> None:
     lines = budget.table([in_modes({"fast": 2048.0, "lean": 1024.0, "min": 512.0})], 1.0)
     assert lines[1].split()[:5] == ["method", "backbone", "fast", "lean", "min"]
     batches = lines[2].split()[2:5]
-    assert batches[1:] == ["32", "96"]
-    assert 0 < int(batches[0]) < 32
+    assert batches == ["none", "32", "96"]
     assert lines[2].endswith("(bf16, predicted); 32 images fit with train.memory=lean")
     (line,) = budget.table([in_modes({"fast": 2048.0, "lean": 1024.0, "min": 512.0}, "min")], 1.0)[
         2:
@@ -266,17 +267,14 @@ def test_a_table_says_which_rows_have_another_mode() -> None:
     assert texts == ["C: train.memory min, elsewhere fast."]
 
 
-@pytest.mark.parametrize("mode", ["lean", "min"])
-def test_the_predicted_peak_is_that_of_the_mode(mode: str) -> None:
+def test_the_predicted_peak_is_that_of_the_mode() -> None:
     method, size = tiny_method("full", "vit"), tiny("vit").image_size
-    peaks = [
-        forecast.peak_mib(
-            method, precision="bf16", train=train(memory=memory), batch=64, size=size
-        )
-        for memory in ("fast", mode)
-    ]
-    assert peaks[1]["activations"] < peaks[0]["activations"]
-    assert peaks[1]["allocated"] < peaks[0]["allocated"]
+    peaks = forecast.peaks_mib(
+        method, precision="bf16", train=train(), batches=[64], size=size, modes=MEMORY_MODES
+    )
+    for key in ("activations", "allocated"):
+        fast, lean, least = (peaks[mode][0][key] for mode in MEMORY_MODES)
+        assert least < lean < fast
 
 
 def test_recomputed_operations_count() -> None:

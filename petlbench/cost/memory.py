@@ -20,14 +20,21 @@ MIB = 2**20
 
 
 class TrainingStep:
-    """A training step on one batch of noise (B, 3, H, W); each call repeats it."""
+    """A training step on one batch of noise (B, 3, H, W); each call repeats it.
+
+    Its memory mode and whether it is compiled are those of `train`.
+    """
 
     def __init__(self, method: Method, precision: Precision, train: Train, images: Tensor) -> None:
         self.method = method.train()
         self.precision = precision
-        self.memory = train.memory
-        self.forward = TrainingForward(method, train)
         self.optimiser = build_optimiser(method, train)
+        self.change(train, images)
+
+    def change(self, train: Train, images: Tensor) -> None:
+        """Go on with other images, or in another memory mode; the optimiser keeps its state."""
+        self.memory = train.memory
+        self.forward = TrainingForward(self.method, train)
         self.images = images
         # one class for all images: labels change no cost
         self.labels = torch.zeros(len(images), dtype=torch.long, device=images.device)

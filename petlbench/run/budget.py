@@ -80,7 +80,7 @@ def table(records: Sequence[Record], gib: float) -> list[str]:
     width = max(len(title) for title in ("method", *(record["title"] for record in records))) + 2
     modes = "".join(f"{mode:>8}" for mode in MEMORY_MODES)
     return [
-        f"largest batches in {gib:g} GiB of GPU memory (without CUDA's own memory) by memory mode:",
+        f"largest batches in {gib:g} GiB of GPU memory (without CUDA's own memory), by mode:",
         f"  {'method':<{width}}{'backbone':<14}{modes}  peak of a training step",
         *(f"  {record['title']:<{width}}{_line(record, batches)}" for batches, record in rows),
     ]
