@@ -82,7 +82,7 @@ class LST(Method):
             # Frozen weights and a constant input: autograd records nothing of the frozen block.
             z = block(z)
             h = self.beside(side, gate * h + (1 - gate) * down(z))
-        return h
+        return h  # type: ignore[no-any-return]
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> class logits (B, K)"""

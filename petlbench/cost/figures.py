@@ -34,13 +34,13 @@ COSTS = {
     },
     "saved_mb": Cost("saved for backward (MB)", "saved_mb", 1, "low"),
     **{
-        f"{mode}_{figure}": Cost(f"{title}, {mode} ({unit})", f"memory_modes.{mode}.{path}", *form)
-        for mode in ("lean", "min")
-        for figure, title, unit, path, form in (
-            ("saved_mb", "saved for backward", "MB", "saved_mb", (1, "low")),
-            ("peak_mib", "peak memory", "MiB", "peak_mib.allocated", (0, "low")),
-            ("predicted_mib", "predicted peak", "MiB", "predicted_mib.allocated", (0, "low")),
+        f"{mode}_{key}": Cost(f"{mode}: {title}", f"memory_modes.{mode}.{path}", digits, "low")
+        for key, title, path, digits in (
+            ("saved_mb", "saved for backward (MB)", "saved_mb", 1),
+            ("peak_mib", "peak memory (MiB)", "peak_mib.allocated", 0),
+            ("predicted_mib", "predicted peak (MiB)", "predicted_mib.allocated", 0),
         )
+        for mode in ("lean", "min")
     },
     "gflops_forward": Cost("forward (GFLOP/image)", "gflops.forward", 2, "low"),
     "gflops_step": Cost("training step (GFLOP/image)", "gflops.step", 2, "low"),

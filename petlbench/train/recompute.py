@@ -8,7 +8,7 @@ alone. The modes change the calls of a forward pass, never a method or a name of
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -35,9 +35,7 @@ def recomputed(call: Callable[..., Tensor], parts: Iterable[nn.Module], *inputs:
         return call(*inputs)  # autograd keeps nothing of it
     # On a GPU, states of the generators take longer to save than a small block takes to run.
     preserve = any(map(_draws, parts))
-    return cast(
-        Tensor, checkpoint(call, *inputs, use_reentrant=False, preserve_rng_state=preserve)
-    )
+    return checkpoint(call, *inputs, use_reentrant=False, preserve_rng_state=preserve)
 
 
 class RecomputedBlock:
