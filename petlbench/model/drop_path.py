@@ -53,8 +53,9 @@ def keep_masks(
         if paths:
             draws = torch.rand(len(paths), images, generator=generator, device="cpu")
             rates = torch.tensor([path.rate for path in paths], device="cpu")
-            # (paths, B), 1 with probability 1 - rate.
-            masks = (draws >= rates[:, None]).float().to(next(network.parameters()).device)
+            # (paths, B), 1 with probability 1 - rate. A copy that blocks would wait for the device.
+            device = next(network.parameters()).device
+            masks = (draws >= rates[:, None]).float().to(device, non_blocking=True)
             for path, mask in zip(paths, masks, strict=True):
                 path.keep = mask
         yield
