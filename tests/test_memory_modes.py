@@ -294,3 +294,17 @@ def test_recomputed_operations_count() -> None:
     assert least["forward"] == fast["forward"]
     # the last layer of an MLP is not computed again
     assert fast["step"] < least["step"] < fast["step"] + fast["forward"]
+
+
+@pytest.mark.parametrize("drop_path", [0.0, 0.5])
+def test_the_last_layer_of_an_mlp_is_not_computed_again(drop_path: float) -> None:
+    method = method_on(tiny("vit", drop_path=drop_path), "lora").train()
+    calls: list[int] = []
+    for block in method.backbone.net.blocks:
+        for number, layer in enumerate((block.mlp.fc1, block.mlp.fc2)):
+            layer.register_forward_hook(lambda *_, n=number: calls.append(n))
+    step(method, "fast")
+    assert (calls.count(0), calls.count(1)) == (12, 12)
+    calls.clear()
+    step(method, "min")
+    assert (calls.count(0), calls.count(1)) == (24, 12)  # a forward hook runs when a layer is done
