@@ -54,7 +54,7 @@ class _Times(torch.autograd.Function):
         return z * factor
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         """Gradient of the product (B, ...) -> of z, of the factor"""
         return gradient * ctx.factor, None
 
