@@ -23,7 +23,7 @@ from petlbench.run import budget, probing
 from petlbench.run.check import broken
 from petlbench.run.identity import identity
 from petlbench.run.record import Record
-from petlbench.testing import images, method_on, randomised, supported, tiny, tiny_method
+from petlbench.testing import FAMILIES, images, method_on, randomised, supported, tiny, tiny_method
 from petlbench.train import recompute
 from petlbench.train.precision import Precision
 from petlbench.train.recompute import MODES
@@ -32,7 +32,7 @@ from tests.records import probe
 
 CPU = torch.device("cpu")
 FP32 = Precision("fp32", CPU)
-PAIRS = [(name, family) for name in registry.names() for family in ("vit", "swin", "convnext")]
+PAIRS = [(name, family) for name in registry.names() for family in FAMILIES]
 SUPPORTED = [pair for pair in PAIRS if supported(*pair)]
 # A walk, whole blocks, swapped projections, side blocks, queries, a norm with two readers, sizes
 # that change.
