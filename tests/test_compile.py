@@ -135,20 +135,15 @@ def losses(memory: str, *, compiled: bool) -> list[float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("memory", "backend"),
-    [("fast", "aot_eager"), ("lean", "aot_eager"), ("min", "aot_eager"), ("min", "inductor")],
-)
+@pytest.mark.parametrize("memory", ["fast", "lean", "min"])
 def test_a_compiled_training_has_the_same_losses_and_one_graph_for_each_size_of_a_batch(
-    memory: str,
-    backend: str,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    memory: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = losses(memory, compiled=False)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    # inductor takes minutes for two sizes
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     assert losses(memory, compiled=True) == pytest.approx(expected, rel=1e-4)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
     assert not [record for record in caplog.records if "compile" in record.message]
