@@ -81,7 +81,7 @@ class LST(Method):
         for block, down, side, gate in steps:
             # Frozen weights and a constant input: autograd records nothing of the frozen block.
             z = block(z)
-            h = side(gate * h + (1 - gate) * down(z))
+            h = self.beside(side, gate * h + (1 - gate) * down(z))
         return h  # type: ignore[no-any-return]
 
     def forward(self, images: Tensor) -> Tensor:

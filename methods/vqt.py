@@ -83,7 +83,7 @@ class VQT(Method):
         blocks = zip(self.backbone.net.blocks, self.backbone.stages[0].blocks, strict=True)
         for queries, (queried, block) in zip(self.queries, blocks, strict=True):
             expanded = self.dropout(queries.expand(len(z), -1, -1))  # (B, T, C)
-            parts.append(queried.ask(expanded, z).flatten(1))
+            parts.append(self.beside(queried.ask, expanded, z).flatten(1))
             z = block(z)
         parts = [F.normalize(part, dim=-1) for part in (self.backbone.pooled(z), *parts)]
         return self.backbone.head(torch.cat(parts, dim=-1))  # type: ignore[no-any-return]

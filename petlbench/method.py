@@ -113,6 +113,11 @@ class Trainer(Protocol):
         """The trainer of a search; raises UserError if there are too few images for one."""
 
 
+def called(part: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """part(*inputs)"""
+    return part(*inputs)
+
+
 class Method(nn.Module):
     """A frozen backbone and the few parameters that adapt it to a task.
 
@@ -129,6 +134,8 @@ class Method(nn.Module):
     needs_weights: the constructor reads the backbone's weights, so that the method cannot be tried
     on shapes alone before a sweep.
     unmergeable: the reason why nothing of it can be merged into the backbone (merge.py).
+    beside: beside(part, *inputs) calls a part that is not in the walk, such as a block of a side
+    network, so that `train.memory=min` can keep its inputs alone.
     """
 
     starts_as_pretrained: bool = True
@@ -138,6 +145,7 @@ class Method(nn.Module):
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone  # frozen, except for its head
+        self.beside: Callable[..., Tensor] = called
 
     def features(self, z: Tensor) -> Tensor:
         """Patch embedding -> output of the last block: (B, N, C), in a Swin (B, H, W, C)"""

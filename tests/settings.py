@@ -33,6 +33,8 @@ TRAIN: dict[str, Any] = {
     "checkpoint_every": None,
     "drop_last": True,
     "precision": "fp32",
+    "memory": "fast",
+    "compile": False,
     "optimizer": "adamw",
     "momentum": 0.9,
     "label_smoothing": 0.0,

@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from petlbench.data import configured
 from petlbench.data.task import Task
 from petlbench.errors import UserError
 from petlbench.method import Method
-from petlbench.run import budget, build, job
+from petlbench.run import budget, build, job, probing
 from petlbench.run.identity import identity
 from petlbench.run.record import Record, Store
 from petlbench.train.precision import Precision
@@ -75,6 +76,14 @@ def predicted(method: Method, batch: int, precision: str = "bf16") -> dict[str, 
 
 def identity_of(config: Config) -> str:
     return identity(config.plain())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_mode() -> Iterator[None]:
+    """Forecasts of other modes take most of a probe; tests/test_memory_modes.py has all modes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probing, "MEMORY_MODES", ("fast",))
+        yield
 
 
 PROBED = ("linear", "dtl_plus")

@@ -106,8 +106,9 @@ KINDS: dict[str, tuple[str, float, dict[str, Any], dict[str, Any]]] = {
     "best_on_val": ("sct", 0.0, {"lr": 0.2, "head_lr": 0.2}, chosen()),
     "full": ("full", 0.3, {}, {}),
     "side": ("lst", 0.0, {}, {}),
+    "recomputed": ("lora", 0.3, {"memory": "min"}, {}),
 }
-FAST = ("dropped", "mixed", "augmented", "best_on_val")
+FAST = ("dropped", "mixed", "augmented", "best_on_val", "recomputed")
 
 
 @pytest.mark.parametrize("kind", sampled(KINDS, FAST))

@@ -21,6 +21,7 @@ NO_DECAY = ("biases", "one_dimensional", "none")  # see petlbench/train/optim.py
 OPTIMIZERS = ("adamw", "sgd")
 UPDATES = ("epoch", "step")  # how often the learning rate changes
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+MEMORY_MODES = ("fast", "lean", "min")  # see petlbench/train/recompute.py
 INTERPOLATIONS = ("bicubic", "bilinear")
 ASPECTS = ("squash", "keep")
 # see petlbench/model/backbone.py
@@ -76,6 +77,8 @@ class Train:
     checkpoint_every: int | None
     drop_last: bool
     precision: str
+    memory: str
+    compile: bool
     schedule: Schedule
 
     def __post_init__(self) -> None:
@@ -91,6 +94,7 @@ class Train:
         choice("train.no_decay", self.no_decay, NO_DECAY)
         choice("train.optimizer", self.optimizer, OPTIMIZERS)
         choice("train.precision", self.precision, PRECISIONS)
+        choice("train.memory", self.memory, MEMORY_MODES)
         whole("train.epochs", self.epochs, low=1, high=1_000_000)
         whole("train.batch_size", self.batch_size, low=1, high=LONGEST_BATCH)
         whole("train.accumulate", self.accumulate, low=1, high=LONGEST_BATCH)

@@ -33,6 +33,15 @@ COSTS = {
         for part in ("weights", "gradients", "optimiser", "activations", "workspace")
     },
     "saved_mb": Cost("saved for backward (MB)", "saved_mb", 1, "low"),
+    **{
+        f"{mode}_{key}": Cost(f"{mode}: {title}", f"memory_modes.{mode}.{path}", digits, "low")
+        for key, title, path, digits in (
+            ("saved_mb", "saved for backward (MB)", "saved_mb", 1),
+            ("peak_mib", "peak memory (MiB)", "peak_mib.allocated", 0),
+            ("predicted_mib", "predicted peak (MiB)", "predicted_mib.allocated", 0),
+        )
+        for mode in ("lean", "min")
+    },
     "gflops_forward": Cost("forward (GFLOP/image)", "gflops.forward", 2, "low"),
     "gflops_step": Cost("training step (GFLOP/image)", "gflops.step", 2, "low"),
     "train_images_per_s": Cost("train images/s", "train_images_per_s", 0, "high"),

@@ -2,7 +2,9 @@
 
 import gc
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,27 +25,70 @@ GRAIN = 512  # bytes: CUDA's allocator rounds up to multiples of it
 def peak_mib(
     method: Method, *, precision: str, train: Train, batch: int, size: int
 ) -> dict[str, float]:
-    """`peak_mib` of a training step, split as by `memory.measured`, without `reserved`.
+    """The peak of a step as `train` says; see `peaks_mib`."""
+    [peaks] = peaks_mib(
+        method,
+        precision=precision,
+        train=train,
+        batches=[batch],
+        size=size,
+        modes=[train.memory],
+    ).values()
+    return peaks[0]
 
-    precision: fp32, or bf16 for both 16-bit formats. The peak is the largest total size of the
-    tensors that exist at the same time during a step, each rounded up as by the allocator.
-    Autocast follows CUDA's rules. The workspaces of CUDA's libraries are not included.
+
+def peaks_mib(
+    method: Method,
+    *,
+    precision: str,
+    train: Train,
+    batches: Sequence[int],
+    size: int,
+    modes: Sequence[str],
+) -> dict[str, list[dict[str, float]]]:
+    """For each memory mode the `peak_mib` of a training step with each number of images.
+
+    They are split as by `memory.measured`, without `reserved`. precision: fp32, or bf16 for both
+    16-bit formats. The peak is the largest total size of the tensors that exist at the same time
+    during a step, each rounded up as by the allocator. Autocast follows CUDA's rules. The
+    workspaces of CUDA's libraries are not included.
     """
     formats = Precision(precision, shapes.CPU)
     fake = FakeTensorMode()
     copy = shapes.empty_copy(method, shapes.CPU, fake)
-    with fake, CudaRules():
-        step = memory.TrainingStep(copy, formats, train, torch.empty(batch, 3, size, size))
-        with shapes.masks(copy, batch):
-            saved = shapes.saved_bytes(copy, formats, step.images)
+    # Compilers need real tensors; the peak is that of a step that is not compiled.
+    forms = [replace(train, memory=mode, compile=False) for mode in modes]
+    with fake, CudaRules(), _small_garbage():
+        first = torch.empty(min(batches), 3, size, size)
+        step = memory.TrainingStep(copy, formats, forms[0], first)
         step()  # creates the optimiser's state
-        gc.collect()  # else cycles of the first step count as live
-        with LiveBytes() as live:
-            live.note([*copy.parameters(), *copy.buffers(), step.images, step.labels])
-            for state in step.optimiser.state.values():
-                live.note(value for value in state.values() if isinstance(value, Tensor))
-            live.note(tensor.grad for tensor in copy.parameters() if tensor.grad is not None)
-            step()
+        return {
+            form.memory: [_peak_mib(step, form, torch.empty(n, 3, size, size)) for n in batches]
+            for form in forms
+        }
+
+
+@contextmanager
+def _small_garbage() -> Iterator[None]:
+    """Collect only what is created inside: a look at every module takes longer than a step."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _peak_mib(step: memory.TrainingStep, form: Train, images: Tensor) -> dict[str, float]:
+    """Images: (B, 3, H, W), without data."""
+    step.change(form, images)
+    saved = step.saved_bytes()
+    gc.collect()  # else cycles of an earlier step count as live
+    with LiveBytes() as live:
+        live.note([*step.method.parameters(), *step.method.buffers(), step.images, step.labels])
+        for state in step.optimiser.state.values():
+            live.note(value for value in state.values() if isinstance(value, Tensor))
+        live.note(t.grad for t in step.method.parameters() if t.grad is not None)
+        step()
     parts = memory.split(step.state_bytes(), saved=saved, allocated=live.peak)
     return memory.in_mib(parts)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from petlbench.config.nodes import Train
 from petlbench.cost import shapes
 from petlbench.method import Method
+from petlbench.train.forward import TrainingForward
 from petlbench.train.optim import build_optimiser
 from petlbench.train.precision import Precision
 from petlbench.train.step import training_step
@@ -19,18 +20,39 @@ MIB = 2**20
 
 
 class TrainingStep:
-    """A training step on one batch of noise (B, 3, H, W); each call repeats it."""
+    """A training step on one batch of noise (B, 3, H, W); each call repeats it.
+
+    Its memory mode and whether it is compiled are those of `train`.
+    """
 
     def __init__(self, method: Method, precision: Precision, train: Train, images: Tensor) -> None:
         self.method = method.train()
         self.precision = precision
         self.optimiser = build_optimiser(method, train)
+        self.change(train, images)
+
+    def change(self, train: Train, images: Tensor) -> None:
+        """Go on with other images, or in another memory mode; the optimiser keeps its state."""
+        self.memory = train.memory
+        self.forward = TrainingForward(self.method, train)
         self.images = images
         # one class for all images: labels change no cost
         self.labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
 
     def __call__(self) -> None:
-        training_step(self.method, self.optimiser, self.precision, self.images, self.labels)
+        training_step(
+            self.method,
+            self.optimiser,
+            self.precision,
+            self.images,
+            self.labels,
+            forward=self.forward,
+        )
+
+    def saved_bytes(self) -> int:
+        """Bytes that a step keeps for backward, compiled or not."""
+        with shapes.masks(self.method, len(self.images)):
+            return shapes.saved_bytes(self.method, self.precision, self.images, self.memory)
 
     def state_bytes(self) -> dict[str, int]:
         """Bytes of weights, gradients and optimiser state after a step."""
@@ -51,8 +73,7 @@ def measured(step: TrainingStep, *, warmup: int, steps: int) -> dict[str, Any]:
     for _ in range(warmup):
         step()
     step.optimiser.zero_grad(set_to_none=True)
-    with shapes.masks(step.method, len(step.images)):
-        saved = shapes.saved_bytes(step.method, step.precision, step.images)
+    saved = step.saved_bytes()
     device = step.images.device
     free_unused(device)
     torch.cuda.reset_peak_memory_stats(device)  # to what is allocated now

@@ -54,7 +54,12 @@ def counts(method: Method, conditions: Conditions, notes: dict[str, Any]) -> dic
         "units": units(method),
         "gflops": countable(
             "gflops",
-            lambda: shapes.gflops(method, batch=conditions.batch, size=conditions.size),
+            lambda: shapes.gflops(
+                method,
+                batch=conditions.batch,
+                size=conditions.size,
+                memory=conditions.train.memory,
+            ),
             notes,
         ),
     }
@@ -113,10 +118,14 @@ def _saved_on_cpu(method: Method, conditions: Conditions, notes: dict[str, Any])
     """Bytes kept for backward, in MB (1e6 bytes)."""
 
     def count() -> float:
-        batch, size = conditions.batch, conditions.size
-        return (
-            shapes.saved_bytes_on_cpu(method, conditions.precision, batch=batch, size=size) / 1e6
+        saved = shapes.saved_bytes_on_cpu(
+            method,
+            conditions.precision,
+            batch=conditions.batch,
+            size=conditions.size,
+            memory=conditions.train.memory,
         )
+        return saved / 1e6
 
     saved: float | None = countable("saved_mb", count, notes)
     return saved

@@ -12,16 +12,20 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 from petlbench.method import Method
 from petlbench.model.drop_path import keep_masks
 from petlbench.model.template import Template
+from petlbench.train import recompute
 from petlbench.train.precision import Precision
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 Shape = tuple[int, ...]
 
 
-def saved_bytes(method: nn.Module, precision: Precision, images: Tensor) -> int:
+def saved_bytes(
+    method: nn.Module, precision: Precision, images: Tensor, memory: str = "fast"
+) -> int:
     """Bytes that autograd keeps for backward, without parameters and buffers.
 
-    images: (B, 3, H, W). Each storage is counted once, with its full size.
+    images: (B, 3, H, W). memory: as `train.memory`. Each storage is counted once, with its full
+    size.
     """
     own = {_storage(tensor) for tensor in [*method.parameters(), *method.buffers()]}
     sizes: dict[int, int] = {}
@@ -33,12 +37,14 @@ def saved_bytes(method: nn.Module, precision: Precision, images: Tensor) -> int:
 
     # The graph must exist until the count is read: another storage may reuse a freed address.
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        with precision.autocast():
+        with precision.autocast(), recompute.held(method, memory)():
             logits = method(images)
         return sum(sizes.values()) if logits.requires_grad else 0
 
 
-def saved_bytes_on_cpu(method: Method, precision: Precision, *, batch: int, size: int) -> int:
+def saved_bytes_on_cpu(
+    method: Method, precision: Precision, *, batch: int, size: int, memory: str = "fast"
+) -> int:
     """`saved_bytes` of a training step on the CPU, without running it.
 
     Equal to the real count in fp32. Under autocast it may be up to 1 % lower: torch's shape
@@ -47,17 +53,20 @@ def saved_bytes_on_cpu(method: Method, precision: Precision, *, batch: int, size
     fake = FakeTensorMode()
     network = empty_copy(method, CPU, fake).train()
     with fake, masks(network, batch):
-        return saved_bytes(network, precision, torch.empty(batch, 3, size, size))
+        return saved_bytes(network, precision, torch.empty(batch, 3, size, size), memory)
 
 
-def gflops(method: Method, *, batch: int, size: int) -> dict[str, float]:
-    """1e9 floating-point operations per image, of inference and of a training step."""
+def gflops(method: Method, *, batch: int, size: int, memory: str = "fast") -> dict[str, float]:
+    """1e9 floating-point operations per image, of inference and of a training step.
+
+    memory: as `train.memory`; what backward computes again counts.
+    """
     with META:
         images = torch.empty(batch, 3, size, size)
         plain = empty_copy(method, META, nullcontext()).eval().requires_grad_(False)
         forward = flops(lambda: plain(images))
         training = empty_copy(method, META, nullcontext()).train()
-        with masks(training, batch):
+        with masks(training, batch), recompute.held(training, memory)():
             step = flops(lambda: training(images).sum().backward())
     return {"forward": forward / batch / 1e9, "step": step / batch / 1e9}
 

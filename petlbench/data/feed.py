@@ -59,7 +59,7 @@ class Feed:
         )
         for images, labels in loader:
             prepared = self.prepare(images.to(self.device, non_blocking=True))
-            yield self.augmentation.erased(prepared), labels.to(self.device)
+            yield self.augmentation.erased(prepared), self._soon(labels)
 
     def plain(self, split: Split, batches: Iterable[Tensor]) -> Iterator[Batch]:
         """Batches without augmentation; the split is moved to the device if it fits there."""
@@ -68,11 +68,11 @@ class Feed:
         if self._fits(images):
             images = images.to(self.device)
             for places in batches:
-                here = places.to(self.device)
+                here = self._soon(places)
                 yield self.prepare(images[here]), labels[here]
         else:
             for places, part in ahead((places, self._sent(images[places])) for places in batches):
-                yield self.prepare(part), labels[places.to(self.device)]
+                yield self.prepare(part), labels[self._soon(places)]
 
     def in_order(self, split: Split, size: int) -> Iterator[Batch]:
         """The whole split in its order, read one batch ahead."""
@@ -93,6 +93,12 @@ class Feed:
             part = slice(start, start + size)
             images = split.images[part]
             yield part, buffers[number % 2][: len(images)].copy_(images).to(self.device)
+
+    def _soon(self, few: Tensor) -> Tensor:
+        """A small tensor on the device, without waiting for the steps before it."""
+        # CUDA copies pageable memory before the call returns; a copy that blocks waits for all
+        # that the device has to do.
+        return few.to(self.device, non_blocking=True)
 
     def _fits(self, images: Tensor) -> bool:
         if self.device.type != "cuda":

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,10 +33,30 @@ class DropPath(nn.Module):
                 "run each training step inside `with keep_masks(method, len(images)):`"
             )
         factor = (self.keep / (1 - self.rate)).to(z.dtype)
-        return z * factor.view(-1, *[1] * (z.ndim - 1))
+        product: Tensor = _Times.apply(z, factor.view(-1, *[1] * (z.ndim - 1)))
+        return product
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:.3f}"
+
+
+class _Times(torch.autograd.Function):
+    """z times a factor that needs no gradient and is no saved tensor.
+
+    A block that is computed again in backward is computed up to its last saved tensor, which then
+    lies before the last layer of the MLP.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, factor: Tensor) -> Tensor:
+        """Z (B, ...), factor (B, 1, ...) -> (B, ...)"""
+        ctx.factor = factor
+        return z * factor
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Gradient of the product (B, ...) -> of z, of the factor"""
+        return gradient * ctx.factor, None
 
 
 @contextmanager
@@ -53,8 +74,10 @@ def keep_masks(
         if paths:
             draws = torch.rand(len(paths), images, generator=generator, device="cpu")
             rates = torch.tensor([path.rate for path in paths], device="cpu")
-            # (paths, B), 1 with probability 1 - rate.
-            masks = (draws >= rates[:, None]).float().to(next(network.parameters()).device)
+            # (paths, B), 1 with probability 1 - rate
+            masks = (draws >= rates[:, None]).float()
+            device = next(network.parameters()).device
+            masks = masks.to(device, non_blocking=True)  # a copy that blocks waits for the device
             for path, mask in zip(paths, masks, strict=True):
                 path.keep = mask
         yield

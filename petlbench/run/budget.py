@@ -1,8 +1,10 @@
 """The largest batch of each method that fits in a given GPU memory, from its probe."""
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from petlbench.checks import is_number
+from petlbench.config.nodes import MEMORY_MODES
 from petlbench.config.schema import Config
 from petlbench.run.record import Record, Store
 
@@ -12,14 +14,20 @@ PROBED = ("finished", "out_of_memory")  # statuses with a peak; the second has a
 
 
 def largest_batch(record: Record, gib: float) -> int:
+    """An estimate of the largest batch in the mode of the probe; see `_largest`."""
+    return _largest(record["cost"], record["config"]["train"]["batch_size"], gib)
+
+
+def _largest(cost: Mapping[str, Any], batch: int, gib: float) -> int:
     """An estimate of the largest batch whose training step fits in `gib`; 0 if one image does not.
 
     Above the probed batch size, the peak grows by `image_mib` (MiB per image). Below it, the peak
     is a line from the memory without any image to the probed peak. The memory without an image is
     the peak minus that growth, but at least weights, gradients and optimiser state.
+    cost: of a record, or of one of its memory modes; batch: of the probe.
     """
-    parts, slope = peak(record), record["cost"]["image_mib"]
-    top, batch = occupied(parts), record["config"]["train"]["batch_size"]
+    parts, slope = peak(cost), cost["image_mib"]
+    top = occupied(parts)
     left = gib * GIB - top
     if left < 0:
         start = max(sum(parts[key] for key in STATE), top - batch * slope)
@@ -27,9 +35,8 @@ def largest_batch(record: Record, gib: float) -> int:
     return max(0, int(batch + left / slope))
 
 
-def peak(record: Record) -> Mapping[str, float]:
+def peak(cost: Mapping[str, Any]) -> Mapping[str, float]:
     """The parts of the peak of a training step in MiB: measured, or predicted if not measured."""
-    cost = record["cost"]
     parts: Mapping[str, float] = cost.get("peak_mib") or cost["predicted_mib"]
     return parts
 
@@ -49,38 +56,67 @@ def summary(config: Config, store: Store, identities: Collection[str]) -> list[s
         record
         for record in store.records()
         # the folder may hold probes that this command did not ask for
-        if record["id"] in identities and record["status"] in PROBED and _is_whole(record)
+        if record["id"] in identities
+        and record["status"] in PROBED
+        and _is_whole(record["cost"])
+        and is_number(record["config"]["train"].get("batch_size"))
     ]
     return table(probes, gib) if probes else []
 
 
-def _is_whole(record: Record) -> bool:
+def _is_whole(cost: Mapping[str, Any]) -> bool:
     """Whether all was counted that an estimate needs; a cost that cannot be counted is null."""
-    cost, train = record["cost"], record["config"]["train"]
     parts = cost.get("peak_mib") or cost.get("predicted_mib") or {}
     figures = [parts.get(key) for key in (*STATE, "allocated")]
-    return all(map(is_number, (*figures, cost.get("image_mib"), train.get("batch_size"))))
+    return all(map(is_number, (*figures, cost.get("image_mib"))))
 
 
 def table(records: Sequence[Record], gib: float) -> list[str]:
-    """Lines with method, backbone, largest batch and probed peak, the largest batch first."""
+    """A line for each probe: largest batches by memory mode, and the peak; the largest first."""
     rows = sorted(
-        ((largest_batch(record, gib), record) for record in records),
-        key=lambda row: -row[0],
+        ((largest_batches(record, gib), record) for record in records),
+        key=lambda row: -max(row[0].values()),
     )
     width = max(len(title) for title in ("method", *(record["title"] for record in records))) + 2
-    lines = [
-        f"largest batches in {gib:g} GiB of GPU memory (without CUDA's own memory):",
-        f"  {'method':<{width}}{'backbone':<14}{'largest batch':>13}  peak of a training step",
+    modes = "".join(f"{mode:>8}" for mode in MEMORY_MODES)
+    return [
+        f"largest batches in {gib:g} GiB of GPU memory (without CUDA's own memory), by mode:",
+        f"  {'method':<{width}}{'backbone':<14}{modes}  peak of a training step",
+        *(f"  {record['title']:<{width}}{_line(record, batches)}" for batches, record in rows),
     ]
-    for batch, record in rows:
-        factors, parts = record["factors"], peak(record)
-        probed = record["config"]["train"]["batch_size"]
-        lines.append(
-            f"  {record['title']:<{width}}{factors['backbone']:<14}{batch or 'none':>13}  "
-            f"{occupied(parts) / GIB:.2f} GiB at {probed} {_origin(record)}"
-        )
-    return lines
+
+
+def largest_batches(record: Record, gib: float) -> dict[str, int]:
+    """The largest batch in each memory mode that the record knows."""
+    train, modes = record["config"]["train"], record["cost"].get("memory_modes") or {}
+    # an older probe has one mode only
+    known = modes | {_mode(record): record["cost"]}
+    return {
+        mode: _largest(known[mode], train["batch_size"], gib)
+        for mode in MEMORY_MODES
+        if _is_whole(known.get(mode) or {})
+    }
+
+
+def _line(record: Record, batches: Mapping[str, int]) -> str:
+    """The cells after the method, and the first mode that the probed batch needs to fit."""
+    probed, own = record["config"]["train"]["batch_size"], _mode(record)
+    cells = "".join(f"{_cell(batches.get(mode)):>8}" for mode in MEMORY_MODES)
+    line = f"{record['factors']['backbone']:<14}{cells}  "
+    line += f"{occupied(peak(record['cost'])) / GIB:.2f} GiB at {probed} {_origin(record)}"
+    fitting = [mode for mode, batch in batches.items() if batch >= probed]
+    if batches[own] < probed and fitting:
+        line += f"; {probed} images fit with train.memory={fitting[0]}"
+    return line
+
+
+def _cell(batch: int | None) -> str:
+    return "-" if batch is None else str(batch or "none")
+
+
+def _mode(record: Record) -> str:
+    """The memory mode of a probe; without the key, it was the first one."""
+    return str(record["config"]["train"].get("memory", MEMORY_MODES[0]))
 
 
 def _origin(record: Record) -> str:

@@ -41,6 +41,8 @@ NEUTRAL: Mapping[str, Any] = {
     "train.label_smoothing": 0.0,
     "train.mixup": 0.0,
     "train.cutmix": 0.0,
+    "train.memory": "fast",
+    "train.compile": False,
     "train.schedule.cosine_from": 0,
     "probe.tasks": None,
     "probe.images": None,

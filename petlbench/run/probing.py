@@ -1,8 +1,8 @@
 """A probe: the costs of a method on a backbone, measured on noise with random weights."""
 
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from petlbench import delta
-from petlbench.config.nodes import Train
+from petlbench.config.nodes import MEMORY_MODES, Train
 from petlbench.config.schema import Config, ProbeConfig
 from petlbench.cost import forecast, memory, speed
 from petlbench.cost.section import Conditions, countable, counts, memory_taken
@@ -23,6 +23,7 @@ from petlbench.run.lifecycle import Run, recorded, seed_everything
 from petlbench.run.record import Record
 from petlbench.train.precision import Precision
 
+TAKEN = ("saved_mb", "peak_mib")  # the measured memory of a step
 COMPILE_MODES = {True: "default", "reduce-overhead": "reduce-overhead"}  # torch.compile's
 
 
@@ -96,33 +97,60 @@ def _fill(run: Run) -> None:
 
 def _measure_training(record: Record, probing: Probe) -> torch.OutOfMemoryError | None:
     """Record memory and speed of training; return an error of memory, since inference may fit."""
+    shortage = None
     try:
         record["cost"] |= memory_taken(probing.method, probing.conditions, record["notes"])
         if probing.is_timed:
             record["cost"] |= training(probing)
     except torch.OutOfMemoryError as error:
-        return error.with_traceback(None)  # whose frames hold the step's tensors
-    return None
+        shortage = error.with_traceback(None)  # whose frames hold the step's tensors
+    for mode, figures in record["cost"]["memory_modes"].items():
+        figures |= _taken(record["cost"], probing, mode)
+    return shortage
+
+
+def _taken(cost: Mapping[str, Any], probing: Probe, mode: str) -> dict[str, Any]:
+    """The measured memory in a mode; cost: what is known in the mode of the probe."""
+    conditions = probing.conditions
+    if mode == conditions.train.memory:
+        return {key: cost.get(key) for key in TAKEN}
+    other = replace(conditions, train=replace(conditions.train, memory=mode))
+    try:
+        return memory_taken(probing.method, other, {})  # a count that fails has its note already
+    except torch.OutOfMemoryError:
+        return dict.fromkeys(TAKEN)
 
 
 def predicted(method: Method, conditions: Conditions, notes: dict[str, Any]) -> dict[str, Any]:
-    """The peak of memory expected on a GPU, and how it grows with the batch; from shapes."""
+    """The peak of memory expected on a GPU, and how it grows with the batch; from shapes.
+
+    memory_modes: both of them in each mode of `train.memory`.
+    """
     train, size, batch = conditions.train, conditions.size, conditions.batch
     precision = predicted_precision(train)
 
-    def count() -> list[dict[str, float]]:
-        return [
-            forecast.peak_mib(method, precision=precision, train=train, batch=images, size=size)
-            for images in (batch, 2 * batch)
-        ]
+    def count() -> dict[str, list[dict[str, float]]]:
+        return forecast.peaks_mib(
+            method,
+            precision=precision,
+            train=train,
+            batches=[batch, 2 * batch],
+            size=size,
+            modes=MEMORY_MODES,
+        )
 
-    peaks = countable("predicted_mib", count, notes)
+    peaks = countable("predicted_mib", count, notes) or {}
+    modes = {mode: _growing(peaks.get(mode), batch) for mode in MEMORY_MODES}
+    return modes[train.memory] | {"predicted_precision": precision, "memory_modes": modes}
+
+
+def _growing(peaks: Sequence[dict[str, float]] | None, batch: int) -> dict[str, Any]:
+    """The peak at a batch, and MiB per image; peaks: at `batch` and twice as many images."""
     if peaks is None:
-        return {"predicted_mib": None, "predicted_precision": precision, "image_mib": None}
+        return {"predicted_mib": None, "image_mib": None}
     parts, twice = peaks
     return {
         "predicted_mib": parts,
-        "predicted_precision": precision,
         "image_mib": (twice["allocated"] - parts["allocated"]) / batch,
     }
 

@@ -20,8 +20,10 @@ A record is a plain dictionary with `schema: 1`:
                 allocated, reserved}), train_s, train_images_per_s, test_s, test_images_per_s};
                 a cost that cannot be counted is null, with its reason in notes. A probe adds
                 predicted_mib (as peak_mib, from shapes), predicted_precision, image_mib (MiB that
-                one more image in the batch adds), train_images_per_s_spread, inference: [{batch,
-                merged, compiled, compile_mode, images_per_s (median), spread, repeats, passes}].
+                one more image in the batch adds), memory_modes: {fast | lean | min: {saved_mb,
+                peak_mib, predicted_mib, image_mib}}, train_images_per_s_spread, inference:
+                [{batch, merged, compiled, compile_mode, images_per_s (median), spread, repeats,
+                passes}].
                 Multi-task inference adds multitask: {tasks, shared_blocks, blocks, images,
                 gflops: {shared, batch}, saved_percent, seconds, spread_s, saved_time_percent}
     notes       remarks of the method and reasons of missing costs, by name; resumed: where a run

@@ -15,6 +15,7 @@ from petlbench.data.task import Score, Split
 from petlbench.delta import delta_tensors
 from petlbench.method import Method, Step
 from petlbench.progress import EpochProgress
+from petlbench.train.forward import TrainingForward
 from petlbench.train.objective import Objective
 from petlbench.train.optim import build_optimiser, schedule_time, set_rates
 from petlbench.train.precision import Precision
@@ -81,6 +82,7 @@ class Phase:
         self.epoch = 0
         self.steps = _steps(train, len(split))
         self.optimiser = build_optimiser(method, train)
+        self.forward = TrainingForward(method, train)
         self.objective = Objective.of(train, classes=means.classes, seed=means.seed)
         # Of drop path alone: its draws do not depend on other draws, or on an earlier phase.
         self.masks = torch.Generator().manual_seed(means.seed)
@@ -158,6 +160,7 @@ class Phase:
             self.masks,
             self.objective,
             train.clip_grad,
+            self.forward,
         )
         self.method.after_step(step)
         return loss

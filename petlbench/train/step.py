@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from petlbench.method import Method
 from petlbench.model.drop_path import keep_masks
+from petlbench.train.forward import Forward
 from petlbench.train.objective import PLAIN, Objective
 from petlbench.train.precision import Precision
 
@@ -21,13 +22,17 @@ def training_step(
     labels: Tensor,
     masks: torch.Generator | None = None,
     objective: Objective = PLAIN,
+    forward: Forward | None = None,
 ) -> Tensor:
     """One update on images (B, 3, H, W) and labels (B,); returns the loss, a detached scalar.
 
-    masks: the random state of drop path; torch's own if None.
+    masks: the random state of drop path; torch's own if None. forward: the forward pass of the
+    method, if it is called in another way.
     """
     batches, total = [(images, labels)], len(labels)
-    return accumulated_step(method, optimiser, precision, batches, total, masks, objective)
+    return accumulated_step(
+        method, optimiser, precision, batches, total, masks, objective, forward=forward
+    )
 
 
 def accumulated_step(
@@ -39,6 +44,7 @@ def accumulated_step(
     masks: torch.Generator | None = None,
     objective: Objective = PLAIN,
     clip_grad: float | None = None,
+    forward: Forward | None = None,
 ) -> Tensor:
     """One update on batches of `total` images together; returns the mean loss, a detached scalar.
 
@@ -48,7 +54,8 @@ def accumulated_step(
     losses = []
     for images, labels in batches:
         with keep_masks(method, len(images), masks):
-            loss = _loss(method, precision, images, labels, objective) * (len(labels) / total)
+            loss = _loss(method, forward or method, precision, images, labels, objective)
+            loss = loss * (len(labels) / total)
             precision.backward(loss)
         losses.append(loss.detach())
     precision.step(optimiser, clip_grad)
@@ -56,11 +63,16 @@ def accumulated_step(
 
 
 def _loss(
-    method: nn.Module, precision: Precision, images: Tensor, labels: Tensor, objective: Objective
+    method: nn.Module,
+    forward: Forward,
+    precision: Precision,
+    images: Tensor,
+    labels: Tensor,
+    objective: Objective,
 ) -> Tensor:
     images, targets = objective.mixed(images, labels)
     with precision.autocast():
-        logits = method(images)
+        logits = forward(images)
         loss = objective.loss(logits.float(), targets)  # in fp32 on every device
         if isinstance(method, Method) and (
             (term := method.extra_loss(images, logits, targets)) is not None

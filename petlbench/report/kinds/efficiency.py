@@ -28,6 +28,11 @@ COSTS = (
     "workspace_mib",
     "predicted_mib",
     "image_mib",
+    *(
+        f"{mode}_{key}"
+        for key in ("saved_mb", "peak_mib", "predicted_mib")
+        for mode in ("lean", "min")
+    ),
     "gflops_forward",
     "gflops_step",
     "train_images_per_s",

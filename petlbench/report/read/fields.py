@@ -53,6 +53,18 @@ def optimiser(record: Record) -> str | None:
     return name
 
 
+def memory(record: Record) -> str | None:
+    """Memory mode of training; None if nothing was trained. Without the key it was fast."""
+    train = _training(record)
+    return str(train.get("memory", "fast")) if train else None
+
+
+def compiled(record: Record) -> str | None:
+    """`on` or `off`: whether training was compiled; None if nothing was trained."""
+    train = _training(record)
+    return ("on" if train.get("compile") else "off") if train else None
+
+
 def _training(record: Record) -> dict[str, Any]:
     """The `train` node; empty if not even one training step ran."""
     measured = record["cost"].get("parameters") is not None

@@ -19,6 +19,7 @@ MEANINGS = {
     "activations_mib": "Weights to workspace: the parts of that peak.",
     "predicted_mib": "Predicted: the expected peak on a GPU in 16 bits, counted on shapes.",
     "saved_mb": "Saved for backward: bytes kept by one training step, MB (1e6 bytes).",
+    "lean_saved_mb": "Lean, min: with train.memory=lean or min.",
     "gflops_forward": "GFLOP: 1e9 floating-point operations, two for a multiply-add.",
 }
 

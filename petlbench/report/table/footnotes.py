@@ -35,6 +35,8 @@ COMPARED: tuple[tuple[str, Field, Callable[[Record], str]], ...] = (
     ("training batch", fields.batch_size, _task),
     ("image size", fields.image_size, _task),
     ("optimiser", fields.optimiser, _task),
+    ("train.memory", fields.memory, _every),
+    ("train.compile", fields.compiled, _every),
     # each backbone has its own weights and normalisation
     ("weights", fields.weights, _backbone),
     ("normalisation", fields.normalisation, _backbone),
