@@ -15,6 +15,7 @@ from petlbench.config.nodes import Train
 from petlbench.cost import memory, shapes
 from petlbench.cost.autocast import CudaRules
 from petlbench.method import Method
+from petlbench.train.frozen import frozen_in_16_bit
 from petlbench.train.precision import Precision
 
 GRAIN = 512  # bytes: CUDA's allocator rounds up to multiples of it
@@ -32,7 +33,7 @@ def peak_mib(
     formats = Precision(precision, shapes.CPU)
     fake = FakeTensorMode()
     copy = shapes.empty_copy(method, shapes.CPU, fake)
-    with fake, CudaRules():
+    with fake, CudaRules(), frozen_in_16_bit(copy, formats):
         step = memory.TrainingStep(copy, formats, train, torch.empty(batch, 3, size, size))
         with shapes.masks(copy, batch):
             saved = shapes.saved_bytes(copy, formats, step.images)

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
+from petlbench.layers.kept import unchanged
 from petlbench.method import Method
 from petlbench.model.drop_path import keep_masks
 from petlbench.model.template import Template
+from petlbench.train.frozen import frozen_in_16_bit
 from petlbench.train.precision import Precision
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -32,7 +34,7 @@ def saved_bytes(method: nn.Module, precision: Precision, images: Tensor) -> int:
         return tensor.detach()  # an output that its own node keeps would never be freed
 
     # The graph must exist until the count is read: another storage may reuse a freed address.
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(note, unchanged):
         with precision.autocast():
             logits = method(images)
         return sum(sizes.values()) if logits.requires_grad else 0
@@ -46,7 +48,7 @@ def saved_bytes_on_cpu(method: Method, precision: Precision, *, batch: int, size
     """
     fake = FakeTensorMode()
     network = empty_copy(method, CPU, fake).train()
-    with fake, masks(network, batch):
+    with fake, masks(network, batch), frozen_in_16_bit(network, precision):
         return saved_bytes(network, precision, torch.empty(batch, 3, size, size))
 
 
