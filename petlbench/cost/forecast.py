@@ -45,7 +45,7 @@ def peak_mib(
                 live.note(value for value in state.values() if isinstance(value, Tensor))
             live.note(tensor.grad for tensor in copy.parameters() if tensor.grad is not None)
             step()
-    parts = memory.split(step.state_bytes(), saved=saved, allocated=live.peak)
+        parts = memory.split(step.state_bytes(), saved=saved, allocated=live.peak)
     return memory.in_mib(parts)
 
 
