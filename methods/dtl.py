@@ -5,6 +5,7 @@ early blocks have constant inputs, and backward does not enter them.
 """
 
 from functools import partial
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -66,7 +67,7 @@ class DTL(Method):
             h = SideState()
             for number, block in enumerate(stage.blocks, stage.first):
                 if number in self.extracting:
-                    h = h.plus(self.side[str(number)], z)
+                    h = h.plus(cast(LowRank, self.side[str(number)]), z)
                 z = block(z)
                 if number >= self.inject_from:
                     z = z + h.through(partial(self.theta, stage=stage))

@@ -1,7 +1,6 @@
 """The side state of DTL as codes: it is computed where it is used, and again in backward."""
 
 from collections.abc import Callable
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -48,5 +47,10 @@ def recomputed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     """
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return function(*tensors)  # a compiler chooses itself what backward keeps
-    options = {"use_reentrant": False, "preserve_rng_state": False, "determinism_check": "none"}
-    return cast(Tensor, checkpoint(function, *tensors, **options))
+    return checkpoint(
+        function,
+        *tensors,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        determinism_check="none",  # what is computed again has no other way to go
+    )

@@ -19,7 +19,7 @@ from petlbench.train.precision import FORMATS, Precision
 IMAGES = 2  # of the pass that watches the weights; one is too few for some norms
 PRODUCTS = {F.linear, F.conv2d}  # of input, weight, ...: autocast casts all of them
 SHAPES: set[Any] = {  # what says nothing of a weight's numbers and format
-    Tensor.requires_grad.__get__,  # type: ignore[attr-defined]
+    Tensor.requires_grad.__get__,
     Tensor.shape.__get__,  # type: ignore[attr-defined]
     Tensor.ndim.__get__,  # type: ignore[attr-defined]
     Tensor.device.__get__,  # type: ignore[attr-defined]
