@@ -4,10 +4,13 @@ A compact side network reads every block and changes the outputs of the late blo
 early blocks have constant inputs, and backward does not enter them.
 """
 
+from functools import partial
+from typing import cast
+
 from torch import Tensor, nn
 
 from petlbench.checks import block_number
-from petlbench.layers import LowRank, Swish
+from petlbench.layers import LowRank, SideState, Swish
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
 from petlbench.model.stage import Stage
@@ -61,11 +64,11 @@ class DTL(Method):
         """Patch embedding -> output of the last block: (B, N, C), or (B, H, W, C) in a Swin"""
         for stage in self.backbone.stages:
             z = stage.enter(z)
-            h = z.new_zeros(())  # grows to the shape of z at the first extraction
+            h = SideState()
             for number, block in enumerate(stage.blocks, stage.first):
                 if number in self.extracting:
-                    h = h + self.side[str(number)](z)
+                    h = h.plus(cast(LowRank, self.side[str(number)]), z)
                 z = block(z)
                 if number >= self.inject_from:
-                    z = z + self.theta(h, stage)
+                    z = z + h.through(partial(self.theta, stage=stage))
         return z

@@ -6,6 +6,7 @@ from typing import Any
 from petlbench.config import options, renamed, target
 from petlbench.config.schema import Target
 from petlbench.errors import UserError, unknown
+from petlbench.layers.linear import lean
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
 
@@ -39,7 +40,7 @@ def create(name: str, backbone: Backbone, **changed: Any) -> Method:
 
 
 def adapt(backbone: Backbone, node: Target) -> Method:
-    """The method of a configuration around `backbone`.
+    """The method of a configuration around `backbone`, with lean linear layers.
 
     Raises UserError for a target that is not a method, and for unknown, missing and wrong values.
     """
@@ -48,7 +49,9 @@ def adapt(backbone: Backbone, node: Target) -> Method:
         raise UserError(f"method._target_ {node.path} is not a subclass of petlbench.Method")
     # Checked before the call, so a TypeError of the constructor is a bug of the method.
     target.check_arguments(kind, node.values, "method", given=["backbone"])
-    return kind(backbone, **node.values)
+    method = kind(backbone, **node.values)
+    lean(method)
+    return method
 
 
 def recorded(name: object, node: object) -> Target:

@@ -239,7 +239,8 @@ def test_bytes_saved_follow_what_is_trained() -> None:
     names = ("linear", "dtl", "lora", "full", "dtl_plus", "dtl_plus_star")
     saved = {name: cost_of(method(name))["saved_mb"] for name in names}
     assert saved["linear"] <= 8 * 96 * 4 / 1e6 * 1.01
-    assert saved["linear"] < saved["dtl"] < saved["lora"] < saved["full"]
+    # Both are close to what a gradient through all blocks needs.
+    assert saved["linear"] < saved["dtl"] < min(saved["lora"], saved["full"])
     assert saved["dtl"] <= saved["dtl_plus"] < saved["dtl_plus_star"]
 
 

@@ -17,6 +17,7 @@ from petlbench.config.nodes import Train
 from petlbench.cost import memory, shapes
 from petlbench.cost.autocast import CudaRules
 from petlbench.method import Method
+from petlbench.train.frozen import frozen_in_16_bit
 from petlbench.train.precision import Precision
 
 GRAIN = 512  # bytes: CUDA's allocator rounds up to multiples of it
@@ -58,7 +59,7 @@ def peaks_mib(
     copy = shapes.empty_copy(method, shapes.CPU, fake)
     # Compilers need real tensors; the peak is that of a step that is not compiled.
     forms = [replace(train, memory=mode, compile=False) for mode in modes]
-    with fake, CudaRules(), _small_garbage():
+    with fake, CudaRules(), _small_garbage(), frozen_in_16_bit(copy, formats):
         first = torch.empty(min(batches), 3, size, size)
         step = memory.TrainingStep(copy, formats, forms[0], first)
         step()  # creates the optimiser's state

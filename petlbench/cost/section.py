@@ -12,6 +12,7 @@ from petlbench.config.nodes import Train
 from petlbench.cost import memory, shapes
 from petlbench.errors import UserError, one_line
 from petlbench.method import Method
+from petlbench.train.frozen import frozen_in_16_bit
 from petlbench.train.precision import Precision
 
 log = logging.getLogger("petlbench")
@@ -78,7 +79,7 @@ def memory_taken(method: Method, conditions: Conditions, notes: dict[str, Any]) 
         return {"saved_mb": _saved_on_cpu(method, conditions, notes), "peak_mib": None}
     memory.free_unused(device)
     method.to(device)
-    with memory.unchanged(method, device):
+    with memory.unchanged(method, device), frozen_in_16_bit(method, conditions.precision):
         images = torch.randn(conditions.batch, 3, size, size, device=device)
         step = memory.TrainingStep(method, conditions.precision, conditions.train, images)
         return memory.measured(step, warmup=conditions.warmup, steps=conditions.steps)
@@ -109,7 +110,7 @@ def parameters(method: Method) -> dict[str, int]:
 
 
 def units(method: nn.Module) -> int:
-    """Number of structural units (layers.py); 0 for methods without new modules."""
+    """Number of structural units (layers/); 0 for methods without new modules."""
     # timm's modules have no such attribute.
     return sum(getattr(module, "units", 0) for module in method.modules())
 

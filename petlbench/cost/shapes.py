@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
+from petlbench.layers.kept import unchanged
 from petlbench.method import Method
 from petlbench.model.drop_path import keep_masks
 from petlbench.model.template import Template
 from petlbench.train import recompute
+from petlbench.train.frozen import frozen_in_16_bit
 from petlbench.train.precision import Precision
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -36,7 +38,7 @@ def saved_bytes(
         return tensor.detach()  # an output that its own node keeps would never be freed
 
     # The graph must exist until the count is read: another storage may reuse a freed address.
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(note, unchanged):
         with precision.autocast(), recompute.held(method, memory)():
             logits = method(images)
         return sum(sizes.values()) if logits.requires_grad else 0
@@ -52,7 +54,7 @@ def saved_bytes_on_cpu(
     """
     fake = FakeTensorMode()
     network = empty_copy(method, CPU, fake).train()
-    with fake, masks(network, batch):
+    with fake, masks(network, batch), frozen_in_16_bit(network, precision):
         return saved_bytes(network, precision, torch.empty(batch, 3, size, size), memory)
 
 

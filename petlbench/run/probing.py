@@ -21,6 +21,7 @@ from petlbench.run import budget, build, provenance
 from petlbench.run.job import Job
 from petlbench.run.lifecycle import Run, recorded, seed_everything
 from petlbench.run.record import Record
+from petlbench.train.frozen import frozen_in_16_bit
 from petlbench.train.precision import Precision
 
 TAKEN = ("saved_mb", "peak_mib")  # the measured memory of a step
@@ -173,9 +174,9 @@ def training(probing: Probe) -> dict[str, float]:
     method, conditions, probed = probing.method, probing.conditions, probing.values
     device, size = conditions.device, conditions.size
     method.to(device)
-    with memory.unchanged(method, device):
+    precision = Precision(conditions.train.precision, device)
+    with memory.unchanged(method, device), frozen_in_16_bit(method, precision):
         images = torch.randn(conditions.batch, 3, size, size, device=device)
-        precision = Precision(conditions.train.precision, device)
         step = memory.TrainingStep(method, precision, conditions.train, images)
         return speed.training(
             step, warmup=probed.warmup, steps=probed.steps, repeats=probed.repeats
@@ -205,15 +206,17 @@ def _timed(probing: Probe, network: nn.Module, batch: int, mode: str | None) -> 
     conditions = probing.conditions
     # after recompile_limit (8, torch/_dynamo/config.py) compilations torch runs a function eagerly
     torch.compiler.reset()
-    timing = speed.inference(
-        torch.compile(network, dynamic=False, mode=mode) if mode else network,  # type: ignore[arg-type]
-        precision=Precision(conditions.train.precision, conditions.device),
-        size=conditions.size,
-        batch=batch,
-        repeats=probing.values.repeats,
-        repeat_s=probing.values.repeat_s,
-        failures=Exception if mode else torch.OutOfMemoryError,  # compilers raise all kinds
-    )
+    precision = Precision(conditions.train.precision, conditions.device)
+    with frozen_in_16_bit(network, precision):  # as in a test
+        timing = speed.inference(
+            torch.compile(network, dynamic=False, mode=mode) if mode else network,  # type: ignore[arg-type]
+            precision=precision,
+            size=conditions.size,
+            batch=batch,
+            repeats=probing.values.repeats,
+            repeat_s=probing.values.repeat_s,
+            failures=Exception if mode else torch.OutOfMemoryError,  # compilers raise all kinds
+        )
     return {"compiled": mode is not None, "compile_mode": mode} | timing
 
 

@@ -14,6 +14,7 @@ from petlbench.delta import delta_tensors, non_finite
 from petlbench.errors import UserError
 from petlbench.method import Method
 from petlbench.progress import progress
+from petlbench.train.frozen import frozen_in_16_bit
 from petlbench.train.phase import Diverged, Epoch, Means, Phase, State, StepHook
 from petlbench.train.precision import Precision
 from petlbench.train.unfinished import Unfinished
@@ -71,15 +72,16 @@ class TrainingLoop:
         """Train the method's trainable tensors for the epochs of the settings, in place."""
         phase = Phase(self.means, "training", method, self.fit, self.settings, method.before_step)
         best = self._resumed(self.restored(phase))
-        for epoch in phase.epochs():
-            self._watch(method, epoch)
-            if self.keep_best and self.best is epoch:
-                # All tensors of the delta, since hooks may change frozen ones too.
-                best = {name: value.clone() for name, value in delta_tensors(method).items()}
-            self.history.append(epoch)
-            self.on_epoch(epoch)
-            if self.is_due(phase):
-                self.unfinished.save(phase.name, self._state(phase, best), phase.place)
+        with frozen_in_16_bit(method, self.precision):
+            for epoch in phase.epochs():
+                self._watch(method, epoch)
+                if self.keep_best and self.best is epoch:
+                    # All tensors of the delta, since hooks may change frozen ones too.
+                    best = {name: value.clone() for name, value in delta_tensors(method).items()}
+                self.history.append(epoch)
+                self.on_epoch(epoch)
+                if self.is_due(phase):
+                    self.unfinished.save(phase.name, self._state(phase, best), phase.place)
         if best:
             with torch.no_grad():
                 for name, value in delta_tensors(method).items():
@@ -122,7 +124,7 @@ class TrainingLoop:
         finite = torch.ones((), dtype=torch.bool, device=self.device)
         batches = self.feed.in_order(split, EVALUATION_BATCH)
         number = math.ceil(len(split) / EVALUATION_BATCH)
-        with torch.inference_mode():
+        with frozen_in_16_bit(method, self.precision), torch.inference_mode():
             for images, labels in progress(batches, f"{self.title}: testing", number):
                 with self.precision.autocast():
                     logits = method(images)
@@ -179,10 +181,11 @@ class SearchLoop:
         train = replace(run, epochs=epochs, lr=lr, head_lr=lr, schedule=schedule)
         phase = Phase(self.trainer.means, name, method, self.fit, train, before_step)
         self.trainer.restored(phase)
-        for _ in phase.epochs():
-            # Its end always: what follows in the search needs no training again.
-            if phase.is_done or self.trainer.is_due(phase):
-                self.unfinished.save(name, phase.state(), phase.place)
+        with frozen_in_16_bit(method, self.trainer.precision):
+            for _ in phase.epochs():
+                # Its end always: what follows in the search needs no training again.
+                if phase.is_done or self.trainer.is_due(phase):
+                    self.unfinished.save(name, phase.state(), phase.place)
 
     def score(self, method: nn.Module) -> float:
         """Top-1 accuracy in percent on `val`."""

@@ -1,9 +1,4 @@
-"""Layers of which methods consist.
-
-`units` counts structural units as in Table 1 of DTL, https://arxiv.org/abs/2312.07856: 1 for a
-low-rank pair, a bottleneck, a pair of scale and shift, a convolution, a set of prompts or a core
-of FacT.
-"""
+"""Low-rank pairs, bottlenecks, activations, and modules around a frozen one."""
 
 import copy
 from typing import Any, cast
@@ -36,9 +31,13 @@ class LowRank(nn.Module):
         self.up = nn.Linear(rank, out, bias=False)  # after the dropout, as in JieShibo/PETL-ViT
         nn.init.zeros_(self.up.weight)
 
+    def codes(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., rank)"""
+        return self.dropout(self.down(x))  # type: ignore[no-any-return]
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) -> (..., out)"""
-        return self.up(self.dropout(self.down(x)))  # type: ignore[no-any-return]
+        return self.up(self.codes(x))  # type: ignore[no-any-return]
 
 
 class Bottleneck(nn.Module):
@@ -99,28 +98,6 @@ class GroupedLinear(nn.Module):
         # (..., width / groups) and (out / groups, width / groups) of each group
         pairs = zip(x.chunk(self.groups, dim=-1), self.weight.chunk(self.groups), strict=True)
         return torch.cat([F.linear(part, block) for part, block in pairs], dim=-1) + self.bias
-
-
-class ScaleShift(nn.Module):
-    """gamma x + beta, channel by channel, with gamma ~ N(1, 0.02^2) and beta ~ N(0, 0.02^2).
-
-    dim: the dimension of x that holds the channels.
-    """
-
-    units = 1
-
-    def __init__(self, width: int, dim: int = -1) -> None:
-        super().__init__()
-        # As in dongzelian/SSF.
-        self.scale = nn.Parameter(nn.init.normal_(torch.empty(width), mean=1.0, std=0.02))
-        self.shift = nn.Parameter(nn.init.normal_(torch.empty(width), std=0.02))
-        self.dim = dim
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., width, ...) -> the same shape"""
-        shape = [1] * x.ndim
-        shape[self.dim] = -1
-        return x * self.scale.view(shape) + self.shift.view(shape)
 
 
 class Chosen(nn.Module):

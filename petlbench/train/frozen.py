@@ -1,0 +1,118 @@
+"""Frozen weights in the format of 16-bit autocast, while a network trains or is tested."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._guards import detect_fake_mode
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from petlbench.method import Method
+from petlbench.model.drop_path import keep_masks
+from petlbench.train.precision import FORMATS, Precision
+
+IMAGES = 2  # of the pass that watches the weights; one is too few for some norms
+PRODUCTS = {F.linear, F.conv2d}  # of input, weight, ...: autocast casts all of them
+SHAPES: set[Any] = {  # what says nothing of a weight's numbers and format
+    Tensor.requires_grad.__get__,
+    Tensor.shape.__get__,  # type: ignore[attr-defined]
+    Tensor.ndim.__get__,  # type: ignore[attr-defined]
+    Tensor.device.__get__,  # type: ignore[attr-defined]
+    Tensor.size,
+    Tensor.dim,
+    Tensor.numel,
+    Tensor.__len__,
+}
+
+
+@contextmanager
+def frozen_in_16_bit(network: nn.Module, precision: Precision) -> Iterator[None]:
+    """Hold frozen weights of the backbone in the 16-bit format of `precision`; nothing for fp32.
+
+    These are the weights that linear layers and convolutions alone read. Autocast would cast them
+    at each use and keep the copies for backward, so outputs and gradients are equal to the bit.
+    Afterwards the weights are those that they were.
+    """
+    dtype = FORMATS[precision.name]
+    weights = [] if dtype is None else _weights_of_products(network)
+    # On the host, where they take no memory of a GPU.
+    originals = [weight.data.cpu() for weight in weights]
+    try:
+        for weight in weights:
+            weight.data = weight.data.to(dtype)
+        yield
+    finally:
+        for weight, original in zip(weights, originals, strict=True):
+            weight.data = original.to(weight.device)
+
+
+def _weights_of_products(network: nn.Module) -> list[nn.Parameter]:
+    """The frozen fp32 weights that only products read, found by passes on shapes."""
+    if not isinstance(network, Method):
+        return []
+    # Not those that a method has added: a delta stores them, also during training.
+    plain = {id(tensor) for tensor in network.backbone.plain_parameters}
+    frozen = [
+        tensor
+        for tensor in network.parameters()
+        if id(tensor) in plain and tensor.dtype == torch.float32 and not tensor.requires_grad
+    ]
+    try:
+        uses = _watched(network) if frozen else Uses()
+    except Exception:  # a method that does not run on shapes alone keeps its weights
+        return []
+    return [tensor for tensor in frozen if id(tensor) in uses.products - uses.others]
+
+
+def _watched(method: Method) -> "Uses":
+    """How a training step and a test use the tensors of a method."""
+    uses, training = Uses(), method.training
+    mode = detect_fake_mode(list(method.parameters())) or FakeTensorMode(
+        allow_non_fake_inputs=True
+    )
+    device, size = next(method.parameters()).device, method.backbone.image_size
+    try:
+        with mode, torch.no_grad(), uses:
+            images = torch.empty(IMAGES, 3, size, size, device=device)
+            labels = torch.zeros(IMAGES, dtype=torch.long, device=device)
+            with keep_masks(method, IMAGES, torch.Generator()):
+                method.extra_loss(images, method.train()(images), labels)
+            method.eval()(images)
+    finally:
+        method.train(training)
+    return uses
+
+
+class Uses(TorchFunctionMode):
+    """Notes tensors by their ids: weights of products, and tensors in other places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.products: set[int] = set()
+        self.others: set[int] = set()
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Hook of torch, called for every function of torch."""
+        named = dict(kwargs or {})
+        if func not in SHAPES:
+            weight = _weight(args, named) if func in PRODUCTS else None
+            for value in tree_leaves((args, named)):
+                if isinstance(value, Tensor):
+                    (self.products if value is weight else self.others).add(id(value))
+        return func(*args, **named)
+
+
+def _weight(args: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+    """The weight in the arguments of a product."""
+    return args[1] if len(args) > 1 else named.get("weight")
