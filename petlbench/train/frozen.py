@@ -18,15 +18,10 @@ from petlbench.train.precision import FORMATS, Precision
 
 IMAGES = 2  # of the pass that watches the weights; one is too few for some norms
 PRODUCTS = {F.linear, F.conv2d}  # of input, weight, ...: autocast casts all of them
-SHAPES: set[Any] = {  # what says nothing of a weight's numbers and format
-    Tensor.requires_grad.__get__,
-    Tensor.shape.__get__,  # type: ignore[attr-defined]
-    Tensor.ndim.__get__,  # type: ignore[attr-defined]
-    Tensor.device.__get__,  # type: ignore[attr-defined]
-    Tensor.size,
-    Tensor.dim,
-    Tensor.numel,
-    Tensor.__len__,
+# What says nothing of a weight's numbers and format.
+SHAPES = {
+    *(getattr(Tensor, name).__get__ for name in ("requires_grad", "shape", "ndim", "device")),
+    *(Tensor.size, Tensor.dim, Tensor.numel, Tensor.__len__),
 }
 
 
