@@ -212,7 +212,9 @@ def test_the_side_state_has_the_gradients_of_a_running_sum() -> None:
 def test_the_side_state_keeps_codes_alone() -> None:
     z = torch.zeros(2, 50, WIDTH, requires_grad=True)
     codes = 2 * z.numel() // WIDTH * 2 * 4  # 2 updates of rank 2
-    inputs = z.numel() * 4  # z of the second update, made by the first injection; z itself is given
+    inputs = (
+        z.numel() * 4
+    )  # z of the second update, made by the first injection; z itself is given
     assert kept_bytes(Side(running=False), z) == 2 * inputs + codes
 
 
@@ -281,7 +283,13 @@ def step(method: Method) -> list[Tensor]:
 
 @pytest.mark.parametrize(
     ("name", "family"),
-    [("dtl_plus", "vit"), ("lora", "swin"), ("dora", "vit"), ("ssf", "convnext"), ("bitfit", "dinov3")],
+    [
+        ("dtl_plus", "vit"),
+        ("lora", "swin"),
+        ("dora", "vit"),
+        ("ssf", "convnext"),
+        ("bitfit", "dinov3"),
+    ],
 )
 def test_frozen_weights_in_16_bit_change_nothing(name: str, family: str) -> None:
     method = randomised(tiny_method(name, family)).train()
