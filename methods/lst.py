@@ -5,6 +5,7 @@ The authors' code supports T5 and CLIP-T5 (ylsung/Ladder-Side-Tuning @ 1798e82e)
 a ViT form with the published count of 2.38 M parameters on ViT-B/16.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,11 +23,7 @@ TEMPERATURE = 0.1  # T of the gates
 PRUNINGS = {"magnitude": magnitude, "fisher": fisher}
 
 
-class SideNorm(nn.LayerNorm):
-    """LayerNorm with the eps of a ViT."""
-
-    def __init__(self, width: int, **device: Any) -> None:
-        super().__init__(width, eps=1e-6, **device)
+SideNorm = partial(nn.LayerNorm, eps=1e-6)  # the eps of a ViT
 
 
 class LST(Method):

@@ -78,6 +78,10 @@ def _normalised(
     return y
 
 
+def _own_norm(node: Any) -> Recipe:
+    return _normalised, tuple(t if t is None else t.detach() for t in node.saved_tensors)
+
+
 def _gelu(node: Any) -> Recipe:
     return partial(F.gelu, approximate=node._saved_approximate), (node._saved_self.detach(),)
 
@@ -91,6 +95,7 @@ def _again(
 # By the names of autograd's nodes.
 RECIPES: dict[str, Callable[[Any], Recipe]] = {
     "NativeLayerNormBackward0": _norm,
+    "LayerNormProductBackward": _own_norm,
     "GeluBackward0": _gelu,
 }
 RESHAPES = {"ViewBackward0", "UnsafeViewBackward0"}

@@ -8,6 +8,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from petlbench.layers.kept import kept
+from petlbench.layers.norm import STEADY
 
 
 class Linear(nn.Linear):
@@ -26,10 +27,12 @@ class Linear(nn.Linear):
 
 
 def lean(network: nn.Module) -> None:
-    """Make every nn.Linear of a network a `Linear`, in place; names and tensors stay."""
+    """Make the linear layers and norms of a network those of this package; names and tensors stay.
+
+    Subclasses of torch's and timm's modules stay, since they may compute something else.
+    """
     for module in network.modules():
-        if type(module) is nn.Linear:  # a subclass may compute something else
-            module.__class__ = Linear
+        module.__class__ = ({nn.Linear: Linear} | STEADY).get(type(module), type(module))
 
 
 def autocast_format(x: Tensor) -> torch.dtype:
