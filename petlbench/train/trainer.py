@@ -14,8 +14,9 @@ from petlbench.delta import delta_tensors, non_finite
 from petlbench.errors import UserError
 from petlbench.method import Method
 from petlbench.progress import progress
-from petlbench.train.phase import Diverged, Epoch, Means, Phase, State, StepHook
+from petlbench.train.phase import Diverged, Epoch, Means, Phase, State
 from petlbench.train.precision import Precision
+from petlbench.train.replay import StepHook
 from petlbench.train.unfinished import Unfinished
 
 EVALUATION_BATCH = 250
@@ -29,6 +30,7 @@ class TrainingLoop:
     order of images. keep_best: return to the best epoch on the (only) select split at the end.
     every_epochs: distance of the epochs that are scored. on_epoch: called with every finished
     epoch, those of an earlier start included. unfinished: what is saved for a later start.
+    prefix_cache: what the training replayed; None for nothing.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class TrainingLoop:
         self.on_epoch = on_epoch
         self.history: list[Epoch] = []
         self.best: Epoch | None = None
+        self.prefix_cache: Mapping[str, object] | None = None
 
     def train(self, method: Method) -> None:
         """Train the method's trainable tensors for the epochs of the settings, in place."""
@@ -80,6 +83,7 @@ class TrainingLoop:
             self.on_epoch(epoch)
             if self.is_due(phase):
                 self.unfinished.save(phase.name, self._state(phase, best), phase.place)
+        self.prefix_cache = phase.prefix_cache
         if best:
             with torch.no_grad():
                 for name, value in delta_tensors(method).items():
