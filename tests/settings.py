@@ -31,6 +31,7 @@ TRAIN: dict[str, Any] = {
     "accumulate": 1,
     "clip_grad": None,
     "checkpoint_every": None,
+    "prefix_cache": "auto",
     "drop_last": True,
     "precision": "fp32",
     "memory": "fast",

@@ -94,6 +94,18 @@ def test_time_comes_from_equal_pairs_then_from_flops(tmp_path: Path) -> None:
     assert "; about 5 min of runs, from the records of this machine; time of 1 of them unk" in line
 
 
+def test_flops_that_were_not_computed_say_nothing_of_the_speed(tmp_path: Path) -> None:
+    store, replayed = Store(tmp_path), timed("linear", 1.0, 60.0)
+    replayed["notes"] = {"prefix_cache": {"blocks": 12}}
+    store.write(replayed)
+    store.write(timed("dtl", 1.0, 999.0, device="another machine"))
+    runs = [
+        planned(tmp_path, f"method={name}", "dataset=mini/digits") for name in ("linear", "dtl")
+    ]
+    [line] = lines(runs, Store)
+    assert "; about 60 s of runs for 1 of them" in line
+
+
 def test_a_record_without_epochs_tells_nothing(tmp_path: Path) -> None:
     old = timed("lora", 2.0, 600.0)
     del old["config"]["train"]["epochs"]

@@ -4,6 +4,7 @@ Each is a frozen dataclass that checks its own ranges; petlbench/config/schema.p
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from petlbench.checks import (
     at_least,
@@ -58,7 +59,10 @@ class Schedule:
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """`train`: optimiser, loss and length of the training."""
+    """`train`: optimiser, loss and length of the training.
+
+    prefix_cache: auto, off (false), or the GiB that stored outputs of frozen blocks may take.
+    """
 
     lr: float
     head_lr: float
@@ -75,6 +79,7 @@ class Train:
     accumulate: int
     clip_grad: float | None
     checkpoint_every: int | None
+    prefix_cache: Any
     drop_last: bool
     precision: str
     memory: str
@@ -102,6 +107,7 @@ class Train:
             positive("train.clip_grad", self.clip_grad)
         if self.checkpoint_every is not None:
             whole("train.checkpoint_every", self.checkpoint_every, low=1, high=1_000_000)
+        _check_prefix_cache(self.prefix_cache)
         # timm's Mixup asserts an even batch, in which image i is mixed with image B - 1 - i
         if (self.mixup or self.cutmix) and (self.batch_size % 2 or not self.drop_last):
             raise UserError(
@@ -113,6 +119,15 @@ class Train:
     def step_images(self) -> int:
         """Images whose gradients are averaged into one step."""
         return self.batch_size * self.accumulate
+
+
+def _check_prefix_cache(value: object) -> None:
+    # yaml reads `off` as false, the command line as a text
+    if value in ("auto", "off") or value is False or (is_number(value) and value > 0):
+        return
+    raise UserError(
+        f"train.prefix_cache is {value}; it must be auto, off, or a number of GiB above 0"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from petlbench.cost import memory, shapes
 from petlbench.errors import UserError, one_line
 from petlbench.method import Method
 from petlbench.train.frozen import frozen_in_16_bit
+from petlbench.train.output_store import STORE
 from petlbench.train.precision import Precision
 
 log = logging.getLogger("petlbench")
@@ -77,12 +78,14 @@ def memory_taken(method: Method, conditions: Conditions, notes: dict[str, Any]) 
     # torch keeps statistics of allocated memory for GPUs only.
     if device.type != "cuda":
         return {"saved_mb": _saved_on_cpu(method, conditions, notes), "peak_mib": None}
-    memory.free_unused(device)
-    method.to(device)
-    with memory.unchanged(method, device), frozen_in_16_bit(method, conditions.precision):
-        images = torch.randn(conditions.batch, 3, size, size, device=device)
-        step = memory.TrainingStep(method, conditions.precision, conditions.train, images)
-        return memory.measured(step, warmup=conditions.warmup, steps=conditions.steps)
+    # Stored outputs of earlier trainings are not part of this one's peak.
+    with STORE.aside():
+        memory.free_unused(device)
+        method.to(device)
+        with memory.unchanged(method, device), frozen_in_16_bit(method, conditions.precision):
+            images = torch.randn(conditions.batch, 3, size, size, device=device)
+            step = memory.TrainingStep(method, conditions.precision, conditions.train, images)
+            return memory.measured(step, warmup=conditions.warmup, steps=conditions.steps)
 
 
 def countable(name: str, count: Callable[[], Any], notes: dict[str, Any]) -> Any:

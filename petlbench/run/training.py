@@ -155,6 +155,8 @@ def _note_training(run: Run, trainer: TrainingLoop, spent: Spent) -> None:
         "images_seen": spent.images_seen,
         "images_scored": spent.images_scored,
     }
+    if trainer.prefix_cache is not None:
+        run.record["notes"]["prefix_cache"] = trainer.prefix_cache
     if spent.devices[1:]:
         timings = ("train_s", "train_images_per_s")
         run.record["cost"] |= dict.fromkeys(timings)

@@ -173,7 +173,8 @@ def pace(records: Iterable[Record], device: str) -> Pace:
             continue
         seconds[*pair, record["suite"]].append(record["provenance"]["seconds"] / epochs)
         images[record["suite"]].append(seen / epochs)
-        if flops is not None:
+        # a replayed prefix is part of the FLOPs that are counted, and was not computed
+        if flops is not None and "prefix_cache" not in (record.get("notes") or {}):
             work[pair[1]].append((flops * seen, train_s))
     return Pace(
         {key: _mean(values) for key, values in seconds.items()},

@@ -1,7 +1,8 @@
 """A training of a method, epoch by epoch, which can be saved between two of them."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -20,11 +21,11 @@ from petlbench.train.objective import Objective
 from petlbench.train.optim import build_optimiser, schedule_time, set_rates
 from petlbench.train.precision import Precision
 from petlbench.train.random_states import plain_numpy
+from petlbench.train.replay import StepHook, Training, replay
 from petlbench.train.step import Batch, accumulated_step
 from petlbench.train.unfinished import Spent
 
 EXTRA = "_extra_state"  # how torch names what Module.get_extra_state returns
-StepHook = Callable[[Step], None]
 State = dict[str, Any]
 
 
@@ -61,7 +62,8 @@ class Means:
 class Phase:
     """A training of a method on a split, by the values of `train`.
 
-    name: of what is saved of it. epoch: the last one that is done.
+    name: of what is saved of it. epoch: the last one that is done. prefix_cache: what is replayed;
+    None before the first step, and if nothing is.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Phase:
         self.objective = Objective.of(train, classes=means.classes, seed=means.seed)
         # Of drop path alone: its draws do not depend on other draws, or on an earlier phase.
         self.masks = torch.Generator().manual_seed(means.seed)
+        self.prefix_cache: dict[str, Any] | None = None
 
     @property
     def is_done(self) -> bool:
@@ -101,11 +104,16 @@ class Phase:
         """Train the epochs that are left; the caller handles a result between two of them."""
         drawn = self.epoch * min(len(self.split), self.steps * self.train.step_images)
         stream = self.means.feed.training(self.split, self._order(), drawn)
+        replayed = None if self.is_done else replay(self._training())
+        if replayed is not None:
+            self.prefix_cache = replayed.note
+            stream = replayed.batches(stream, self._order())
         with EpochProgress(self.means.title, self.train.epochs, self.epoch) as shown:
             while not self.is_done:
                 self.method.train()  # scoring between epochs leaves eval mode
                 number = self.epoch + 1
-                losses = [self._step(number, index, stream) for index in range(self.steps)]
+                with nullcontext() if replayed is None else replayed.installed():
+                    losses = [self._step(number, index, stream) for index in range(self.steps)]
                 loss = _mean_loss(losses, number)
                 self.epoch = number
                 yield Epoch(number, loss, float(self.optimiser.param_groups[0]["lr"]))
@@ -121,6 +129,7 @@ class Phase:
             "scaler": self.means.precision.scaler.state_dict(),
             "masks": self.masks.get_state(),
             "mixing": plain_numpy(self.objective.random_state),
+            "prefix_cache": self.prefix_cache,
         }
 
     def fits(self, state: State) -> bool:
@@ -141,7 +150,21 @@ class Phase:
         self.means.precision.scaler.load_state_dict(state["scaler"])
         self.masks.set_state(state["masks"])
         self.objective.random_state = state["mixing"]
+        self.prefix_cache = state["prefix_cache"]
         self.epoch = state["epoch"]
+
+    def _training(self) -> Training:
+        """What decides whether outputs of the network are constant, and which."""
+        means = self.means
+        return Training(
+            title=means.title,
+            method=self.method,
+            split=self.split,
+            train=self.train,
+            feed=means.feed,
+            precision=means.precision,
+            before_step=self.before_step,
+        )
 
     def _step(self, epoch: int, index: int, stream: Iterator[Batch]) -> Tensor:
         """One update; returns the loss, a tensor: a float would wait for the GPU."""

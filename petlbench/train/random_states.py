@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 States = dict[str, Any]
 
@@ -28,6 +29,14 @@ def restore(states: States, device: torch.device) -> None:
     torch.set_rng_state(states["torch"])
     if device.type == "cuda":
         torch.cuda.set_rng_state(states["cuda"], device)
+
+
+def equal(first: States, second: States) -> bool:
+    """Whether nothing was drawn between the two."""
+    return all(
+        torch.equal(value, second[name]) if isinstance(value, Tensor) else value == second[name]
+        for name, value in first.items()
+    )
 
 
 def plain_numpy(state: Any) -> tuple[Any, ...]:

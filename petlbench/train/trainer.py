@@ -15,8 +15,9 @@ from petlbench.errors import UserError
 from petlbench.method import Method
 from petlbench.progress import progress
 from petlbench.train.frozen import frozen_in_16_bit
-from petlbench.train.phase import Diverged, Epoch, Means, Phase, State, StepHook
+from petlbench.train.phase import Diverged, Epoch, Means, Phase, State
 from petlbench.train.precision import Precision
+from petlbench.train.replay import StepHook
 from petlbench.train.unfinished import Unfinished
 
 EVALUATION_BATCH = 250
@@ -30,6 +31,7 @@ class TrainingLoop:
     order of images. keep_best: return to the best epoch on the (only) select split at the end.
     every_epochs: distance of the epochs that are scored. on_epoch: called with every finished
     epoch, those of an earlier start included. unfinished: what is saved for a later start.
+    prefix_cache: what the training replayed; None for nothing.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class TrainingLoop:
         self.on_epoch = on_epoch
         self.history: list[Epoch] = []
         self.best: Epoch | None = None
+        self.prefix_cache: Mapping[str, object] | None = None
 
     def train(self, method: Method) -> None:
         """Train the method's trainable tensors for the epochs of the settings, in place."""
@@ -82,6 +85,7 @@ class TrainingLoop:
                 self.on_epoch(epoch)
                 if self.is_due(phase):
                     self.unfinished.save(phase.name, self._state(phase, best), phase.place)
+        self.prefix_cache = phase.prefix_cache
         if best:
             with torch.no_grad():
                 for name, value in delta_tensors(method).items():
