@@ -5,10 +5,10 @@ The authors' code supports T5 and CLIP-T5 (ylsung/Ladder-Side-Tuning @ 1798e82e)
 a ViT form with the published count of 2.38 M parameters on ViT-B/16.
 """
 
-from functools import partial
 from typing import Any
 
 import torch
+from timm.layers import LayerNorm
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -21,9 +21,6 @@ from petlbench.model.block import plain_vit_blocks
 
 TEMPERATURE = 0.1  # T of the gates
 PRUNINGS = {"magnitude": magnitude, "fisher": fisher}
-
-
-SideNorm = partial(nn.LayerNorm, eps=1e-6)  # the eps of a ViT
 
 
 class LST(Method):
@@ -65,9 +62,9 @@ class LST(Method):
         self.down = nn.ModuleList(nn.Linear(width, side) for _ in range(len(blocks) + 1))
         self.gates = nn.Parameter(torch.zeros(len(blocks)))  # alpha; g = 1/2 at zero
         self.side = nn.ModuleList(
-            Block(side, heads, qkv_bias=True, norm_layer=SideNorm) for _ in blocks
+            Block(side, heads, qkv_bias=True, norm_layer=LayerNorm) for _ in blocks
         )
-        self.norm = SideNorm(side)
+        self.norm = LayerNorm(side)  # its eps is that of a ViT, 1e-6
         self.up = nn.Linear(side, width)
 
     def features(self, z: Tensor) -> Tensor:

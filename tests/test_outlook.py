@@ -102,8 +102,8 @@ def test_flops_that_were_not_computed_say_nothing_of_the_speed(tmp_path: Path) -
     runs = [
         planned(tmp_path, f"method={name}", "dataset=mini/digits") for name in ("linear", "dtl")
     ]
-    [line] = lines(runs, Store)
-    assert "; about 60 s of runs for 1 of them" in line
+    [line] = lines(runs, Store, None)
+    assert "; about 60 s of runs, from the records of this machine; time of 1 of" in line
 
 
 def test_a_record_without_epochs_tells_nothing(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from petlbench import main_memory
 from petlbench.config import compose
 from petlbench.data.augment import Augmentation
 from petlbench.data.feed import Feed
-from petlbench.data.images import Preparation, View
+from petlbench.data.images import View
+from petlbench.data.preparation import Preparation
 from petlbench.data.task import Split, fingerprint
 from petlbench.delta import delta_tensors
 from petlbench.method import Method, Step, frozen_prefix

@@ -24,7 +24,7 @@ class LayerNorm(nn.LayerNorm):
         is_real = type(x) is Tensor and x.is_cpu
         if not (trains and is_real and torch.is_grad_enabled()) or torch.compiler.is_compiling():
             return F.layer_norm(x, self.normalized_shape, *weights, self.eps)
-        return cast(Tensor, LayerNormProduct.apply(x, *weights, self.eps))  # type: ignore[no-untyped-call]
+        return cast(Tensor, LayerNormProduct.apply(x, *weights, self.eps))
 
 
 class LayerNorm2d(LayerNorm):

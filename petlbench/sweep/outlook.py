@@ -8,6 +8,7 @@ from functools import cache, partial
 from petlbench.checks import is_number
 from petlbench.config.schema import Config
 from petlbench.cost import shapes
+from petlbench.data import configured
 from petlbench.errors import UserError
 from petlbench.run import build, provenance
 from petlbench.run.record import Record, Store
@@ -123,7 +124,7 @@ def _untold(left: int, runs: int, tflops: float | None) -> str:
 def _training_gflop(config: Config) -> float | None:
     """1e9 operations of a training; None if they cannot be counted without weights or images."""
     try:
-        images = build.task(config).size(str(config.protocol.fit_on))
+        images = configured.task(config).size(str(config.protocol.fit_on))
         # a method that needs its weights, or reads values, raises whatever it does
         step = _step_gflop(_Counted(repr((config.method, config.backbone, config.input)), config))
     except Exception:
