@@ -218,7 +218,7 @@ def test_runs_that_do_not_fit_into_their_share_of_a_gpu_are_refused(
     workers("auto", 0.25).check(planned)
     line = (
         "lora fake/bright seed 0 takes 0.02 GiB at its predicted peak; gpus_per_run=0.1 of a GPU "
-        "with 0.10 GiB is 0.01 GiB; set hydra.launcher.gpus_per_run=0.22"
+        "with 0.10 GiB is 0.01 GiB; set hydra.launcher.gpus_per_run=0.21"
     )
     with pytest.raises(UserError, match=line):
         workers("auto", 0.1).check(planned)

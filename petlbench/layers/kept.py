@@ -72,10 +72,11 @@ def _normalised(
     x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None
 ) -> Tensor:
     """(x - mean) rstd weight + bias: x (..., C), mean and rstd (..., 1), weight and bias (C)"""
-    y = torch.addcmul(-mean * rstd, x, rstd)
-    if weight is not None:
-        y = y * weight if bias is None else torch.addcmul(bias, y, weight)
-    return y
+    y = (x - mean).mul_(rstd)
+    if weight is None:
+        return y
+    # The order and the fused sum of torch's kernel on the CPU: the bits are the same.
+    return y * weight if bias is None else torch.addcmul(bias, y, weight)
 
 
 def _own_norm(node: Any) -> Recipe:
