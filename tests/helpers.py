@@ -16,8 +16,13 @@ from petlbench.train.unfinished import Unfinished
 
 def pairs(*families: str) -> pytest.MarkDecorator:
     """Each registered method on each of the families that it supports."""
+    return pytest.mark.parametrize(("name", "family"), supported_pairs(*families))
+
+
+def supported_pairs(*families: str) -> list[tuple[str, str]]:
+    """Names of methods, each with each of the families that it supports."""
     rows = [(name, family) for name in registry.names() for family in families]
-    return pytest.mark.parametrize(("name", "family"), [row for row in rows if supported(*row)])
+    return [row for row in rows if supported(*row)]
 
 
 def sampled(values: Iterable[Any], fast: Collection[Any]) -> list[Any]:
@@ -33,7 +38,6 @@ def _several(value: Any) -> tuple[Any, ...]:
 
 
 where_supported = pairs(*FAMILIES)
-on_vit_and_swin = pairs("vit", "swin")
 
 Net = Any
 

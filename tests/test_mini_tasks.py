@@ -420,6 +420,7 @@ def test_invalid_sizes_and_seeds_are_refused(tmp_path: Path) -> None:
         digits.image(Draw("digits", 7, digits.IMAGES), digits.IMAGES)
 
 
+@pytest.mark.slow  # the pixel cache is written in the same way: test_vtab.py
 def test_several_processes_may_write_the_cache(tmp_path: Path) -> None:
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         hashes = set(pool.map(built, [tmp_path] * 2))

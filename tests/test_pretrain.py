@@ -107,6 +107,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert all(torch.equal(straight[key], resumed[key]) for key in straight)
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_within_a_chunk_of_scenes_continues_in_its_middle(
     tmp_path: Path,
 ) -> None:

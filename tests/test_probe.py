@@ -268,6 +268,7 @@ def test_a_measured_peak_goes_before_a_predicted_one(lora_probe: Record) -> None
     assert f"{1.5 * peak['allocated'] / 1024:.2f} GiB at 32 (fp32, measured)" in line
 
 
+@pytest.mark.slow
 def test_a_method_that_ran_out_of_memory_is_in_the_budget_and_timed_in_inference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

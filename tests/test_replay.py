@@ -31,7 +31,7 @@ from petlbench.train.prefix import Examples, constant_links, parts_of, read_link
 from petlbench.train.replay import Replay, Training
 from petlbench.train.replay import replay as replay_of
 from petlbench.train.trainer import TrainingLoop
-from tests.helpers import on_vit_and_swin, unsaved
+from tests.helpers import sampled, supported_pairs, unsaved
 from tests.settings import augment, config, train
 
 VIEW = View(size=SIZE, interpolation="bicubic", resize=None, aspect="squash")
@@ -43,6 +43,9 @@ def _empty_store() -> Iterator[None]:
     STORE.clear()
     yield
     STORE.clear()
+
+
+FAST = {(name, family) for name in ("linear", "dtl", "lst", "lora") for family in ("vit", "swin")}
 
 
 def split(images: int = IMAGES) -> Split:
@@ -120,7 +123,7 @@ def assert_same_bits(make: Callable[[], Method], **changes: Any) -> None:
     assert all(torch.equal(value, plain[1][name]) for name, value in tensors.items())
 
 
-@on_vit_and_swin
+@pytest.mark.parametrize(("name", "family"), sampled(supported_pairs("vit", "swin"), FAST))
 def test_every_method_has_the_same_bits_with_and_without_it(name: str, family: str) -> None:
     method = tiny_method(name, family)
     prefix = frozen_prefix(method)

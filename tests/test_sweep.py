@@ -331,10 +331,7 @@ def test_a_stopped_sweep_resumes_without_repeating(tmp_path: Path, stop: signal.
     assert (code, records(tmp_path)) == (0, after)
 
 
-def test_a_failure_is_listed_and_the_rest_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PETLBENCH_CACHE", str(tmp_path / "cache"))
+def test_a_failure_is_listed_and_the_rest_runs(tmp_path: Path) -> None:
     sweep = ["-m", "method=full", "dataset=mini/location", "train.lr=1e30,1e-3", *QUICK]
     code, told = in_process(tmp_path, *sweep)
     assert code == 1
@@ -347,7 +344,7 @@ def test_a_failure_is_listed_and_the_rest_runs(
         "diverged",
         "finished",
     ]
-    assert {path.name for path in tmp_path.iterdir()} == {"cache", "results"}
+    assert {path.name for path in tmp_path.iterdir()} == {"results"}
     again = ["method=full", "dataset=mini/location", "train.lr=1e-3", *QUICK]
     code, told = in_process(tmp_path, *again)
     assert code == 0
