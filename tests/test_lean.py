@@ -24,6 +24,7 @@ from petlbench.method import Method
 from petlbench.methods.dtl import DTL
 from petlbench.model.drop_path import keep_masks
 from petlbench.testing import images, loss, randomised, tiny_method
+from petlbench.train import frozen
 from petlbench.train.frozen import frozen_in_16_bit
 from petlbench.train.precision import Precision
 
@@ -347,6 +348,17 @@ def test_frozen_weights_come_back_after_an_error_and_stay_in_fp32() -> None:
         assert {tensor.dtype for tensor in method.parameters()} == {torch.float32}
     for key, tensor in method.state_dict().items():
         assert torch.equal(tensor, before[key])
+
+
+def test_the_weights_are_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search scores one network many times."""
+    method = tiny_method("lora", "vit")
+    with frozen_in_16_bit(method, BF16):
+        narrow = [tensor.dtype for tensor in method.parameters()]
+    monkeypatch.setattr(frozen, "_watched", None)
+    with frozen_in_16_bit(method, BF16), frozen_in_16_bit(method, BF16):
+        assert [tensor.dtype for tensor in method.parameters()] == narrow
+    assert {tensor.dtype for tensor in method.parameters()} == {torch.float32}
 
 
 def test_a_step_after_a_pass_on_shapes_is_the_same() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ SHAPES = {
     *(getattr(Tensor, name).__get__ for name in ("requires_grad", "shape", "ndim", "device")),
     *(Tensor.size, Tensor.dim, Tensor.numel, Tensor.__len__),
 }
+# The passes take about 1 s on ViT-B/16, and a search scores one network a thousand times.
+_OF_PRODUCTS: WeakKeyDictionary[Method, set[Tensor]] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -57,11 +60,14 @@ def _weights_of_products(network: nn.Module) -> list[nn.Parameter]:
         for tensor in network.parameters()
         if id(tensor) in plain and tensor.dtype == torch.float32 and not tensor.requires_grad
     ]
-    try:
-        uses = _watched(network) if frozen else Uses()
-    except Exception:  # a method that does not run on shapes alone keeps its weights
-        return []
-    return [tensor for tensor in frozen if id(tensor) in uses.products - uses.others]
+    if network not in _OF_PRODUCTS:
+        try:
+            uses = _watched(network) if frozen else Uses()
+        except Exception:  # a method that does not run on shapes alone keeps its weights
+            uses = Uses()
+        safe = uses.products - uses.others
+        _OF_PRODUCTS[network] = {tensor for tensor in frozen if id(tensor) in safe}
+    return [tensor for tensor in frozen if tensor in _OF_PRODUCTS[network]]
 
 
 def _watched(method: Method) -> "Uses":
