@@ -62,7 +62,9 @@ def kept_mb(count: Count, network: tuple[str, ...]) -> float:
     precision = Precision("fp32", shapes.CPU)
     size = config.input.size
     method = build.on_meta(config)
-    return shapes.saved_bytes_on_cpu(method, precision, batch=count.batch, size=size) / 1e6
+    sizes = {"batch": count.batch, "size": size}
+    mode = config.train.memory
+    return shapes.saved_bytes_on_cpu(method, precision, **sizes, memory=mode) / 1e6
 
 
 def counted(counts: tuple[Count, ...], count: Any, network: tuple[str, ...]) -> list[Any]:
@@ -119,7 +121,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--repeats", type=int, default=5, help="measured steps (default: 5)")
+    parser.add_argument("--repeats", type=int, default=3, help="measured steps (default: 3)")
     parser.add_argument("--quick", action="store_true", help="a tiny network, for tests")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the record")
     options = parser.parse_args()

@@ -39,13 +39,23 @@ class Count:
     overrides: tuple[str, ...] = ()
 
 
+# A case states its switches: the others compare whole steps in the default memory mode.
+REPLAYED = ("train.prefix_cache=auto",)
+MIN = ("train.memory=min",)
 CASES = (
     Case("Full", "full", Full),
+    Case("Full, memory=min", "full", Full, MIN, {"seconds": 1.35}),
     Case("Linear", "linear", Linear),
+    # the textbook step is a forward pass and the backward pass of the head
+    Case("Linear, replayed", "linear", Linear, REPLAYED, {"seconds": 0.03}),
     Case("LoRA", "lora", LoRA),
+    Case("LoRA, memory=min", "lora", LoRA, MIN, {"seconds": 1.35}),
     Case("DTL", "dtl", DTL, bars={"kept": 0.76}),
     Case("DTL, both with fused attention", "dtl", partial(DTL, fused=True)),
+    Case("DTL, replayed", "dtl", DTL, REPLAYED, {"seconds": 0.62}),
+    Case("DTL, memory=min", "dtl", DTL, MIN, {"seconds": 1.35}),
     Case("DTL+", "dtl_plus", DTLPlus, bars={"kept": 0.76}),
+    Case("DTL+, replayed", "dtl_plus", DTLPlus, REPLAYED, {"seconds": 0.64}),
 )
 # GiB of the peak of a step on a GPU in 16 bits
 FORECASTS = (
@@ -53,9 +63,13 @@ FORECASTS = (
     Count("LoRA", "lora", 1.8),
     Count("DTL", "dtl", 1.0),
     Count("DTL+", "dtl_plus", 1.0),
+    Count("DTL, memory=min", "dtl", 0.5, overrides=MIN),
 )
 # MB (1e6 bytes) that a step in fp32 keeps for backward
 KEPT = (
     # 0.92 of the 642.7 MB before lean layers, which were counted with the default pooling
     Count("LoRA", "lora", 591.3, batch=8, overrides=("backbone.pool=norm_then_mean",)),
+    Count("DTL, memory=min", "dtl", 300, overrides=MIN),
+    Count("LoRA, memory=min", "lora", 320, overrides=MIN),
+    Count("Full, memory=min", "full", 350, overrides=MIN),
 )

@@ -29,7 +29,10 @@ WARMUP = 1  # steps that are not measured: petlbench's first epoch may fill a ca
 TOLERANCE = 1e-5  # largest relative difference of logits and gradients, in fp32
 GIB = 2**30
 # the mean of the patch tokens and then the norm: heekhero/DTL
-COMMON = ("dataset=probe", "backbone.pretrained=false", "backbone.pool=patch_mean_then_norm")
+COMMON = (
+    *("dataset=probe", "backbone.pretrained=false", "backbone.pool=patch_mean_then_norm"),
+    "train.prefix_cache=off",
+)
 
 
 class Unequal(ArithmeticError):
@@ -210,7 +213,8 @@ def _memory(start: Callable[[], Any], network: nn.Module) -> dict[str, float | N
     step = start()
     device = step.images.device
     network.to(device)
-    kept = shapes.saved_bytes(network.train(), step.precision, step.images) / 1e6
+    mode = step.memory if isinstance(step, memory.TrainingStep) else "fast"
+    kept = shapes.saved_bytes(network.train(), step.precision, step.images, mode) / 1e6
     peak = _peak(step, device) if device.type == "cuda" else None
     network.zero_grad(set_to_none=True)
     network.to("cpu")  # the other form has the device alone

@@ -9,6 +9,7 @@ from safetensors.torch import save
 from torch import nn
 
 from petlbench.errors import Unsupported
+from petlbench.layers.lean import plain
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
 from petlbench.model.pooling import set_pooling
@@ -77,6 +78,7 @@ def merged_with_pooling(method: Method) -> tuple[nn.Module, dict[str, Any]]:
         raise Unsupported(
             f"{name} cannot be merged into {method.backbone.tag}: {error}"
         ) from error
+    plain(net)
     pooling = set_pooling(net, method.backbone.pool)
     _check_outputs(net, method)
     return net.requires_grad_(False), pooling

@@ -6,7 +6,7 @@ from typing import Any
 from petlbench.config import options, renamed, target
 from petlbench.config.schema import Target
 from petlbench.errors import UserError, unknown
-from petlbench.layers.linear import lean
+from petlbench.layers.lean import lean
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
 

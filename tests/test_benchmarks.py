@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import __main__, page
-from benchmarks.cases import CASES
+from benchmarks.cases import CASES, Case
 from benchmarks.compare import Setting, Unequal, compare
 from benchmarks.textbook import DTL
 
@@ -32,13 +32,17 @@ def run(monkeypatch: pytest.MonkeyPatch, main: Any, *arguments: str) -> None:
     main()
 
 
-def test_a_record_of_all_cases_and_its_page(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "cases", [CASES[3:4] + CASES[-1:], pytest.param(CASES, marks=pytest.mark.slow)], ids=len
+)
+def test_a_record_of_cases_and_its_page(
+    cases: tuple[Case, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(__main__, "CASES", cases)
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
     run(monkeypatch, __main__.main, "--quick", "--repeats", "2", "--out", str(tmp_path))
     record = json.loads((tmp_path / "cpu.json").read_text())
-    assert [case["name"] for case in record["cases"]] == [case.name for case in CASES]
+    assert [case["name"] for case in record["cases"]] == [case.name for case in cases]
     for case in record["cases"]:
         assert [len(times) for times in case["seconds"].values()] == [2, 2]
         assert case["difference"] <= 1e-5

@@ -18,7 +18,8 @@ from petlbench.cost.forecast import LiveBytes
 from petlbench.delta import trained
 from petlbench.layers import LowRank, ScaleShift, SideState, Swish
 from petlbench.layers.kept import unchanged
-from petlbench.layers.linear import Linear, lean
+from petlbench.layers.lean import lean
+from petlbench.layers.linear import Linear
 from petlbench.layers.side_state import recomputed
 from petlbench.method import Method
 from petlbench.methods.dtl import DTL
@@ -374,3 +375,14 @@ def test_a_watching_hook_returns_what_it_got() -> None:
     x = torch.ones(1)
     assert unchanged(x) is x
     assert partial(unchanged)(x) is x
+
+
+def test_weights_stay_in_fp32_where_a_step_hook_may_read_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    method = tiny_method("lora", "vit")
+    with frozen_in_16_bit(method, BF16):
+        assert method.backbone.net.blocks[0].mlp.fc1.weight.dtype == torch.bfloat16
+    monkeypatch.setattr(type(method), "after_step", lambda self, step: None)
+    with frozen_in_16_bit(method, BF16):
+        assert method.backbone.net.blocks[0].mlp.fc1.weight.dtype == torch.float32

@@ -25,6 +25,19 @@ def test_what_is_affine_can_be_merged() -> None:
     assert not [name for name in names if tiny_method(name, "vit").unmergeable]
 
 
+@pytest.mark.parametrize(
+    ("name", "family"), [("lora", "vit"), ("full", "swin"), ("ln_tune", "convnext")]
+)
+def test_a_merged_network_needs_no_class_of_petlbench(name: str, family: str) -> None:
+    method = tiny_method(name, family)
+    expected = {type(module) for module in timm_network(family).modules()}
+    for net in (merged(method), method.merge()):
+        found = {type(module) for module in net.modules()}
+        assert found <= expected | {nn.Identity}
+    # the method itself goes on with its own
+    assert any("petlbench.layers" in type(part).__module__ for part in method.modules())
+
+
 def test_merging_changes_the_network() -> None:
     """The test above would hold for a merge that forgets the update, if the update were zero."""
     method = randomised(tiny_method("lora", "vit")).eval()

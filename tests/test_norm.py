@@ -7,7 +7,7 @@ import timm.layers
 import torch
 from torch import Tensor, nn
 
-from petlbench.layers.linear import lean
+from petlbench.layers.lean import lean, plain
 from petlbench.layers.norm import LayerNorm, LayerNorm2d
 
 MAKES: dict[str, Callable[[int], nn.Module]] = {
@@ -47,27 +47,34 @@ def gradients(norm: nn.Module, x: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("name", MAKES)
 def test_gradients_are_those_of_torch(name: str) -> None:
-    plain, ours = pair(MAKES[name], 12)
-    assert type(ours) is LayerNorm
+    theirs, ours = pair(MAKES[name], 12)
+    assert isinstance(ours, LayerNorm)
     x = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    for mine, theirs in zip(gradients(ours, x), gradients(plain, x), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+    for mine, other in zip(gradients(ours, x), gradients(theirs, x), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-12)
 
 
 def test_gradients_over_the_channels_of_a_map() -> None:
-    plain, ours = pair(timm.layers.LayerNorm2d, 12)
+    theirs, ours = pair(timm.layers.LayerNorm2d, 12)
     assert type(ours) is LayerNorm2d
     x = torch.randn(2, 12, 3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    for mine, theirs in zip(gradients(ours, x), gradients(plain, x), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+    for mine, other in zip(gradients(ours, x), gradients(theirs, x), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", MAKES)
+def test_a_network_that_leaves_has_the_classes_of_torch_and_timm(name: str) -> None:
+    theirs, ours = pair(MAKES[name], 12)
+    plain(ours)
+    assert type(ours) is type(theirs)
 
 
 def test_a_frozen_norm_is_that_of_torch() -> None:
-    plain, ours = pair(nn.LayerNorm, 12)
+    theirs, ours = pair(nn.LayerNorm, 12)
     ours.requires_grad_(False)
     x = torch.ones(3, 12, dtype=torch.float64, requires_grad=True)
     out = ours(x)
-    assert torch.equal(out, plain(x))
+    assert torch.equal(out, theirs(x))
     assert type(out.grad_fn).__name__ == "NativeLayerNormBackward0"
 
 

@@ -8,7 +8,6 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from petlbench.layers.kept import kept
-from petlbench.layers.norm import STEADY
 
 
 class Linear(nn.Linear):
@@ -24,15 +23,6 @@ class Linear(nn.Linear):
         if not trains or torch.compiler.is_compiling():
             return super().forward(x)  # a compiler chooses itself what backward keeps
         return _Product.apply(x, self.weight, self.bias)  # type: ignore[no-any-return]
-
-
-def lean(network: nn.Module) -> None:
-    """Make the linear layers and norms of a network those of this package; names and tensors stay.
-
-    Subclasses of torch's and timm's modules stay, since they may compute something else.
-    """
-    for module in network.modules():
-        module.__class__ = ({nn.Linear: Linear} | STEADY).get(type(module), type(module))
 
 
 def autocast_format(x: Tensor) -> torch.dtype:

@@ -2,7 +2,6 @@
 
 from typing import Any, cast
 
-import timm.layers
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -27,20 +26,16 @@ class LayerNorm(nn.LayerNorm):
         return cast(Tensor, LayerNormProduct.apply(x, *weights, self.eps))
 
 
+class TimmLayerNorm(LayerNorm):
+    """`LayerNorm` in the place of timm's class of that name."""
+
+
 class LayerNorm2d(LayerNorm):
     """`LayerNorm` over the channels of a map."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)"""
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-# by the classes of torch and timm whose place they take
-STEADY: dict[type, type] = {
-    nn.LayerNorm: LayerNorm,
-    timm.layers.LayerNorm: LayerNorm,
-    timm.layers.LayerNorm2d: LayerNorm2d,
-}
 
 
 class LayerNormProduct(torch.autograd.Function):

@@ -5,6 +5,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import nn
 
+from petlbench.layers.lean import plain
 from petlbench.model.drop_path import DropPath
 
 
@@ -19,12 +20,14 @@ class Foldable(Protocol):
 def folded(net: nn.Module) -> nn.Module:
     """A copy of a network, in eval mode, with every `Foldable` module folded.
 
-    Drop paths, which do nothing in eval mode, become identities. Raises Unsupported if a module
+    Drop paths, which do nothing in eval mode, become identities; other layers are those of torch
+    and timm. Raises Unsupported if a module
     cannot be folded.
     """
-    plain = copy.deepcopy(net).eval()
-    _fold(plain)
-    return plain
+    network = copy.deepcopy(net).eval()
+    _fold(network)
+    plain(network)
+    return network
 
 
 def _fold(parent: nn.Module) -> None:

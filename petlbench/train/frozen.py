@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,6 +18,7 @@ from petlbench.method import Method
 from petlbench.model.drop_path import keep_masks
 from petlbench.train.precision import FORMATS, Precision
 
+HOOKS = ("before_step", "after_step")
 IMAGES = 2  # of the pass that watches the weights; one is too few for some norms
 PRODUCTS = {F.linear, F.conv2d}  # of input, weight, ...: autocast casts all of them
 # What says nothing of a weight's numbers and format.
@@ -51,7 +53,8 @@ def frozen_in_16_bit(network: nn.Module, precision: Precision) -> Iterator[None]
 
 def _weights_of_products(network: nn.Module) -> list[nn.Parameter]:
     """The frozen fp32 weights that only products read, found by passes on shapes."""
-    if not isinstance(network, Method):
+    # A step hook may read a weight, and no pass on shapes calls it.
+    if not isinstance(network, Method) or any(map(partial(_overrides, network), HOOKS)):
         return []
     # Not those that a method has added: a delta stores them, also during training.
     plain = {id(tensor) for tensor in network.backbone.plain_parameters}
@@ -68,6 +71,10 @@ def _weights_of_products(network: nn.Module) -> list[nn.Parameter]:
         safe = uses.products - uses.others
         _OF_PRODUCTS[network] = {tensor for tensor in frozen if id(tensor) in safe}
     return [tensor for tensor in frozen if tensor in _OF_PRODUCTS[network]]
+
+
+def _overrides(method: Method, name: str) -> bool:
+    return getattr(type(method), name) is not getattr(Method, name)
 
 
 def _watched(method: Method) -> "Uses":
