@@ -11,7 +11,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional as F
+
+
+def is_recorded() -> bool:
+    """Whether torch's usual backward is recorded here, which layers may record in another way.
+
+    A compiler chooses itself what backward keeps; torch.func, tangents and traces need operations
+    that torch knows.
+    """
+    return torch.is_grad_enabled() and not (
+        torch.compiler.is_compiling()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+        or torch.jit.is_tracing()
+    )
 
 
 @dataclass(frozen=True)
@@ -63,28 +78,39 @@ Recipe = tuple[Callable[..., Tensor], tuple[Tensor | None, ...]]
 
 def _norm(node: Any) -> Recipe:
     # Outputs that their own node kept alive would never be freed.
-    tensors = node._saved_input, node._saved_result1, node._saved_result2
-    weights = node._saved_weight, node._saved_bias
-    return _normalised, tuple(t if t is None else t.detach() for t in (*tensors, *weights))
+    statistics = node._saved_result1.detach(), node._saved_result2.detach()
+    return _normalised, (node._saved_input, *statistics, node._saved_weight, node._saved_bias)
 
 
 def _normalised(
     x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None
 ) -> Tensor:
     """(x - mean) rstd weight + bias: x (..., C), mean and rstd (..., 1), weight and bias (C)"""
-    y = (x - mean).mul_(rstd)
+    y = centred(x, mean, rstd)
     if weight is None:
         return y
     # The order and the fused sum of torch's kernel on the CPU: the bits are the same.
     return y * weight if bias is None else torch.addcmul(bias, y, weight)
 
 
+def centred(x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
+    """(x - mean) rstd: x (..., C), mean and rstd (..., 1)"""
+    if not torch.is_grad_enabled():
+        return (x - mean).mul_(rstd)
+    # Backward is to be differentiated: mean and rstd are functions of x.
+    dims = [dim for dim, length in enumerate(mean.shape) if length == 1]
+    deviation = x - x.mean(dims, keepdim=True)
+    variance = deviation.square().mean(dims, keepdim=True)
+    epsilon = (rstd**-2 - variance).detach()
+    return deviation * (variance + epsilon).rsqrt()
+
+
 def _own_norm(node: Any) -> Recipe:
-    return _normalised, tuple(t if t is None else t.detach() for t in node.saved_tensors)
+    return _normalised, node.saved_tensors
 
 
 def _gelu(node: Any) -> Recipe:
-    return partial(F.gelu, approximate=node._saved_approximate), (node._saved_self.detach(),)
+    return partial(F.gelu, approximate=node._saved_approximate), (node._saved_self,)
 
 
 def _again(

@@ -4,10 +4,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from petlbench.layers.kept import kept
+from petlbench.layers.kept import is_recorded, kept
 
 
 class Linear(nn.Linear):
@@ -19,18 +18,16 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)"""
-        trains = self.weight.requires_grad and torch.is_grad_enabled()
-        if not trains or torch.compiler.is_compiling():
-            return super().forward(x)  # a compiler chooses itself what backward keeps
+        if not (self.weight.requires_grad and is_recorded()):
+            return super().forward(x)
         return _Product.apply(x, self.weight, self.bias)  # type: ignore[no-any-return]
 
 
-def autocast_format(x: Tensor) -> torch.dtype:
-    """The format in which a matrix product takes x: its own, or that of autocast."""
+def autocast_format(x: Tensor) -> torch.dtype | None:
+    """The format to which autocast changes x in a matrix product; None if it leaves x alone."""
     kind = x.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-        return torch.get_autocast_dtype(kind)
-    return x.dtype
+    is_on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if is_on and x.dtype != torch.float64 else None
 
 
 class _Product(torch.autograd.Function):
@@ -39,15 +36,17 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """(..., in), (out, in), (out) -> (..., out)"""
-        dtype = autocast_format(x)
+        other = autocast_format(x)
+        dtype = other or x.dtype
         part = kept(x, dtype)
         ctx.rebuild, ctx.formats = part.rebuild, (dtype, x.dtype)
         ctx.save_for_backward(weight, *part.tensors)
+        if other is None:
+            return F.linear(x, weight, bias)
         # Cast here and not by autocast, which would cache a copy without a gradient.
         return F.linear(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """(..., out) -> gradients of x, W and b"""
         weight, *tensors = ctx.saved_tensors

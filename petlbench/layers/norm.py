@@ -4,8 +4,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from petlbench.layers.kept import centred, is_recorded
 
 
 class LayerNorm(nn.LayerNorm):
@@ -21,9 +22,9 @@ class LayerNorm(nn.LayerNorm):
         trains = any(tensor is not None and tensor.requires_grad for tensor in weights)
         # A fake tensor counts the bytes of a GPU's step too.
         is_real = type(x) is Tensor and x.is_cpu
-        if not (trains and is_real and torch.is_grad_enabled()) or torch.compiler.is_compiling():
+        if not (trains and is_real and is_recorded()):
             return F.layer_norm(x, self.normalized_shape, *weights, self.eps)
-        return cast(Tensor, LayerNormProduct.apply(x, *weights, self.eps))
+        return cast(Tensor, LayerNormProduct.apply(x, *weights, self.eps, self.normalized_shape))
 
 
 class TimmLayerNorm(LayerNorm):
@@ -39,35 +40,40 @@ class LayerNorm2d(LayerNorm):
 
 
 class LayerNormProduct(torch.autograd.Function):
-    """(x - mean) rstd weight + bias over the last dimension."""
+    """(x - mean) rstd weight + bias over the last dimensions, those of `shape`."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        shape: tuple[int, ...],
     ) -> Tensor:
-        """(..., C), (C), (C) -> (..., C)"""
-        y, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], weight, bias, eps)
+        """(..., *shape), shape, shape -> (..., *shape)"""
+        y, mean, rstd = torch.native_layer_norm(x, shape, weight, bias, eps)
+        ctx.shape = shape
         ctx.save_for_backward(x, mean, rstd, weight, bias)
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """The gradient of the output -> those of x, weight and bias"""
         x, mean, rstd, weight, bias = ctx.saved_tensors
-        of_x, of_weight, of_bias, _ = ctx.needs_input_grad
-        rows = (-1, x.shape[-1])
+        of_x, of_weight, of_bias, *_ = ctx.needs_input_grad
         inputs = torch.ops.aten.native_layer_norm_backward(
-            *(grad, x, x.shape[-1:], mean, rstd, weight, bias, [of_x, False, False])
+            *(grad, x, ctx.shape, mean, rstd, weight, bias, [of_x, False, False])
         )
-        centred = (x - mean) * rstd if of_weight else None
         return (
             inputs[0],
-            None if centred is None else _summed(grad * centred, rows, weight),
-            _summed(grad, rows, bias) if of_bias else None,
+            _summed(grad * centred(x, mean, rstd), weight) if of_weight else None,
+            _summed(grad, bias) if of_bias else None,
+            None,
             None,
         )
 
 
-def _summed(terms: Tensor, rows: tuple[int, int], like: Tensor) -> Tensor:
-    return terms.reshape(rows).sum(0).to(like.dtype)
+def _summed(terms: Tensor, like: Tensor) -> Tensor:
+    # Not sum_to_size, which may sum in another order.
+    return terms.reshape(terms.shape[: -like.ndim].numel(), *like.shape).sum(0).to(like.dtype)

@@ -4,9 +4,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from petlbench.layers.kept import kept
+from petlbench.layers.kept import is_recorded, kept
 
 
 class ScaleShift(nn.Module):
@@ -29,7 +28,7 @@ class ScaleShift(nn.Module):
         shape = [1] * x.ndim
         shape[self.dim] = -1
         scale, shift = self.scale.view(shape), self.shift.view(shape)
-        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if not is_recorded():
             return x * scale + shift
         return _Affine.apply(x, scale, shift)  # type: ignore[no-any-return]
 
@@ -46,7 +45,6 @@ class _Affine(torch.autograd.Function):
         return x * scale + shift
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """The gradient of the output -> those of x, gamma and beta"""
         scale, *tensors = ctx.saved_tensors

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from petlbench.layers.kept import is_recorded
 from petlbench.layers.modules import LowRank
 
 
@@ -45,8 +46,8 @@ def recomputed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
 
     function: without random draws.
     """
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return function(*tensors)  # a compiler chooses itself what backward keeps
+    if not is_recorded():
+        return function(*tensors)
     return checkpoint(
         function,
         *tensors,

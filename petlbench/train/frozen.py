@@ -39,7 +39,7 @@ def frozen_in_16_bit(network: nn.Module, precision: Precision) -> Iterator[None]
     Afterwards the weights are those that they were.
     """
     dtype = FORMATS[precision.name]
-    weights = [] if dtype is None else _weights_of_products(network)
+    weights = [] if dtype is None else _weights_of_products(network, precision)
     # On the host, where they take no memory of a GPU.
     originals = [weight.data.cpu() for weight in weights]
     try:
@@ -51,7 +51,7 @@ def frozen_in_16_bit(network: nn.Module, precision: Precision) -> Iterator[None]
             weight.data = original.to(weight.device)
 
 
-def _weights_of_products(network: nn.Module) -> list[nn.Parameter]:
+def _weights_of_products(network: nn.Module, precision: Precision) -> list[nn.Parameter]:
     """The frozen fp32 weights that only products read, found by passes on shapes."""
     # A step hook may read a weight, and no pass on shapes calls it.
     if not isinstance(network, Method) or any(map(partial(_overrides, network), HOOKS)):
@@ -65,7 +65,7 @@ def _weights_of_products(network: nn.Module) -> list[nn.Parameter]:
     ]
     if network not in _OF_PRODUCTS:
         try:
-            uses = _watched(network) if frozen else Uses()
+            uses = _watched(network, precision) if frozen else Uses()
         except Exception:  # a method that does not run on shapes alone keeps its weights
             uses = Uses()
         safe = uses.products - uses.others
@@ -77,7 +77,7 @@ def _overrides(method: Method, name: str) -> bool:
     return getattr(type(method), name) is not getattr(Method, name)
 
 
-def _watched(method: Method) -> "Uses":
+def _watched(method: Method, precision: Precision) -> "Uses":
     """How a training step and a test use the tensors of a method."""
     uses, training = Uses(), method.training
     mode = detect_fake_mode(list(method.parameters())) or FakeTensorMode(
@@ -85,7 +85,7 @@ def _watched(method: Method) -> "Uses":
     )
     device, size = next(method.parameters()).device, method.backbone.image_size
     try:
-        with mode, torch.no_grad(), uses:
+        with mode, torch.no_grad(), precision.autocast(), uses:
             images = torch.empty(IMAGES, 3, size, size, device=device)
             labels = torch.zeros(IMAGES, dtype=torch.long, device=device)
             with keep_masks(method, IMAGES, torch.Generator()):
@@ -115,6 +115,9 @@ class Uses(TorchFunctionMode):
         named = dict(kwargs or {})
         if func not in SHAPES:
             weight = _weight(args, named) if func in PRODUCTS else None
+            # A method may compute a part of it without autocast.
+            if isinstance(weight, Tensor) and not torch.is_autocast_enabled(weight.device.type):
+                weight = None
             for value in tree_leaves((args, named)):
                 if isinstance(value, Tensor):
                     (self.products if value is weight else self.others).add(id(value))

@@ -75,13 +75,17 @@ def calling(backbone: Backbone, blocks: Sequence[Block]) -> Iterator[None]:
     """Let the walk call others in place of its parts; the network itself stays as it is."""
     slots = _slots(backbone)
     before = [slot.replacement for slot in slots]
-    backbone.embed = blocks[0]  # type: ignore[method-assign,assignment]
-    for slot, block in zip(slots, blocks[1:], strict=True):
-        slot.set(block)
+    own = vars(backbone).get("embed")  # a method may have set its own
     try:
+        backbone.embed = blocks[0]  # type: ignore[method-assign,assignment]
+        for slot, block in zip(slots, blocks[1:], strict=True):
+            slot.set(block)
         yield
     finally:
-        del backbone.embed
+        if own is not None:
+            backbone.embed = own  # type: ignore[method-assign]
+        else:
+            vars(backbone).pop("embed", None)
         for slot, replacement in zip(slots, before, strict=True):
             slot.replacement = replacement
 

@@ -35,7 +35,9 @@ def recomputed(call: Callable[..., Tensor], parts: Iterable[nn.Module], *inputs:
         return call(*inputs)  # autograd keeps nothing of it
     # On a GPU, states of the generators take longer to save than a small block takes to run.
     preserve = any(map(_draws, parts))
-    return checkpoint(call, *inputs, use_reentrant=False, preserve_rng_state=preserve)
+    written = [buffer for part in parts for buffer in _written(part)]
+    contexts = {"context_fn": lambda: (nullcontext(), _restored(written))} if written else {}
+    return checkpoint(call, *inputs, use_reentrant=False, preserve_rng_state=preserve, **contexts)
 
 
 class RecomputedBlock:
@@ -46,10 +48,15 @@ class RecomputedBlock:
 
     def __init__(self, block: Block, own: nn.Module) -> None:
         self.block = block
-        self.own = own
+        is_module = isinstance(block, nn.Module)
+        self.parts = (block,) if is_module else (own, Unknown())
 
     def __call__(self, z: Tensor) -> Tensor:
-        return recomputed(self.block, (self.own,), z)
+        return recomputed(self.block, self.parts, z)
+
+
+class Unknown(nn.Module):
+    """In the place of what a function may do beside calling a module."""
 
 
 class RecomputedMLP:
@@ -148,7 +155,10 @@ def _mlps(method: Method) -> Iterator[tuple[nn.Module, nn.Module]]:
         # timm's names: a ConvNeXt block has one norm, other blocks have two.
         norm = getattr(module, "norm2", getattr(module, "norm", None))
         mlp = getattr(module, "mlp", None)
-        if isinstance(norm, nn.Module) and isinstance(mlp, nn.Module):
+        if not (isinstance(norm, nn.Module) and isinstance(mlp, nn.Module)):
+            continue
+        # The norm is called twice in a forward pass.
+        if not _draws(norm) and not any(_written(norm)):
             yield norm, mlp
 
 
@@ -171,8 +181,38 @@ def _is_trained(module: nn.Module) -> bool:
 
 def _draws(module: nn.Module) -> bool:
     """Whether a forward pass may draw random numbers, which have to be drawn again."""
-    return any(
-        type(part).__module__.partition(".")[0] not in WITHOUT_DRAWS
-        or (part.training and isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0)
-        for part in module.modules()
+    return any(_is_unknown(part) or (part.training and _rate(part)) for part in module.modules())
+
+
+def _rate(module: nn.Module) -> bool:
+    """Whether a module of a known package has a rate of random draws above zero."""
+    # In the names of torch's and timm's dropouts, attentions and recurrent layers.
+    rates = (vars(module).get(name) for name in ("p", "dropout", "drop_prob", "prob"))
+    return isinstance(module, nn.RReLU) or any(
+        isinstance(rate, int | float) and rate > 0 for rate in rates
     )
+
+
+def _written(module: nn.Module) -> Iterator[Tensor]:
+    """The buffers that a forward pass may write, which it has to write once."""
+    for part in module.modules():
+        is_batch_norm = isinstance(part, nn.modules.batchnorm._NormBase) and part.training
+        if is_batch_norm or (_is_unknown(part) and type(part) is not Unknown):
+            yield from part.buffers(recurse=False)
+
+
+@contextmanager
+def _restored(buffers: Iterable[Tensor]) -> Iterator[None]:
+    """Undo what is written into buffers."""
+    before = [(buffer, buffer.clone()) for buffer in buffers]
+    try:
+        yield
+    finally:
+        for buffer, value in before:
+            # By its data, so that autograd takes saved tensors for unchanged: they are.
+            buffer.data.copy_(value)
+
+
+def _is_unknown(module: nn.Module) -> bool:
+    package = type(module).__module__.partition(".")[0]
+    return package not in WITHOUT_DRAWS or type(module) is Unknown
