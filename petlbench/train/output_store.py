@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from petlbench import main_memory
-from petlbench.train.prefix import Link
+from petlbench.train.parts import Link
 
 SHARE = 0.25  # of the memory that is free without the stored outputs
 GIB = 2**30

@@ -4,126 +4,25 @@ A part is the embedding, the entry of a stage or a block. Its output is constant
 tensor, random draw, batch statistic or hook acts on it: it then depends on the image alone.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 from timm.layers import PatchDropout
 from torch import Tensor, nn
 
 from petlbench.method import Method
-from petlbench.model.backbone import Backbone
 from petlbench.model.drop_path import DropPath, keep_masks
-from petlbench.model.stage import Block, Slot
+from petlbench.model.stage import Block
 from petlbench.train import random_states
+from petlbench.train.parts import Link, Part, calling
 from petlbench.train.precision import Precision
+from petlbench.train.stand_in import Unread, stand_ins
 
 # torch has no public common class of all dropouts and of all batch norms
 DROPOUTS = nn.modules.dropout._DropoutNd
 BATCH_NORMS = nn.modules.batchnorm._NormBase
-
-
-@dataclass(frozen=True)
-class Part:
-    """What the walk calls in one place.
-
-    modules: of which it consists; None if that is unknown. is_plain: they are those of the
-    network as it was built, none of them trained. is_block: it is no embedding or entry.
-    """
-
-    call: Block
-    modules: tuple[nn.Module, ...] | None
-    is_plain: bool
-    is_block: bool
-
-
-@dataclass(frozen=True)
-class Link:
-    """A part of the prefix that computes something.
-
-    position: among all parts. output: (2, ...), for `examples`.
-    """
-
-    position: int
-    part: Part
-    output: Tensor
-
-
-def parts_of(backbone: Backbone) -> list[Part]:
-    """The parts of the walk, in its order."""
-    slots = _slots(backbone)
-    contents = [_content(slot) for slot in slots]
-    plain = {id(one) for one in (*backbone.plain_modules, *backbone.plain_parameters)}
-    others = (*filter(None, contents), backbone.norm, backbone.head)
-    inside = {id(module) for part in others for module in part.modules()}
-    # the family refers to the whole network, of which this is left
-    embedding = tuple(module for module in backbone.net.modules() if id(module) not in inside)
-    first = Part(backbone.embed, embedding, _is_plain(embedding, plain), is_block=False)
-    entries = {id(stage.entry) for stage in backbone.stages}
-    parts = [first]
-    for slot, content in zip(slots, contents, strict=True):
-        modules = None if content is None else tuple(content.modules())
-        is_plain = slot.replacement is None and _is_plain(modules or (), plain)
-        parts.append(Part(slot.get(), modules, is_plain, id(slot) not in entries))
-    return parts
-
-
-@contextmanager
-def calling(backbone: Backbone, blocks: Sequence[Block]) -> Iterator[None]:
-    """Let the walk call others in place of its parts; the network itself stays as it is."""
-    slots = _slots(backbone)
-    before = [slot.replacement for slot in slots]
-    own = vars(backbone).get("embed")  # a method may have set its own
-    try:
-        backbone.embed = blocks[0]  # type: ignore[method-assign,assignment]
-        for slot, block in zip(slots, blocks[1:], strict=True):
-            slot.set(block)
-        yield
-    finally:
-        if own is not None:
-            backbone.embed = own  # type: ignore[method-assign]
-        else:
-            vars(backbone).pop("embed", None)
-        for slot, replacement in zip(slots, before, strict=True):
-            slot.replacement = replacement
-
-
-class StandIn:
-    """A part that returns a known output for a known input, and computes all others.
-
-    known: the images of a batch, then the outputs of the links for them; empty if there is none.
-    """
-
-    def __init__(self, link: Link, index: int, known: list[Tensor]) -> None:
-        self.part = link.part.call
-        self.index = index
-        self.known = known
-
-    def __call__(self, z: Tensor) -> Tensor:
-        """(B, ...) -> (B, ...)"""
-        # By identity: a method may also call the part with something else.
-        if self.known and z is self.known[self.index]:
-            return self.known[self.index + 1]
-        return self.part(z)
-
-
-def stand_ins(parts: Sequence[Part], links: Sequence[Link], known: list[Tensor]) -> list[Block]:
-    """What the walk calls instead of its parts."""
-    blocks: list[Block] = [part.call for part in parts]
-    for index, link in enumerate(links):
-        blocks[link.position] = StandIn(link, index, known)
-    return blocks
-
-
-def unread(output: Tensor, images: int) -> Tensor:
-    """In place of an output (B, ...) that nobody reads: NaN, so that a mistake shows in the loss.
-
-    It takes no memory.
-    """
-    nan = torch.full((), math.nan, dtype=output.dtype, device=output.device)
-    return nan.expand(images, *output.shape[1:])
 
 
 class Examples:
@@ -182,33 +81,19 @@ def constant_links(parts: Sequence[Part], examples: Examples) -> list[Link]:
 
 
 def read_links(parts: Sequence[Part], links: Sequence[Link], examples: Examples) -> list[int]:
-    """Which outputs a method or the first block behind the prefix reads: numbers of the links.
+    """Which outputs a method or the first block behind the prefix reads: numbers of the links."""
+    read = {len(links) - 1}
 
-    An output is read if NaN in its place changes the logits, while the next link still gets the
-    right value.
-    """
-    every, last = set(range(len(links))), len(links) - 1
+    def noted(index: int) -> Tensor:
+        read.add(index)
+        return links[index].output
 
-    def logits(read: set[int]) -> Tensor:
-        outputs = [
-            link.output if index in read else unread(link.output, len(examples.images))
-            for index, link in enumerate(links)
-        ]
-        return examples.logits(stand_ins(parts, links, [examples.images, *outputs]))
-
-    right = logits(every)
-
-    def suffice(read: set[int]) -> bool:
-        try:
-            return torch.equal(logits(read), right)
-        except Exception:  # a method may refuse NaN, for example in a decomposition
-            return False
-
-    if suffice({last}):
-        return [last]
-    read = {index for index in every if index == last or not suffice(every - {index})}
-    # outputs may be read by turns: each can be missing alone, and not all of them together
-    return sorted(read if suffice(read) else every)
+    outputs = [
+        Unread.of(link.output.shape, link.output, partial(noted, index))
+        for index, link in enumerate(links)
+    ]
+    examples.logits(stand_ins(parts, links, [examples.images, *outputs]))
+    return sorted(read)
 
 
 class _Watched:
@@ -222,25 +107,6 @@ class _Watched:
         out = self.part(z)
         self.calls.append((z, out))
         return out
-
-
-def _slots(backbone: Backbone) -> list[Slot]:
-    return [slot for stage in backbone.stages for slot in (stage.entry, *stage.blocks.slots)]
-
-
-def _content(slot: Slot) -> nn.Module | None:
-    """The module in a slot, as the network has it; None for a function."""
-    if slot.replacement is not None:
-        return slot.replacement if isinstance(slot.replacement, nn.Module) else None
-    # without what adapts its call, which is made anew for each copy of a network
-    return slot.own() if slot.name is None else slot.net.get_submodule(slot.name)
-
-
-def _is_plain(modules: Sequence[nn.Module], plain: set[int]) -> bool:
-    parameters = (one for module in modules for one in module.parameters(recurse=False))
-    return all(id(module) in plain for module in modules) and all(
-        id(one) in plain and not one.requires_grad for one in parameters
-    )
 
 
 def _may_be_constant(parts: Sequence[Part]) -> bool:

@@ -36,8 +36,9 @@ def recomputed(call: Callable[..., Tensor], parts: Iterable[nn.Module], *inputs:
     # On a GPU, states of the generators take longer to save than a small block takes to run.
     preserve = any(map(_draws, parts))
     written = [buffer for part in parts for buffer in _written(part)]
-    contexts = {"context_fn": lambda: (nullcontext(), _restored(written))} if written else {}
-    return checkpoint(call, *inputs, use_reentrant=False, preserve_rng_state=preserve, **contexts)
+    if written:
+        call = _writing_once(call, written)
+    return checkpoint(call, *inputs, use_reentrant=False, preserve_rng_state=preserve)
 
 
 class RecomputedBlock:
@@ -48,8 +49,8 @@ class RecomputedBlock:
 
     def __init__(self, block: Block, own: nn.Module) -> None:
         self.block = block
-        is_module = isinstance(block, nn.Module)
-        self.parts = (block,) if is_module else (own, Unknown())
+        known = (block,) if isinstance(block, nn.Module) else None
+        self.parts: tuple[nn.Module, ...] = known or (own, Unknown())
 
     def __call__(self, z: Tensor) -> Tensor:
         return recomputed(self.block, self.parts, z)
@@ -201,16 +202,24 @@ def _written(module: nn.Module) -> Iterator[Tensor]:
             yield from part.buffers(recurse=False)
 
 
-@contextmanager
-def _restored(buffers: Iterable[Tensor]) -> Iterator[None]:
-    """Undo what is written into buffers."""
-    before = [(buffer, buffer.clone()) for buffer in buffers]
-    try:
-        yield
-    finally:
-        for buffer, value in before:
-            # By its data, so that autograd takes saved tensors for unchanged: they are.
-            buffer.data.copy_(value)
+def _writing_once(call: Callable[..., Tensor], buffers: Iterable[Tensor]) -> Callable[..., Tensor]:
+    """A call that writes into buffers the first time alone."""
+    is_first = True
+
+    def called(*inputs: Tensor) -> Tensor:
+        nonlocal is_first
+        if is_first:
+            is_first = False
+            return call(*inputs)
+        before = [(buffer, buffer.clone()) for buffer in buffers]
+        try:
+            return call(*inputs)
+        finally:
+            for buffer, value in before:
+                # By its data, so that autograd takes saved tensors for unchanged: they are.
+                buffer.data.copy_(value)
+
+    return called
 
 
 def _is_unknown(module: nn.Module) -> bool:

@@ -21,18 +21,10 @@ from petlbench.data.task import Split
 from petlbench.method import Method, Step
 from petlbench.progress import progress
 from petlbench.train.output_store import CPU, GIB, STORE, Outputs, keys, limit_of
+from petlbench.train.parts import Link, Part, calling, parts_of
 from petlbench.train.precision import Precision
-from petlbench.train.prefix import (
-    Examples,
-    Link,
-    Part,
-    calling,
-    constant_links,
-    parts_of,
-    read_links,
-    stand_ins,
-    unread,
-)
+from petlbench.train.prefix import Examples, constant_links, read_links
+from petlbench.train.stand_in import chain, stand_ins
 
 OFF = (False, "off")  # yaml reads `off` as false
 PLAIN = (*OFF, "auto")
@@ -44,7 +36,7 @@ log = logging.getLogger("petlbench")
 class Replay:
     """The outputs of the prefix for the training steps of a method.
 
-    stored: by the number of their link; those of other links are read by no one.
+    stored: by the number of their link; those of other links are computed if they are read.
     """
 
     def __init__(
@@ -54,12 +46,14 @@ class Replay:
         links: Sequence[Link],
         stored: dict[int, Outputs],
         batch_size: int,
+        precision: Precision,
     ) -> None:
         self.method = method
         self.parts = parts
         self.links = links
         self.stored = stored
         self.batch_size = batch_size
+        self.precision = precision
         self.device = links[0].output.device
         self._known: list[Tensor] = []
 
@@ -68,12 +62,13 @@ class Replay:
 
         order: the indices (B,) of the images of each batch.
         """
-        outputs: Iterator[list[Tensor]] = map(self._outputs, order)
+        outputs: Iterator[dict[int, Tensor]] = map(self._outputs, order)
         if any(one.values.device != self.device for one in self.stored.values()):
             # a thread gathers the next batch from main memory while the GPU works on this one
             outputs = ahead(outputs)
         for known, (images, labels) in zip(outputs, stream, strict=True):
-            self._known[:] = [images, *known] if known else []
+            known_of = chain(self.links, images, known, self.precision) if known else []
+            self._known[:] = known_of
             yield images, labels
 
     @contextmanager
@@ -97,17 +92,12 @@ class Replay:
             "where": str(self.device) if here == {self.device} else "pinned",
         }
 
-    def _outputs(self, places: Tensor) -> list[Tensor]:
-        """Of each link, for the images `places` (B,); none if they are to be computed."""
+    def _outputs(self, places: Tensor) -> dict[int, Tensor]:
+        """The stored ones, for the images `places` (B,); none if they are to be computed."""
         # a matrix product of another size may round differently: such a batch is computed
         if len(places) != self.batch_size:
-            return []
-        return [
-            self.stored[index].take(places, self.device)
-            if index in self.stored
-            else unread(link.output, len(places))
-            for index, link in enumerate(self.links)
-        ]
+            return {}
+        return {index: kept.take(places, self.device) for index, kept in self.stored.items()}
 
 
 @dataclass(frozen=True)
@@ -151,7 +141,7 @@ def replay(training: Training) -> Replay | None:
             stored = _stored(training, links, read)
             if stored is None:
                 return None
-            return Replay(method, parts, links, stored, train.batch_size)
+            return Replay(method, parts, links, stored, train.batch_size, training.precision)
         reason = "no block has a constant output"
     if training.gib is not None:
         log.warning("train.prefix_cache=%s has no effect: %s", train.prefix_cache, reason)

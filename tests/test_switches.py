@@ -1,0 +1,115 @@
+"""All switches of speed and memory together: every combination trains the same network.
+
+Replay, memory modes, lean layers and precision, through the real training loop.
+"""
+
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from petlbench.config.nodes import MEMORY_MODES
+from petlbench.data.feed import Feed
+from petlbench.data.images import View
+from petlbench.data.preparation import Preparation
+from petlbench.data.task import Split, fingerprint
+from petlbench.delta import delta_tensors
+from petlbench.layers.lean import OURS, PLAIN, plain
+from petlbench.testing import tiny_method
+from petlbench.testing.networks import CLASSES, SIZE
+from petlbench.train.output_store import STORE
+from petlbench.train.trainer import TrainingLoop
+from tests.helpers import sampled, supported_pairs, unsaved
+from tests.settings import train
+
+CPU = torch.device("cpu")
+IMAGES, BATCH = 9, 4  # the last batch of an epoch has one image
+# A side network, swapped projections, trained norms, and the head alone.
+FAST = [(name, "vit", "fp32") for name in ("dtl_plus", "lora", "ln_tune", "linear")]
+PAIRS = supported_pairs("vit", "swin")
+ALL = [(*pair, precision) for pair in PAIRS for precision in ("fp32", "bf16")]
+OFF = {"layers": "torch's", "prefix_cache": "off", "memory": "fast"}
+ON = {"layers": "ours", "prefix_cache": "auto", "memory": "min"}
+Trained = tuple[list[float], dict[str, Tensor]]
+
+# Rounding in another order, relative to the largest number of a tensor.  In bf16 a gradient is
+# rounded to 8 binary digits, and layers that round a sum once or twice differ in the last ones.
+TOLERANCES = {"fp32": 1e-6, "bf16": 2**-7}
+
+
+@pytest.fixture(autouse=True)
+def _empty_store() -> Iterator[None]:
+    STORE.clear()
+    yield
+    STORE.clear()
+
+
+def split() -> Split:
+    """Noise with arbitrary labels."""
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (IMAGES, 3, SIZE, SIZE), generator=generator).to(torch.uint8)
+    labels = torch.arange(IMAGES) % CLASSES
+    return Split(pixels, labels, fingerprint(pixels, labels, "test"))
+
+
+def trained(name: str, family: str, layers: str, **switches: Any) -> tuple[Trained, bool]:
+    """Losses of the epochs and trained tensors, and whether outputs were replayed."""
+    method = tiny_method(name, family)
+    if layers == "torch's":
+        plain(method)
+    kinds = {type(module) for module in method.modules()}
+    assert not kinds & set(PLAIN if layers == "torch's" else OURS)
+    view = View(size=SIZE, interpolation="bicubic", resize=None, aspect="squash")
+    prepare = Preparation(view, mean=[0.5] * 3, std=[0.5] * 3)
+    # SGD: a step of Adam has the size of the learning rate also where a gradient is rounding.
+    values = train(optimizer="sgd", batch_size=BATCH, drop_last=False, **switches)
+    loop = TrainingLoop(
+        title="a run",
+        feed=Feed(device=CPU, prepare=prepare, augmentation=None, workers=0, seed=0),
+        fit=split(),
+        select={},
+        classes=CLASSES,
+        halves=lambda: (split(), split()),
+        keep_best=False,
+        every_epochs=None,
+        seed=0,
+        train=values,
+        on_epoch=lambda epoch: None,
+        unfinished=unsaved(Path()),
+    )
+    torch.manual_seed(5)  # for dropout
+    loop.train(method)
+    tensors = {key: value.detach().clone() for key, value in delta_tensors(method).items()}
+    return ([epoch.loss for epoch in loop.history], tensors), loop.prefix_cache is not None
+
+
+def assert_close(ours: Trained, theirs: Trained, within: float) -> None:
+    assert ours[0] == pytest.approx(theirs[0], rel=within)
+    assert ours[1].keys() == theirs[1].keys()
+    for name, value in theirs[1].items():
+        bound = within * float(value.abs().max()) if value.is_floating_point() else 0.0
+        torch.testing.assert_close(ours[1][name], value, rtol=0.0, atol=bound, msg=name)
+
+
+@pytest.mark.parametrize(("name", "family", "precision"), sampled(ALL, FAST))
+def test_everything_on_trains_the_same(name: str, family: str, precision: str) -> None:
+    expected, _ = trained(name, family, precision=precision, **OFF)
+    found, is_replayed = trained(name, family, precision=precision, **ON)
+    assert_close(found, expected, TOLERANCES[precision])
+    assert is_replayed or name not in ("linear", "dtl_plus")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "family", "precision"), ALL)
+def test_all_combinations_train_the_same(name: str, family: str, precision: str) -> None:
+    expected, _ = trained(name, family, precision=precision, **OFF)
+    for layers, memory in product(("torch's", "ours"), MEMORY_MODES):
+        switches = {"layers": layers, "memory": memory, "precision": precision}
+        plainly, _ = trained(name, family, prefix_cache="off", **switches)
+        replayed, _ = trained(name, family, prefix_cache="auto", **switches)
+        assert_close(plainly, expected, TOLERANCES[precision])
+        assert_close(replayed, plainly, 0.0)
