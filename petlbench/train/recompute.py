@@ -159,7 +159,7 @@ def _mlps(method: Method) -> Iterator[tuple[nn.Module, nn.Module]]:
         if not (isinstance(norm, nn.Module) and isinstance(mlp, nn.Module)):
             continue
         # The norm is called twice in a forward pass.
-        if not _draws(norm) and not any(_written(norm)):
+        if not _draws(norm) and not list(_written(norm)):
             yield norm, mlp
 
 
