@@ -2,6 +2,7 @@
 
     python -m benchmarks                  8 images in fp32 on one CPU thread
     python -m benchmarks --device cuda    32 images in bf16 on a GPU
+    python -m benchmarks --case DTL --out FOLDER      one row
     python -m benchmarks.page             results/measured/speed/README.md from the records
 
 Both forms take turns in one process, so that a ratio of the two does not depend on what else the
@@ -12,15 +13,16 @@ record for each kind of device. Needs no data and no weights.
 import argparse
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks import compare, decoding
-from benchmarks.cases import CASES, FORECASTS, KEPT, Count
+from benchmarks import compare, decoding, modes
+from benchmarks.cases import CASES, FORECASTS, KEPT, MODES, Count
 from benchmarks.compare import Setting
 from petlbench.cost import forecast, shapes
 from petlbench.errors import one_line
@@ -81,8 +83,16 @@ def counted(counts: tuple[Count, ...], count: Any, network: tuple[str, ...]) -> 
     ]
 
 
+def rows(conditions: Setting) -> Iterator[tuple[str, str, Callable[[], dict[str, Any]]]]:
+    """Part of the record, name and measurement of each row that takes time."""
+    for case in CASES:
+        yield "cases", case.name, partial(compare.compare, case, conditions)
+    for mode in MODES:
+        yield "modes", mode.name, partial(modes.compare, mode, conditions)
+
+
 def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """The record of one device, after each of its cases."""
+    """The record of one device, after each of its rows."""
     conditions = setting(options)
     images = 16 if options.quick else 128
     size = conditions.config("linear", ()).input.size
@@ -96,6 +106,7 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         "precision": conditions.precision,
         "repeats": options.repeats,
         "cases": [],
+        "modes": [],
         "not_run": [],
         "forecasts": counted(FORECASTS, predicted_gib, conditions.network),
         "kept": counted(KEPT, kept_mb, conditions.network),
@@ -103,12 +114,14 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             images=images, batch=conditions.batch, size=size, repeats=options.repeats
         ),
     }
-    for case in CASES:
-        print(f"{case.name} ...", flush=True)
+    for part, name, measure in rows(conditions):
+        if name not in (options.case or (name,)):
+            continue
+        print(f"{name} ...", flush=True)
         try:
-            record["cases"].append(compare.compare(case, conditions))
+            record[part].append(measure())
         except torch.OutOfMemoryError as error:
-            record["not_run"].append(f"{case.name}: {one_line(error)}")
+            record["not_run"].append(f"{name}: {one_line(error)}")
             print(f"  not run: {one_line(error)}", flush=True)
         yield record
 
@@ -123,8 +136,14 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--repeats", type=int, default=3, help="measured steps (default: 3)")
     parser.add_argument("--quick", action="store_true", help="a tiny network, for tests")
+    names = [row.name for row in (*CASES, *MODES)]
+    parser.add_argument(
+        "--case", action="append", choices=names, metavar="NAME", help="one row; may be repeated"
+    )
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the record")
     options = parser.parse_args()
+    if options.case and options.out == FOLDER:
+        parser.error(f"--case would replace the record of all rows in {FOLDER}; give another --out")
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"{options.device}.json"

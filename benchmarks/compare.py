@@ -112,7 +112,7 @@ def compare(case: Case, setting: Setting) -> dict[str, Any]:
     torch.manual_seed(0)
     method, textbook = build.method(config), case.textbook(_network(config))
     _equalise(textbook, method)
-    split = _split(config, setting.batch)
+    split = noise(config, setting.batch)
     images = build.feed(config).prepare(split.images.to(device))
     difference = relative_difference(textbook, method, images[:1].cpu())
     if not difference <= TOLERANCE:
@@ -169,7 +169,7 @@ def _equalise(textbook: Linear, method: Method) -> None:
             own.copy_(other)
 
 
-def _split(config: Config, count: int) -> Split:
+def noise(config: Config, count: int) -> Split:
     """Images of noise (count, 3, size, size), and a class for each."""
     draw = torch.Generator().manual_seed(0)
     size = config.input.size
@@ -190,7 +190,7 @@ def _seconds(
 ) -> dict[str, list[float]]:
     """Seconds of the measured steps of each form."""
     device = step.images.device
-    turns = Turns(partial(_clock, device), step)
+    turns = Turns(partial(clock, device), step)
     with tempfile.TemporaryDirectory() as folder:
         unfinished = Unfinished(Path(folder), {}, device, "a benchmark")
         trainer = build.trainer(config, _task(config, split), turns, unfinished)
@@ -198,7 +198,8 @@ def _seconds(
     return {form: seconds[WARMUP:] for form, seconds in turns.seconds.items()}
 
 
-def _clock(device: torch.device) -> float:
+def clock(device: torch.device) -> float:
+    """CPU seconds of the process, or on a GPU seconds when all that was started is done."""
     if device.type != "cuda":
         return time.process_time()
     torch.cuda.synchronize(device)

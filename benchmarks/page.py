@@ -49,6 +49,7 @@ def _device(record: Record) -> Iterator[str]:
         f"{versions['timm']}, commit {versions['commit']}, {record['date']}.\n"
     )
     yield from _cases(record["cases"])
+    yield from _modes(record["modes"])
     yield from (f"Not run: {line}\n" for line in record["not_run"])
     for key, title, digits in COUNTED:
         yield from _counts(title, record[key], digits)
@@ -83,6 +84,21 @@ def _case(case: Record, *, with_peaks: bool) -> Iterator[str]:
         f"{figure} {verdict(statistics.median(ratios[figure]), bar)}"
         for figure, bar in case["bars"].items()
     )
+
+
+def _modes(rows: Sequence[Record]) -> Iterator[str]:
+    if not rows:
+        return
+    yield "A step in `train.memory=min` beside one in `fast`, both of petlbench:\n"
+    yield _row(["method", "petlbench", "min, s", "fast, s", "ratio", "bar"])
+    yield _row(["---", "---", "--:", "--:", "--:", "---"])
+    for row in rows:
+        slow, fast = row["seconds"]["min"], row["seconds"]["fast"]
+        ratios = [a / b for a, b in zip(slow, fast, strict=True)]
+        seconds = (f"{statistics.median(values):.3g}" for values in (slow, fast))
+        cells = (row["name"], f"`method={row['method']}`", *seconds, spread(ratios))
+        yield _row([*cells, verdict(statistics.median(ratios), row["bar"])])
+    yield ""
 
 
 def _counts(title: str, rows: Sequence[Record], digits: int) -> Iterator[str]:
