@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the record")
     options = parser.parse_args()
     if options.case and options.out == FOLDER:
-        parser.error(f"--case would replace the record of all rows in {FOLDER}; give another --out")
+        parser.error(f"--case would replace the whole record in {FOLDER}; give another --out")
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"{options.device}.json"

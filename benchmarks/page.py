@@ -119,7 +119,7 @@ def _decoding(record: Record) -> Iterator[str]:
     )
     yield (
         f"Input, CPU ms an image of {record['file']}: {own:.2f} from the pixel cache, {other:.2f} "
-        f"decoded by PIL in each epoch, ratio {spread(ratios, 3)}; the first epoch of petlbench "
+        f"decoded by PIL in each epoch, ratio {spread(ratios)}; the first epoch of petlbench "
         f"decodes, {record['first'] / record['images'] * 1e3:.2f} ms an image.\n"
     )
 
@@ -135,12 +135,9 @@ def kept_ratio(case: Record) -> float:
     return float(case["kept"]["petlbench"] / case["kept"]["textbook"])
 
 
-def spread(ratios: Sequence[float], digits: int = 2) -> str:
+def spread(ratios: Sequence[float]) -> str:
     """Median, least and greatest."""
-    return (
-        f"{statistics.median(ratios):.{digits}f} "
-        f"[{min(ratios):.{digits}f}, {max(ratios):.{digits}f}]"
-    )
+    return f"{statistics.median(ratios):.3f} [{min(ratios):.3f}, {max(ratios):.3f}]"
 
 
 def verdict(value: float, bar: float) -> str:

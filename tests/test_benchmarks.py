@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import __main__, page
-from benchmarks.cases import CASES, Case
+from benchmarks.cases import CASES, FORECASTS, KEPT, MODES, Case
 from benchmarks.compare import Setting, Unequal, compare
 from benchmarks.textbook import DTL
 
@@ -27,6 +27,14 @@ class Wrong(DTL):
         return h.relu()
 
 
+@pytest.fixture(autouse=True)
+def _few_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row of each kind that is counted on shapes, and the threads of the test."""
+    monkeypatch.setattr(__main__, "FORECASTS", FORECASTS[-1:])
+    monkeypatch.setattr(__main__, "KEPT", KEPT[-1:])
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+
+
 def run(monkeypatch: pytest.MonkeyPatch, main: Any, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
     main()
@@ -38,8 +46,9 @@ def run(monkeypatch: pytest.MonkeyPatch, main: Any, *arguments: str) -> None:
 def test_a_record_of_cases_and_its_page(
     cases: tuple[Case, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    modes = MODES[-1:]
     monkeypatch.setattr(__main__, "CASES", cases)
-    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    monkeypatch.setattr(__main__, "MODES", modes)
     run(monkeypatch, __main__.main, "--quick", "--repeats", "2", "--out", str(tmp_path))
     record = json.loads((tmp_path / "cpu.json").read_text())
     assert [case["name"] for case in record["cases"]] == [case.name for case in cases]
@@ -47,10 +56,25 @@ def test_a_record_of_cases_and_its_page(
         assert [len(times) for times in case["seconds"].values()] == [2, 2]
         assert case["difference"] <= 1e-5
         assert page.kept_ratio(case) <= 1
+    for row in record["modes"]:
+        assert [len(row["seconds"][mode]) for mode in ("min", "fast")] == [2, 2]
     run(monkeypatch, page.main, "--records", str(tmp_path))
     text = (tmp_path / "README.md").read_text()
     for case in record["cases"]:
         assert f"| {case['name']} | `{' '.join(case['overrides'])}` |" in text
+    assert all(f"| {mode.name} | `method={mode.method}` |" in text for mode in modes)
+
+
+def test_one_row_is_measured_and_leaves_the_whole_record_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(monkeypatch, __main__.main, "--quick", "--case", "Linear")
+    assert "give another --out" in capsys.readouterr().err
+    one = ("--quick", "--repeats", "1", "--case", "Linear", "--out", str(tmp_path))
+    run(monkeypatch, __main__.main, *one)
+    record = json.loads((tmp_path / "cpu.json").read_text())
+    assert [row["name"] for row in (*record["cases"], *record["modes"])] == ["Linear"]
 
 
 def test_forms_that_compute_something_else_are_refused() -> None:
