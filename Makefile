@@ -1,4 +1,4 @@
-# make demo       a small comparison of methods on the embedded suite (about 7 minutes on 2 cores)
+# make demo       a small comparison of methods on the embedded suite (about 8 minutes on 2 cores)
 # make test       all tests except the slow ones, in their own environment
 # make check      required for every change: format, lint, types, tests
 # make check-all  make check, then the tests marked slow

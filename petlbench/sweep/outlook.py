@@ -125,11 +125,15 @@ def _training_gflop(config: Config) -> float | None:
     """1e9 operations of a training; None if they cannot be counted without weights or images."""
     try:
         images = configured.task(config).size(str(config.protocol.fit_on))
-        # a method that needs its weights, or reads values, raises whatever it does
-        step = _step_gflop(_Counted(repr((config.method, config.backbone, config.input)), config))
-    except Exception:
+    except UserError:  # its list is not on this machine
         return None
-    return None if images is None else step * images * config.train.epochs
+    if images is None:
+        return None
+    pair = _Counted(repr((config.method, config.backbone, config.input, config.train)), config)
+    try:
+        return _step_gflop(pair) * images * config.train.epochs
+    except Exception:  # a method that needs its weights, or reads values, raises whatever it does
+        return None
 
 
 @dataclass(frozen=True)
