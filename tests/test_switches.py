@@ -38,8 +38,8 @@ Trained = tuple[list[float], dict[str, Tensor]]
 
 # Rounding in another order, relative to the largest number of a tensor. test_lean.py and
 # test_norm.py compare in float64; here a nearly cancelling sum, such as the gradient of a bias
-# that starts at zero, loses some of its seven digits in fp32. In bf16 a gradient is rounded to 8 binary
-# digits, and layers that round a sum once or twice differ in the last ones.
+# that starts at zero, loses some of its seven digits in fp32. In bf16 a gradient is rounded to 8
+# binary digits, and layers that round a sum once or twice differ in the last ones.
 TOLERANCES = {"fp32": 1e-4, "bf16": 2**-7}
 
 

@@ -126,7 +126,6 @@ FINISHED: dict[str, Check] = {
     "provenance.versions": mapping,
     "provenance.versions.torch": text,
 }
-CONTAINERS = {dict, list}
 SCORED: dict[str, Check] = {"scores": bool}  # a probe has costs only
 
 
@@ -147,10 +146,12 @@ def is_shallow(record: dict[str, Any]) -> bool:
     """Whether a record has less than DEEPEST levels."""
     level: list[Any] = [record]
     for _ in range(DEEPEST):
-        inside = (node.values() if type(node) is dict else node for node in level)
-        # most values of a record are the numbers of its curve, in lists of numbers alone
-        mixed = (values for values in inside if not CONTAINERS.isdisjoint(map(type, values)))
-        level = [value for values in mixed for value in values if type(value) in CONTAINERS]
+        level = [
+            value
+            for node in level
+            for value in (node.values() if type(node) is dict else node)
+            if type(value) is dict or type(value) is list
+        ]
         if not level:
             return True
     return False
