@@ -203,6 +203,17 @@ def test_multitask_inference_is_compared_with_lora_models_in_turn() -> None:
     assert "19 LoRA models" in note
 
 
+def test_times_of_another_device_are_not_compared() -> None:
+    runs = SWEEPS["multitask"]()
+    lora = next(record for record in runs if record["factors"]["method"] == "lora")
+    lora["provenance"]["device"] = "another device"
+    table = registry.build(runs, find("multitask")).tables[0]
+    saved = column(table, "time saved against LoRA models in turn (%)")
+    assert saved[["DTL", "DTL+"]].isna().all()
+    assert saved.notna()["LoRA"]
+    assert any("same device" in note for note in table.notes)
+
+
 def test_unknown_tasks_of_a_further_mean_are_refused() -> None:
     spec = replace(find("table2"), options={"without": ["vtab/dsprites_loc", "vtab/cifer"]})
     with pytest.raises(UserError, match="unknown task of the table 'vtab/cifer'"):

@@ -9,6 +9,7 @@ class Cost:
     """A figure of record["cost"] by its dotted path, multiplied by `scale`.
 
     below: path of another figure; the cost is then how much less it is than that, in percent.
+    timed: a time or a rate, which compares only with one of the same device.
     """
 
     title: str
@@ -17,6 +18,7 @@ class Cost:
     best: Literal["high", "low"] | None
     scale: float = 1.0
     below: str | None = None
+    timed: bool = False
 
 
 COSTS = {
@@ -44,18 +46,22 @@ COSTS = {
     },
     "gflops_forward": Cost("forward (GFLOP/image)", "gflops.forward", 2, "low"),
     "gflops_step": Cost("training step (GFLOP/image)", "gflops.step", 2, "low"),
-    "train_images_per_s": Cost("train images/s", "train_images_per_s", 0, "high"),
-    "test_images_per_s": Cost("test images/s", "test_images_per_s", 0, "high"),
-    "train_s": Cost("train seconds", "train_s", 1, "low"),
+    "train_images_per_s": Cost("train images/s", "train_images_per_s", 0, "high", timed=True),
+    "test_images_per_s": Cost("test images/s", "test_images_per_s", 0, "high", timed=True),
+    "train_s": Cost("train seconds", "train_s", 1, "low", timed=True),
     "tasks": Cost("tasks", "multitask.tasks", 0, None),
     "shared_blocks": Cost("shared blocks", "multitask.shared_blocks", 0, None),
     "blocks": Cost("blocks", "multitask.blocks", 0, None),
     "shared_gflops": Cost("shared (GFLOP)", "multitask.gflops.shared", 1, "low"),
     "batch_gflops": Cost("full passes (GFLOP)", "multitask.gflops.batch", 1, "low"),
     "saved_percent": Cost("FLOPs saved (%)", "multitask.saved_percent", 1, "high"),
-    "shared_s": Cost("shared (s)", "multitask.seconds.shared", 4, "low"),
-    "batch_s": Cost("one batch of full passes (s)", "multitask.seconds.batch", 4, "low"),
-    "sequential_s": Cost("full passes in turn (s)", "multitask.seconds.sequential", 4, "low"),
+    "shared_s": Cost("shared (s)", "multitask.seconds.shared", 4, "low", timed=True),
+    "batch_s": Cost(
+        "one batch of full passes (s)", "multitask.seconds.batch", 4, "low", timed=True
+    ),
+    "sequential_s": Cost(
+        "full passes in turn (s)", "multitask.seconds.sequential", 4, "low", timed=True
+    ),
     **{
         f"{way}_saved_percent": Cost(
             f"time saved against {title} (%)",

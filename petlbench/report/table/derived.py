@@ -10,6 +10,7 @@ from math import nan
 import pandas as pd
 
 from petlbench.config import options
+from petlbench.cost.figures import COSTS
 from petlbench.errors import unknown
 from petlbench.report.model.table import COST, MEAN, Column, Table
 from petlbench.report.read import costs, means
@@ -35,19 +36,26 @@ class Saving:
 
 
 def add_savings(table: Table, scores: Scores, savings: Sequence[Saving]) -> None:
-    """A column a saving; rows of a source without the method have none."""
+    """A column a saving; rows of a source without the method have none.
+
+    A time is compared with one of the same device only.
+    """
     methods = _methods(scores)
     for number, saving in enumerate(savings):
+        elsewhere = _elsewhere(scores, saving.method)
         column = Column(f"saving_{number}", saving.title, COST)
         keys = costs.resolved([saving.cost, saving.of or saving.cost], scores.finished)
         figures: dict[str, float] = {}
         for rows in _sources(table):
             own, other = keys if rows[0] not in table.unranked else _published(keys, saving)
             if own in table.values and other in table.values:
-                figures |= _saved(table.values.loc[rows], own, other, methods, saving.method)
+                saved = _saved(table.values.loc[rows], own, other, methods, saving.method)
+                alone = elsewhere if COSTS[keys[0]].timed else ()
+                figures |= {row: figure for row, figure in saved.items() if row not in alone}
         _add(table, column, figures, table.columns)
         begin = saving.title[0].upper() + saving.title[1:]
-        table.notes = [*table.notes, f"{begin}: by the figures of the row's own source."]
+        rule = ", on the same device" if COSTS[keys[0]].timed else ""
+        table.notes = [*table.notes, f"{begin}: by the figures of the row's own source{rule}."]
 
 
 def add_wins(table: Table, scores: Scores, rivals: Sequence[str]) -> None:
@@ -125,6 +133,18 @@ def _saved(
         for row in values.index
         if own != other or row not in reference
     }
+
+
+def _elsewhere(scores: Scores, method: str) -> set[str]:
+    """The measured rows whose devices are not those of the method."""
+    devices: dict[str, set[str]] = {}
+    of_method: set[str] = set()
+    for row, record in scores.labelled:
+        device = str(record["provenance"]["device"])
+        devices.setdefault(row, set()).add(device)
+        if record["factors"]["method"] == method:
+            of_method.add(device)
+    return {row for row, seen in devices.items() if seen != of_method}
 
 
 def _published(keys: Sequence[str], saving: Saving) -> tuple[str, str]:
