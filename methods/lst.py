@@ -13,6 +13,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from petlbench.checks import whole
+from petlbench.config.nodes import WHOLE
 from petlbench.errors import Unsupported, UserError, unknown
 from petlbench.method import Fitted, Method, Trainer
 from petlbench.methods.lst_pruning import Importance, below, copy_pruned, fisher, magnitude, top
@@ -114,6 +115,11 @@ def _blocks(backbone: Backbone, *, pruned: bool) -> list[Any]:
     plain_vit_blocks("LST", tag, blocks)
     if backbone.pool == "attention":
         raise Unsupported(f"LST's ladder is too narrow for the attention pooling of {tag}")
+    if pruned and backbone.held != WHOLE:
+        raise Unsupported(
+            "LST's pruned start ranks weights by their gradients, which backbone.weights="
+            f"{backbone.held} has none of; set backbone.weights={WHOLE} or method.prune=null"
+        )
     # In a gated MLP fc1 has twice the outputs that fc2 reads: one set of rows cannot fit both.
     if pruned and blocks[0].mlp.fc1.out_features != blocks[0].mlp.fc2.in_features:
         raise Unsupported(

@@ -42,7 +42,8 @@ def create(name: str, backbone: Backbone, **changed: Any) -> Method:
 def adapt(backbone: Backbone, node: Target) -> Method:
     """The method of a configuration around `backbone`, with lean linear layers.
 
-    Raises UserError for a target that is not a method, and for unknown, missing and wrong values.
+    Weights that it leaves frozen are then held as `backbone.weights` says. Raises UserError for a
+    target that is not a method, and for unknown, missing and wrong values.
     """
     kind = target.find(node.path, "method._target_")
     if not (isinstance(kind, type) and issubclass(kind, Method)):
@@ -51,6 +52,7 @@ def adapt(backbone: Backbone, node: Target) -> Method:
     target.check_arguments(kind, node.values, "method", given=["backbone"])
     method = kind(backbone, **node.values)
     lean(method)
+    method.backbone.hold_frozen()
     return method
 
 

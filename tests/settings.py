@@ -87,6 +87,7 @@ def vit_mini(**changes: Any) -> BackboneConfig:
         "drop_path": 0.0,
         "fused_attention": True,
         "head_start": "small_normal",
+        "weights": "fp32",
         "checkpoint": None,
         "pretrained": True,
     }

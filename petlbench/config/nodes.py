@@ -28,6 +28,8 @@ ASPECTS = ("squash", "keep")
 # see petlbench/model/backbone.py
 POOLS = ("cls", "patch_mean_then_norm", "norm_then_mean", "attention")
 STORED = "stored"  # the head is the classifier of the checkpoint
+WHOLE = "fp32"
+WEIGHTS = (WHOLE, "bf16", "int8", "nf4")  # petlbench/layers/frozen.py has the formats
 HEAD_STARTS = ("small_normal", "torch", "kaiming_fan_out", STORED)
 LONGEST_BATCH = 2**24  # images: above it a typing error, and an overflow of sizes in bytes
 
@@ -203,6 +205,7 @@ class BackboneConfig:
     std: list[float]
     drop_path: float
     fused_attention: bool
+    weights: str
     head_start: str
     checkpoint: str | None
     pretrained: bool
@@ -211,6 +214,7 @@ class BackboneConfig:
         text("backbone.name", self.name)
         choice("backbone.pool", self.pool, POOLS)
         choice("backbone.head_start", self.head_start, HEAD_STARTS)
+        choice("backbone.weights", self.weights, WEIGHTS)
         if self.head_start == STORED and self.checkpoint is None and not self.pretrained:
             raise UserError(
                 "backbone.head_start=stored takes the classifier of pre-trained weights, and "

@@ -8,8 +8,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from petlbench.config.nodes import STORED, BackboneConfig
+from petlbench.config.nodes import STORED, WHOLE, BackboneConfig
 from petlbench.errors import Unsupported, UserError, first_line
+from petlbench.layers.frozen import FrozenLinear, check, hold
+from petlbench.layers.linear import Linear
 from petlbench.model.families import family_of
 from petlbench.model.network import build_network
 from petlbench.model.weights import WeightSource
@@ -61,6 +63,7 @@ class Backbone(nn.Module):
         self.net: Any = net  # timm's networks have no common class
         self.image_size = image_size
         self.head_start = config.head_start
+        self.held = config.weights
         self.weights = WeightSource(config.name, config.checkpoint, config.pretrained)
         self.checkpoint = self.weights.unloaded()
         self.mean, self.std = tuple(map(float, config.mean)), tuple(map(float, config.std))
@@ -145,6 +148,34 @@ class Backbone(nn.Module):
         # timm names it `head` or `head.fc`.
         head = next(name for name, module in self.net.named_modules() if module is self.head)
         self.checkpoint = self.weights.load(self.net, head, with_head=self.head_start == STORED)
+
+    def hold_frozen(self) -> None:
+        """Hold the weights of frozen linear layers as `backbone.weights` says, once for all.
+
+        A method comes first: it may unfreeze layers, and read weights that are still exact. Raises
+        UserError if a package is missing, Unsupported if no linear layer is frozen.
+        """
+        if self.held == WHOLE:
+            return
+        check(self.held)
+        plain = {id(tensor) for tensor in self.plain_parameters}
+        linear = [
+            module
+            for module in self.net.modules()
+            # subclasses may compute something else
+            if type(module) in (nn.Linear, Linear)
+            and id(module.weight) in plain
+            and not module.weight.requires_grad
+        ]
+        gone = {id(module.weight) for module in linear}
+        self.plain_parameters = [one for one in self.plain_parameters if id(one) not in gone]
+        for module in linear:
+            hold(module, self.held)
+        if not any(isinstance(module, FrozenLinear) for module in self.net.modules()):
+            raise Unsupported(
+                f"backbone.weights={self.held} holds frozen linear layers in fewer bits, and this "
+                f"method leaves none in {self.tag}; set backbone.weights={WHOLE}"
+            )
 
     def swap_blocks(self, make: Callable[[nn.Module, int], nn.Module]) -> None:
         """Replace each block by make(block, width); both are called as block(z)."""

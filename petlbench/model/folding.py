@@ -5,6 +5,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import nn
 
+from petlbench.layers.frozen import whole
 from petlbench.layers.lean import plain
 from petlbench.model.drop_path import DropPath
 
@@ -25,6 +26,7 @@ def folded(net: nn.Module) -> nn.Module:
     cannot be folded.
     """
     network = copy.deepcopy(net).eval()
+    whole(network)  # first: what is folded may read weights and set them
     _fold(network)
     plain(network)
     return network

@@ -34,6 +34,7 @@ NEUTRAL: Mapping[str, Any] = {
     "input.augment": None,
     "backbone.fused_attention": True,
     "backbone.head_start": "small_normal",
+    "backbone.weights": "fp32",
     "train.accumulate": 1,
     "train.clip_grad": None,
     "train.optimizer": "adamw",

@@ -166,6 +166,7 @@ def config(family: str, **changed: Any) -> BackboneConfig:
         "checkpoint": None,
         "fused_attention": True,
         "head_start": "small_normal",
+        "weights": "fp32",
         "pretrained": False,
     }
     return BackboneConfig(**values | changed)
