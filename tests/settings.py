@@ -127,7 +127,7 @@ def config(root: Path, method: str = "lora", protocol: str = "final", **changes:
         protocol=compose.single([f"protocol={protocol}", "train.epochs=10"]).protocol,
         recipe=RecipeConfig(name="default", source="petlbench"),
         data=DataConfig(root="data", workers=0),
-        results=ResultsConfig(root=str(root)),
+        results=ResultsConfig(root=str(root), predictions="auto"),
         wandb=WandbConfig(
             mode="disabled", project="p", entity=None, group=None, tags=[], artifacts=False
         ),

@@ -21,6 +21,7 @@ from petlbench.errors import UserError
 
 FIT_ON = ("train", "trainval")
 SELECT_ON = (None, "val", "tests")  # records of `tests` are marked as dishonest
+PREDICTIONS = ("auto", True, False)
 TRACKING_MODES = ("disabled", "offline", "online")
 COMPILE = (True, False, "reduce-overhead")  # True: torch.compile's default mode
 SPEED = ("auto", True, False)
@@ -94,12 +95,14 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ResultsConfig:
-    """`results`: the folder of the records."""
+    """`results`: the folder of the records, and what lies beside them."""
 
     root: str
+    predictions: Any
 
     def __post_init__(self) -> None:
         text("results.root", self.root)
+        choice("results.predictions", self.predictions, PREDICTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -140,7 +140,8 @@ def _split(images: ImageList, cached: CachedPixels) -> Split:
 
     # not shared: opened read-only, and a write changes the memory of this process only
     mapped = torch.from_file(str(cached.pixels), shared=False, size=cached.size, dtype=torch.uint8)
-    return Split(mapped.view(cached.shape), torch.tensor(images.labels), {}, images.original)
+    labels = torch.tensor(images.labels)
+    return Split(mapped.view(cached.shape), labels, {}, images.original, images.paths)
 
 
 def _fingerprint(images: ImageList, split: Split) -> Fingerprint:

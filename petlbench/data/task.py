@@ -22,13 +22,15 @@ class Split:
     """Images (N, 3, H, W) uint8 and labels (N,) int64, which may be memory-mapped.
 
     load_original: returns the image of an index at its own size; None if the split has only its
-    resized images.
+    resized images. files: paths of the images below the folder of the data; None if they are no
+    files.
     """
 
     images: "Tensor"
     labels: "Tensor"
     fingerprint: Fingerprint
     load_original: Callable[[int], Image.Image] | None = None
+    files: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -134,4 +136,5 @@ def _part(split: Split, mask: "Tensor") -> Split:
     images, labels = split.images[mask], split.labels[mask]
     indices: list[int] = mask.nonzero().flatten().tolist()
     about = fingerprint(images, labels, str(split.fingerprint["format"]))
-    return Split(images, labels, about, lambda index: split.original(indices[index]))
+    files = split.files and tuple(split.files[index] for index in indices)
+    return Split(images, labels, about, lambda index: split.original(indices[index]), files)

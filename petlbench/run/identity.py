@@ -48,10 +48,10 @@ NEUTRAL: Mapping[str, Any] = {
     "probe.tasks": None,
     "probe.images": None,
 }
-# They change no result: folders of the machine, how often a training is saved, the memory for
-# outputs of frozen blocks, and a budget that only the printed table uses.
+# They change no result: folders of the machine, what lies beside a record, how often a training is
+# saved, the memory for outputs of frozen blocks, and a budget that only the printed table uses.
 PLACES = (
-    *("dataset.cache", "dataset.root", "data.root", "results.root"),
+    *("dataset.cache", "dataset.root", "data.root", "results.root", "results.predictions"),
     *("train.checkpoint_every", "train.prefix_cache", "probe.budget_gib"),
 )
 # Where the digest of the first is known, the others say nothing more of the result.

@@ -1,4 +1,4 @@
-"""The record of a run and the store: one JSON file per run, beside its delta.
+"""The record of a run and the store: one JSON file per run, beside its delta and predictions.
 
 A record is a plain dictionary with `schema: 1`:
 
@@ -56,6 +56,9 @@ from petlbench.system import (
 
 SCHEMA = 1
 DELTA = ".safetensors"  # suffix of the trained tensors beside a record
+PREDICTIONS = (
+    ".predictions.npz"  # suffix of the predictions for the tests; petlbench/data/predictions.py
+)
 UNFINISHED = ".unfinished"  # suffix of the folder with what a stopped run has saved
 MAX_PLACES = 4  # of one broken record in a message
 log = logging.getLogger("petlbench")
@@ -85,8 +88,8 @@ class Store:
         return self.root / str(factors["task"]) / f"{name}-{record['id']}{suffix}"
 
     def kept(self, record: Record) -> list[Path]:
-        """The files of a run that exist: its record, and its delta."""
-        paths = [self.path(record), self.path(record, DELTA)]
+        """The files of a run that exist: its record, its delta and its predictions."""
+        paths = [self.path(record, suffix) for suffix in (".json", DELTA, PREDICTIONS)]
         return [path for path in paths if path.is_file()]
 
     def finished(self) -> set[str]:
@@ -168,7 +171,7 @@ class Store:
         """Write a record atomically and return its path.
 
         A record of a later schema stays, and so does a finished one unless this one is finished
-        too. The delta of a run that is not finished is removed.
+        too. Delta and predictions of a run that is not finished are removed.
         """
         path = self.path(record)
         reason = record.get("reason")
@@ -179,7 +182,8 @@ class Store:
                 log.warning("kept '%s', which is finished or of a later version", better)
                 return better
             if record["status"] != "finished":
-                self.path(record, DELTA).unlink(missing_ok=True)
+                for suffix in (DELTA, PREDICTIONS):
+                    self.path(record, suffix).unlink(missing_ok=True)
             write(kept, path)
         return path
 

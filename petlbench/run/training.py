@@ -12,13 +12,14 @@ import torch
 from petlbench import delta
 from petlbench.config.schema import Config
 from petlbench.cost.section import Conditions, section
+from petlbench.data.predictions import PredictionFile, Predictions, save, wanted
 from petlbench.data.task import Score, Split, Task
 from petlbench.method import Fitted
 from petlbench.run import build, costs, logs, provenance
 from petlbench.run.check import plain
 from petlbench.run.job import Job
 from petlbench.run.lifecycle import Run, recorded, seed_everything
-from petlbench.run.record import DELTA, UNFINISHED, Record
+from petlbench.run.record import DELTA, PREDICTIONS, UNFINISHED, Record
 from petlbench.train.phase import Epoch
 from petlbench.train.precision import Precision
 from petlbench.train.trainer import TrainingLoop, require_finite
@@ -64,10 +65,20 @@ def _fill(run: Run) -> None:
         record["cost"] |= section(fitted.network, conditions, record["notes"])
     tests = build.tests(config, task)  # opened here, and not before
     started = time.perf_counter()
-    scores = {name: trainer.evaluate(fitted.network, split) for name, split in tests.items()}
+    predictions: dict[str, Predictions] = {}
+    if wanted(config.results.predictions, task.classes * sum(map(len, tests.values()))):
+        predictions = {n: trainer.predictions(fitted.network, split) for n, split in tests.items()}
+        scores = {name: split.score for name, split in predictions.items()}
+    else:
+        scores = {name: trainer.evaluate(fitted.network, split) for name, split in tests.items()}
     _note_tests(record, trainer, scores, time.perf_counter() - started)
     record["provenance"]["splits"] = _fingerprints(config, trainer, tests)
-    # last, so that a run that fails leaves no delta without a finished record
+    # last, so that a run that fails leaves no file without a finished record
+    if predictions:
+        # what a temperature is fitted on; the tests are done, so that it can choose nothing else
+        selected = {n: trainer.predictions(fitted.network, s) for n, s in trainer.select.items()}
+        content = PredictionFile(record["id"], task.names, selected | predictions)
+        save(run.store.path(record, PREDICTIONS), content)
     _store_delta(run, task, trainer.fit, fitted)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from petlbench.config.nodes import Train
 from petlbench.data.feed import Feed
+from petlbench.data.predictions import Predictions
 from petlbench.data.task import Score, Split
 from petlbench.delta import delta_tensors, non_finite
 from petlbench.errors import UserError
@@ -21,6 +22,7 @@ from petlbench.train.replay import StepHook
 from petlbench.train.unfinished import Unfinished
 
 EVALUATION_BATCH = 250
+NOT_FINITE = "logits are not finite numbers; lower train.lr"
 
 
 class TrainingLoop:
@@ -121,22 +123,55 @@ class TrainingLoop:
 
         Raises Diverged if a logit is not finite: argmax would take it for a class.
         """
-        method.to(self.device).eval()
-        self.spent.images_scored += len(split)
         # Summed on the device, which is then waited for once.
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         finite = torch.ones((), dtype=torch.bool, device=self.device)
+
+        def note(logits: Tensor, labels: Tensor) -> None:
+            correct.add_((logits.argmax(1) == labels).sum())
+            finite.logical_and_(logits.isfinite().all())
+
+        self._test(method, split, note)
+        if not bool(finite):
+            raise Diverged(NOT_FINITE)
+        return Score(int(correct), len(split))
+
+    def predictions(self, method: nn.Module, split: Split) -> Predictions:
+        """The predictions for all images of a split, in its order, from the logits of `evaluate`.
+
+        Raises Diverged if a logit is not finite.
+        """
+        # On the device too, for the same reason.
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+
+        def note(logits: Tensor, labels: Tensor) -> None:
+            values = logits.float().log_softmax(1).half()
+            parts.append((values, logits.argmax(1), logits.isfinite().all()))
+
+        self._test(method, split, note)
+        values, predicted, finite = zip(*parts, strict=True)
+        if not bool(torch.stack(finite).all()):
+            raise Diverged(NOT_FINITE)
+        return Predictions(
+            torch.cat(values).cpu().numpy(),
+            torch.cat(predicted).cpu().numpy(),
+            split.labels.numpy(),
+            split.files,
+        )
+
+    def _test(
+        self, method: nn.Module, split: Split, note: Callable[[Tensor, Tensor], None]
+    ) -> None:
+        """Give logits (B, K) and labels (B,) of a split to `note`, batch by batch."""
+        method.to(self.device).eval()
+        self.spent.images_scored += len(split)
         batches = self.feed.in_order(split, EVALUATION_BATCH)
         number = math.ceil(len(split) / EVALUATION_BATCH)
         with frozen_in_16_bit(method, self.precision), torch.inference_mode():
             for images, labels in progress(batches, f"{self.title}: testing", number):
                 with self.precision.autocast():
                     logits = method(images)
-                correct += (logits.argmax(1) == labels).sum()
-                finite &= logits.isfinite().all()
-        if not bool(finite):
-            raise Diverged("logits are not finite numbers; lower train.lr")
-        return Score(int(correct), len(split))
+                note(logits, labels)
 
     def _state(self, phase: Phase, best: dict[str, Tensor]) -> State:
         """All that the epochs after this one depend on; best: tensors of the best epoch."""
