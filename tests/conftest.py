@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from petlbench.mini import suite
 from tests.wandb_server import Server, server
 
 
@@ -13,6 +14,15 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+
+
+@pytest.fixture
+def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mini tasks with 40 images to train on and 10 to validate, for runs of a second."""
+    monkeypatch.setattr(suite, "TRAIN", 40)
+    monkeypatch.setattr(suite, "VAL", 10)
+    ends = {"train": (0, 40), "val": (40, 50), "trainval": (0, 50), "test": (50, None)}
+    monkeypatch.setattr(suite, "SPLITS", {name: slice(*end) for name, end in ends.items()})
 
 
 @pytest.fixture

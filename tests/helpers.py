@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from petlbench import registry
+from petlbench.config import options
 from petlbench.method import Method
 from petlbench.testing import FAMILIES, images, randomised, supported, tiny, tiny_method
 from petlbench.train.unfinished import Unfinished
@@ -31,6 +32,14 @@ def sampled(values: Iterable[Any], fast: Collection[Any]) -> list[Any]:
         value if value in fast else pytest.param(*_several(value), marks=pytest.mark.slow)
         for value in values
     ]
+
+
+def one_of_each_class() -> list[str]:
+    """A registered method for each class, the first by name; others differ in values alone."""
+    names: dict[str, str] = {}
+    for name in registry.names():
+        names.setdefault(options.content("method", name)["method"]["_target_"], name)
+    return sorted(names.values())
 
 
 def _several(value: Any) -> tuple[Any, ...]:

@@ -35,7 +35,7 @@ from petlbench.testing import (
     tiny_method,
 )
 from petlbench.testing.passes import no_tensor_stays_on_the_cpu
-from tests.helpers import sampled
+from tests.helpers import one_of_each_class, sampled
 
 NAMES = registry.names()
 Property = Callable[[Case], None]
@@ -55,8 +55,13 @@ PLAIN_PROPERTIES = [holds for holds in NETWORK_PROPERTIES if holds != no_tensor_
 SUPPORTED = [(name, family) for name in NAMES for family in FAMILIES if supported(name, family)]
 
 
-# The other families in the fast run: a walk, whole blocks, single modules.
-FAST = [pair for pair in SUPPORTED if pair[1] in ("vit", "swin") or pair[0] in ("dtl_plus", "ssf")]
+# In the fast run each class on a ViT and a Swin; on the other families a walk and single modules.
+CLASSES = one_of_each_class()
+FAST = [
+    pair
+    for pair in SUPPORTED
+    if (pair[1] in ("vit", "swin") and pair[0] in CLASSES) or pair[0] in ("dtl_plus", "ssf")
+]
 
 
 @pytest.mark.parametrize("holds", PLAIN_PROPERTIES, ids=lambda holds: holds.__name__)

@@ -28,6 +28,7 @@ from tests.settings import config
 CONF = Path(__file__).parent.parent / "conf"
 SUITES = {"all": ["a", "b", "one"], "a": ["one", "two"], "b": ["two", "three"], "loop": ["loop"]}
 QUICK = ["train.epochs=1", "train.drop_last=true", "dataset.images=1300", "dataset.sha256=null"]
+FEW = ["train.epochs=2", "train.batch_size=10", "dataset.images=80", "dataset.sha256=null"]
 
 
 def test_suites_expand_in_order_and_once() -> None:
@@ -275,11 +276,12 @@ def test_options_may_be_added_as_in_other_projects(tmp_path: Path) -> None:
     assert output.startswith("error: unknown backbone 'true'")
 
 
+@pytest.mark.usefixtures("few_images")
 def test_an_interrupted_sweep_resumes_without_repeating(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As Ctrl-C in the middle of the second run; signals to processes are slow tests."""
-    sweep = ["-m", "method=linear", "dataset=mini/location", "seed=range(3)", *QUICK]
+    sweep = ["-m", "method=linear", "dataset=mini/location", "seed=range(3)", *FEW]
     with monkeypatch.context() as patched:
         patched.setattr(trainer.TrainingLoop, "evaluate", _interrupted_at(2))
         code, told = in_process(tmp_path, *sweep)
@@ -331,8 +333,9 @@ def test_a_stopped_sweep_resumes_without_repeating(tmp_path: Path, stop: signal.
     assert (code, records(tmp_path)) == (0, after)
 
 
+@pytest.mark.usefixtures("few_images")
 def test_a_failure_is_listed_and_the_rest_runs(tmp_path: Path) -> None:
-    sweep = ["-m", "method=full", "dataset=mini/location", "train.lr=1e30,1e-3", *QUICK]
+    sweep = ["-m", "method=full", "dataset=mini/location", "train.lr=1e30,1e-3", *FEW]
     code, told = in_process(tmp_path, *sweep)
     assert code == 1
     assert "[2/2 ok=1 failed=1" in told
@@ -345,7 +348,7 @@ def test_a_failure_is_listed_and_the_rest_runs(tmp_path: Path) -> None:
         "finished",
     ]
     assert {path.name for path in tmp_path.iterdir()} == {"results"}
-    again = ["method=full", "dataset=mini/location", "train.lr=1e-3", *QUICK]
+    again = ["method=full", "dataset=mini/location", "train.lr=1e-3", *FEW]
     code, told = in_process(tmp_path, *again)
     assert code == 0
     assert "finished already: results/runs/mini/location/full-vit_mini-seed0-" in told
