@@ -114,7 +114,7 @@ class TrainingLoop:
         yield from self.feed.plain(self.fit, order.split(batch_size))
 
     def outputs(self, method: Method, part: Callable[[Tensor], Tensor]) -> ImageOutputs:
-        """split -> part(images) (N, ...) and labels (N,), each image once, without augmentation."""
+        """A function of a split: part(images) (N, ...) and labels (N,), each image once."""
         method.to(self.device)
         return ImageOutputs(self.title, method, part, self.feed, self.precision, self.spent)
 
