@@ -23,14 +23,16 @@ BATCH = 250  # images whose similarities are computed at a time
 
 
 class Memory(nn.Module):
-    """Features (N, d) of length 1 and labels (N,) of training images, which vote for classes.
+    """Features (N, d) of length 1 of training images, which vote for their classes.
+
+    They are in the order of the classes; `counts` (K,) says how many images each class has.
 
     The k largest cosine similarities s_i to an image give its class c the share
     sum_{i: y_i = c} exp(s_i / T) / sum_i exp(s_i / T).
     """
 
     features: Tensor
-    labels: Tensor
+    counts: Tensor
 
     def __init__(self, width: int, classes: int, images: int, k: int, temperature: float) -> None:
         super().__init__()
@@ -39,12 +41,13 @@ class Memory(nn.Module):
         self.temperature = temperature
         # persistent, so that a delta stores them
         self.register_buffer("features", torch.zeros(images, width))
-        self.register_buffer("labels", torch.arange(images) % classes)
+        # as even as can be, until there are images
+        self.register_buffer("counts", (images + classes - 1 - torch.arange(classes)) // classes)
 
     def remember(self, features: Tensor, labels: Tensor) -> None:
         """Keep the features (N, d) and labels (N,) of other images."""
-        self.features = F.normalize(features.to(self.features), dim=1)
-        self.labels = labels.to(self.labels)
+        self.features = F.normalize(features[labels.argsort(stable=True)], dim=1).to(self.features)
+        self.counts = labels.bincount(minlength=self.out_features).to(self.counts)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, d) -> logarithms of the classes' shares (B, K); a share of 0 counts as tiny"""
@@ -53,10 +56,11 @@ class Memory(nn.Module):
         # 16 bits would make near neighbours equal
         with torch.autocast(kind, enabled=False) if known else nullcontext():
             similarity = F.normalize(x.to(self.features.dtype), dim=1) @ self.features.T  # (B, N)
-        nearest = similarity.topk(min(self.k, len(self.labels)))  # (B, k)
+        nearest = similarity.topk(min(self.k, len(self.features)))  # (B, k)
         weights = (nearest.values / self.temperature).softmax(1)
         shares = similarity.new_zeros(len(x), self.out_features)
-        shares = shares.scatter_add(1, self.labels[nearest.indices], weights)
+        ends = self.counts.cumsum(0)[:-1]  # of all classes but the last
+        shares = shares.scatter_add(1, torch.bucketize(nearest.indices, ends, right=True), weights)
         return shares.clamp_min(torch.finfo(shares.dtype).tiny).log()
 
 
@@ -66,7 +70,7 @@ class KNN(Method):
     neighbours: the numbers k to choose from, on val: the parts of the training split that a search
     is given. With one number nothing is chosen. Then all images of the training split are stored.
     temperature: T. images: how many are stored; `fit` sets it. The features are what the head of
-    another method reads. A delta has N (d + 2) values: features, and labels of 64 bits.
+    another method reads. A delta has N d + K numbers: features of 32 bits, and counts.
     """
 
     starts_as_pretrained = False
@@ -106,7 +110,7 @@ class KNN(Method):
         values = {
             "neighbours": [self.memory.k],
             "temperature": self.temperature,
-            "images": len(self.memory.labels),
+            "images": len(self.memory.features),
         }
         return Fitted(self, made_by=("knn", values), notes=notes)
 

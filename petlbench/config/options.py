@@ -76,8 +76,8 @@ def members(group: str, values: Mapping[str, Any]) -> list[str] | None:
     """
     suite = values.get("suite")
     if isinstance(suite, Mapping):
-        every = contents(group).items()
-        return [n for n, own in every if "suite" not in own and not own.get(suite.get("without"))]
+        every, key = contents(group).items(), str(suite.get("without"))
+        return [name for name, own in every if "suite" not in own and not own.get(key)]
     return suite if isinstance(suite, list) else None
 
 
