@@ -102,9 +102,20 @@ class Trainer(Protocol):
 
     device: torch.device
     seed: int
+    fit: Split  # the training split
 
     def train(self, method: "Method") -> None:
         """Train all parameters that require gradients, as the configuration says."""
+
+    def outputs(
+        self, method: "Method", part: Callable[[Tensor], Tensor]
+    ) -> Callable[[Split], tuple[Tensor, Tensor]]:
+        """A function split -> part(images) (N, ...) in fp32 on the CPU, and labels (N,), in order.
+
+        part: of the method, on images (B, 3, H, W), whose tensors stay as they are. Each image is
+        computed once, also if several splits hold it: in eval mode, without augmentation and
+        gradients, in the precision of training.
+        """
 
     def examples(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Images (B, 3, H, W) and labels (B,) of the training split, once, in a random order."""
@@ -157,8 +168,7 @@ class Method(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> class logits (B, K)"""
-        z = self.features(self.backbone.embed(images))
-        return self.backbone.head(self.backbone.pooled(z))  # type: ignore[no-any-return]
+        return self.backbone.head(head_inputs(self, images))  # type: ignore[no-any-return]
 
     def fit(self, trainer: Trainer) -> Fitted:
         """Train; return the network to evaluate."""
@@ -194,6 +204,11 @@ class Method(nn.Module):
         Unsupported if one cannot be.
         """
         return folded(self.backbone.net)
+
+
+def head_inputs(method: Method, images: Tensor) -> Tensor:
+    """(B, 3, H, W) -> what the head reads, (B, C), of a method with the readout of `Method`"""
+    return method.backbone.pooled(method.features(method.backbone.embed(images)))
 
 
 def frozen_prefix(method: Method) -> int:

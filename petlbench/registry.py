@@ -18,8 +18,8 @@ def names() -> list[str]:
 
 def suites() -> dict[str, list[str]]:
     """Names of all method suites with the methods they list."""
-    files = _files().items()
-    return {name: list(content["suite"]) for name, content in files if "suite" in content}
+    lists = {name: options.members("method", content) for name, content in _files().items()}
+    return {name: members for name, members in lists.items() if members is not None}
 
 
 def values(name: str) -> dict[str, Any]:

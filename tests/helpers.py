@@ -86,9 +86,13 @@ class Examples:
 
     device = torch.device("cpu")
     seed = 0
+    fit: Any = None
 
     def search(self) -> Any:
         """No search."""
+
+    def outputs(self, method: Method, part: Any) -> Any:
+        """No outputs."""
 
     def examples(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         batch, labels = images(8), torch.arange(8) % 5

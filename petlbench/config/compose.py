@@ -13,11 +13,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from petlbench.config import labels, mistakes, recipes, search_path, selection
-from petlbench.config.composer import BESIDE, GROUPS, Composer
+from petlbench.config import labels, mistakes, options, recipes, search_path, selection
+from petlbench.config.composer import BESIDE, GROUPS, Composer, mapping
 from petlbench.config.construct import build, flat
 from petlbench.config.interpolation import NotCovered
 from petlbench.config.schema import Config, DatasetConfig, Factors, Settings, Target
@@ -249,8 +249,8 @@ def _refuse_suites(composed: DictConfig, choices: Mapping[str, str]) -> None:
     for group in choices:
         node = composed.get(group) if group in composed else None
         # a task's `suite` is the name of its suite; only a list makes an option a suite
-        listed = node.get("suite") if isinstance(node, DictConfig) else None
-        if isinstance(listed, ListConfig):
+        listed = options.members(group, mapping(node)) if isinstance(node, DictConfig) else None
+        if listed is not None:
             raise UserError(
                 f"{group}={choices[group]} names a suite, not one {group}; add -m to sweep it, "
                 f"or choose one of it: {', '.join(listed)}"

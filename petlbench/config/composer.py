@@ -24,7 +24,7 @@ from petlbench.config.interpolation import MISSING, REFERENCE, NotCovered, Plain
 ROOT = "config"
 GROUPS = ("method", "backbone", "dataset", "recipe")  # the factors of a table
 # keys of yaml files that are no part of a run
-BESIDE = ("report", "facts", "family", "tune", "select")
+BESIDE = ("report", "facts", "family", "baseline", "component", "tune", "select")
 NO_VALUES = ("hydra", "defaults")
 File = tuple[str, str | None]  # path in the configuration tree, and package
 
@@ -194,7 +194,7 @@ def mapping(node: Any) -> Plain:
 
 
 def _is_suite(node: Any) -> bool:
-    return isinstance(node, dict) and isinstance(node.get("suite"), list)
+    return isinstance(node, dict) and isinstance(node.get("suite"), list | dict)
 
 
 def merge(below: Plain, above: Mapping[str, Any]) -> None:

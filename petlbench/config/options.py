@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from importlib.abc import Traversable
@@ -65,7 +65,19 @@ def contents(group: str) -> dict[str, dict[str, Any]]:
 
 def listed(group: str, name: str) -> list[str] | None:
     """The members of a suite; None if the option is not one. A task's yaml may name its suite."""
-    suite = content(group, name).get("suite")
+    return members(group, content(group, name))
+
+
+def members(group: str, values: Mapping[str, Any]) -> list[str] | None:
+    """The members of a suite with these values; None if they are those of another option.
+
+    `suite` is a list of options, or {without: KEY}: all options of the group, but suites and those
+    whose yaml says `KEY: true`.
+    """
+    suite = values.get("suite")
+    if isinstance(suite, Mapping):
+        every, key = contents(group).items(), str(suite.get("without"))
+        return [name for name, own in every if "suite" not in own and not own.get(key)]
     return suite if isinstance(suite, list) else None
 
 

@@ -163,10 +163,11 @@ class ProbeConfig:
 class Settings:
     """All keys that yaml files and the command line may set.
 
-    family: heading of the method's rows in tables. report: how an experiment's records are shown.
-    facts: what a method's yaml declares of it for the tests. tune: the values that its trials have
-    under protocol=select, and select: how many (petlbench/config/selection.py). None of them is
-    part of a run.
+    family: heading of the method's rows in tables. baseline: reports name the methods that are
+    below it. component: a part of another method, which method=all leaves out. report: how an
+    experiment's records are shown. facts: what a method's yaml declares of it for the tests. tune:
+    the values that its trials have under protocol=select, and select: how many
+    (petlbench/config/selection.py). None of them is part of a run.
     """
 
     job: str
@@ -186,6 +187,8 @@ class Settings:
     wandb: WandbConfig
     probe: ProbeConfig | None = None
     family: str | None = None
+    baseline: bool = False
+    component: bool = False
     report: Any = None
     facts: Any = None
     tune: Any = None

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from petlbench.config.nodes import Train
 from petlbench.cost import shapes
+from petlbench.delta import trained
 from petlbench.method import Method
 from petlbench.train.forward import TrainingForward
 from petlbench.train.optim import build_optimiser
@@ -17,15 +18,19 @@ from petlbench.train.precision import Precision
 from petlbench.train.step import training_step
 
 MIB = 2**20
+NO_STEP = "no tensor is trained by gradients, so there is no training step"
 
 
 class TrainingStep:
     """A training step on one batch of noise (B, 3, H, W); each call repeats it.
 
-    Its memory mode and whether it is compiled are those of `train`.
+    Its memory mode and whether it is compiled are those of `train`. Raises ValueError if the
+    method trains no tensor.
     """
 
     def __init__(self, method: Method, precision: Precision, train: Train, images: Tensor) -> None:
+        if not trained(method):
+            raise ValueError(NO_STEP)
         self.method = method.train()
         self.precision = precision
         self.optimiser = build_optimiser(method, train)
@@ -139,8 +144,7 @@ def unchanged(method: nn.Module, device: torch.device) -> Iterator[None]:
 
 def _changing(method: nn.Module) -> dict[str, Tensor]:
     """Trainable tensors and buffers by their names."""
-    trained = {name: tensor for name, tensor in method.named_parameters() if tensor.requires_grad}
-    return trained | dict(method.named_buffers())
+    return {**trained(method), **dict(method.named_buffers())}
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

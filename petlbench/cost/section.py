@@ -10,6 +10,7 @@ from torch import nn
 
 from petlbench.config.nodes import Train
 from petlbench.cost import memory, shapes
+from petlbench.delta import trained
 from petlbench.errors import UserError, one_line
 from petlbench.method import Method
 from petlbench.train.frozen import frozen_in_16_bit
@@ -78,6 +79,9 @@ def memory_taken(method: Method, conditions: Conditions, notes: dict[str, Any]) 
     # torch keeps statistics of allocated memory for GPUs only.
     if device.type != "cuda":
         return {"saved_mb": _saved_on_cpu(method, conditions, notes), "peak_mib": None}
+    if not trained(method):
+        notes["peak_mib"] = memory.NO_STEP
+        return {"saved_mb": 0.0, "peak_mib": None}
     # Stored outputs of earlier trainings are not part of this one's peak.
     with STORE.aside():
         memory.free_unused(device)

@@ -69,8 +69,15 @@ def gflops(method: Method, *, batch: int, size: int, memory: str = "fast") -> di
         forward = flops(lambda: plain(images))
         training = empty_copy(method, META, nullcontext()).train()
         with masks(training, batch), recompute.held(training, memory)():
-            step = flops(lambda: training(images).sum().backward())
+            step = flops(lambda: _pass(training, images))
     return {"forward": forward / batch / 1e9, "step": step / batch / 1e9}
+
+
+def _pass(method: nn.Module, images: Tensor) -> None:
+    """Forward, and backward if a tensor is trained."""
+    total = method(images).sum()
+    if total.requires_grad:
+        total.backward()
 
 
 def flops(work: Callable[[], object]) -> int:

@@ -12,7 +12,7 @@ A record is a plain dictionary with `schema: 1`:
     config      the full resolved configuration, without folders of the machine; `contents` has
                 {checkpoint: sha256, splits: {split: digest}} of the files that the run reads
     scores      {test set: {top1 (percent), correct, total}}
-    selection   {fit_on, select_on, epoch, scores: {epoch: percent}, honest: bool}
+    selection   {fit_on, select_on, epoch (None: there are none), scores: {epoch: percent}, honest}
     curve       {epoch: [...], loss: [...], lr: [...]}: mean training loss and lr of each epoch
     cost        {parameters: {method, head}, units, delta_bytes, saved_mb (MB = 1e6 bytes kept for
                 backward by one step), gflops: {forward, step} (1e9 operations per image), peak_mib

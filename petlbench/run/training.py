@@ -147,12 +147,13 @@ def _note_epoch(run: Run, epoch: Epoch) -> None:
 
 def _note_training(run: Run, trainer: TrainingLoop, spent: Spent) -> None:
     history, protocol = trainer.history, run.config.protocol
-    # without a choice the last epoch is the tested one
-    best = trainer.best if trainer.keep_best else None
+    # without a choice the last epoch is the tested one; some methods train without epochs
+    last = history[-1] if history else None
+    tested = (trainer.best if trainer.keep_best else None) or last
     run.record["selection"] = {
         "fit_on": protocol.fit_on,
         "select_on": protocol.select_on,
-        "epoch": (best or history[-1]).number,
+        "epoch": tested.number if tested else None,
         "scores": {
             name: {str(epoch.number): epoch.scores[name].top1 for epoch in history if epoch.scores}
             for name in trainer.select
@@ -184,7 +185,8 @@ def _note_tests(
         "test_images_per_s": round(images / seconds, 1),
     }
     record["scores"] = {name: _score(score) for name, score in scores.items()}
-    for name in trainer.select if not record["selection"]["honest"] else ():
+    chosen = trainer.history and not record["selection"]["honest"]
+    for name in trainer.select if chosen else ():
         best = max((epoch.scores[name] for epoch in trainer.history if epoch.scores), key=_top1)
         record["scores"][f"{name}@best"] = _score(best)
 

@@ -211,8 +211,7 @@ class PetlSweeper(Sweeper):
 
     def _suite(self, group: str, name: str) -> list[str] | None:
         """The options in a suite, None for other options: `suite` of a task is a name."""
-        suite = self._content(group, name).get("suite")
-        return suite if isinstance(suite, list) else None
+        return options.members(group, self._content(group, name))
 
     def _content(self, group: str, name: str) -> dict[str, Any]:
         """The content of an option's yaml. Raises UserError if there is no such option."""

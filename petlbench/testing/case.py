@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from petlbench import registry
+from petlbench.delta import delta_tensors, trained
 from petlbench.errors import UserError
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
@@ -42,13 +43,16 @@ def _tiny_method(name: str, family: str) -> tuple[Template[Method], Tensor]:
 
 
 def randomised(method: Method) -> Method:
-    """The method with all trained tensors changed, also those that start at zero."""
+    """The method with all trained tensors changed, also those that start at zero.
+
+    If it trains none, with all that a delta stores, except whole numbers.
+    """
     # A tensor at zero would hide mistakes in its term.
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
-        for parameter in method.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+        for tensor in (trained(method) or delta_tensors(method)).values():
+            if tensor.is_floating_point():
+                tensor.add_(torch.randn(tensor.shape, generator=generator), alpha=0.1)
     return method
 
 

@@ -18,7 +18,7 @@ from petlbench.merge import merged
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
 from petlbench.testing.case import Case, error_of, loss, method_on, plain_logits, randomised
-from petlbench.testing.facts import declared
+from petlbench.testing.facts import Skipped, declared
 from petlbench.testing.networks import SIZE, config, images, timm_network, tiny
 
 OTHER_SEED = 20_231_212
@@ -38,6 +38,7 @@ def starts_as_pretrained_if_declared(case: Case) -> None:
 
 def every_trained_tensor_gets_a_gradient(case: Case) -> None:
     """No trained tensor is idle."""
+    _require_trained(case)
     # With pool=cls, the output of the last block at its patches reaches no logit.
     method = randomised(method_on(tiny(case.family, pool="norm_then_mean"), case.method)).eval()
     loss(method).backward()
@@ -47,6 +48,7 @@ def every_trained_tensor_gets_a_gradient(case: Case) -> None:
 
 def a_step_moves_the_trained_tensors_alone(case: Case) -> None:
     """A step of AdamW changes every trained tensor and no frozen one."""
+    _require_trained(case)
     method = case.randomised().train()
     before = {name: tensor.detach().clone() for name, tensor in method.named_parameters()}
     # All parameters: torch skips those without a gradient, also for weight decay.
@@ -56,6 +58,11 @@ def a_step_moves_the_trained_tensors_alone(case: Case) -> None:
     moved = {name for name, p in method.named_parameters() if not torch.equal(p, before[name])}
     wrong = moved ^ trained(method).keys()
     assert not wrong, f"trained but unmoved, or moved but frozen: {', '.join(sorted(wrong))}"
+
+
+def _require_trained(case: Case) -> None:
+    if not trained(case.start()):
+        raise Skipped("no tensor is trained by gradients")
 
 
 def the_head_is_trained(case: Case) -> None:

@@ -126,8 +126,9 @@ def check(
         pattern = next((row for row in rows if fnmatchcase(name, row)), None)
         assert pattern is not None, f"facts.start has no pattern that matches {name}"
         by_pattern[pattern].append(name)
-    # `pretrained` may match nothing: a linear probe trains the head alone.
-    unused = [row for row in rows if row not in by_pattern and rows[row] != "pretrained"]
+    # `pretrained` may match nothing: a linear probe trains the head alone; some have another head.
+    known = {*by_pattern, *HEAD}
+    unused = [row for row in rows if row not in known and rows[row] != "pretrained"]
     assert not unused, f"facts.start has patterns that match no trained tensor: {unused}"
     for pattern, names in by_pattern.items():
         if rows[pattern] == "pretrained":

@@ -16,6 +16,7 @@ from petlbench.errors import UserError
 from petlbench.method import Method
 from petlbench.progress import progress
 from petlbench.train.frozen import frozen_in_16_bit
+from petlbench.train.outputs import ImageOutputs
 from petlbench.train.phase import Diverged, Epoch, Means, Phase, State
 from petlbench.train.precision import Precision
 from petlbench.train.replay import StepHook
@@ -113,6 +114,11 @@ class TrainingLoop:
         # A generator of its own: looking at the data leaves torch's random state as it is.
         order = torch.randperm(len(self.fit), generator=torch.Generator().manual_seed(self.seed))
         yield from self.feed.plain(self.fit, order.split(batch_size))
+
+    def outputs(self, method: Method, part: Callable[[Tensor], Tensor]) -> ImageOutputs:
+        """A function of a split: part(images) (N, ...) and labels (N,), each image once."""
+        method.to(self.device)
+        return ImageOutputs(self.title, method, part, self.feed, self.precision, self.spent)
 
     def search(self) -> "SearchLoop":
         """The trainer of a search; raises UserError if there are too few images for one."""

@@ -69,6 +69,11 @@ def family(method: str) -> str:
     return str(options.content("method", method).get("family", "PETL"))
 
 
+def is_baseline(method: str) -> bool:
+    """Whether the method's yaml says that it is a cheap baseline."""
+    return bool(options.content("method", method).get("baseline"))
+
+
 def members(group: str, name: str) -> list[str]:
     """The members of a suite, nested suites expanded; the name itself if it is not a suite."""
     return options.expand([name], partial(options.listed, group))

@@ -33,6 +33,7 @@ class Scores:
     finished: pd.DataFrame  # the tidy rows of finished runs
     tidy: pd.DataFrame  # a row a record and test set
     families: dict[str, str]  # row -> "traditional methods" or "PETL methods"
+    baselines: frozenset[str]  # rows whose method's yaml says `baseline: true`
     excluded: list[Record]
 
     @property
@@ -99,6 +100,7 @@ def gather(
         finished=finished,
         tidy=_with_spread(frame, spread),
         families={row: f"{rows.family(method)} methods" for row, method in methods.items()},
+        baselines=frozenset(row for row, method in methods.items() if rows.is_baseline(method)),
         excluded=[record for record in records if record["id"] not in labels],
     )
 

@@ -7,7 +7,7 @@ from petlbench.report.model.table import CellKey, Column, Table
 from petlbench.report.read import costs
 from petlbench.report.read.means import GROUP_MEAN, TASK_MEAN
 from petlbench.report.read.scores import Scores
-from petlbench.report.table import notes, published, statistics
+from petlbench.report.table import baselines, notes, published, statistics
 from petlbench.report.table.costs import column, meaning
 from petlbench.report.table.footnotes import footnotes
 from petlbench.report.table.provenance import provenance
@@ -46,7 +46,7 @@ def accuracy_table(
             notes.scoring(scores.labelled, scores.tests),
             *notes.conditions(scores.labelled, scores.excluded),
             *_column_notes(scores, averages),
-            *([test] if TASK_MEAN in means else []),
+            *([test, *baselines.below(scores)] if TASK_MEAN in means else []),
             *meaning(keys),
             *notes.failures(scores.labelled),
         ],

@@ -1,0 +1,119 @@
+"""Logistic: multinomial logistic regression on frozen features, https://arxiv.org/abs/2103.00020.
+
+A linear probe as in CLIP's evaluation (section A.3): an L2 penalty chosen on val, L-BFGS of
+scikit-learn. DINOv2 evaluates in the same way (facebookresearch/dinov2, eval/log_regression.py).
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from petlbench.checks import is_number, whole
+from petlbench.errors import UserError
+from petlbench.method import Fitted, Method, Trainer, head_inputs
+from petlbench.model.backbone import Backbone
+
+ABSENT = -1.0e4  # bias of a class without a training image: at the optimum it is -infinity
+
+
+class Logistic(Method):
+    """Trains the head alone, by minimising |W|^2 / 2 + C sum_i cross-entropy(W x_i + b, y_i).
+
+    x_i: what the head reads of training image i. C = 10^power is chosen on val, the parts of the
+    training split that a search is given: all of `powers`, then `halvings` times the two powers
+    around the best one, half as far away as before. With one power nothing is chosen. The head is
+    then fitted to the whole training split with the same C. iterations: the most of L-BFGS.
+    """
+
+    def __init__(
+        self, backbone: Backbone, *, powers: Sequence[float], halvings: int, iterations: int
+    ) -> None:
+        super().__init__(backbone)
+        if not isinstance(powers, Sequence) or not powers or not all(map(_is_power, powers)):
+            raise UserError(
+                f"powers is {powers}; it must be a list of numbers from -30 to 30 such as "
+                "[-2, 0, 2]"
+            )
+        self.powers = [float(power) for power in powers]
+        self.halvings = whole("halvings", halvings, low=0)
+        self.iterations = whole("iterations", iterations, low=1)
+
+    def fit(self, trainer: Trainer) -> Fitted:
+        """Choose C if there is a choice, then fit the head."""
+        read = trainer.outputs(self, partial(head_inputs, self))
+        power, notes = self.powers[0], dict[str, Any]()
+        if len(self.powers) > 1:
+            search = trainer.search()
+            data = (*read(search.fit), *read(search.val))
+            scores = refined(partial(self._top1, *data), self.powers, self.halvings)
+            power = max(scores, key=scores.__getitem__)
+            notes = {"C": 10**power, "val_top1": {f"{p:g}": s for p, s in scores.items()}}
+        self.set_head(self.regression(*read(trainer.fit), power))
+        return Fitted(self, notes=notes)
+
+    def regression(self, features: Tensor, labels: Tensor, power: float) -> Any:
+        """Scikit-learn's estimator, fitted to features (N, d) and labels (N,) in float64.
+
+        Raises UserError if the images are of one class.
+        """
+        # they take a second, and other commands import methods
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+
+        if len(labels.unique()) < 2:
+            raise UserError(
+                "logistic regression needs training images of two classes or more; choose "
+                "method=knn"
+            )
+        estimator = LogisticRegression(C=10**power, max_iter=self.iterations)
+        with warnings.catch_warnings():
+            # the most iterations are a setting, and far from the best C they are few
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return estimator.fit(features.double().numpy(), labels.numpy())
+
+    def _top1(
+        self, fit: Tensor, fit_labels: Tensor, val: Tensor, val_labels: Tensor, power: float
+    ) -> float:
+        """Percent on val of the regression with a power; features (N, d), labels (N,)."""
+        estimator = self.regression(fit, fit_labels, power)
+        return 100 * float(estimator.score(val.double().numpy(), val_labels.numpy()))
+
+    @torch.no_grad()
+    def set_head(self, estimator: Any) -> None:
+        """Copy the weights of a fitted estimator into the head."""
+        head = cast(nn.Linear, self.backbone.head)
+        weight, bias = (torch.from_numpy(x) for x in (estimator.coef_, estimator.intercept_))
+        if (
+            len(weight) == 1
+        ):  # of two classes it has the difference, w x: the logits are -+ w x / 2
+            weight, bias = (torch.cat([-x, x]) / 2 for x in (weight, bias))
+        classes = torch.from_numpy(estimator.classes_).to(head.weight.device)
+        head.weight.zero_()[classes] = weight.to(head.weight)
+        head.bias.fill_(ABSENT)[classes] = bias.to(head.bias)
+
+
+def _is_power(value: object) -> bool:
+    return is_number(value) and abs(value) <= 30
+
+
+def refined(
+    score: Callable[[float], float], powers: Sequence[float], halvings: int
+) -> dict[float, float]:
+    """Scores of all powers and, between them, of those around the best one at half the distance.
+
+    This is repeated with half the distance again. Of equal scores the first one is the best.
+    """
+    scores = {power: score(power) for power in powers}
+    low, high = min(powers), max(powers)
+    distance = (high - low) / (len(powers) - 1)
+    for _ in range(halvings):
+        distance /= 2
+        best = max(scores, key=scores.__getitem__)
+        for power in (best - distance, best + distance):
+            if low <= power <= high and power not in scores:
+                scores[power] = score(power)
+    return scores

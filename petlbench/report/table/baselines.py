@@ -1,0 +1,43 @@
+"""The methods whose mean over tasks is below that of a cheap baseline, as a note of a table."""
+
+import pandas as pd
+
+from petlbench.report.read.scores import Scores
+from petlbench.report.table import statistics
+
+
+def below(scores: Scores) -> list[str]:
+    """A sentence; empty if no row is below a baseline, or there is none with all tasks.
+
+    Each row is compared with the best baseline, in the printed digits. Rows without all tasks are
+    left out.
+    """
+    means = statistics.complete(scores.means[scores.keys]).astype(float)
+    averages = means.mean(axis=1).round(1)  # as printed: no 72.0 is below a 72.0
+    baselines = averages[[row for row in averages.index if row in scores.baselines]]
+    if not len(baselines):
+        return []
+    best = str(baselines.idxmax())
+    others = averages.drop(index=list(baselines.index))
+    lower = others[others < baselines[best]].sort_values(kind="stable")
+    if not len(lower):
+        return []
+    rows = ", ".join(f"{row} ({mean:.1f})" for row, mean in lower.items())
+    sentence = f"Below a baseline on the task mean: {rows} < {best} ({baselines[best]:.1f})."
+    return [f"{sentence} {_significance(means, list(map(str, lower.index)), best)}"]
+
+
+def _significance(means: pd.DataFrame, rows: list[str], best: str) -> str:
+    """Which of the rows differ significantly from the baseline."""
+    tasks = means.shape[1]
+    if statistics.least_p(tasks, len(rows)) >= statistics.LEVEL:
+        return f"No signed-rank test of these differences ({tasks} task{'s' * (tasks != 1)})."
+    differences = [(means.loc[row] - means.loc[best]).round(statistics.DIGITS) for row in rows]
+    values = statistics.holm([statistics.signed_rank(each.to_numpy()) for each in differences])
+    pairs = zip(rows, values, strict=True)
+    worse = [row for row, value in pairs if value < statistics.LEVEL]
+    return (
+        f"Significantly: {', '.join(worse) or 'none'} (two-sided Wilcoxon signed-rank test over "
+        f"{tasks} tasks; Holm's correction for {len(rows)} row{'s' * (len(rows) != 1)}; level "
+        f"{statistics.LEVEL})."
+    )
