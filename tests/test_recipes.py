@@ -102,6 +102,13 @@ CELLS: list[tuple[str, str, str, Values]] = [  # copied by hand from the sources
     ("bi_lora", "vit_b16", "vtab/oxford_iiit_pet", {"method.scale": 0.1, "method.rank": 32}),
     ("bi_adaptformer", "vit_b16", "vtab/dtd", {"method.scale": 0.01, "backbone.std": [1.0] * 3}),
     ("repadapter", "vit_b16", "vtab/caltech101", {"method.scale": 5.0, "method.groups": 2}),
+    ("hydra", "vit_b16", "vtab/diabetic_retinopathy", {"method.scale": 4.5, "train.lr": 5e-4}),
+    (
+        "hydra",
+        "vit_b16",
+        "vtab/smallnorb_azi",
+        {"train.weight_decay": 1e-5, "train.batch_size": 64},
+    ),
     ("adapter_plus", "vit_b16", "vtab/resisc45", {"method.rank": 32, "train.precision": "bf16"}),
     ("vpt_deep", "vit_b16", "vtab/clevr_dist", {"method.prompts": 200, "train.lr": 1e-3}),
     ("sct", "vit_b16", "vtab/clevr_count", {"method.scale": 0.52, "method.scale_on_x": True}),
