@@ -358,7 +358,7 @@ def test_published_names_mean_methods_and_tasks_of_this_project() -> None:
 
 
 def test_published_rows_of_other_weights_are_marked_and_never_audited_against_ours() -> None:
-    """The authors' scripts of SSF, GPS and HST load the AugReg weights; RLRR's paper has rows on both."""
+    """The authors' scripts of SSF, GPS and HST load the AugReg weights, and so do starred rows."""
     files = ("dtl_aaai2024/table2_vtab_vit_b16", "vtab_vit_b16_literature")
     rows = [row for file in files for row in published.rows(file)]
     apart = {(row.source, row.label) for row in rows if row.backbone != "vit_b16"}

@@ -28,7 +28,7 @@ ASPECTS = ("squash", "keep")
 # see petlbench/model/backbone.py
 POOLS = ("cls", "patch_mean_then_norm", "norm_then_mean", "attention")
 STORED = "stored"  # the head is the classifier of the checkpoint
-HEAD_STARTS = ("small_normal", "torch", "kaiming_fan_out", STORED)
+HEAD_STARTS = ("small_normal", "torch", "kaiming_fan_out", "zeros", STORED)
 LONGEST_BATCH = 2**24  # images: above it a typing error, and an overflow of sizes in bytes
 
 
