@@ -79,10 +79,10 @@ class RecomposedBlock(PreNormBlock):
         plain = folded(self.block)
         for site, adapter in self.adapters.items():
             part = plain.get_submodule(site)
-            for name in READERS[site]:
-                if hasattr(part, name):
-                    linear = getattr(part, name)
-                    setattr(part, name, affine(nn.Sequential(adapter, linear), linear))
+            for name, reader in list(part.named_children()):  # a list, since the loop sets some
+                if name in READERS[site]:
+                    both = nn.Sequential(adapter, reader)
+                    setattr(part, name, affine(both, cast(nn.Linear, reader)))
         return plain
 
 

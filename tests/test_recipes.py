@@ -111,6 +111,8 @@ CELLS: list[tuple[str, str, str, Values]] = [  # copied by hand from the sources
     ),
     ("arc", "swin_b_in1k", "vtab/smallnorb_azi", {"train.lr": 0.01, "train.weight_decay": 0.005}),
     ("arc", "swin_b_in1k", "vtab/dtd", {"method.dropout": 0.5, "train.clip_grad": 1.0}),
+    ("rlrr", "vit_b16", "vtab/kitti", {"method.dropout": 0.3, "input.augment.hflip": 0.5}),
+    ("rlrr", "vit_b16", "vtab/svhn", {"train.lr": 0.005, "backbone.head_start": "zeros"}),
     ("adapter_plus", "vit_b16", "vtab/resisc45", {"method.rank": 32, "train.precision": "bf16"}),
     ("vpt_deep", "vit_b16", "vtab/clevr_dist", {"method.prompts": 200, "train.lr": 1e-3}),
     ("sct", "vit_b16", "vtab/clevr_count", {"method.scale": 0.52, "method.scale_on_x": True}),
