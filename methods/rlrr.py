@@ -19,7 +19,7 @@ from petlbench.method import Method, ParameterGroup
 from petlbench.methods.ssf import transformed
 from petlbench.model.backbone import Backbone
 from petlbench.model.folding import folded
-from petlbench.swap import swap
+from petlbench.swap import swap, swap_qkv
 
 PARTS = ("attn.q", "attn.k", "attn.v")  # equal parts of the rows of a fused projection, in order
 SITES = (*PARTS, "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "downsample.reduction")
@@ -148,13 +148,13 @@ def _rescale(backbone: Backbone, sites: Sequence[str]) -> None:
         raise UserError(
             f"method.sites is {', '.join(sites)}; name attn.qkv or its parts, not both"
         )
-    names = [name for name, _ in backbone.net.named_modules()]
-    if chosen and not any(name.endswith(".q_proj") for name in names):
+    if chosen:
         numbers = [PARTS.index(part) for part in chosen]
-        swap(backbone, "*.blocks.*.attn.qkv", lambda qkv: Rescaled(qkv, numbers, len(PARTS)))
-        chosen = []
-    for part in chosen:  # projections of their own, as in EVA-02
-        swap(backbone, f"*.blocks.*.{part}_proj", Rescaled)
+        swap_qkv(
+            backbone,
+            lambda qkv: Rescaled(qkv, numbers, len(PARTS)),
+            {f"{part.removeprefix('attn.')}_proj": Rescaled for part in chosen},
+        )
     for site in (site for site in sites if site not in PARTS):
         below = "" if site == "downsample.reduction" else "blocks.*."
         # EVA-02 has two layers fc1, whose outputs it multiplies.
