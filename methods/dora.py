@@ -11,7 +11,7 @@ from petlbench.layers import LowRank, affine
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
 from petlbench.peft import Update, side_by_side
-from petlbench.swap import swap
+from petlbench.swap import swap_qkv
 
 
 class Decomposed(nn.Module):
@@ -84,15 +84,54 @@ class DecomposedQKV(nn.Module):
         return replace(side_by_side(query, value), magnitude=magnitude)
 
 
+class DecomposedLinear(nn.Module):
+    """W x + b with W decomposed, for a query or value apart from the others; else as above."""
+
+    def __init__(self, op: nn.Linear, rank: int, scale: float, dropout: float) -> None:
+        super().__init__()
+        self.op = op
+        self.dropout = nn.Dropout(fraction("dropout", dropout))
+        self.change = Decomposed(op.weight, rank, scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., d) -> (..., out)"""
+        out = self.op(x)
+        if self.training and self.dropout.p:
+            x = self.dropout(x)
+            product = F.linear(x, self.op.weight)
+        else:
+            product = out - _bias(self.op)
+        return out + self.change(x, product, self.op.weight)  # type: ignore[no-any-return]
+
+    def folded(self) -> nn.Module:
+        """One linear map."""
+        return affine(self, self.op)
+
+    def low_rank_update(self) -> Update:
+        """The decomposed update."""
+        part = self.change
+        pair = part.update.down.weight, part.update.up.weight
+        return Update(*pair, part.scale, part.magnitude)
+
+
 class DoRA(Method):
     """Query and value projections as magnitude times direction, the direction updated by low rank.
 
-    As in huggingface/peft. The authors give no recipe for ViTs: the values are LoRA's.
+    As in huggingface/peft. The authors give no recipe for ViTs: the values are LoRA's. EVA-02 has
+    these projections apart from the key's, and each draws a dropout mask of its own there.
     """
 
     def __init__(self, backbone: Backbone, *, rank: int, scale: float, dropout: float) -> None:
         super().__init__(backbone)
-        swap(backbone, "*.attn.qkv", lambda qkv: DecomposedQKV(qkv, rank, scale, dropout))
+
+        def decomposed(op: nn.Linear) -> nn.Module:
+            return DecomposedLinear(op, rank, scale, dropout)
+
+        swap_qkv(
+            backbone,
+            lambda qkv: DecomposedQKV(qkv, rank, scale, dropout),
+            {"q_proj": decomposed, "v_proj": decomposed},
+        )
 
 
 def _bias(layer: nn.Linear) -> Tensor:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from petlbench.checks import positive
-from petlbench.layers import LowRank, affine
+from petlbench.layers import LowRank, Parallel, Scaled, affine
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
 from petlbench.peft import Update, side_by_side
-from petlbench.swap import swap
+from petlbench.swap import swap_qkv
 
 
 class LowRankUpdate(nn.Module):
@@ -64,8 +64,20 @@ class AdaptedQKV(nn.Module):
 
 
 class LoRA(Method):
-    """A low-rank update of the query and value projections of every block."""
+    """A low-rank update of the query and value projections of every block.
+
+    EVA-02 has them apart from the key's; the parameters are as many.
+    """
 
     def __init__(self, backbone: Backbone, *, rank: int, scale: float, dropout: float) -> None:
         super().__init__(backbone)
-        swap(backbone, "*.attn.qkv", lambda qkv: AdaptedQKV(qkv, rank, scale, dropout))
+
+        def adapted(op: nn.Linear) -> nn.Module:
+            update = LowRank(op.in_features, op.out_features, rank, dropout)
+            return Parallel(op, Scaled(scale, update))
+
+        swap_qkv(
+            backbone,
+            lambda qkv: AdaptedQKV(qkv, rank, scale, dropout),
+            {"q_proj": adapted, "v_proj": adapted},
+        )

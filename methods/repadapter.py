@@ -8,14 +8,19 @@ from typing import cast
 from torch import Tensor, nn
 
 from petlbench.checks import fraction, subset, whole
-from petlbench.errors import UserError
+from petlbench.errors import Unsupported, UserError
 from petlbench.layers import GroupedLinear, Residual, Scaled, affine
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
-from petlbench.swap import swap
+from petlbench.swap import has, swap
 
 # Below `blocks` only: SigLIP's attention pooling has an mlp.fc1 too.
 SITES = {"attn": "*.blocks.*.attn.qkv", "mlp": "*.blocks.*.mlp.fc1"}  # both read a norm
+# Of several maps that read one norm, as in EVA-02: the first of them, and the norm.
+SHARED = {
+    "attn": ("*.blocks.*.attn.q_proj", "*.blocks.*.norm1"),
+    "mlp": ("*.blocks.*.mlp.fc1_g", "*.blocks.*.norm2"),
+}
 
 
 class LinearAdapter(nn.Module):
@@ -55,6 +60,14 @@ class Adapted(nn.Sequential):
         return affine(self, cast(nn.Linear, self[1]))  # n + s A(n) is self[0]
 
 
+class AdaptedNorm(nn.Sequential):
+    """n + s A(n) with n of a norm that several linear maps read."""
+
+    def folded(self) -> nn.Module:
+        """Raises Unsupported: in EVA-02 the key's projection has no bias to take the adapter's."""
+        raise Unsupported("several linear layers read its adapter")
+
+
 class RepAdapter(Method):
     """n + s A(n) between norm and attention, and between norm and MLP: `sites`, eq. 6.
 
@@ -78,5 +91,13 @@ class RepAdapter(Method):
             body = LinearAdapter(linear.in_features, hidden, groups, dropout)
             return Adapted(Residual(Scaled(scale, body)), linear)
 
+        def adapted_norm(norm: nn.LayerNorm) -> nn.Module:
+            body = LinearAdapter(len(norm.weight), hidden, groups, dropout)
+            return AdaptedNorm(norm, Residual(Scaled(scale, body)))
+
         for site in subset("method.sites", sites, SITES):
-            swap(backbone, SITES[site], adapted)
+            first, norm = SHARED[site]
+            if has(backbone, first):
+                swap(backbone, norm, adapted_norm)
+            else:
+                swap(backbone, SITES[site], adapted)

@@ -25,6 +25,24 @@ def swap(network: nn.Module, glob: str, make: Make) -> None:
         raise Unsupported(_nothing_matches(network, glob))
 
 
+def swap_qkv(network: nn.Module, fused: Make, apart: Mapping[str, Make]) -> None:
+    """Replace each fused projection `attn.qkv`, or projections that a network has apart (EVA-02).
+
+    apart: makers by the names of the latter, some of `q_proj`, `k_proj` and `v_proj`. Raises
+    Unsupported as `swap` does.
+    """
+    if not has(network, "*.attn.q_proj"):
+        swap(network, "*.attn.qkv", fused)
+        return
+    for name, make in apart.items():
+        swap(network, f"*.attn.{name}", make)
+
+
+def has(network: nn.Module, glob: str) -> bool:
+    """Whether the dotted name of a module matches `glob`, as for `swap`."""
+    return any(fnmatchcase(f".{name}", glob) for name, _ in network.named_modules())
+
+
 def swap_type(network: nn.Module, kind: type[nn.Module], make: Make) -> None:
     """Replace each module of a type, if there is one, by make(module)."""
     _replace(network, lambda name, module: isinstance(module, kind), make)

@@ -281,6 +281,7 @@ def test_the_head_starts_as_configured() -> None:
     assert not small[1].any()
     assert 0.8 * bound < float(uniform[0].abs().max()) <= bound  # as nn.Linear draws them
     assert 0 < float(uniform[1].abs().max()) <= bound
+    assert not any(tensor.any() for tensor in tiny("vit", head_start="zeros").head.parameters())
 
 
 def test_a_head_can_start_as_in_the_code_of_vpt() -> None:

@@ -63,13 +63,13 @@ def test_command_says_what_fails(tmp_path: Path, capsys: pytest.CaptureFixture[s
     copied("linear", tmp_path, {}, {})
     assert main([str(tmp_path)]) == 0
     shutil.copy(VECTORS / "bitfit.json", tmp_path / "alone.json")  # no numbers: not a vector
-    copied("bitfit", tmp_path, {"method": "hydra"}, {})
+    copied("bitfit", tmp_path, {"method": "unheard_of"}, {})
     assert main([str(tmp_path)]) == 1
     (tmp_path / "bitfit.npz").write_bytes(b"no numbers")
     copied("dtl_vit", tmp_path, {}, {"loss": 1.0})
     assert main([str(tmp_path)]) == 1
     out = capsys.readouterr().out
-    assert "UNKNOWN METHOD hydra" in out
+    assert "UNKNOWN METHOD unheard_of" in out
     assert "1 of 1 vectors pass" in out
     assert "1 of 2 vectors pass" in out
     assert "1 of 3 vectors pass" in out

@@ -139,6 +139,7 @@ STEPPED = [
     (("sct", "vit_b16", "vtab"), 1e-6, 1e-5, 100, lambda e: e - 1),
     (("adapter", "vit_b16", "vtab"), 1e-6, 1e-5, 100, lambda e: e - 1),  # NOAH: step(epoch)
     (("noah_subnet", "vit_b16", "fewshot"), 1e-6, 1e-5, 100, lambda e: e - 1),
+    (("rlrr", "vit_b16", "vtab"), 1e-7, 1e-8, 110, lambda e: e - 1),  # train_vtab.py
     (("full", "vit_b16", "vtab"), 1e-4, 1e-6, 100, lambda e: e - 1),
 ]
 
@@ -161,6 +162,17 @@ def test_published_schedules_are_timms_stepped_as_the_source_says(
         expected.append(optimiser.param_groups[0]["lr"])
         timm.step(index(epoch))
     assert values == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_schedule_of_hydra_is_the_start_of_a_cosine_of_500_epochs() -> None:
+    values, published = scheduled(("hydra", "vit_b16", "vtab"))
+    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=published["lr"])
+    timm = CosineLRScheduler(
+        optimiser, t_initial=500, warmup_t=10, warmup_lr_init=1e-6, lr_min=1e-5
+    )
+    timm.step(98)  # after the last epoch but one, whose 0-based number is 98
+    assert values[-1] == pytest.approx(optimiser.param_groups[0]["lr"], rel=1e-12)
+    assert len(values) == 100
 
 
 @pytest.mark.parametrize("method", ["adapter_plus", "vpt_deep"])

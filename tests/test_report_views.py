@@ -336,7 +336,7 @@ def test_the_audit_finds_the_average_that_its_cells_contradict() -> None:
     assert list(wrong.index) == ["LoRA (DTL paper, Table 2)"]
     assert wrong["printed"].item() == 74.5
     assert wrong["recomputed"].item() == pytest.approx(74.60, abs=0.005)
-    assert len(table.rows) == 21
+    assert len(table.rows) == 22
 
 
 def test_the_audit_sets_measured_rows_beside_published_ones() -> None:
@@ -369,13 +369,14 @@ def test_published_names_mean_methods_and_tasks_of_this_project() -> None:
 
 
 def test_published_rows_of_other_weights_are_marked_and_never_audited_against_ours() -> None:
-    """The authors' scripts of SSF, GPS and HST load the AugReg weights."""
+    """The authors' scripts of SSF, GPS and HST load the AugReg weights, and so do starred rows."""
     files = ("dtl_aaai2024/table2_vtab_vit_b16", "vtab_vit_b16_literature")
     rows = [row for file in files for row in published.rows(file)]
     apart = {(row.source, row.label) for row in rows if row.backbone != "vit_b16"}
     assert apart == {
         ("DTL paper, Table 2", "SSF"),
         *(("V-PETL Bench README", name) for name in ("SSF", "GPS", "HST")),
+        *(("RLRR paper, Table 2", name) for name in ("ARC*", "RLRR*")),
     }
     for row in rows:
         marked = "trained from the weights of vit_b16_augreg, not of vit_b16" in row.note()

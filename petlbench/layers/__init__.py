@@ -5,6 +5,7 @@ low-rank pair, a bottleneck, a pair of scale and shift, a convolution, a set of 
 of FacT.
 """
 
+from petlbench.layers.linear import product
 from petlbench.layers.modules import (
     NO_BIAS,
     Bottleneck,
@@ -39,4 +40,5 @@ __all__ = [
     "SideState",
     "Swish",
     "affine",
+    "product",
 ]

@@ -18,9 +18,14 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)"""
-        if not (self.weight.requires_grad and is_recorded()):
-            return super().forward(x)
-        return _Product.apply(x, self.weight, self.bias)  # type: ignore[no-any-return]
+        return product(x, self.weight, self.bias)
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What `Linear` computes, x W^T + b: (..., in), (out, in), (out) -> (..., out)"""
+    if not (weight.requires_grad and is_recorded()):
+        return F.linear(x, weight, bias)
+    return _Product.apply(x, weight, bias)  # type: ignore[no-any-return]
 
 
 def autocast_format(x: Tensor) -> torch.dtype | None:

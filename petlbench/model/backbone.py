@@ -33,10 +33,17 @@ def _kaiming_fan_out(head: nn.Linear) -> None:
     nn.init.constant_(head.bias, -math.log(99))
 
 
+def _zeros(head: nn.Linear) -> None:
+    """Zero weights and bias: the heads of ARC's and RLRR's code."""
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+
+
 HEAD_STARTS: dict[str, Callable[[nn.Linear], None]] = {
     "small_normal": _small_normal,
     "torch": nn.Linear.reset_parameters,
     "kaiming_fan_out": _kaiming_fan_out,
+    "zeros": _zeros,
 }
 
 

@@ -4,6 +4,7 @@
 
     zeros, ones, 1.0e-6         a constant
     kaiming_uniform             within 1 / sqrt(fan_in), torch's start of weights and biases
+    he_uniform                  within sqrt(6 / fan_in)
     xavier_uniform              within sqrt(6 / (fan_in + fan_out))
     xavier_uniform(patch)       the same with a fan_in: a number, or the values of an image patch
     xavier_uniform_set(100)     the same for a tensor (1, 100, width), of which it may be a slice
@@ -52,6 +53,11 @@ def kaiming_uniform(tensor: Tensor, shape: torch.Size) -> tuple[Any, Tensor]:
     return UNIFORM, tensor * math.sqrt(math.prod(shape[1:]))
 
 
+def he_uniform(tensor: Tensor, shape: torch.Size) -> tuple[Any, Tensor]:
+    """He's uniform start, https://arxiv.org/abs/1502.01852."""
+    return UNIFORM, tensor * math.sqrt(math.prod(shape[1:]) / 6)
+
+
 def xavier_uniform(fan_in: float | None = None) -> Start:
     """Xavier's uniform start; the fans are those of the weight, or fan_in and the last axis."""
 
@@ -89,6 +95,7 @@ STARTS: dict[str, Callable[..., Start]] = {
     "ones": lambda: constant(1.0),
     "identity": lambda: identity,
     "kaiming_uniform": lambda: kaiming_uniform,
+    "he_uniform": lambda: he_uniform,
     "xavier_uniform": xavier_uniform,
     "xavier_uniform_set": xavier_uniform_set,
     "normal": normal,

@@ -88,7 +88,9 @@ class Plan:
     """How to build the method of a vector.
 
     method, values: for the registry. pool: of the backbone. tensors: the parameter of each method
-    tensor of the vector. zeros: parameters that the vector does not have; they are set to zero.
+    tensor of the vector, and by `backbone/<timm's name>` that of a backbone's tensor that the
+    method trains as another one. zeros: parameters that the vector does not have; they are set to
+    zero.
     """
 
     method: str

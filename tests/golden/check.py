@@ -123,9 +123,9 @@ class Comparison:
     def _own(self, name: str) -> tuple[nn.Parameter | None, Tied]:
         """The parameter for `backbone/<timm's name>` or `method/<the vector's name>`."""
         kind, _, rest = name.partition("/")
-        if kind == "backbone":
+        if kind == "backbone" and name not in self.plan.tensors:
             return self.of_backbone[rest], Tied(rest)
-        tied = self.plan.tensors[rest]
+        tied = self.plan.tensors[name if kind == "backbone" else rest]
         return None if tied.parameter is None else self.parameters[tied.parameter], tied
 
 
