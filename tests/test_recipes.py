@@ -101,6 +101,8 @@ CELLS: list[tuple[str, str, str, Values]] = [  # copied by hand from the sources
     ("convpass_attn", "vit_b16", "vtab/caltech101", {"method.scale": 100.0}),
     ("bi_lora", "vit_b16", "vtab/oxford_iiit_pet", {"method.scale": 0.1, "method.rank": 32}),
     ("bi_adaptformer", "vit_b16", "vtab/dtd", {"method.scale": 0.01, "backbone.std": [1.0] * 3}),
+    ("fpet_bi_lora", "vit_b16", "vtab/patch_camelyon", {"method.scale": 10.0, "method.bits": 1}),
+    ("fpet_adaptformer", "vit_b16", "vtab/dtd", {"method.scale": 1.0, "backbone.std": [1.0] * 3}),
     ("repadapter", "vit_b16", "vtab/caltech101", {"method.scale": 5.0, "method.groups": 2}),
     ("adapter_plus", "vit_b16", "vtab/resisc45", {"method.rank": 32, "train.precision": "bf16"}),
     ("vpt_deep", "vit_b16", "vtab/clevr_dist", {"method.prompts": 200, "train.lr": 1e-3}),
