@@ -103,6 +103,8 @@ CELLS: list[tuple[str, str, str, Values]] = [  # copied by hand from the sources
     ("bi_adaptformer", "vit_b16", "vtab/dtd", {"method.scale": 0.01, "backbone.std": [1.0] * 3}),
     ("fpet_bi_lora", "vit_b16", "vtab/patch_camelyon", {"method.scale": 10.0, "method.bits": 1}),
     ("fpet_adaptformer", "vit_b16", "vtab/dtd", {"method.scale": 1.0, "backbone.std": [1.0] * 3}),
+    ("gps", "vit_b16_augreg", "vtab/patch_camelyon", {"method.per_neuron": 2, "train.lr": 0.004}),
+    ("gps", "vit_b16_augreg", "vtab/sun397", {"method.selection_batch": 16, "train.lr": 0.0025}),
     ("repadapter", "vit_b16", "vtab/caltech101", {"method.scale": 5.0, "method.groups": 2}),
     ("adapter_plus", "vit_b16", "vtab/resisc45", {"method.rank": 32, "train.precision": "bf16"}),
     ("vpt_deep", "vit_b16", "vtab/clevr_dist", {"method.prompts": 200, "train.lr": 1e-3}),
