@@ -105,6 +105,8 @@ CELLS: list[tuple[str, str, str, Values]] = [  # copied by hand from the sources
     ("fpet_adaptformer", "vit_b16", "vtab/dtd", {"method.scale": 1.0, "backbone.std": [1.0] * 3}),
     ("gps", "vit_b16_augreg", "vtab/patch_camelyon", {"method.per_neuron": 2, "train.lr": 0.004}),
     ("gps", "vit_b16_augreg", "vtab/sun397", {"method.selection_batch": 16, "train.lr": 0.0025}),
+    ("hst", "vit_b16_augreg", "vtab/kitti", {"train.weight_decay": 0.05, "train.accumulate": 2}),
+    ("hst", "vit_b16_augreg", "vtab/svhn", {"train.weight_decay": 5e-5, "train.lr": 0.01}),
     ("repadapter", "vit_b16", "vtab/caltech101", {"method.scale": 5.0, "method.groups": 2}),
     ("adapter_plus", "vit_b16", "vtab/resisc45", {"method.rank": 32, "train.precision": "bf16"}),
     ("vpt_deep", "vit_b16", "vtab/clevr_dist", {"method.prompts": 200, "train.lr": 1e-3}),
