@@ -19,7 +19,7 @@ NAMES = sorted(path.stem for path in VECTORS.glob("*.json"))
 def test_vector(name: str) -> None:
     result = check(Case(VECTORS / f"{name}.json"))
     assert result.passed, str(result)
-    assert set(result.differences) == {"logits", "head_input", "loss", "grads"}
+    assert set(result.differences) >= {"logits", "head_input", "loss", "grads"}
 
 
 def copied(name: str, folder: Path, about: dict[str, object], arrays: dict[str, float]) -> Path:

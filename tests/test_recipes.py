@@ -108,6 +108,12 @@ CELLS: list[tuple[str, str, str, Values]] = [  # copied by hand from the sources
     ("convpass_attn", "vit_b16", "vtab/caltech101", {"method.scale": 100.0}),
     ("bi_lora", "vit_b16", "vtab/oxford_iiit_pet", {"method.scale": 0.1, "method.rank": 32}),
     ("bi_adaptformer", "vit_b16", "vtab/dtd", {"method.scale": 0.01, "backbone.std": [1.0] * 3}),
+    ("fpet_bi_lora", "vit_b16", "vtab/patch_camelyon", {"method.scale": 10.0, "method.bits": 1}),
+    ("fpet_adaptformer", "vit_b16", "vtab/dtd", {"method.scale": 1.0, "backbone.std": [1.0] * 3}),
+    ("gps", "vit_b16_augreg", "vtab/patch_camelyon", {"method.per_neuron": 2, "train.lr": 0.004}),
+    ("gps", "vit_b16_augreg", "vtab/sun397", {"method.selection_batch": 16, "train.lr": 0.0025}),
+    ("hst", "vit_b16_augreg", "vtab/kitti", {"train.weight_decay": 0.05, "train.accumulate": 2}),
+    ("hst", "vit_b16_augreg", "vtab/svhn", {"train.weight_decay": 5e-5, "train.lr": 0.01}),
     ("repadapter", "vit_b16", "vtab/caltech101", {"method.scale": 5.0, "method.groups": 2}),
     ("hydra", "vit_b16", "vtab/diabetic_retinopathy", {"method.scale": 4.5, "train.lr": 5e-4}),
     (

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from petlbench.method import Method
+
 
 @dataclass(frozen=True)
 class Case:
@@ -59,11 +61,16 @@ class Case:
     def network(self) -> nn.Module:
         """The timm network that the vector was made for, in float64, with its weights."""
         module, _, kind = self.about["timm_class"].rpartition(".")
-        net: nn.Module = getattr(importlib.import_module(module), kind)(
-            **self.about["timm_kwargs"]
-        )
-        net.double().load_state_dict(self.below("backbone/"), strict=True)
+        # Where the classifier is a tensor of the method, the one of the network is not stored.
+        options = self.about["timm_kwargs"] | {"num_classes": self.about["num_classes"]}
+        net: nn.Module = getattr(importlib.import_module(module), kind)(**options)
+        head = {} if self.about["timm_kwargs"]["num_classes"] else _head(net.double())
+        net.double().load_state_dict(self.below("backbone/") | head, strict=True)
         return net
+
+
+def _head(net: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in net.state_dict().items() if name.startswith("head.")}
 
 
 def as_it_is(tensor: Tensor) -> Tensor:
@@ -73,7 +80,7 @@ def as_it_is(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Tied:
-    """The parameter that corresponds to a method tensor of the vector.
+    """The parameter that corresponds to a tensor of the vector, or the buffer.
 
     parameter: its name, None if the method has no such tensor. view: a view of the parameter, or
     of its gradient, in the vector's layout; values are written through it.
@@ -83,14 +90,21 @@ class Tied:
     view: Callable[[Tensor], Tensor] = as_it_is
 
 
+def nothing_further(method: Method) -> dict[str, float]:
+    """No comparison beside the usual ones."""
+    return {}
+
+
 @dataclass(frozen=True)
 class Plan:
     """How to build the method of a vector.
 
     method, values: for the registry. pool: of the backbone. tensors: the parameter of each method
-    tensor of the vector, and by `backbone/<timm's name>` that of a backbone's tensor that the
-    method trains as another one. zeros: parameters that the vector does not have; they are set to
-    zero.
+    tensor of the vector. zeros: parameters that the vector does not have; they are set to zero.
+    of_backbone: parameters that are not those of the network, by timm's name of the tensor whose
+    place they take. further: comparisons of this kind of vector alone, largest differences by
+    name; it gets the filled method, before the usual comparisons, and may prepare it. training:
+    the mode in which outputs and gradients were computed.
     """
 
     method: str
@@ -98,8 +112,18 @@ class Plan:
     pool: str
     tensors: Mapping[str, Tied] = field(default_factory=dict)
     zeros: frozenset[str] = frozenset()
+    of_backbone: Mapping[str, Tied] = field(default_factory=dict)
+    further: Callable[[Method], Mapping[str, float]] = nothing_further
+    training: bool = True
 
 
 def usual_pool(case: Case) -> str:
     """The mean of normalised patches on Swin, the class token on ViT."""
     return "norm_then_mean" if case.is_swin else "cls"
+
+
+def apart(value: Tensor, reference: Tensor) -> float:
+    """The largest absolute difference; infinite for other shapes."""
+    if value.shape != reference.shape:
+        return float("inf")
+    return float((value.detach() - reference).abs().max())

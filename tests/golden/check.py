@@ -11,7 +11,7 @@ from petlbench import registry
 from petlbench.model.backbone import Backbone
 from petlbench.testing.networks import config
 from tests.golden.adapters import adapters
-from tests.golden.case import Case, Plan, Tied
+from tests.golden.case import Case, Plan, Tied, apart
 
 TOLERANCE = 1e-9
 
@@ -50,6 +50,7 @@ def check(case: Case) -> Result:
         raise UnknownMethod(plan.method)
     comparison = Comparison(case, plan)
     comparison.fill()
+    comparison.result.differences |= plan.further(comparison.method)
     comparison.outputs()
     comparison.gradients()
     comparison.freezing()
@@ -67,8 +68,9 @@ class Comparison:
         size = cast(Any, net.patch_embed).img_size[0]
         values = config("vit", name=case.path.stem, pool=plan.pool)
         backbone = Backbone(net, values, image_size=size)
-        self.method = registry.create(plan.method, backbone, **plan.values).double().train()
+        self.method = registry.create(plan.method, backbone, **plan.values).double()
         self.parameters = dict(self.method.named_parameters())
+        self.tensors = {**self.parameters, **dict(self.method.named_buffers())}
 
     def fill(self) -> None:
         """Copy the vector's method tensors into the method."""
@@ -76,7 +78,7 @@ class Comparison:
             for name, value in self.case.below("method/").items():
                 tied = self.plan.tensors[name]
                 if tied.parameter is not None:
-                    own = tied.view(self.parameters[tied.parameter])
+                    own = tied.view(self.tensors[tied.parameter])
                     if own.shape != value.shape:
                         shapes = f"{tuple(own.shape)} here, {tuple(value.shape)} there"
                         raise ValueError(f"{name} is {shapes}")
@@ -86,28 +88,29 @@ class Comparison:
 
     def outputs(self) -> None:
         """Compare a forward pass; the backward pass leaves its gradients."""
-        images, backbone = self.case.arrays["x"], self.method.backbone
-        logits = self.method(images)
+        self.method.train(self.plan.training).zero_grad()
+        inputs: list[Tensor] = []  # of the head
+        self.method.backbone.head.register_forward_pre_hook(lambda _, given: inputs.extend(given))
+        logits = self.method(self.case.arrays["x"])
         loss = F.cross_entropy(logits, self.case.arrays["y"])
         loss.backward()
-        with torch.no_grad():
-            head_input = backbone.pooled(self.method.features(backbone.embed(images)))
+        [head_input] = inputs
         for kind, value in (("logits", logits), ("head_input", head_input), ("loss", loss)):
-            self.result.differences[kind] = _apart(value, self.case.arrays[kind])
+            self.result.differences[kind] = apart(value, self.case.arrays[kind])
 
     def gradients(self) -> None:
         """Compare every gradient of the vector; without a parameter here it must be zero."""
-        apart = [0.0]
+        differences = [0.0]
         for name, expected in self.case.below("grad/").items():
             parameter, tied = self._own(name)
             if parameter is None:
-                apart.append(_apart(torch.zeros_like(expected), expected))
+                differences.append(apart(torch.zeros_like(expected), expected))
             elif not parameter.requires_grad:
                 self.result.problems.append(f"{name} is frozen here")
             else:
                 own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                apart.append(_apart(tied.view(own), expected))
-        self.result.differences["grads"] = float(torch.tensor(apart).max())  # NaN stays NaN
+                differences.append(apart(tied.view(own), expected))
+        self.result.differences["grads"] = float(torch.tensor(differences).max())  # NaN stays NaN
 
     def freezing(self) -> None:
         """Report parameters that only this project trains, except unused ones of the method."""
@@ -123,13 +126,7 @@ class Comparison:
     def _own(self, name: str) -> tuple[nn.Parameter | None, Tied]:
         """The parameter for `backbone/<timm's name>` or `method/<the vector's name>`."""
         kind, _, rest = name.partition("/")
-        if kind == "backbone" and name not in self.plan.tensors:
+        if kind == "backbone" and rest not in self.plan.of_backbone:
             return self.of_backbone[rest], Tied(rest)
-        tied = self.plan.tensors[name if kind == "backbone" else rest]
+        tied = (self.plan.tensors if kind == "method" else self.plan.of_backbone)[rest]
         return None if tied.parameter is None else self.parameters[tied.parameter], tied
-
-
-def _apart(value: Tensor, reference: Tensor) -> float:
-    if value.shape != reference.shape:
-        return float("inf")
-    return float((value.detach() - reference).abs().max())

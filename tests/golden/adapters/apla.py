@@ -14,13 +14,13 @@ def apla(case: Case) -> Plan:
     names = [name for name in case.below(PREFIX) if ".attn.proj." in name]
     weights, biases = _ordered(names, ".weight"), _ordered(names, ".bias")
     rows = _rows(case, [len(case.arrays[PREFIX + name]) for name in weights])
-    tensors = {
-        f"backbone/{name}": _tied(name, index, case.arrays[PREFIX + name])
+    of_backbone = {
+        name: _tied(name, index, case.arrays[PREFIX + name])
         for ordered in (weights, biases)
         for name, index in zip(ordered, rows, strict=True)
     }
     values = {"rows_per_block": None if len(set(map(len, rows))) > 1 else len(rows[0])}
-    return Plan("apla", values | {"rows": rows}, usual_pool(case), tensors)
+    return Plan("apla", values | {"rows": rows}, usual_pool(case), of_backbone=of_backbone)
 
 
 def _rows(case: Case, widths: list[int]) -> list[list[int]]:
