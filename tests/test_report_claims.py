@@ -71,7 +71,7 @@ def runs(row: Row, measurement: Measurement, top1: float = 60.0) -> list[Record]
             run["task_title"] = content.get("title", task)
         run = titled(copy.deepcopy(run))
         run["id"] += f"{measurement.conditions}{row.settings}"
-        for key, value in (measurement.accepts | row.settings).items():
+        for key, value in {**measurement.accepts, **row.settings}.items():
             fulfil(run, key, value)
         made.append(run)
     return made
@@ -243,7 +243,7 @@ def test_without_records_every_claim_says_what_it_needs() -> None:
 def test_a_suite_or_backbone_of_the_command_is_refused() -> None:
     for change in ({"suite": "mini"}, {"backbone": "vit_b16"}, {"vary": {"method.rank": "rank"}}):
         with pytest.raises(UserError, match="leave out --suite, --backbone and --vary"):
-            registry.build([], replace(find("claims"), **change))  # type: ignore[arg-type]
+            registry.build([], replace(find("claims"), **change))
 
 
 def test_the_file_of_claims_is_consistent() -> None:

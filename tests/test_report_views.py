@@ -231,8 +231,8 @@ def sweep(name: str) -> dict[str, str]:
     """Its parameters, with those of the experiment that it changes."""
     content = options.content("experiment", name)
     first = content["defaults"][0]
-    backbone = first if isinstance(first, dict) else sweep(first)
-    return backbone | content.get("hydra", {}).get("sweeper", {}).get("params", {})
+    above = first if isinstance(first, dict) else sweep(first)
+    return {**above, **content.get("hydra", {}).get("sweeper", {}).get("params", {})}
 
 
 def test_every_table_and_figure_that_can_has_an_experiment_with_published_values() -> None:
