@@ -155,6 +155,11 @@ def test_what_cannot_be_compared_is_not_measured(name: str, key: str, value: Any
     assert line(own, name)["verdict"] == "not measured"
 
 
+def test_a_mean_needs_every_task() -> None:
+    assert line(of("t2-1")[1:], "t2-1")["verdict"] == "not measured"
+    assert line(of("t2-pm-3")[1:], "t2-pm-3")["verdict"] == "differs"  # a mean of the runs' costs
+
+
 def test_random_weights_have_no_accuracy() -> None:
     own = of("t2-1")
     for run in own:
@@ -240,10 +245,13 @@ def test_without_records_every_claim_says_what_it_needs() -> None:
     assert tidy["measured_by"].str.contains("needs", case=False).all()
 
 
-def test_a_suite_or_backbone_of_the_command_is_refused() -> None:
-    for change in ({"suite": "mini"}, {"backbone": "vit_b16"}, {"vary": {"method.rank": "rank"}}):
-        with pytest.raises(UserError, match="leave out --suite, --backbone and --vary"):
-            registry.build([], replace(find("claims"), **change))
+@pytest.mark.parametrize(
+    "change",
+    [{"suite": "mini"}, {"backbone": "vit_b16"}, {"vary": {"a": "b"}}, {"protocol": "trial"}],
+)
+def test_a_selection_of_records_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="leave out --suite, --protocol, --backbone and --vary"):
+        registry.build([], replace(find("claims"), **change))
 
 
 def test_the_file_of_claims_is_consistent() -> None:
