@@ -66,6 +66,7 @@ results: install
 	$(REPORT) efficiency --records $(MEASURED)/probe/runs --backbone vit_b16 --out $(MEASURED)/probe
 	$(REPORT) efficiency --records $(MEASURED)/probe/runs --backbone swin_b --out $(MEASURED)/probe/swin_b
 	$(REPORT) table1 --records $(MEASURED)/probe/runs --out $(MEASURED)/probe
+	$(REPORT) claims --records $(MEASURED)/probe/runs $(MEASURED)/multitask/runs --out $(MEASURED)/claims
 	$(REPORT) multitask --records $(MEASURED)/multitask/runs --out $(MEASURED)/multitask
 	$(BIN)/python -m tools.readme README.md
 

@@ -125,6 +125,7 @@ SWEEPS: dict[str, Callable[[], list[Record]]] = {
     "fig4": depth,
     "efficiency": probes,
     "multitask": probes,
+    "claims": measured("probe"),
     "audit": lambda: [*vtab("lora", 60.0), *vtab("linear", 61.0)],
     "leaderboard": measured("mini"),
     "mini": measured("mini"),

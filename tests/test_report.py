@@ -3,6 +3,7 @@
 import copy
 import errno
 import io
+import itertools
 import os
 import re
 from dataclasses import replace
@@ -376,6 +377,25 @@ def test_rows_stand_under_the_head_of_their_family() -> None:
     assert "PETL" in shown(result, 100)
     alone = table([record("lora", "land", 80.0)])
     assert alone.parts() == [("", alone.rows)]
+
+
+def test_latex_of_a_table_longer_than_a_page_is_several_floats() -> None:
+    """A float does not break; neither do its notes, which follow as text."""
+    runs = [
+        record(f"m{n:02}", task, 80.0 + n / 9) for n in range(99) for task in ("land", "digits")
+    ]
+    runs += [
+        run | {"factors": run["factors"] | {"seed": 1}, "id": f"{run['id']}b"} for run in runs
+    ]
+    source = latex.render(report(runs), "x")
+    floats = [part.split(r"\end{table*}")[0] for part in source.split(r"\begin{table*}")[1:]]
+    rows = [[line.split(" &")[0] for line in rows_of(part)] for part in floats]
+    assert [len(part) for part in rows] == [45, 45, 9] * 2  # scores, then deviations
+    assert sorted(itertools.chain(*rows[:3])) == [f"m{n:02}" for n in range(99)]
+    labels = re.findall(r"\\label\{tab:(.*)\}", source)
+    assert labels == ["x", "x-2", "x-3", "x-spread", "x-spread-2", "x-spread-3"]
+    assert "minipage" not in source
+    assert source.count(r"\noindent Top-1 accuracy in percent on test") == 1
 
 
 def test_latex_marks_best_and_second() -> None:

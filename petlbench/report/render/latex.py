@@ -47,6 +47,8 @@ OTHER_SCRIPT = (
 FITTING = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}"
 FORMS = {1: r"\textbf{%s}", 2: r"\underline{%s}", None: "%s"}
 Cell = Callable[[str, Column], str]  # row, column -> LaTeX
+Parts = list[tuple[str, list[str]]]  # titles of sections, and their rows
+MOST_ROWS = 45  # of a float: no more fit on a page in 10 pt, and a float does not break
 
 
 def escaped(text: str) -> str:
@@ -109,8 +111,7 @@ def _table(table: Table, label: str) -> list[str]:
         )
 
     notes = [rf"\noindent {escaped(line)}\par" for line in table.lines()]
-    head, columns = (table.caption, label), table.columns
-    lines = _float(table, table.rows, columns, cell, head, below=notes)
+    lines = _floats(table, table.rows, table.columns, cell, (table.caption, label), notes)
     return [*lines, "", *_spread(table, label)] if table.spread_columns else lines
 
 
@@ -119,7 +120,42 @@ def _spread(table: Table, label: str) -> list[str]:
         return escaped(table.deviation(row, column))
 
     head = (table.spread_meaning, f"{label}-spread")
-    return _float(table, table.spread_rows, table.spread_columns, cell, head, below=[])
+    return _floats(table, table.spread_rows, table.spread_columns, cell, head, notes=[])
+
+
+def _floats(
+    table: Table,
+    rows: list[str],
+    columns: Sequence[Column],
+    cell: Cell,
+    head: tuple[str, str],
+    notes: Sequence[str],
+) -> list[str]:
+    """One float with its notes, or several of MOST_ROWS rows, with the notes as text after them.
+
+    head: caption and label.
+    """
+    first, *others = _pages(table, rows)
+    if not others:
+        return _float(table, first, columns, cell, head, below=notes)
+    lines = _float(table, first, columns, cell, head, below=[])
+    for number, page in enumerate(others, 2):
+        further = (f"{head[0]} (continued)", f"{head[1]}-{number}")
+        lines += ["", *_float(table, page, columns, cell, further, below=[])]
+    return [*lines, "", r"{\footnotesize", *notes, "}"] if notes else lines
+
+
+def _pages(table: Table, rows: list[str]) -> list[Parts]:
+    """The rows by section, cut after MOST_ROWS."""
+    lines = [(section, row) for section, members in table.parts(rows) for row in members]
+    pages = [lines[n : n + MOST_ROWS] for n in range(0, len(lines), MOST_ROWS)]
+    return [
+        [
+            (section, [row for _, row in members])
+            for section, members in itertools.groupby(page, key=lambda line: line[0])
+        ]
+        for page in pages
+    ]
 
 
 def _figure(caption: str, file: str) -> list[str]:
@@ -140,7 +176,7 @@ def _flag(flag: str) -> str:
 
 def _float(
     table: Table,
-    rows: list[str],
+    parts: Parts,
     columns: Sequence[Column],
     cell: Cell,
     head: tuple[str, str],
@@ -161,7 +197,7 @@ def _float(
         r"\toprule",
         *_heads(table, columns),
         r"\midrule",
-        *_body(table, rows, columns, cell),
+        *_body(table, parts, columns, cell),
         r"\bottomrule",
         r"\end{tabular}}",
         *([r"\par\smallskip\begin{minipage}{\textwidth}\footnotesize"] if below else []),
@@ -171,9 +207,9 @@ def _float(
     ]
 
 
-def _body(table: Table, rows: list[str], columns: Sequence[Column], cell: Cell) -> list[str]:
+def _body(table: Table, parts: Parts, columns: Sequence[Column], cell: Cell) -> list[str]:
     body: list[str] = []
-    for section, members in table.parts(rows):
+    for section, members in parts:
         if section:
             body += [r"\midrule"] if body else []
             # capitalize() would change the rest too, e.g. PETL
