@@ -35,6 +35,8 @@ class Rescaling(nn.Module):
     a and g start He-uniform, with 1 as the fan-in of g, and f at zero.
     """
 
+    units = 1
+
     def __init__(self, width: int, out: int) -> None:
         super().__init__()
         self.scale_in = nn.Parameter(torch.empty(1, width))  # a
