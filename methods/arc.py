@@ -39,6 +39,8 @@ class Recomposed(nn.Module):
     D is the transposed weight of `projection`. The sum is linear in n.
     """
 
+    units = 1
+
     def __init__(
         self, projection: nn.Linear, start: Callable[[Tensor], object], dropout: float
     ) -> None:
@@ -112,6 +114,7 @@ class ARC(Method):
     use it down and up; a block has its own factors c and shifts b. D starts Xavier-uniform and b
     at zero, c at zero before attention and Xavier-uniform before the MLP. So only ARC_att, with
     the one site, starts as the pre-trained network.
+    In a Swin the form with the site `mlp` cannot be merged.
     backbone_dropout: rate after the GELU and the last layer of the frozen MLPs, and on a ViT after
     the position embedding.
     """

@@ -25,6 +25,10 @@ PARTS = ("attn.q", "attn.k", "attn.v")  # equal parts of the rows of a fused pro
 SITES = (*PARTS, "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "downsample.reduction")
 OF_VIT = tuple(site for site in SITES if site not in ("attn.qkv", "downsample.reduction"))
 OF_SWIN = tuple(site for site in SITES if site not in PARTS)
+GLOBS = {  # of sites that have another one than the rest
+    "mlp.fc1": "*.blocks.*.mlp.fc1*",  # EVA-02 has two, whose outputs it multiplies
+    "downsample.reduction": "*.downsample.reduction",
+}
 PAIRS = ("patch_embed.proj", "norm1", "norm2", "norm")
 DROPOUTS = ("attn.proj_drop", "mlp.drop2")  # of the outputs of both branches
 
@@ -34,6 +38,8 @@ class Rescaling(nn.Module):
 
     a and g start He-uniform, with 1 as the fan-in of g, and f at zero.
     """
+
+    units = 1
 
     def __init__(self, width: int, out: int) -> None:
         super().__init__()
@@ -118,7 +124,7 @@ class RLRR(Method):
         super().__init__(backbone)
         is_swin = isinstance(backbone.net, SwinTransformer)
         places = (OF_SWIN if is_swin else OF_VIT) if sites is None else sites
-        norms = PAIRS[is_swin:] if pairs is None else pairs
+        norms = (PAIRS[1:] if is_swin else PAIRS) if pairs is None else pairs
         _rescale(backbone, subset("method.sites", places, SITES))
         _add_pairs(backbone, subset("method.pairs", norms, PAIRS) if norms else ())
         _drop_branches(backbone, fraction("dropout", dropout))
@@ -156,9 +162,7 @@ def _rescale(backbone: Backbone, sites: Sequence[str]) -> None:
             {f"{part.removeprefix('attn.')}_proj": Rescaled for part in chosen},
         )
     for site in (site for site in sites if site not in PARTS):
-        below = "" if site == "downsample.reduction" else "blocks.*."
-        # EVA-02 has two layers fc1, whose outputs it multiplies.
-        swap(backbone, f"*.{below}{site}{'*' * (site == 'mlp.fc1')}", Rescaled)
+        swap(backbone, GLOBS.get(site, f"*.blocks.*.{site}"), Rescaled)
 
 
 def _add_pairs(backbone: Backbone, pairs: Sequence[str]) -> None:

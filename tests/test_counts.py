@@ -35,6 +35,8 @@ COUNTS: list[tuple[str, str, dict[str, Any], int]] = [
     ("adaptformer", VIT, {"bias": False, "rank": 1}, 18_432),  # JieShibo/PETL-ViT
     ("ssf", SWIN, {"merge_norm": True}, 274_432),
     ("fact_tt", VIT, {"rank": 8}, 21_504),
+    ("apla", VIT, {"rows_per_block": 128}, 1_181_184),
+    ("apla", VIT, {"rows_per_block": None}, 7_087_104),
     ("fact_tk", VIT, {"rank": 16}, 30_976),
 ]
 

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from petlbench.merge import merged
 from tests.golden.__main__ import main
+from tests.golden.adapters import adapters
 from tests.golden.case import Case
-from tests.golden.check import TOLERANCE, check
+from tests.golden.check import TOLERANCE, Comparison, check
 
 VECTORS = Path(__file__).parent / "golden" / "vectors"
 NAMES = sorted(path.stem for path in VECTORS.glob("*.json"))
@@ -20,6 +23,16 @@ def test_vector(name: str) -> None:
     result = check(Case(VECTORS / f"{name}.json"))
     assert result.passed, str(result)
     assert set(result.differences) >= {"logits", "head_input", "loss", "grads"}
+
+
+@pytest.mark.parametrize("name", ["hydra", "arc", "rlrr", "rlrr_swin", "apla"])
+def test_the_merged_network_has_the_logits_of_the_vector(name: str) -> None:
+    case = Case(VECTORS / f"{name}.json")
+    comparison = Comparison(case, adapters()[case.about["method"]](case))
+    comparison.fill()
+    with torch.no_grad():
+        logits = merged(comparison.method)(case.arrays["x"])
+    torch.testing.assert_close(logits, case.arrays["logits"], rtol=0, atol=TOLERANCE)
 
 
 def copied(name: str, folder: Path, about: dict[str, object], arrays: dict[str, float]) -> Path:
