@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from petlbench.checks import positive, whole
 from petlbench.errors import UserError
-from petlbench.method import Fitted, Method, Trainer, head_inputs
+from petlbench.method import Fitted, Method, SearchTrainer, Trainer, head_inputs
 from petlbench.model.backbone import Backbone
 from petlbench.swap import swap_these
 
@@ -100,7 +100,7 @@ class KNN(Method):
         read = trainer.outputs(self, partial(head_inputs, self))
         notes: dict[str, Any] = {}
         if len(self.neighbours) > 1:
-            search = trainer.search()
+            search = self._search(trainer)
             self.memory.remember(*read(search.fit))
             features, labels = read(search.val)
             top1 = {k: self._top1(k, features, labels) for k in self.neighbours}
@@ -113,6 +113,12 @@ class KNN(Method):
             "images": len(self.memory.features),
         }
         return Fitted(self, made_by=("knn", values), notes=notes)
+
+    def _search(self, trainer: Trainer) -> SearchTrainer:
+        try:
+            return trainer.search()
+        except UserError as error:
+            raise UserError(f"{error}, method.neighbours=[5] chooses nothing") from error
 
     @torch.no_grad()
     def _top1(self, k: int, features: Tensor, labels: Tensor) -> float:

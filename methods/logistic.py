@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from petlbench.checks import is_number, whole
 from petlbench.errors import UserError
-from petlbench.method import Fitted, Method, Trainer, head_inputs
+from petlbench.method import Fitted, Method, SearchTrainer, Trainer, head_inputs
 from petlbench.model.backbone import Backbone
 
 ABSENT = -1.0e4  # bias of a class without a training image: at the optimum it is -infinity
@@ -47,13 +47,19 @@ class Logistic(Method):
         read = trainer.outputs(self, partial(head_inputs, self))
         power, notes = self.powers[0], dict[str, Any]()
         if len(self.powers) > 1:
-            search = trainer.search()
+            search = self._search(trainer)
             data = (*read(search.fit), *read(search.val))
             scores = refined(partial(self._top1, *data), self.powers, self.halvings)
             power = max(scores, key=scores.__getitem__)
             notes = {"C": 10**power, "val_top1": {f"{p:g}": s for p, s in scores.items()}}
         self.set_head(self.regression(*read(trainer.fit), power))
         return Fitted(self, notes=notes)
+
+    def _search(self, trainer: Trainer) -> SearchTrainer:
+        try:
+            return trainer.search()
+        except UserError as error:
+            raise UserError(f"{error}, method.powers=[0] chooses nothing") from error
 
     def regression(self, features: Tensor, labels: Tensor, power: float) -> Any:
         """Scikit-learn's estimator, fitted to features (N, d) and labels (N,) in float64.

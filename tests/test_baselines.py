@@ -223,3 +223,14 @@ def test_mlp_3_written_out() -> None:
         h = (h - norm.running_mean) / (norm.running_var + norm.eps).sqrt()
         z = h * norm.weight + norm.bias
     torch.testing.assert_close(made(x), z @ head.weight.T + head.bias)
+
+
+@pytest.mark.parametrize(("name", "hint"), [("knn", "neighbours=[5]"), ("lp_ft", "powers=[0]")])
+def test_too_few_images_for_a_search_are_refused_with_a_way_out(name: str, hint: str) -> None:
+    def none() -> tuple[Split, Split]:
+        raise UserError("too few; protocol=best_on_val scores on val")
+
+    with pytest.raises(UserError) as caught:
+        method(name).fit(trainer(halves=none))
+    reason = f"too few; protocol=best_on_val scores on val, method.{hint} chooses nothing"
+    assert str(caught.value) == reason
