@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from hydra.errors import HydraException
+from torch.utils.checkpoint import checkpoint
 
 from petlbench import registry
 from petlbench.__main__ import ordered, run_preset
@@ -203,6 +204,32 @@ def test_what_a_gpu_computes_in_fp32_is_fp32() -> None:
         assert torch.ones(2, dtype=torch.long).sum().dtype == torch.long
     with CudaRules():
         assert z.bfloat16().softmax(-1).dtype == torch.bfloat16
+
+
+def test_what_backward_computes_again_is_fp32_too() -> None:
+    seen: list[torch.dtype] = []
+
+    def part(z: torch.Tensor) -> torch.Tensor:
+        out = (z @ z).softmax(-1)
+        seen.append(out.dtype)
+        return out.exp()  # it keeps its result, so backward computes the softmax again
+
+    z = torch.randn(4, 4, requires_grad=True)
+    with CudaRules(), torch.autocast("cpu", torch.bfloat16):
+        checkpoint(part, z, use_reentrant=False).sum().backward()
+    assert seen == [torch.float32] * 2
+    assert z.grad is not None
+
+
+@pytest.mark.slow
+def test_memory_modes_of_a_swin_have_predicted_peaks() -> None:
+    """The stream of its later stages is in 16 bits, which the norms of its blocks widen."""
+    method, train = made("lora", "backbone=swin_b"), compose.single(["method=lora"]).train
+    peaks = forecast.peaks_mib(
+        method, precision="bf16", train=train, batches=[2], size=224, modes=["fast", "lean", "min"]
+    )
+    fast, lean, least = (peaks[mode][0]["allocated"] for mode in ("fast", "lean", "min"))
+    assert fast > lean > least
 
 
 def test_live_bytes_are_those_of_tensors_that_live() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import _engine_run_backward
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
@@ -40,12 +41,32 @@ class CudaRules(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Hook of torch, called for every function of torch."""
+        if func is Tensor.backward:
+            return self._backward(*args, **(kwargs or {}))
         if func not in IN_FP32 or not torch.is_autocast_enabled("cpu"):
             return func(*args, **(kwargs or {}))
         wide_args, wide_kwargs = tree_map_only(Tensor, _wide, (args, dict(kwargs or {})))
         # Without this the CPU's autocast may cast back to 16 bits.
         with torch.autocast("cpu", enabled=False):
             return func(*wide_args, **wide_kwargs)
+
+    def _backward(self, loss: Tensor, **defaults: Any) -> None:
+        """Tensor.backward of a loss, which may compute parts of the forward pass again.
+
+        Torch turns a mode off inside its hook, and torch.autograd.backward would be hooked too.
+        """
+        if any(defaults.values()):
+            raise NotImplementedError("CudaRules supports loss.backward() without arguments only")
+        with self:
+            _engine_run_backward(
+                (loss,),
+                (torch.ones_like(loss),),
+                False,  # no graph is kept
+                False,  # nor created
+                (),
+                allow_unreachable=True,
+                accumulate_grad=True,
+            )
 
 
 def _wide(tensor: Tensor) -> Tensor:
