@@ -53,6 +53,8 @@ class AdaLoRA(PEFTTuner):
         super().__init__(
             backbone, tuner=tuner, targets=targets, init_r=init_r, target_r=target_r, **values
         )
+        for layer in self.layers():  # PEFT makes it trainable as it moves a layer to meta
+            layer.ranknum.requires_grad_(False)
 
     def extra_loss(self, images: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
         """gamma times the mean distance of P^T P and Q Q^T from the identity, eq. 4, a scalar.

@@ -74,6 +74,17 @@ class PEFTTuner(Method):
         return folded(twin.tuner.merge_and_unload())
 
 
+class PEFTWeightTuner(PEFTTuner):
+    """A tuner that decomposes the weights as it is built, or chooses places in them."""
+
+    needs_weights = True
+
+    @classmethod
+    def check(cls, *, tuner: str, targets: Sequence[str], **values: Any) -> None:
+        """Refuse what can be refused without weights: a missing tuner, and values of its config."""
+        _config(_kinds(tuner)[0], values, targets, cls.given)
+
+
 def library() -> Any:
     """The module peft. Raises Unsupported if it is not installed."""
     try:
@@ -113,10 +124,14 @@ def _kinds(tuner: str) -> tuple[Any, Any]:
 
 
 def _names(backbone: Backbone, targets: Sequence[str]) -> list[str]:
-    """The dotted names of the targets in timm's network, which do not lie in the head."""
+    """The dotted names of the targets in timm's network: layers with weights, but the head."""
     head = {id(module) for module in backbone.head.modules()}
-    places = [place for pattern in targets for place in matching(backbone.net, pattern)]
-    names = [name for name, module in dict(places).items() if id(module) not in head]
+    places = dict(place for pattern in targets for place in matching(backbone.net, pattern))
+    names = [
+        name
+        for name, module in places.items()
+        if id(module) not in head and any(True for _ in module.parameters(recurse=False))
+    ]
     if not names:
         raise UserError(f"method.targets is {list(targets)}; it must match layers of the network")
     return names
@@ -208,8 +223,15 @@ def _layers(network: nn.Module) -> Iterator[Any]:
 
 def _unmergeable(layer: Any) -> str:
     """Why PEFT cannot merge a layer, asked of a copy; "" if it can."""
+    twin = copy.deepcopy(layer)
+    if next(layer.parameters()).is_meta:  # merging may read values
+        twin.to_empty(device="cpu")
+        with torch.no_grad():
+            for tensor in (*twin.parameters(), *twin.buffers()):
+                tensor.zero_()
     try:
-        copy.deepcopy(layer).merge()
+        with torch.device("cpu"):
+            twin.merge()
     except NotImplementedError as error:
         return f"PEFT says '{first_line(error)}'"
     return ""

@@ -147,6 +147,13 @@ class Method(nn.Module):
         self.backbone = backbone  # frozen, except for its head
         self.beside: Callable[..., Tensor] = called
 
+    @classmethod
+    def check(cls, **values: Any) -> None:
+        """Refuse values that can be refused without a network, if the class `needs_weights`.
+
+        Raises UserError, or Unsupported if something is not installed.
+        """
+
     def features(self, z: Tensor) -> Tensor:
         """Patch embedding -> output of the last block: (B, N, C), in a Swin (B, H, W, C)"""
         for stage in self.backbone.stages:  # one stage in a ViT, four in a Swin

@@ -93,6 +93,7 @@ def check(config: Config) -> None:
     # its constructor reads values, which tensors on meta do not have
     if getattr(kind, "needs_weights", False):
         target.check_arguments(kind, config.method.values, "method", given=["backbone"])
+        kind.check(**config.method.values)
         return
     built = on_meta(config)
     with torch.device("meta"):
