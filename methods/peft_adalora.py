@@ -57,7 +57,7 @@ class AdaLoRA(PEFTTuner):
             layer.ranknum.requires_grad_(False)
 
     def extra_loss(self, images: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
-        """gamma times the mean distance of P^T P and Q Q^T from the identity, eq. 4, a scalar.
+        """Gamma times the mean distance of P^T P and Q Q^T from the identity, eq. 4, a scalar.
 
         As in PEFT it is the Frobenius norm without the square.
         """

@@ -71,18 +71,22 @@ class PEFTTuner(Method):
     def merge(self) -> nn.Module:
         """A copy of the network with PEFT's updates in the weights."""
         twin = copy.deepcopy(self).eval()
-        return folded(twin.tuner.merge_and_unload())
+        try:
+            return folded(twin.tuner.merge_and_unload())
+        except ValueError as error:
+            raise Unsupported(f"PEFT says '{first_line(error)}'") from error
 
 
 class PEFTWeightTuner(PEFTTuner):
-    """A tuner that decomposes the weights as it is built, or chooses places in them."""
+    """A tuner that cannot be tried on shapes: it decomposes weights or finds places in them."""
 
     needs_weights = True
 
     @classmethod
-    def check(cls, *, tuner: str, targets: Sequence[str], **values: Any) -> None:
-        """Refuse what can be refused without weights: a missing tuner, and values of its config."""
-        _config(_kinds(tuner)[0], values, targets, cls.given)
+    def check(cls, backbone: Backbone, **values: Any) -> None:
+        """Refuse what needs no weights: missing tuners, names of layers, values of the config."""
+        tuner, targets = values.pop("tuner"), values.pop("targets")
+        _config(_kinds(tuner)[0], values, _names(backbone, targets), cls.given)
 
 
 def library() -> Any:
@@ -98,7 +102,9 @@ def library() -> Any:
 
 def tuners() -> list[str]:
     """The tuners of the installed PEFT that replace layers of a network, sorted."""
-    return sorted(kind.value.lower() for kind, layer in _known().items() if _is_usable(kind, layer))
+    return sorted(
+        kind.value.lower() for kind, layer in _known().items() if _is_usable(kind, layer)
+    )
 
 
 def _known() -> dict[Any, Any]:
@@ -142,12 +148,12 @@ def _config(
 ) -> Any:
     """PEFT's config. Raises UserError for an unknown value, or one of a wrong type or range."""
     defaults = {one.name: one.default for one in fields(kind)}
-    target.check_arguments(kind, values, "method", given=defaults.keys() - _settable(kind))
+    target.check_arguments(kind, values, "method", given=[*(defaults.keys() - _settable(kind))])
     for key, value in values.items():
         if is_number(value):
             # Sizes, rates and scales; a few have a number below 0 that stands for a choice.
-            low = defaults[key] if is_number(defaults[key]) else 0
-            at_least(f"method.{key}", value, min(low, 0))
+            default = defaults[key]
+            at_least(f"method.{key}", value, min(default, 0) if is_number(default) else 0)
     try:
         # A pattern of exact names: PEFT compares the ends of names that it gets as a list.
         return kind(target_modules="|".join(map(re.escape, names)), **values, **given)
@@ -232,7 +238,7 @@ def _unmergeable(layer: Any) -> str:
     try:
         with torch.device("cpu"):
             twin.merge()
-    except NotImplementedError as error:
+    except (NotImplementedError, ValueError) as error:
         return f"PEFT says '{first_line(error)}'"
     return ""
 

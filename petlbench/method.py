@@ -148,10 +148,10 @@ class Method(nn.Module):
         self.beside: Callable[..., Tensor] = called
 
     @classmethod
-    def check(cls, **values: Any) -> None:
-        """Refuse values that can be refused without a network, if the class `needs_weights`.
+    def check(cls, backbone: Backbone, **values: Any) -> None:
+        """What a class that `needs_weights` can refuse before a sweep; backbone: in shapes only.
 
-        Raises UserError, or Unsupported if something is not installed.
+        Raises UserError for wrong values, Unsupported for the backbone or a missing package.
         """
 
     def features(self, z: Tensor) -> Tensor:
