@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from petlbench import registry
-from petlbench.config import options, target
+from petlbench.config import options
 from petlbench.cost import section, shapes
 from petlbench.method import Method
 from petlbench.model.drop_path import keep_masks
@@ -146,8 +146,7 @@ def the_yaml_is_complete(case: Case) -> None:
 def full_size_method(name: str, backbone: str, **changed: Any) -> Method:
     """A method on an option of conf/backbone, with the values that conf/method_on has for it."""
     values = overlay(name, backbone) | changed
-    kind = target.find(options.content("method", name)["method"]["_target_"], "method._target_")
-    if kind.needs_weights:
+    if registry.kind(name).needs_weights:
         return registry.create(name, full_size(backbone, device="cpu"), **values)
     network = full_size(backbone)
     with torch.device("meta"):
