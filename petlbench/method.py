@@ -158,6 +158,13 @@ class Method(nn.Module):
         self.backbone = backbone  # frozen, except for its head
         self.beside: Callable[..., Tensor] = called
 
+    @classmethod
+    def check(cls, backbone: Backbone, **values: Any) -> None:
+        """What a class that `needs_weights` can refuse before a sweep; backbone: in shapes only.
+
+        Raises UserError for wrong values, Unsupported for the backbone or a missing package.
+        """
+
     def features(self, z: Tensor) -> Tensor:
         """Patch embedding -> output of the last block: (B, N, C), in a Swin (B, H, W, C)"""
         for stage in self.backbone.stages:  # one stage in a ViT, four in a Swin

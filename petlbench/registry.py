@@ -27,6 +27,11 @@ def values(name: str) -> dict[str, Any]:
     return {key: value for key, value in _node(name).items() if not key.startswith("_")}
 
 
+def kind(name: str) -> type[Method]:
+    """The class of a method. Raises UserError if its target is none."""
+    return _class(Target(_node(name)["_target_"], {}))
+
+
 def create(name: str, backbone: Backbone, **changed: Any) -> Method:
     """A method around `backbone`, with its yaml's values but for `changed`.
 
@@ -45,15 +50,20 @@ def adapt(backbone: Backbone, node: Target) -> Method:
     Weights that it leaves frozen are then held as `backbone.weights` says. Raises UserError for a
     target that is not a method, and for unknown, missing and wrong values.
     """
-    kind = target.find(node.path, "method._target_")
-    if not (isinstance(kind, type) and issubclass(kind, Method)):
-        raise UserError(f"method._target_ {node.path} is not a subclass of petlbench.Method")
+    method_class = _class(node)
     # Checked before the call, so a TypeError of the constructor is a bug of the method.
-    target.check_arguments(kind, node.values, "method", given=["backbone"])
-    method = kind(backbone, **node.values)
+    target.check_arguments(method_class, node.values, "method", given=["backbone"])
+    method = method_class(backbone, **node.values)
     lean(method)
     method.backbone.hold_frozen()
     return method
+
+
+def _class(node: Target) -> type[Method]:
+    found = target.find(node.path, "method._target_")
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise UserError(f"method._target_ {node.path} is not a subclass of petlbench.Method")
+    return found
 
 
 def recorded(name: object, node: object) -> Target:

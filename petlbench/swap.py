@@ -43,6 +43,20 @@ def has(network: nn.Module, glob: str) -> bool:
     return any(fnmatchcase(f".{name}", glob) for name, _ in network.named_modules())
 
 
+def matching(network: nn.Module, glob: str) -> list[tuple[str, nn.Module]]:
+    """The modules whose dotted names match `glob`, with their names.
+
+    Raises Unsupported as `swap` does.
+    """
+    _refuse_uncalled(network, glob)
+    found = [
+        (name, module) for name, module in network.named_modules() if fnmatchcase(f".{name}", glob)
+    ]
+    if not found:
+        raise Unsupported(_nothing_matches(network, glob))
+    return found
+
+
 def swap_type(network: nn.Module, kind: type[nn.Module], make: Make) -> None:
     """Replace each module of a type, if there is one, by make(module)."""
     _replace(network, lambda name, module: isinstance(module, kind), make)

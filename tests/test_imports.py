@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ("torch", "torchvision", "timm", "scipy", "sklearn", "pandas", "matplotlib", "wandb")
+HEAVY = (
+    "torch",
+    "torchvision",
+    "timm",
+    "scipy",
+    "sklearn",
+    "pandas",
+    "matplotlib",
+    "wandb",
+    "peft",
+)
 RUN = """
 import runpy, sys
 module, heavy = sys.argv.pop(1), sys.argv.pop(1).split(",")

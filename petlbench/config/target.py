@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass
 from importlib import import_module
 from types import ModuleType, NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -76,8 +77,9 @@ def _is_needed(parameter: inspect.Parameter) -> bool:
 
 def _hints(target: Any) -> dict[str, Any]:
     """Annotations of the arguments; none where they cannot be resolved."""
-    # get_type_hints of a class has its attributes, not its arguments
-    function = target.__init__ if inspect.isclass(target) else target
+    # get_type_hints of a class has its attributes, which are the arguments of a dataclass alone
+    is_other = inspect.isclass(target) and not is_dataclass(target)
+    function = target.__init__ if is_other else target
     try:
         return get_type_hints(function)
     except (NameError, TypeError):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -30,17 +31,20 @@ def saved_bytes(
     size.
     """
     own = {_storage(tensor) for tensor in [*method.parameters(), *method.buffers()]}
-    sizes: dict[int, int] = {}
+    noted: list[tuple[ref[Tensor], int, int]] = []  # a kept tensor, its storage and bytes
 
     def note(tensor: Tensor) -> Tensor:
+        kept = tensor.detach()  # an output that its own node keeps would never be freed
         if _storage(tensor) not in own:
-            sizes[_storage(tensor)] = tensor.untyped_storage().nbytes()
-        return tensor.detach()  # an output that its own node keeps would never be freed
+            noted.append((ref(kept), _storage(tensor), tensor.untyped_storage().nbytes()))
+        return kept
 
     # The graph must exist until the count is read: another storage may reuse a freed address.
     with torch.autograd.graph.saved_tensors_hooks(note, unchanged):
         with precision.autocast(), recompute.held(method, memory)():
             logits = method(images)
+        # Not the parts of the graph that a method has thrown away.
+        sizes = {storage: size for kept, storage, size in noted if kept() is not None}
         return sum(sizes.values()) if logits.requires_grad else 0
 
 

@@ -1,6 +1,6 @@
 """A method on a tiny network, and what the properties of methods have in common."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -54,6 +54,12 @@ def randomised(method: Method) -> Method:
             if tensor.is_floating_point():
                 tensor.add_(torch.randn(tensor.shape, generator=generator), alpha=0.1)
     return method
+
+
+def tensors(method: Method) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers with their names, each once."""
+    yield from method.named_parameters()
+    yield from method.named_buffers()
 
 
 def loss(method: Method) -> Tensor:

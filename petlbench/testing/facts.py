@@ -14,6 +14,8 @@ KEYS = {
     "dropout": "dropouts in a training step on the tiny vit by shape, e.g. {17 x 8: 24}",
     "unsupported": "families of networks that the method refuses, e.g. [swin]",
     "unmergeable": "families on which the method cannot be merged, though it can elsewhere",
+    "data_dependent": "true if a pass reads numbers, so that it cannot run on shapes",
+    "noise": "true if a training pass draws numbers that no dropout draws",
     "tiny": "hyper-parameters for networks of width 16 and 32, e.g. {rank: 4}",
 }
 

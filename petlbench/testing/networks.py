@@ -172,17 +172,17 @@ def config(family: str, **changed: Any) -> BackboneConfig:
     return BackboneConfig(**values | changed)
 
 
-def full_size(option: str, classes: int = 100) -> Backbone:
-    """An option of conf/backbone on the meta device."""
-    return _full_size(option, classes).copy()
+def full_size(option: str, classes: int = 100, device: str = "meta") -> Backbone:
+    """An option of conf/backbone, with random weights if the device is not meta."""
+    return _full_size(option, classes, device).copy()
 
 
 @cache
-def _full_size(option: str, classes: int) -> Template[Backbone]:
+def _full_size(option: str, classes: int, device: str) -> Template[Backbone]:
     content = options.content("backbone", option)
     values = {"pool": "norm_then_mean", "drop_path": 0.1} | content.get("backbone", content)
     size = content.get("input", {}).get("size", 224)
-    with torch.device("meta"):
+    with torch.device(device):
         return Template(create(config("vit", **values), classes=classes, image_size=size))
 
 

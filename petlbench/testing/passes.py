@@ -13,14 +13,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from petlbench.cost import shapes
 from petlbench.method import frozen_prefix
 from petlbench.model.drop_path import DropPath, keep_masks
-from petlbench.testing.case import Case, Forward, method_on, randomised, watch_blocks
+from petlbench.testing.case import Case, Forward, method_on, randomised, tensors, watch_blocks
+from petlbench.testing.facts import Skipped, declared
 from petlbench.testing.networks import images, tiny
 
 
 def forward_is_pure(case: Case) -> None:
     """Forward repeats exactly, and writes no state, no attribute, no image and nothing into z."""
     method = case.randomised().eval()
-    before = {name: tensor.clone() for name, tensor in method.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in tensors(method)}
     # Compared by identity below: an equal new object is a write too.
     attributes = {name: dict(vars(module)) for name, module in method.named_modules()}
     batch = images()
@@ -31,7 +32,7 @@ def forward_is_pure(case: Case) -> None:
         assert torch.equal(z, original), "features writes into z"
         assert torch.equal(method(batch), method(batch)), "two passes give different logits"
     assert torch.equal(batch, images()), "forward writes into the images"
-    for name, tensor in method.state_dict().items():
+    for name, tensor in tensors(method):
         assert torch.equal(tensor, before[name]), f"forward writes into {name}"
     for name, module in method.named_modules():
         changed = [
@@ -62,6 +63,8 @@ def blocks_do_not_write_into_their_input(case: Case) -> None:
 
 def drop_path_follows_its_mask(case: Case) -> None:
     """The keep-mask alone decides which branches are dropped, and only in training."""
+    if declared(case.method).get("noise"):
+        raise Skipped("facts.noise: two training passes differ anyway")
     method = randomised(method_on(tiny(case.family, drop_path=0.5), case.method)).train()
     for module in method.modules():
         if isinstance(module, nn.Dropout):
@@ -117,6 +120,8 @@ def _keep(saved: list[Tensor], tensor: Tensor) -> Tensor:
 
 def no_tensor_stays_on_the_cpu(case: Case) -> None:
     """On shapes: torch refuses an operation between two devices, even without a GPU."""
+    if declared(case.method).get("data_dependent"):
+        raise Skipped("facts.data_dependent: it cannot run on shapes")
     gpu, fake = torch.device("cuda", 0), FakeTensorMode()
     method = shapes.empty_copy(case.start(), gpu, fake)
     with fake:

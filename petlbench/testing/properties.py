@@ -17,7 +17,15 @@ from petlbench.delta import trained
 from petlbench.merge import merged
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
-from petlbench.testing.case import Case, error_of, loss, method_on, plain_logits, randomised
+from petlbench.testing.case import (
+    Case,
+    error_of,
+    loss,
+    method_on,
+    plain_logits,
+    randomised,
+    tensors,
+)
 from petlbench.testing.facts import Skipped, declared
 from petlbench.testing.networks import SIZE, config, images, timm_network, tiny
 
@@ -128,7 +136,7 @@ def merged_is_equal_or_refused(case: Case) -> None:
 
 
 def _check_merged(case: Case, method: Method, net: nn.Module) -> None:
-    before = {name: tensor.clone() for name, tensor in method.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in tensors(method)}
     backbone = _timm_backbone(case.family, net)
     with torch.no_grad():
         expected = method(images())
@@ -138,7 +146,7 @@ def _check_merged(case: Case, method: Method, net: nn.Module) -> None:
             assert difference <= 1e-4, f"merged logits differ by {difference:.1e}"
         merged(method)
         assert torch.equal(method(images()), expected), "merging changes the method"
-    for name, tensor in method.state_dict().items():
+    for name, tensor in tensors(method):
         assert torch.equal(tensor, before[name]), f"merging changes {name}"
 
 

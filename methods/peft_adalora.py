@@ -1,0 +1,102 @@
+"""AdaLoRA: Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning,
+https://arxiv.org/abs/2303.10512, as PEFT has it.
+
+PEFT leaves the schedule to the training loop and computes the regulariser for the models of
+transformers alone; both are here.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from petlbench.checks import fraction, whole
+from petlbench.errors import UserError
+from petlbench.method import Step
+from petlbench.methods.peft_tuner import ADAPTER, PEFTTuner
+from petlbench.model.backbone import Backbone
+
+
+class AdaLoRA(PEFTTuner):
+    """Updates P Lambda Q, eq. 3, of which a schedule sets the least important values to zero.
+
+    P (out, r) and Q (r, in) are B and A in PEFT, the diagonal of Lambda is E. In the first part
+    `warm_up` of the steps all values stay; then their number falls with the cube of the time,
+    eq. 12, to target_r for each layer, where it stays for the last part `tail`.
+
+    The values at zero are in the delta. What a training goes on from, the averages of eq. 9 and 10
+    and the values that are kept, is part of its saved state, and not of the delta.
+    """
+
+    given: Mapping[str, Any] = {"total_step": 1}  # until the first step tells
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        tuner: str,
+        targets: Sequence[str],
+        init_r: int,
+        target_r: int,
+        warm_up: float,
+        tail: float,
+        **values: Any,
+    ) -> None:
+        whole("method.init_r", init_r, low=2)
+        whole("method.target_r", target_r, low=1, high=init_r - 1, of="below init_r")
+        self._parts = fraction("method.warm_up", warm_up), fraction("method.tail", tail)
+        if sum(self._parts) >= 1:
+            raise UserError(
+                f"method.warm_up is {warm_up} and method.tail {tail}; their sum must be below 1"
+            )
+        super().__init__(
+            backbone, tuner=tuner, targets=targets, init_r=init_r, target_r=target_r, **values
+        )
+        for layer in self.layers():  # PEFT makes it trainable as it moves a layer to meta
+            layer.ranknum.requires_grad_(False)
+
+    def extra_loss(self, images: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+        """Gamma times the mean distance of P^T P and Q Q^T from the identity, eq. 4, a scalar.
+
+        As in PEFT it is the Frobenius norm without the square.
+        """
+        distances = []
+        with torch.autocast(logits.device.type, enabled=False):  # 1e-2 is lost beside 1 in bf16
+            for layer in self.layers():
+                for rows in (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER].T):  # (r, in), (r, out)
+                    gram = rows @ rows.T  # (r, r)
+                    distances.append((gram - torch.eye(*gram.shape, device=gram.device)).norm())
+        return self._config.orth_reg_weight * torch.stack(distances).mean()  # type: ignore[no-any-return]
+
+    def before_step(self, step: Step) -> None:
+        """Give PEFT the schedule in steps."""
+        config, (warm_up, tail) = self._config, self._parts
+        config.total_step = step.total
+        config.tinit, config.tfinal = int(warm_up * step.total), int(tail * step.total)
+
+    def after_step(self, step: Step) -> None:
+        """Update the importance of the values, and set the least important ones to zero."""
+        for layer in self.layers():
+            for tensor in layer.parameters():
+                if tensor.grad is not None:  # a step that overflows in fp16 must not count
+                    tensor.grad.nan_to_num_(0.0, 0.0, 0.0)
+        self.tuner.update_and_allocate(step.number)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Hook of torch: what a training that goes on needs beside the tensors."""
+        allocator = self.tuner.rankallocator
+        averages = {name: getattr(allocator, name) for name in ("exp_avg_ipt", "exp_avg_unc")}
+        return averages | {"ipt": allocator.ipt, "rank_pattern": self._config.rank_pattern}
+
+    def set_extra_state(self, state: Any) -> None:
+        """Hook of torch: the counterpart of `get_extra_state`."""
+        self._config.rank_pattern = state["rank_pattern"]
+        place = self.backbone.head.weight.device
+        for name in ("ipt", "exp_avg_ipt", "exp_avg_unc"):
+            averages = {key: tensor.to(place) for key, tensor in state[name].items()}
+            setattr(self.tuner.rankallocator, name, averages)
+
+    @property
+    def _config(self) -> Any:
+        return self.tuner.peft_config[ADAPTER]

@@ -1,0 +1,225 @@
+"""The bridge to Hugging Face PEFT: refusals, AdaLoRA's schedule, and PEFT's LoRA beside ours."""
+
+import copy
+import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from petlbench import registry
+from petlbench.config import compose
+from petlbench.config.schema import Target
+from petlbench.delta import trained
+from petlbench.errors import Unsupported, UserError
+from petlbench.method import Method, Step
+from petlbench.run import build
+from petlbench.testing import images, loss, method_on, randomised, tiny, tiny_method
+
+ADAPTER = "default"
+QKV = ["*.attn.qkv"]
+
+
+def adapted(name: str, **changed: Any) -> Method:
+    """A method of a yaml with other values, also ones that the yaml does not have."""
+    target = "petlbench.methods.peft_tuner.PEFTTuner"
+    return registry.adapt(tiny("vit"), Target(target, registry.values(name) | changed))
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "message"),
+    [
+        ("vera", {"rr": 8}, "unknown key of method 'rr'; did you mean 'r'?"),
+        ("vera", {"tuner": "vra"}, r"PEFT [\d.]+: unknown tuner 'vra'; did you mean 'vera'?"),
+        ("vera", {"tuner": "prompt_tuning"}, "unknown tuner 'prompt_tuning'"),
+        ("vera", {"targets": ["*.attn.qvk"]}, r"no module of VisionTransformer matches '\*.attn"),
+        ("vera", {"targets": []}, r"method.targets is \[\]; it must match layers"),
+        ("vera", {"targets": ["*.head"]}, "method.targets is .*; it must match layers"),
+        ("vera", {"r": -1}, "method.r is -1; it must be a number of at least 0"),
+        ("vera", {"target_modules": ["qkv"]}, "unknown key of method 'target_modules'"),
+        ("peft_lora", {"megatron_config": {}}, "unknown key of method 'megatron_config'"),
+        ("peft_lora", {"init_lora_weights": "svd"}, "init"),
+        ("c3a", {"block_size": 7}, "PEFT's tuner c3a does not fit petlbench_vit: "),
+        ("road", {"group_size": 7}, "group_size"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_one_line(
+    name: str, changed: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        adapted(name, **changed)
+    assert "\n" not in str(error.value)
+
+
+def test_a_number_below_zero_that_is_pefts_default_is_a_choice() -> None:
+    adapted("lokr", decompose_factor=-1)
+
+
+@pytest.mark.parametrize("name", ["vera", "pissa"])
+def test_a_plan_without_peft_says_how_to_install_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    config = compose.single([f"method={name}", "backbone=vit_mini"])
+    with pytest.raises(Unsupported, match=r'package peft, .*; pip install "petlbench\[peft\]"'):
+        build.check(config)
+
+
+def test_a_plan_tries_what_it_can_of_methods_that_read_weights() -> None:
+    build.check(compose.single(["method=pissa", "backbone=vit_mini"]))
+    with pytest.raises(Unsupported, match="no module of ConvNeXt matches"):
+        build.check(compose.single(["method=pissa", "backbone=convnext_b"]))
+    with pytest.raises(UserError, match=r"method\.r is 0\.5"):
+        build.check(compose.single(["method=pissa", "backbone=vit_mini", "method.r=0.5"]))
+
+
+# PEFT's LoRA, DoRA and LN tuning beside those of this project
+
+
+def beside(ours: str, theirs: str) -> tuple[Method, Method]:
+    """Our method with random weights and PEFT's with those in one pair a layer, in float64."""
+    own = randomised(method_on(tiny("vit"), ours, rank=4, dropout=0.0)).double().eval()
+    other = method_on(tiny("vit"), theirs, targets=QKV, r=8, lora_alpha=8).double().eval()
+    with torch.no_grad():
+        for mine, its in zip(qkvs(own), qkvs(other), strict=True):
+            update = mine.low_rank_update()
+            its.lora_A[ADAPTER].weight.copy_(update.down)
+            its.lora_B[ADAPTER].weight.copy_(update.up)
+            if update.magnitude is not None:
+                its.lora_magnitude_vector[ADAPTER].weight.copy_(update.magnitude)
+        for tensor, source in zip(head(other), head(own), strict=True):
+            tensor.copy_(source)
+    return own, other
+
+
+def qkvs(method: Method) -> list[Any]:
+    return [block.attn.qkv for block in method.backbone.net.blocks]
+
+
+def head(method: Method) -> Iterator[Tensor]:
+    return method.backbone.head.parameters()
+
+
+def assert_equal_passes(one: Method, other: Method) -> None:
+    """Equal logits; leaves the gradients."""
+    batch = images().double()
+    first, second = one(batch), other(batch)
+    torch.testing.assert_close(first, second, rtol=1e-9, atol=1e-11)
+    for logits in (first, second):
+        logits.square().mean().backward()
+
+
+def assert_equal(first: Tensor | None, second: Tensor) -> None:
+    assert first is not None
+    torch.testing.assert_close(first, second, rtol=1e-8, atol=1e-11)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("lora", "peft_lora"), ("dora", "peft_dora")])
+def test_low_rank_updates_have_pefts_outputs_and_gradients(ours: str, theirs: str) -> None:
+    own, other = beside(ours, theirs)
+    assert_equal_passes(own, other)
+    for mine, its in zip(qkvs(own), qkvs(other), strict=True):
+        query, value = (
+            part.op if ours == "lora" else part.update for part in (mine.query, mine.value)
+        )
+        down, up = its.lora_A[ADAPTER].weight.grad, its.lora_B[ADAPTER].weight.grad
+        assert_equal(down, torch.cat([query.down.weight.grad, value.down.weight.grad]))
+        assert_equal(up[:32, :4], query.up.weight.grad)
+        assert_equal(up[64:, 4:], value.up.weight.grad)
+        if ours == "dora":
+            magnitude = its.lora_magnitude_vector[ADAPTER].weight.grad
+            assert_equal(magnitude[:32], mine.query.magnitude.grad)
+            assert_equal(magnitude[64:], mine.value.magnitude.grad)
+
+
+def test_ln_tuning_has_pefts_gradients() -> None:
+    own, other = (tiny_method(name, "vit").double().eval() for name in ("ln_tune", "peft_ln_tune"))
+    assert_equal_passes(own, other)
+    theirs = {
+        name.replace(f".ln_tuning_layers.{ADAPTER}", ""): p for name, p in trained(other).items()
+    }
+    for name, tensor in trained(own).items():
+        assert tensor.grad is not None
+        assert_equal(theirs.pop(name).grad, tensor.grad)
+    assert not theirs
+
+
+# AdaLoRA
+
+
+def trained_adalora(method: Any, first: int = 0, last: int = 20) -> Any:
+    """Steps `first` to `last` of a training of 20, as the training loop makes them."""
+    optimiser = torch.optim.AdamW(trained(method).values(), lr=0.01)
+    for number in range(first, last):
+        step = Step(1, number, number, 20)
+        method.before_step(step)
+        optimiser.zero_grad()
+        batch = images()
+        logits = method(batch)
+        term = method.extra_loss(batch, logits, torch.zeros(len(batch)))
+        (logits.square().mean() + term).backward()
+        optimiser.step()
+        method.after_step(step)
+    return method
+
+
+def ranks(method: Any) -> list[int]:
+    return [int(layer.lora_E[ADAPTER].count_nonzero()) for layer in method.layers()]
+
+
+def test_the_schedule_of_adalora_ends_with_the_target_rank() -> None:
+    method = trained_adalora(tiny_method("adalora", "vit"), last=2)
+    assert set(ranks(method)) == {12}
+    trained_adalora(method, first=2)
+    assert sum(ranks(method)) == 8 * len(ranks(method))
+    assert len(set(ranks(method))) > 1
+
+
+def test_the_regulariser_of_adalora_is_pefts() -> None:
+    method: Any = randomised(tiny_method("adalora", "vit"))
+    method.before_step(Step(1, 0, 0, 20))
+    mine = method.extra_loss(images(), torch.zeros(3, 5), torch.zeros(3))
+    theirs = SimpleNamespace(loss=torch.zeros(()))
+    method.tuner.model.forward = lambda: theirs
+    method.tuner()
+    torch.testing.assert_close(mine, theirs.loss)
+
+
+def test_the_state_of_adalora_goes_on_in_another_one() -> None:
+    whole = trained_adalora(tiny_method("adalora", "vit"), last=17)
+    twin: Any = copy.deepcopy(whole)
+    fresh: Any = tiny_method("adalora", "vit")
+    fresh.load_state_dict(twin.state_dict())
+    for method in (whole, fresh):
+        trained_adalora(method, first=17)
+    assert torch.equal(whole.eval()(images()), fresh.eval()(images()))
+
+
+def test_a_step_that_overflows_does_not_count_for_adalora() -> None:
+    method: Any = tiny_method("adalora", "vit")
+    step = Step(1, 0, 0, 20)
+    method.before_step(step)
+    loss(method).backward()
+    for tensor in trained(method).values():
+        assert tensor.grad is not None
+        tensor.grad.fill_(float("inf"))
+    method.after_step(step)
+    averages = method.get_extra_state()["exp_avg_ipt"].values()
+    assert all(torch.equal(average, torch.zeros_like(average)) for average in averages)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"target_r": 12}, "method.target_r is 12; it must be a whole number from 1 to 11"),
+        ({"warm_up": 0.5, "tail": 0.5}, "their sum must be below 1"),
+        ({"tinit": 5}, "unknown key of method 'tinit'"),
+    ],
+)
+def test_a_schedule_without_a_middle_is_refused(changed: dict[str, Any], message: str) -> None:
+    target = "petlbench.methods.peft_adalora.AdaLoRA"
+    with pytest.raises(UserError, match=message):
+        registry.adapt(tiny("vit"), Target(target, registry.values("adalora") | changed))
