@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from petlbench.errors import Unsupported
 from petlbench.layers import Residual
@@ -16,6 +17,9 @@ from petlbench.methods.adaptformer import ParallelBlock
 from petlbench.methods.binary import BinaryBranch
 from petlbench.model.block import PreNormBlock
 from petlbench.model.tokens import Tokens
+
+# The flash kernel takes no mask, and that of cuDNN has no gradient of one.
+WITH_GRADIENT_OF_MASK = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def checkerboard(height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -119,8 +123,9 @@ class SizedBlock(PreNormBlock):
         """(B, N, d + 1) -> (B, N, d + 1)"""
         tokens, log_sizes = z[..., :-1], z[..., -1]
         block, n = self.block, self.norm1(tokens)
-        # One row (1, N) for all heads and queries of an image.
-        mixed = block.attn(n, attn_mask=log_sizes[:, None, None])
+        with sdpa_kernel(WITH_GRADIENT_OF_MASK):
+            # One row (1, N) for all heads and queries of an image.
+            mixed = block.attn(n, attn_mask=log_sizes[:, None, None])
         tokens = tokens + block.drop_path1(block.ls1(mixed))
         return self.after_attention(tokens, log_sizes)
 

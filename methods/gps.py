@@ -23,7 +23,7 @@ from petlbench.model.drop_path import keep_masks
 from petlbench.swap import swap
 
 # In the name of a tensor; the first rule that holds counts.
-FROZEN = ("norm", "pos_embed", "cls_token")
+FROZEN = ("norm", "pos_embed", "cls_token", "reg_token", "attn_pool.latent")
 ENTIRE = ("head", "bias", "gamma")
 LOSSES = ("supcon", "ce")
 
@@ -31,9 +31,10 @@ LOSSES = ("supcon", "ce")
 class GPS(Method):
     """K entries of each row of every weight train, and all biases outside the norms.
 
-    A weight is seen as (out, in); a convolution's as (out, in kernel height kernel width). The
-    entries are those with the largest absolute gradient, summed over the batches of one pass over
-    the training data in training mode. selection_loss is one of
+    A weight is seen as (out, in); a convolution's as (out, in kernel height kernel width). Layer
+    scales train; norms, positions and learned tokens stay frozen. The entries are those with the
+    largest absolute gradient, summed over the batches of one pass over the training data in
+    training mode. selection_loss is one of
       supcon  the supervised contrastive loss of two augmented views of each image; features are
               the input of the head, and `temperature` divides their similarities
       ce      the cross-entropy of the images themselves, with the untrained head
