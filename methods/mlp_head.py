@@ -8,6 +8,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from petlbench.checks import fraction, whole
+from petlbench.errors import UserError
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
 from petlbench.swap import swap_these
@@ -24,7 +25,12 @@ class MLP(nn.Linear):
         self.hidden = nn.Sequential(*(_layer(width, dropout) for _ in range(hidden)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, d) -> (B, K)"""
+        """(B, d) -> (B, K); raises UserError for one image in training"""
+        if self.training and len(x) == 1:
+            raise UserError(
+                "the head's batch norms cannot train on a batch of one image; set "
+                "train.drop_last=true, or another train.batch_size"
+            )
         return super().forward(self.hidden(x))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from petlbench import registry
 from petlbench.config import options
 from petlbench.method import Method
-from petlbench.testing import FAMILIES, images, randomised, supported, tiny, tiny_method
+from petlbench.testing import FAMILIES, images, randomised, supported, tiny, tiny_method, trains
 from petlbench.train.unfinished import Unfinished
 
 
@@ -21,8 +21,8 @@ def pairs(*families: str) -> pytest.MarkDecorator:
 
 
 def supported_pairs(*families: str) -> list[tuple[str, str]]:
-    """Names of methods, each with each of the families that it supports."""
-    rows = [(name, family) for name in registry.names() for family in families]
+    """Names of methods that train tensors, each with each of the families that it supports."""
+    rows = [(name, family) for name in filter(trains, registry.names()) for family in families]
     return [row for row in rows if supported(*row)]
 
 

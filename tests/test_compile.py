@@ -12,15 +12,14 @@ import torch
 from torch import Tensor
 from torch._inductor.exc import InvalidCxxCompiler
 
-from petlbench import registry
 from petlbench.delta import trained
 from petlbench.method import Method
-from petlbench.testing import images, loss, method_on, randomised, supported, tiny, tiny_method
+from petlbench.testing import images, loss, method_on, randomised, tiny, tiny_method
 from petlbench.train.forward import Compiled, TrainingForward
 from petlbench.train.optim import build_optimiser
 from petlbench.train.precision import Precision
 from petlbench.train.step import training_step
-from tests.helpers import sampled
+from tests.helpers import sampled, supported_pairs
 from tests.settings import train
 from tests.test_trainer import method as fresh
 from tests.test_trainer import tensors, trainer
@@ -44,14 +43,11 @@ def compiled_agrees(method: Method, backend: str) -> None:
         torch.testing.assert_close(tensor.grad, expected[name], rtol=1e-3, atol=1e-5)
 
 
-PAIRS = [(name, family) for name in registry.names() for family in ("vit", "swin")]
 # Tokens and a swapped projection; the tests below compile a walk of its own.
 FAST = {("vpt_deep", "vit"), ("lora", "vit")}
 
 
-@pytest.mark.parametrize(
-    ("name", "family"), sampled([pair for pair in PAIRS if supported(*pair)], FAST)
-)
+@pytest.mark.parametrize(("name", "family"), sampled(supported_pairs("vit", "swin"), FAST))
 def test_one_graph(name: str, family: str) -> None:
     compiled_agrees(randomised(tiny_method(name, family)), "aot_eager")
 

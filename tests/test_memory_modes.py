@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from petlbench import registry
 from petlbench.config import compose
 from petlbench.config.nodes import MEMORY_MODES
 from petlbench.cost import forecast, shapes
@@ -23,17 +22,16 @@ from petlbench.run import budget, probing
 from petlbench.run.check import broken
 from petlbench.run.identity import identity
 from petlbench.run.record import Record
-from petlbench.testing import FAMILIES, images, method_on, randomised, supported, tiny, tiny_method
+from petlbench.testing import FAMILIES, images, method_on, randomised, tiny, tiny_method
 from petlbench.train import recompute
 from petlbench.train.precision import Precision
 from petlbench.train.recompute import MODES
-from tests.helpers import sampled
+from tests.helpers import sampled, supported_pairs
 from tests.records import probe
 
 CPU = torch.device("cpu")
 FP32 = Precision("fp32", CPU)
-PAIRS = [(name, family) for name in registry.names() for family in FAMILIES]
-SUPPORTED = [pair for pair in PAIRS if supported(*pair)]
+SUPPORTED = supported_pairs(*FAMILIES)
 # A walk, whole blocks, swapped projections, side blocks, queries, a norm with two readers, sizes
 # that change.
 NAMES = ("dtl_plus", "adaptformer", "fact_tk", "lst", "vqt", "convpass", "noah", "full", "linear")

@@ -211,10 +211,11 @@ def test_a_stopped_run_leaves_the_record_and_the_delta_of_a_whole_one(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("name", sorted({*registry.names()} - {"knn", "logistic"}))
 def test_every_method_goes_on_with_the_same_bits(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """All but those that train without epochs."""
     assert_goes_on(tmp_path, dropped, monkeypatch, name=name)
 
 

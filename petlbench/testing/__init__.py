@@ -14,7 +14,7 @@ from petlbench.testing.case import (
     randomised,
     tiny_method,
 )
-from petlbench.testing.facts import Skipped, Undeclared, declared, supported
+from petlbench.testing.facts import Skipped, Undeclared, declared, supported, trains
 from petlbench.testing.networks import FAMILIES, images, tiny
 from petlbench.testing.once import METHOD_PROPERTIES, support_is_as_declared
 from petlbench.testing.passes import PASS_PROPERTIES
@@ -40,4 +40,5 @@ __all__ = [
     "supported",
     "tiny",
     "tiny_method",
+    "trains",
 ]

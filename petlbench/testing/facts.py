@@ -6,6 +6,7 @@ from typing import Any
 from petlbench.config import options
 from petlbench.errors import unknown
 
+VIT = "vit_b16"
 KEYS = {
     "parameters": "trained parameters without the head by backbone, e.g. {vit_b16: 294912}",
     "head": "trained parameters of the head by backbone, if it is not the plain one",
@@ -54,6 +55,13 @@ def fact(method: str, key: str) -> Any:
 def supported(method: str, family: str) -> bool:
     """Whether a method is declared to work on a family of networks; it is if nothing says so."""
     return family not in declared(method).get("unsupported", ())
+
+
+def trains(method: str) -> bool:
+    """Whether a method is declared to train a tensor by gradients, if only its head."""
+    facts = declared(method)
+    counts = (facts.get("parameters", {}), facts.get("head", {VIT: 1}))
+    return any(any(by_backbone.values()) for by_backbone in counts)
 
 
 def overlay(method: str, backbone: str) -> dict[str, Any]:

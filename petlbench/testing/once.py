@@ -16,11 +16,9 @@ from petlbench.method import Method
 from petlbench.model.drop_path import keep_masks
 from petlbench.testing import starts
 from petlbench.testing.case import Case, error_of, loss, method_on
-from petlbench.testing.facts import Skipped, Undeclared, declared, fact, overlay
+from petlbench.testing.facts import VIT, Skipped, Undeclared, declared, fact, overlay
 from petlbench.testing.networks import SIZE, full_size, images, tiny
 from petlbench.train.precision import Precision
-
-VIT = "vit_b16"
 
 
 def support_is_as_declared(case: Case) -> None:
