@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from petlbench.checks import at_least, is_number
 from petlbench.config import target
 from petlbench.errors import Unsupported, UserError, first_line, unknown
+from petlbench.layers.frozen import whole
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
 from petlbench.model.folding import folded
@@ -71,6 +72,7 @@ class PEFTTuner(Method):
     def merge(self) -> nn.Module:
         """A copy of the network with PEFT's updates in the weights."""
         twin = copy.deepcopy(self).eval()
+        whole(twin.backbone.net)  # PEFT adds to the weights in place
         try:
             return folded(twin.tuner.merge_and_unload())
         except ValueError as error:
