@@ -7,7 +7,7 @@
 # make benchmarks  speed and memory beside textbook forms, one CPU thread; results/measured/speed
 # make look       pictures of the reports, LaTeX and pages (needs TeX and Chromium)
 # make results    the reports of results/measured and the tables of README.md, from the records there
-# make docs       docs/methods, docs/support.md and docs/recipes.md, from the code
+# make docs       docs/methods, docs/support.md, docs/capabilities.md and docs/recipes.md, from the code
 # make format     formats the code and repairs what ruff can repair
 # make clean      removes the environment, builds and caches
 
@@ -71,10 +71,12 @@ results: install
 	$(BIN)/python -m tools.readme README.md
 
 # docs/support.md: one backbone of each family; DeiT, MAE, CLIP and DINOv2 are plain ViTs
-docs: install
+docs: install-dev
 	$(BIN)/python -m tools.catalogue docs/methods
 	$(BIN)/python -m petlbench.support vit_b16 siglip_b16 swin_b convnext_b dinov3_b16 eva02_b14 > docs/support.part
 	mv docs/support.part docs/support.md
+	$(BIN)/python -m tools.capabilities > docs/capabilities.part
+	mv docs/capabilities.part docs/capabilities.md
 	$(BIN)/python -m tools.recipes_page > docs/recipes.part
 	mv docs/recipes.part docs/recipes.md
 

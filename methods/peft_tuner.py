@@ -191,7 +191,7 @@ def _injected(layer: Any, backbone: Backbone, config: Any, tuner: str) -> Any:
         # Not on meta: random places in a weight are found by operations that need numbers.
         with torch.device("cpu"):
             made = layer(backbone.net, config, ADAPTER)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:  # PEFT's for layers, widths and formats of numbers
         raise Unsupported(
             f"PEFT's tuner {tuner} does not fit {backbone.tag}: {first_line(error)}"
         ) from error

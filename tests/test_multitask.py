@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from petlbench import delta, registry
-from petlbench.config import compose
+from petlbench.config import compose, options
 from petlbench.config.schema import Config
 from petlbench.delta import trained
 from petlbench.errors import Unsupported, UserError
@@ -46,7 +46,8 @@ def learned(name: str, backbone: Backbone, task: str) -> Method:
     try:
         made = on_shared(backbone, name, own, classes=CLASSES[task])
     except Unsupported as error:
-        assert backbone.tag != "petlbench_vit"  # where every method can be
+        is_ours = options.content("method", name).get("family") != "PEFT library"
+        assert not is_ours or backbone.tag != "petlbench_vit"  # where every method can be
         pytest.skip(str(error))
     return randomised(made).eval()
 
@@ -68,7 +69,13 @@ FAST += [(name, "vit") for name in ("adapter_plus", "bi_lora", "lst", "noah_subn
 @pytest.mark.parametrize(("name", "network"), sampled(PAIRS, FAST))
 def test_each_task_gets_what_its_method_says(name: str, network: str) -> None:
     apart = methods(name, network)
-    assert_exact(MultiTask(apart), apart)
+    try:
+        together = MultiTask(apart)
+    except Unsupported as error:
+        # operations of a library, which nothing here can change
+        assert options.content("method", name).get("family") == "PEFT library"
+        pytest.skip(str(error))
+    assert_exact(together, apart)
 
 
 class Doubled(Method):

@@ -19,7 +19,7 @@ from torch.func import functional_call
 
 from petlbench import delta, registry
 from petlbench.delta import delta_tensors
-from petlbench.errors import Unsupported, UserError
+from petlbench.errors import Unsupported, UserError, first_line
 from petlbench.method import Method, frozen_prefix
 from petlbench.model.backbone import Backbone
 from petlbench.multitask.once import Once, run_once
@@ -36,7 +36,10 @@ class MultiTask(nn.Module):
     """
 
     def __init__(self, methods: Mapping[str, Method]) -> None:
-        """methods: by task. Raises UserError if their backbones differ."""
+        """methods: by task.
+
+        Raises UserError if their backbones differ, Unsupported if they cannot run as one batch.
+        """
         super().__init__()
         _check_backbones(methods)
         self.tasks = tuple(methods)
@@ -59,6 +62,7 @@ class MultiTask(nn.Module):
         self.heads = nn.ModuleList(_head(method) for method in methods.values())
         self._parts = list(parts.values())
         self.eval()
+        self._check_batch(next(iter(methods.values())).backbone.example())
 
     @classmethod
     def load(cls, backbone: Backbone, deltas: Mapping[str, str | Path]) -> Self:
@@ -91,6 +95,16 @@ class MultiTask(nn.Module):
         One batch of T B images runs through all blocks. The order is that of `tasks`.
         """
         return self._logits(images, 0)
+
+    def _check_batch(self, image: Tensor) -> None:
+        """Refuse methods whose operations `torch.vmap` cannot run for several tasks at once."""
+        try:
+            self(image)
+        except RuntimeError as error:
+            raise Unsupported(
+                f"these methods cannot run as one batch of tasks ({first_line(error)}); run each "
+                "one alone"
+            ) from error
 
     @torch.no_grad()
     def _logits(self, images: Tensor, lanes: int | None) -> dict[str, Tensor]:

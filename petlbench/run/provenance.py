@@ -16,7 +16,10 @@ from petlbench.run import build
 from petlbench.system import package_version, sha256_of
 from petlbench.train.precision import Precision
 
-PACKAGES = ("petlbench", "torch", "torchvision", "timm", "numpy", "pillow", "hydra-core")
+PACKAGES = (
+    *("petlbench", "torch", "torchvision", "timm", "numpy", "pillow", "hydra-core"),
+    "peft",
+)
 
 
 def of_run(config: Config, device: torch.device, backbone: Backbone) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from petlbench.config import options
 from petlbench.report.read.fields import config_value
 from petlbench.run.record import Record
 
+FAMILIES = ("traditional", "PETL")  # in tables before all others, such as those of a library
 SOURCE = "/source/"  # before the name of a source among a task's defaults
 
 
@@ -41,14 +42,15 @@ def _has(record: Record, dotted: str) -> bool:
 def ordered(
     records: Sequence[Record], labels: Mapping[str, str], vary: Sequence[str]
 ) -> list[str]:
-    """Labels: traditional methods first, then in the paper's order, by name, by varied values."""
+    """Labels by family, then in the paper's order, by name, by varied values."""
     order = members("method", "paper")
 
     @cache
     def of_method(method: str) -> tuple[Any, ...]:
         paper_place = order.index(method) if method in order else len(order)
-        # False sorts before True, hence traditional methods first
-        return family(method) == "PETL", paper_place, method
+        own = family(method)
+        place = FAMILIES.index(own) if own in FAMILIES else len(FAMILIES)
+        return place, own, paper_place, method
 
     def place(record: Record) -> tuple[Any, ...]:
         values = [_sortable(config_value(record, key)) for key in vary]
@@ -65,7 +67,7 @@ def _sortable(value: Any) -> tuple[int, float, str]:
 
 
 def family(method: str) -> str:
-    """`traditional` if the method's yaml says so, else `PETL`."""
+    """What the method's yaml says, such as `traditional`, or else `PETL`."""
     return str(options.content("method", method).get("family", "PETL"))
 
 
