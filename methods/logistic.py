@@ -1,7 +1,8 @@
 """Logistic: multinomial logistic regression on frozen features, https://arxiv.org/abs/2103.00020.
 
-A linear probe as in CLIP's evaluation (section A.3): an L2 penalty chosen on val, L-BFGS of
-scikit-learn. DINOv2 evaluates in the same way (facebookresearch/dinov2, eval/log_regression.py).
+A linear probe as in CLIP's evaluation: an L2 penalty chosen on val by halving the steps around
+the best one, L-BFGS of scikit-learn. DINOv2 evaluates in the same way, on a plain grid
+(facebookresearch/dinov2, eval/log_regression.py).
 """
 
 import warnings

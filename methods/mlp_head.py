@@ -44,10 +44,9 @@ def _layer(width: int, dropout: float) -> nn.Sequential:
 class MLPHead(Method):
     """A head of `layers` layers on the frozen network; the last one starts as other heads do.
 
-    As in KMnP/vpt @ 7f3942e4 (src/models/mlp.py). Its MODEL.MLP_NUM is the number of hidden
-    layers, one less than `layers`: MLP-3 of the paper's Table 1 stores 1.35 networks for 24 tasks,
-    which two hidden layers on ViT-B/16 give and three do not. A delta has the running statistics
-    of the batch norms.
+    As in KMnP/vpt @ 7f3942e4 (src/models/mlp.py), whose MODEL.MLP_NUM is the number of hidden
+    layers. MLP-k is taken as k layers in all; that code has no settings of MLP-3 that say so. A
+    delta has the running statistics of the batch norms.
     """
 
     starts_as_pretrained = False
