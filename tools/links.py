@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -82,7 +83,7 @@ def _anchors(page: Path) -> set[str]:
     tokens = _tokens(page)
     headings = [
         "".join(child.content for child in content.children or ())
-        for opening, content in zip(tokens, tokens[1:], strict=False)
+        for opening, content in pairwise(tokens)
         if opening.type == "heading_open"
     ]
     return {slug(heading) for heading in headings}

@@ -15,7 +15,9 @@ from tools import links
 
 METHODS = "docs/methods"
 # a file of another host that a page loads; links of its text are none
-LOADED = re.compile(r'<(?:script|img|iframe|link(?! rel="canonical"))\b[^>]*?"((?:https?:)?//[^"]+)')
+LOADED = re.compile(
+    r'<(?:script|img|iframe|link(?! rel="canonical"))\b[^>]*?"((?:https?:)?//[^"]+)'
+)
 
 
 def on_config(config: MkDocsConfig) -> None:
