@@ -120,6 +120,8 @@ def first(key: str, values: str) -> str:
     return first(key, listed[0]) if listed else value
 
 
+# runpy warns of a module that another test has imported
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 @pytest.mark.parametrize(
     ("module", "arguments"), [case for case in commands() if case[0] not in HYDRA]
 )

@@ -41,7 +41,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         if str(file.src_dir) == config.docs_dir:
             files.remove(file)
     linked = {file for page in pages for file in links.targets(page)}
-    for path in sorted({*pages, *linked}):
+    styles = {links.ROOT / str(name) for name in config.extra_css}
+    for path in sorted({*pages, *linked, *styles}):
         name = path.relative_to(links.ROOT).as_posix()
         files.append(File.generated(config, name, abs_src_path=str(path)))
     return files
