@@ -1,13 +1,16 @@
 # make demo       a small comparison of methods on the embedded suite (about 8 minutes on 2 cores)
 # make test       all tests except the slow ones, in their own environment
 # make check      required for every change: format, lint, types, tests
+# make lint       format, lint and types without the tests
 # make check-all  make check, then the tests marked slow
 # make test-slurm the tests with a Slurm of one node, which it installs on Debian (needs root)
 # make torture    kills, signals, small disks, damaged files, equal bits, large stores; figures in results/measured/torture
 # make benchmarks  speed and memory beside textbook forms, one CPU thread; results/measured/speed
 # make look       pictures of the reports, LaTeX and pages (needs TeX and Chromium)
-# make results    the reports of results/measured and the tables of README.md, from the records there
+# make results    the reports of results/measured and the tables of README.md and docs/, from the records there
 # make docs       docs/methods, docs/support.md, docs/capabilities.md and docs/recipes.md, from the code
+# make site       the documentation as a site that works offline, in build/site
+# make wheel      the archive for pip, in dist
 # make format     formats the code and repairs what ruff can repair
 # make clean      removes the environment, builds and caches
 
@@ -22,7 +25,7 @@ types:
 	@mkdir -p .types/petlbench
 	@ln -sfn $(CURDIR)/petlbench/* $(CURDIR)/methods $(CURDIR)/conf .types/petlbench/
 
-.PHONY: types demo test test-slurm check check-all torture benchmarks look results docs format install install-dev clean
+.PHONY: types demo test test-slurm lint check check-all torture benchmarks look results docs site wheel format install install-dev clean
 
 demo: install
 	$(BIN)/python -m petlbench -m experiment=demo results.root=results/demo/runs
@@ -31,11 +34,12 @@ demo: install
 test: install-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-check: install-dev types
+lint: install-dev types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+check: lint test
 
 test-slurm: install-dev
 	@command -v slurmctld >/dev/null || { apt-get update && apt-get install --yes --no-install-recommends slurm-wlm munge; }
@@ -68,7 +72,9 @@ results: install
 	$(REPORT) table1 --records $(MEASURED)/probe/runs --out $(MEASURED)/probe
 	$(REPORT) claims --records $(MEASURED)/probe/runs $(MEASURED)/multitask/runs --out $(MEASURED)/claims
 	$(REPORT) multitask --records $(MEASURED)/multitask/runs --out $(MEASURED)/multitask
-	$(BIN)/python -m tools.readme README.md
+	$(REPORT) efficiency --records $(MEASURED)/memory/runs --backbone vit_b16 --out $(MEASURED)/memory/vit_b16
+	$(REPORT) costs --records $(MEASURED)/memory/runs --backbone dinov2_b14 --vary backbone.fused_attention --out $(MEASURED)/memory/dinov2_b14
+	$(BIN)/python -m tools.readme README.md docs/results.md docs/costs.md docs/memory.md
 
 # docs/support.md: one backbone of each family; DeiT, MAE, CLIP and DINOv2 are plain ViTs
 docs: install-dev
@@ -79,6 +85,16 @@ docs: install-dev
 	mv docs/capabilities.part docs/capabilities.md
 	$(BIN)/python -m tools.recipes_page > docs/recipes.part
 	mv docs/recipes.part docs/recipes.md
+
+# Dead links, missing headings and files of other hosts end the build. It needs no torch, so only
+# the extra itself is installed.
+DOCS := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])
+site: | $(BIN)/python
+	$(PIP) install --quiet $$($(BIN)/python -c '$(DOCS)')
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --clean
+
+wheel: | $(BIN)/python
+	$(PIP) wheel --no-deps --wheel-dir dist .
 
 format: install-dev
 	$(BIN)/ruff format .

@@ -1,5 +1,6 @@
 """The package without an installation and without symbolic links, and what its archives hold."""
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -7,8 +8,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import yaml
+from packaging.requirements import Requirement
+
 ROOT = Path(__file__).parent.parent
-SETUP: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SETUP: dict[str, Any] = PYPROJECT["tool"]["setuptools"]
 ASKED = """
 import petlbench, petlbench.conf, petlbench.published
 from petlbench.methods.lora import LoRA
@@ -75,3 +80,23 @@ def test_the_tree_works_without_links_and_without_an_installation(tmp_path: Path
     )
     count = len(list((ROOT / "conf" / "method").glob("*.yaml"))) - 1  # paper.yaml is a suite
     assert answer.stdout == f"Method True {count}\n", answer.stderr
+
+
+def test_the_lock_has_a_fitting_version_of_every_dependency() -> None:
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    locked = dict(line.split("==") for line in lines if not line.startswith("#"))
+    wanted = [Requirement(text) for text in PYPROJECT["project"]["dependencies"]]
+    assert [str(each) for each in wanted if not each.specifier.contains(locked[each.name])] == []
+
+
+def test_workflows_call_targets_of_the_makefile() -> None:
+    rules = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
+    folder = ROOT / ".github" / "workflows"
+    jobs = [
+        job
+        for file in folder.iterdir()
+        for job in yaml.safe_load(file.read_text())["jobs"].values()
+    ]
+    runs = [step["run"] for job in jobs for step in job["steps"] if "run" in step]
+    targets = {match[1] for run in runs if (match := re.match(r"make ([\w-]+)", run))}
+    assert {"test", "lint", "wheel", "site", "torture"} <= targets <= set(rules)

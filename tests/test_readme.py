@@ -1,18 +1,10 @@
-"""The tables of the README are those of the committed results."""
+"""Tables of pages from results: tools/readme.py. tests/test_docs.py compares the pages."""
 
 from pathlib import Path
 
 import pytest
 
-from tools.readme import filled, main
-
-ROOT = Path(__file__).parent.parent
-
-
-def test_the_readme_shows_the_committed_results() -> None:
-    text = (ROOT / "README.md").read_text()
-    assert text.count("<!-- results ") == text.count("<!-- end -->") == 4
-    assert filled(text, ROOT) == text
+from tools.readme import main
 
 
 def test_columns_of_a_table_and_a_whole_report(tmp_path: Path) -> None:
@@ -20,13 +12,15 @@ def test_columns_of_a_table_and_a_whole_report(tmp_path: Path) -> None:
     (tmp_path / "a.md").write_text("A caption.\n\n| a |\n| --- |\n\n- A note.\n")
     readme = tmp_path / "README.md"
     readme.write_text(
-        "before\n<!-- results a.csv group_mean saved_mb -->\nold\n<!-- end -->\nbetween\n"
+        "before\n<!-- results a.csv rows=DTL+* group_mean -->\nold\n<!-- end -->\n"
+        "<!-- results a.csv group_mean saved_mb -->\nold\n<!-- end -->\nbetween\n"
         "<!-- results a.md -->\n<!-- end -->\nafter\n"
     )
     assert main([str(readme)]) == 0
     result = readme.read_text()
     assert "| method | group mean | saved for backward (MB) |" in result
     assert "| DTL+\\* | 80.0 | 1.2 |" in result
+    assert "| method | group mean |\n| --- | --: |\n| DTL+\\* | 80.0 |\n\n" in result
     assert "old" not in result
     assert "| a |\n| --- |\n\n- A note.\n" in result
     assert "A caption" not in result
@@ -41,7 +35,11 @@ def test_columns_of_a_table_and_a_whole_report(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("block", "message"),
-    [("b.csv top1", "'b.csv' is not in"), ("a.csv top", "unknown column 'top'")],
+    [
+        ("b.csv top1", "'b.csv' is not in"),
+        ("a.csv top", "unknown column 'top'"),
+        ("a.csv rows=LoRA,DTL top1", "unknown row 'DTL'"),
+    ],
 )
 def test_a_mistake_is_reported_and_changes_nothing(
     block: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -1,7 +1,6 @@
 """Published values: a run gets what the files say, and is refused if they say nothing."""
 
 import json
-import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -238,14 +237,3 @@ def test_a_refused_recipe_leaves_the_record_of_another_one(tmp_path: Path) -> No
 def test_the_page_is_made_from_the_files() -> None:
     text = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text()
     assert text == page(), "docs/recipes.md is old; run make docs"
-
-
-def test_the_readme_names_the_pairs_with_published_values() -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    table = re.findall(r"^\| `(\w+)` \| `(\w+)` \| ((?:`\w+` ?)+)\|$", readme, flags=re.M)
-    stated = {
-        (method, backbone, suite)
-        for suite, backbone, methods in table
-        for method in re.findall(r"\w+", methods)
-    }
-    assert stated == set(FILES)

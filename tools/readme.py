@@ -1,8 +1,9 @@
-"""Tables of a README from committed results: python -m tools.readme README.md.
+"""Tables of pages from committed results: python -m tools.readme README.md docs/results.md.
 
-The text between `<!-- results FILE [COLUMN ...] -->` and `<!-- end -->` is replaced by the
-Markdown of a report (FILE.md), or by some columns of its table (FILE.csv). Paths are relative to
-the README's folder; a column is named as in the table, with _ for a space.
+The text between `<!-- results FILE [rows=ROW,...] [COLUMN ...] -->` and `<!-- end -->` is replaced
+by the Markdown of a report (FILE.md), or by some columns of its table (FILE.csv), of all rows or
+of some. Paths are relative to the page's folder; rows and columns are named as in the table, with
+_ for a space.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from petlbench.cost.figures import COSTS
 from petlbench.errors import UserError, unknown
 from petlbench.system import write_atomically
 
+ROWS = "rows="
 # lazy: a block ends at the first end mark after it
 BLOCK = re.compile(r"(<!-- results (\S+)(.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -30,18 +32,32 @@ def filled(text: str, folder: Path) -> str:
 
 
 def _block(match: re.Match[str], folder: Path) -> str:
-    begin, name, columns, end = match.groups()
+    begin, name, words, end = match.groups()
     file = folder / name
     if not file.is_file():
         raise UserError(f"'{name}' is not in {folder.resolve()}; write the report first")
-    names = [column.replace("_", " ") for column in columns.split()]
-    lines = _columns(pd.read_csv(file), names) if names else _table_and_notes(file.read_text())
+    columns = [word.replace("_", " ") for word in words.split() if not word.startswith(ROWS)]
+    if columns:
+        chosen = [word.removeprefix(ROWS) for word in words.split() if word.startswith(ROWS)]
+        rows = [row.replace("_", " ") for word in chosen for row in word.split(",")]
+        lines = _columns(_some(pd.read_csv(file), rows), columns)
+    else:
+        lines = _table_and_notes(file.read_text())
     return begin + "\n" + "\n".join(lines) + "\n\n" + end
 
 
 def _table_and_notes(report: str) -> list[str]:
     """A report in Markdown without its caption."""
     return report[report.index("|") :].rstrip("\n").split("\n")
+
+
+def _some(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """The named rows in the order of the table; all of them without names."""
+    first = table.columns[0]
+    for name in names:
+        if name not in set(table[first]):
+            raise unknown("row", name, [str(row) for row in table[first]])
+    return table[table[first].isin(names)] if names else table
 
 
 def _columns(table: pd.DataFrame, names: list[str]) -> list[str]:
@@ -66,13 +82,13 @@ def _columns(table: pd.DataFrame, names: list[str]) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Update the file. Exit status 2 for a mistake of the user."""
+    """Update the files. Exit status 2 for a mistake of the user."""
     parser = argparse.ArgumentParser(prog="python -m tools.readme", description=__doc__)
-    parser.add_argument("file", type=Path)
-    file: Path = parser.parse_args(arguments).file
+    parser.add_argument("file", type=Path, nargs="+")
+    files: list[Path] = parser.parse_args(arguments).file
     try:
-        text = file.read_text()
-        write_atomically(file, filled(text, file.parent).encode())
+        for file in files:
+            write_atomically(file, filled(file.read_text(), file.parent).encode())
     except (OSError, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return MISTYPED

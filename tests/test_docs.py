@@ -1,0 +1,157 @@
+"""The pages: their links, the navigation of the site, the commands and the code on them."""
+
+import re
+import runpy
+import shlex
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from petlbench import delta
+from petlbench.config import compose, options
+from petlbench.run import build
+from petlbench.testing import randomised
+from tests import command
+from tests.trees import paint
+from tools import links, readme
+
+ROOT = links.ROOT
+README_KB = 9
+COMMAND = re.compile(r"(?:\w+=\S+ )*python -m (petlbench\S*)(.*)")
+HYDRA = {
+    "petlbench": [],
+    "petlbench.probe": ["protocol=probe"],
+    "petlbench.multitask": ["experiment=multitask"],
+}
+SUBCOMMANDS = ("petlbench.data", "petlbench.tracking")
+# a word for the reader to replace, such as NAME, and the method of the page that adds one
+PLACEHOLDER = re.compile(r"\b(?:[A-Z]{2,}|gain)\b")
+
+
+def test_the_readme_fits_one_page() -> None:
+    assert len((ROOT / "README.md").read_bytes()) <= README_KB * 1000
+
+
+def test_every_link_leads_to_a_file_and_a_heading() -> None:
+    assert [line for page in links.pages() for line in links.dead(page)] == []
+
+
+def test_a_dead_link_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "ROOT", tmp_path)
+    (tmp_path / "b.md").write_text("# A `b`: c_d\n")
+    page = tmp_path / "a.md"
+    page.write_text("[1](b.md#a-b-c_d) [2](b.md#a) ![3](c.png) [4](.) [5](#x) `[6](d.md)`\n")
+    assert list(links.dead(page)) == [
+        "a.md: b.md#a has no such heading",
+        "a.md: c.png does not exist",
+        "a.md: . is a folder",
+        "a.md: #x has no such heading",
+    ]
+
+
+def navigation(entries: Sequence[Any]) -> Iterator[str]:
+    for entry in entries:
+        for value in entry.values() if isinstance(entry, dict) else [entry]:
+            yield from [value] if isinstance(value, str) else navigation(value)
+
+
+def test_the_site_has_every_page_of_docs() -> None:
+    """tools/site.py adds those of the methods."""
+    listed = set(navigation(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
+    pages = {page.relative_to(ROOT).as_posix() for page in links.pages()}
+    assert listed <= pages
+    assert {page for page in pages if re.fullmatch(r"docs/\w+\.md", page)} <= listed
+
+
+def test_tables_of_results_are_those_of_the_records() -> None:
+    pages = [page for page in links.pages() if "<!-- results " in page.read_text()]
+    made = re.search(r"tools\.readme (.*)", (ROOT / "Makefile").read_text())
+    assert made is not None
+    assert {page.relative_to(ROOT).as_posix() for page in pages} == set(made[1].split())
+    for page in pages:
+        text = page.read_text()
+        assert text.count("<!-- results ") == text.count("<!-- end -->")
+        assert readme.filled(text, page.parent) == text, f"{page} is old; run make results"
+
+
+def commands() -> list[tuple[str, str]]:
+    """Module and arguments of each command on a page."""
+    blocks = (block for page in links.pages() for block in links.code(page))
+    lines = (line.strip() for block in blocks for line in block.splitlines())
+    matches = filter(None, map(COMMAND.fullmatch, lines))
+    return sorted({(match[1], match[2].partition("  #")[0].strip()) for match in matches})
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [case for case in commands() if case[0] in HYDRA and not PLACEHOLDER.search(case[1])],
+)
+def test_a_run_on_a_page_can_be_composed(
+    module: str, arguments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first run of a sweep."""
+    for number, name in enumerate(["heron", "stork"]):
+        paint(tmp_path / "photographs" / name / "a.png", number)
+    monkeypatch.chdir(tmp_path)
+    words = [*HYDRA[module], *(word for word in shlex.split(arguments) if word != "-m")]
+    assert compose.single(list(first_run(words)))
+
+
+def first_run(words: Sequence[str]) -> Iterator[str]:
+    """The overrides of the first run of a sweep, without those of the sweep itself."""
+    given = dict(word.split("=", 1) for word in words)
+    if "experiment" in given:
+        params = options.content("experiment", given["experiment"])["hydra"]["sweeper"]["params"]
+        given = {key: str(value) for key, value in params.items()} | given
+    if given.get("protocol") == "select":
+        given["protocol"] = "trial"
+    for key, value in given.items():
+        if not key.startswith(("hydra", "select.")):
+            yield f"{key}={first(key, value)}"
+
+
+def first(key: str, values: str) -> str:
+    value = values if values.startswith(("[", "{")) else values.split(",")[0]
+    listed = options.listed(key, value) if key in options.groups() else None
+    return first(key, listed[0]) if listed else value
+
+
+# runpy warns of a module that another test has imported
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+@pytest.mark.parametrize(
+    ("module", "arguments"), [case for case in commands() if case[0] not in HYDRA]
+)
+def test_a_command_on_a_page_has_its_options(
+    module: str, arguments: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    words = shlex.split(arguments)
+    subcommand = words[0] if module in SUBCOMMANDS else ""
+    text = usage(module, subcommand, tmp_path_factory.getbasetemp())
+    named = [word for word in words if word.startswith("--")]
+    assert [option for option in named if not re.search(rf"{option}\b", text)] == []
+
+
+@cache
+def usage(module: str, subcommand: str, folder: Path) -> str:
+    """What --help prints."""
+
+    def main() -> None:
+        runpy.run_module(module, run_name="__main__")
+
+    code, text = command.run(folder, *filter(None, [subcommand]), "--help", main=main)
+    assert code == 0, text
+    return text
+
+
+def test_the_code_of_the_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [block] = links.code(ROOT / "docs" / "python.md")
+    trained = randomised(build.method(compose.single(["method=lora", "dataset=mini/land"])))
+    delta.save(tmp_path / "lora.safetensors", trained, {})
+    monkeypatch.chdir(tmp_path)
+    names = {"images": trained.backbone.example()}
+    exec(block, names)
+    assert names["logits"].shape == (1, 10)
