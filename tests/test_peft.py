@@ -16,8 +16,10 @@ from petlbench.config.schema import Target
 from petlbench.delta import trained
 from petlbench.errors import Unsupported, UserError
 from petlbench.method import Method, Step
+from petlbench.report.read import rows
 from petlbench.run import build
 from petlbench.testing import images, loss, method_on, randomised, tiny, tiny_method
+from tests.records import record
 
 ADAPTER = "default"
 QKV = ["*.attn.qkv"]
@@ -223,3 +225,11 @@ def test_a_schedule_without_a_middle_is_refused(changed: dict[str, Any], message
     target = "petlbench.methods.peft_adalora.AdaLoRA"
     with pytest.raises(UserError, match=message):
         registry.adapt(tiny("vit"), Target(target, registry.values("adalora") | changed))
+
+
+def test_tables_have_the_tuners_in_a_group_after_ours() -> None:
+    records = [record(name, "digits", 80.0) for name in ("vera", "lora", "peft_dora", "linear")]
+    labels = {one["id"]: one["factors"]["method"] for one in records}
+    assert rows.ordered(records, labels, []) == ["linear", "lora", "peft_dora", "vera"]
+    families = [rows.family(name) for name in ("linear", "lora", "vera")]
+    assert families == ["traditional", "PETL", "PEFT library"]

@@ -2,7 +2,7 @@
 
 Prints Markdown; `make docs` writes docs/capabilities.md, which takes some minutes. A try is made
 on the tiny networks of petlbench.testing, with the values of `facts.tiny`; parameters, bytes and
-operations are those of the yaml's values on vit_mini.
+operations are those of the yaml's values (and conf/method_on's) on vit_mini.
 """
 
 import sys
@@ -22,6 +22,7 @@ from petlbench.errors import UserError, one_line, unknown
 from petlbench.merge import merged
 from petlbench.method import Method
 from petlbench.testing import FAMILIES, Case, images, loss, plain_logits, supported, tiny
+from petlbench.testing.facts import overlay
 from petlbench.testing.networks import full_size
 from petlbench.testing.properties import a_delta_reloads_exactly
 
@@ -126,7 +127,8 @@ def works(name: str, family: str) -> str:
 def figures(name: str) -> list[str]:
     """Parameters, bytes of the delta, operations of inference and of a step."""
     try:
-        method = registry.create(name, full_size(BACKBONE, CLASSES, device="cpu"))
+        network = full_size(BACKBONE, CLASSES, device="cpu")
+        method = registry.create(name, network, **overlay(name, BACKBONE))
     except UserError:
         return ["–"] * 4
     with tempfile.TemporaryDirectory() as folder:
