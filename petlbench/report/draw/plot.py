@@ -10,11 +10,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from petlbench.report.draw import ranks
+from petlbench.report.draw import pictures, ranks
 from petlbench.report.draw.labels import label_points
 from petlbench.report.draw.scale import Scale, front, scales
 from petlbench.report.draw.style import labels_of, styles
 from petlbench.report.model.chart import Chart, Panel, Point, Ranks, Series
+from petlbench.report.model.picture import Matrix, Sheet
 
 Styles = dict[str, tuple[str, str]]  # label -> colour, marker
 WIDTH = 6.9  # inches, both columns of a paper
@@ -38,12 +39,23 @@ STYLE: dict[str, Any] = {
 }
 
 
-def render(chart: Chart | Ranks) -> dict[str, bytes]:
+def render(chart: Chart | Ranks | Matrix | Sheet) -> dict[str, bytes]:
     """Suffix (png, pdf) -> file content."""
     with matplotlib.rc_context(cast(Any, STYLE)):  # its type is a list of all keys
-        figure = ranks.draw(chart) if isinstance(chart, Ranks) else _panels(chart)
+        figure = _figure(chart)
         area = _area(figure)
         return {suffix: _saved(figure, suffix, area) for suffix in ("png", "pdf")}
+
+
+def _figure(chart: Chart | Ranks | Matrix | Sheet) -> Figure:
+    match chart:
+        case Ranks():
+            return ranks.draw(chart)
+        case Matrix():
+            return pictures.matrix(chart)
+        case Sheet():
+            return pictures.sheet(chart)
+    return _panels(chart)
 
 
 def _area(figure: Figure) -> Bbox:

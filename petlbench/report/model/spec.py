@@ -8,6 +8,7 @@ report:
   protocol: final
   backbone: vit_b16                # default: the one backbone of all records
   vary: {method.rank: rank}        # configuration key -> its title; each value is a row
+  intervals: true                  # a further table with a 95 % interval of every cell
   published: [FILE]                # of results/published, without .csv; shown in separate rows
   ...                              # options of the kind: keyword arguments of its `build`
 """
@@ -29,3 +30,4 @@ class ReportSpec:
     vary: Mapping[str, str]
     published: tuple[str, ...]
     options: Mapping[str, Any]
+    intervals: bool = False
