@@ -50,12 +50,17 @@ def render(chart: Chart | Ranks | Matrix | Sheet) -> dict[str, bytes]:
 def _figure(chart: Chart | Ranks | Matrix | Sheet) -> Figure:
     match chart:
         case Ranks():
-            return ranks.draw(chart)
+            figure = ranks.draw(chart)
         case Matrix():
-            return pictures.matrix(chart)
+            figure = pictures.matrix(chart)
         case Sheet():
-            return pictures.sheet(chart)
-    return _panels(chart)
+            figure = pictures.sheet(chart)
+        case _:
+            figure = _panels(chart)
+    # fixed from here on: each format would lay the panels out twice again
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure
 
 
 def _area(figure: Figure) -> Bbox:
@@ -90,9 +95,6 @@ def _panels(chart: Chart) -> Figure:
     _label(figure, zip(axes, chart.panels, strict=False))
     if any(panel.joined for panel in chart.panels):
         _legend(figure, axes, looks, 7 if columns > 1 else 4)
-    # fixed from here on: each format would lay the panels out twice again
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
     return figure
 
 

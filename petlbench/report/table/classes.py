@@ -61,7 +61,7 @@ def class_table(outcomes: Mapping[str, Outcomes], best: str) -> Table:
     values["mistaken"] = [_mistaken(matrices[best], n, classes) for n in range(len(classes))]
     columns = [
         Column("images", "test images", "Class", 0),
-        *(Column(f"accuracy {row}", row, "Accuracy (%)", best="high") for row in matrices),
+        *(Column(f"accuracy {row}", row, "Accuracy (%)") for row in matrices),
         Column("interval", "95 % interval", "Highest", None),
         Column("mistaken", "most often taken for", "Highest", None),
     ]
