@@ -90,7 +90,7 @@ def _row(records: Sequence[Record]) -> Outcomes | None:
 
 def _path(record: Record) -> Path | None:
     file = record.get("file")  # missing in a record that was not read from a folder
-    return None if file is None else beside(file, PREDICTIONS)
+    return None if file is None else beside(Path(file), PREDICTIONS)
 
 
 def _file(record: Record, path: Path) -> PredictionFile:

@@ -39,7 +39,7 @@ def _read_folder(store: Store) -> Iterator[Record]:
             f"--records '{store.root}' is not a folder; give the results.root of a run or sweep"
         )
     for path, record in store.located():
-        yield _shortened(comparable(record)) | {"file": path}
+        yield _shortened(comparable(record)) | {"file": str(path)}
 
 
 def comparable(record: Record) -> Record:

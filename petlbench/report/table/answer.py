@@ -78,7 +78,7 @@ def _time(scores: Scores, row: str, best: str) -> str:
     for label, record in fields.finished(scores.labelled):
         devices.setdefault(label, set()).add(str(record["provenance"].get("device")))
     own, other = (float(scores.costs.at[name, TIME]) for name in (row, best))
-    if devices[row] != devices[best] or not own > 0 or not other > 0:
+    if devices[row] != devices[best] or not 0 < own < other:
         return ""
     share = 100 * own / other
     return f" and takes {share:.{0 if share >= 1 else 2}f} % of its training time"

@@ -82,11 +82,13 @@ def sheet(found: pd.DataFrame, folder: str, grey_max: int) -> Sheet:
     tiles = [
         Tile(
             _pixels(paths[image], grey_max),
-            f"{line['class']}\n→ {line['predicted']} {line['confidence']:.0f} %",
+            f"{line['class']}\n→ {line['predicted']} ({line['confidence']:.0f} %)",
         )
         for image, line in shown.iterrows()
     ]
-    return Sheet("worst", "The most confident mistakes: class → prediction, confidence.", tiles)
+    return Sheet(
+        "worst", "The most confident mistakes: class, prediction and its confidence.", tiles
+    )
 
 
 def _inside(root: Path, name: str) -> Path | None:

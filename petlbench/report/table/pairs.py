@@ -73,8 +73,9 @@ def pair_table(comparisons: Mapping[str, Comparison], best: str, rows: int) -> T
             f"pairs, all of {rows} methods; below {LEVEL}, the methods differ.",
             "Images needed, where they do not: to find the observed difference with probability "
             f"{POWER:g} at level {LEVEL} without correction, if it is the true one (Connor 1987): "
-            "(1.96 √ψ + 0.84 √(ψ − δ²))² / δ² with ψ and δ, the sum and the difference of the "
-            "shares of images that one alone gets right. From few images it is a rough guess.",
+            "(1.96 sqrt(s) + 0.84 sqrt(s − d^2))^2 / d^2 with s and d, the sum and the difference "
+            "of the shares of images that one alone gets right. From few images it is a rough "
+            "guess.",
         ],
     )
 
