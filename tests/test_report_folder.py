@@ -231,8 +231,8 @@ def test_a_folder_of_images_is_answered_from_run_to_page(
         paint(images / "light" / f"{number}.png", 200 + number)
         paint(images / "dark" / f"{number}.png", number)
     settings = ["dataset=folder", f"dataset.root={images}", "backbone=vit_mini", "method=linear"]
-    quick = ["train.epochs=1", "train.batch_size=8", f"results.root={runs}"]
-    config = compose.single([*settings, *quick, "protocol=best_on_val"])
+    quick = ["train.epochs=1", "train.batch_size=8", f"dataset.cache={tmp_path}"]
+    config = compose.single([*settings, *quick, "protocol=best_on_val", f"results.root={runs}"])
     assert job.of(config).execute(config)["status"] == "finished"
     arguments = ["folder", "--records", str(runs), "--out", str(out), "--images", str(images)]
     assert main(arguments) == 0

@@ -5,10 +5,11 @@ from functools import cache
 
 import numpy as np
 from anyascii import anyascii
-from matplotlib import font_manager, rcParams
+from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from petlbench.report.draw.style import FONT
 from petlbench.report.model.picture import Matrix, Sheet
 
 WIDTH = 6.9  # inches, both columns of a paper
@@ -76,5 +77,5 @@ def printable(text: str) -> str:
 @cache
 def _characters() -> frozenset[int]:
     """The characters of the font of all figures."""
-    font = font_manager.get_font(font_manager.findfont(rcParams["font.family"][0]))
+    font = font_manager.get_font(font_manager.findfont(FONT))
     return frozenset(font.get_charmap())

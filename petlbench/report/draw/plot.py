@@ -13,7 +13,7 @@ from matplotlib.transforms import Bbox
 from petlbench.report.draw import pictures, ranks
 from petlbench.report.draw.labels import label_points
 from petlbench.report.draw.scale import Scale, front, scales
-from petlbench.report.draw.style import labels_of, styles
+from petlbench.report.draw.style import FONT, labels_of, styles
 from petlbench.report.model.chart import Chart, Panel, Point, Ranks, Series
 from petlbench.report.model.picture import Matrix, Sheet
 
@@ -23,7 +23,7 @@ COLUMN = 3.35  # inches, one column
 DPI = 200  # of PNG
 STYLE: dict[str, Any] = {
     "font.size": 8,
-    "font.family": "DejaVu Sans",
+    "font.family": FONT,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,

@@ -73,6 +73,7 @@ def class_table(outcomes: Mapping[str, Outcomes], best: str) -> Table:
         caption=f"Accuracy by class, mean over runs; interval and confusion of {best}.",
         name="classes",
         head="class",
+        methods=dict.fromkeys(classes, " ".join(outcomes)),  # every filter of methods keeps them
         notes=_notes(images, classes),
     )
 

@@ -48,15 +48,16 @@ def mistakes(outcomes: Outcomes) -> pd.DataFrame:
 def mistake_table(found: pd.DataFrame, outcomes: Outcomes, best: str) -> Table:
     """The MOST most confident mistakes."""
     shown = found.head(MOST)
-    files = outcomes.has_files
+    files, rows = outcomes.has_files, [str(image) for image in shown.index]
     return Table(
-        rows=[str(image) for image in shown.index],
+        rows=rows,
         columns=COLUMNS,
         values=shown,
         spread=pd.DataFrame(index=shown.index),
         caption=f"The most confident mistakes of {best}: {len(shown)} of {len(found)}.",
         name="mistakes",
         head="file" if files else "place in the split",
+        methods=dict.fromkeys(rows, best),
         notes=[
             f"Confidence: probability of the wrong class, mean over {len(outcomes.test)} "
             f"run{'s' * (len(outcomes.test) > 1)}; a right run counts as 0.",
