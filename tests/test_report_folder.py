@@ -1,5 +1,6 @@
 """The report of one data set: its answer, and what it says without predictions."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,9 @@ def test_without_predictions_the_figures_of_counts_remain(tmp_path: Path) -> Non
     for each in plain:
         each["scores"]["test"] |= {"correct": 40, "total": 50}
     result = report(plain)
-    assert "Whether another differs is not known: LoRA and Linear made without" in result.answer
+    assert (
+        "Whether another differs is not known: LoRA and Linear were made without" in result.answer
+    )
     assert [table.name for table in result.tables] == [""]
     [table] = result.tables
     again = "made without predictions; run again with results.predictions=true"
@@ -108,6 +111,11 @@ def test_without_predictions_the_figures_of_counts_remain(tmp_path: Path) -> Non
     assert table.values["interval"].tolist() == ["67.0–88.8", "68.1–89.5"]
     with pytest.raises(UserError, match="--images needs predictions: the best run was made"):
         report(plain, images=str(tmp_path))
+    # of which some have them, those are compared
+    kept = [with_predictions(m, predicted(), tmp_path) for m in ("full", "bitfit")]
+    assert report([*plain, *kept]).answer.endswith(
+        "Not compared on the same images: Linear and LoRA."
+    )
 
 
 def test_no_finished_run_is_no_answer() -> None:
@@ -132,9 +140,13 @@ def test_a_temperature_is_fitted_where_validation_images_were_kept(tmp_path: Pat
 def test_a_probe_says_what_fits(tmp_path: Path) -> None:
     run = with_predictions("lora", predicted(5), tmp_path)
     measured = probe("lora", 100.0)
-    measured["config"] = run["config"]
+    measured["config"] = copy.deepcopy(run["config"])
+    # shapes alone decide, so a probe needs no weights
+    measured["config"]["backbone"] = {"pretrained": False}
+    run["config"]["backbone"] = {"pretrained": True}
     measured["factors"] |= {"backbone": "vit_mini"}
-    measured["config"]["train"] |= {"batch_size": 32, "memory": "fast"}
+    for each in (run, measured):
+        each["config"]["train"] |= {"batch_size": 32, "memory": "fast"}
     measured["cost"] |= {"image_mib": 10.0}
     table = named(report([run, measured], budget_gib=2.0), "")
     # 1200 MiB are reserved at 32 images: 848 MiB more are room for 84 of 10 MiB

@@ -75,7 +75,10 @@ def parser() -> argparse.ArgumentParser:
         "--images", metavar="DIR", help="folder: what dataset.root was, for pictures of mistakes"
     )
     options.add_argument(
-        "--budget-gib", type=float, metavar="GIB", help="folder: GPU memory, for what fits it"
+        "--budget-gib",
+        type=float,
+        metavar="GIB",
+        help="folder: GPU memory, for the batch that fits it",
     )
     return options
 

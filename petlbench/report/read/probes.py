@@ -9,6 +9,7 @@ from petlbench.run.record import Record
 PROBE = "probe"  # the protocol
 SAME = ("method", "backbone", "input")  # nodes of the configuration that memory depends on
 STEP = ("train.batch_size", "train.memory")
+VALUES = {"backbone.pretrained", "backbone.checkpoint"}  # of weights, which memory is not
 
 
 def probes(labelled: Iterable[Labelled], records: Sequence[Record]) -> dict[str, Record]:
@@ -17,7 +18,7 @@ def probes(labelled: Iterable[Labelled], records: Sequence[Record]) -> dict[str,
     found: dict[str, Record] = {}
     for row, record in labelled:
         for probe in probed:
-            if not differences(record, probe, SAME) and all(
+            if not differences(record, probe, SAME).keys() - VALUES and all(
                 config_value(record, key) == config_value(probe, key) for key in STEP
             ):
                 found.setdefault(row, probe)

@@ -171,7 +171,10 @@ def _memory(scores: Scores, records: Sequence[Record], budget_gib: float | None)
     probed = probes.probes(scores.labelled, records)
     values = pd.DataFrame(index=scores.rows)
     if not probed:
-        lines = ["What fits is not known: python -m petlbench.probe measures or predicts it."]
+        lines = [
+            "What fits is not known: python -m petlbench.probe with the same batch measures or "
+            "predicts it, below a folder of --records."
+        ]
         return Part([], values, lines if budget_gib else [])
     values[STEP.key] = pd.Series({r: occupied(peak(p["cost"])) for r, p in probed.items()})
     line = "Training step: peak memory by the probe with the same batch, measured on a GPU or "

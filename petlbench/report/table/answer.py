@@ -11,6 +11,7 @@ from petlbench.report.table.images import wilson
 from petlbench.report.table.pairs import Comparison
 
 TIME = "train_s"
+MOST = 4  # names in a sentence
 
 
 def best_row(scores: Scores) -> str | None:
@@ -51,7 +52,10 @@ def answer(
     if not comparisons:
         return f"{sentence} It has the highest figure. {_no_comparison(outcomes, [best, *others])}"
     same = [row for row, comparison in comparisons.items() if not comparison.differs]
-    return " ".join([sentence, *_same(scores, same, comparisons, best), *_worse(comparisons)])
+    sentences = [sentence, *_same(scores, same, comparisons, best), *_worse(comparisons)]
+    if unknown := [row for row in others if row not in comparisons]:
+        sentences.append(f"Not compared on the same images: {_listed(unknown)}.")
+    return " ".join(sentences)
 
 
 def _same(
@@ -102,12 +106,16 @@ def _worse(comparisons: Mapping[str, Comparison]) -> list[str]:
 def _no_comparison(outcomes: Mapping[str, Outcomes], rows: Sequence[str]) -> str:
     without = [row for row in rows if row not in outcomes]
     if without:
-        return f"Whether another differs is not known: {_listed(without)} {AGAIN}."
+        return f"Whether another differs is not known: {_listed(without)} were {AGAIN}."
     return "Whether another differs is not known: no two were tested on the same images."
 
 
 def _listed(rows: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(rows[:-1]), rows[-1]]))
+    """At most MOST names."""
+    shown = (
+        list(rows) if len(rows) <= MOST else [*rows[: MOST - 1], f"{len(rows) - MOST + 1} more"]
+    )
+    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
 
 
 def _or_infinite(value: float) -> float:
