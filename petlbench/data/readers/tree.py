@@ -103,8 +103,8 @@ def scan(root: str) -> Tree:
     if len(tree.names) < 2:
         raise UserError(
             f"'{place}' has {len(tree.images)} images of {len(tree.names)} classes "
-            f"({', '.join(tree.names) or 'none'}){_loose(place)}; at least two classes are needed; "
-            f"{ADVICE}"
+            f"({', '.join(tree.names) or 'none'}){_loose(place)}; at least two classes are "
+            f"needed; {ADVICE}"
         )
     return tree
 
