@@ -205,6 +205,7 @@ def test_several_tasks_are_refused(tmp_path: Path) -> None:
         ("folder --budget-gib 0", "--budget-gib is 0.0; it must be a size above 0"),
         ("folder --budget-gib nan", "--budget-gib is nan; it must be a size above 0"),
         ("folder --budget-gib x", "invalid float value: 'x'"),
+        ("folder --intervals", "this report has the interval of each method; leave out"),
         ("folder --images nowhere", "--images needs predictions: the best run was made without"),
         ("table --images x", "unknown option of report 'table' (table) 'images'"),
     ],

@@ -35,6 +35,8 @@ def build(
 
     if budget_gib is not None and not 0 < budget_gib < math.inf:
         raise UserError(f"--budget-gib is {budget_gib}; it must be a size above 0")
+    if spec.intervals:
+        raise UserError("this report has the interval of each method; leave out --intervals")
     scores = _of_one_task(records, spec)
     outcomes = outcomes_of(scores.labelled)
     best = answer.best_row(scores)

@@ -29,5 +29,5 @@ class ReportSpec:
     backbone: str | None
     vary: Mapping[str, str]
     published: tuple[str, ...]
+    intervals: bool
     options: Mapping[str, Any]
-    intervals: bool = False
