@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -13,8 +14,9 @@ from petlbench.report.model.report import Report
 from petlbench.report.read.records import read
 from petlbench.report.read.rows import members
 from petlbench.run.record import Record
-from tests.records import probe, record, score
+from tests.records import LABELS, probe, record, score, with_predictions
 
+TEMPORARY = tempfile.TemporaryDirectory()  # of records with predictions; removed at the end
 ROOT = Path(__file__).parent.parent / "results" / "measured"
 TESTS = ("imagenet", "imagenetv2", "sketch", "a", "r")
 SETS = ("aircraft", "pets", "food101", "cars", "flowers102")
@@ -112,6 +114,18 @@ def measured(folder: str) -> Callable[[], list[Record]]:
     return lambda: read([ROOT / folder / "runs"])
 
 
+def own_images() -> list[Record]:
+    """Two methods on twelve own images, of which one gets one and the other four wrong."""
+    folder = Path(TEMPORARY.name)
+    wrong = {"lora": [5], "linear": [0, 3, 5, 8]}
+    return [
+        titled(
+            with_predictions(name, [(k + (n in places)) % 3 for n, k in enumerate(LABELS)], folder)
+        )
+        for name, places in wrong.items()
+    ]
+
+
 SWEEPS: dict[str, Callable[[], list[Record]]] = {
     "table1": probes,
     "table2": table_2,
@@ -137,6 +151,7 @@ SWEEPS: dict[str, Callable[[], list[Record]]] = {
     "costs": probes,
     "throughput": probes,
     "shots": few_shot,
+    "folder": own_images,
     "trials": lambda: read([ROOT / "mini" / "trials" / "mini" / "land"]),
 }
 

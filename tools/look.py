@@ -52,7 +52,7 @@ def main(folder: Path, names: Sequence[str]) -> None:
         sys.exit(f"error: {', '.join(missing)} not found; see the docstring of tools/look.py")
     out = folder / "look"
     out.mkdir(parents=True, exist_ok=True)
-    for name in names or [*options.names("experiment"), "leaderboard", "audit"]:
+    for name in names or [*options.names("experiment"), "leaderboard", "audit", "folder"]:
         if name in SWEEPS:  # else the experiment has no report
             write(report(name), name, folder, "python -m tools.look")
             compile_latex(name, out)

@@ -24,6 +24,7 @@ from petlbench.report.model.spec import ReportSpec
 from petlbench.report.read.records import read
 
 PROGRAM = ["python", "-m", "petlbench.report"]
+OF_KIND = ("images", "budget_gib")  # options that only some kinds have
 EXAMPLE = "example: python -m petlbench.report leaderboard --records results/runs --out results"
 
 
@@ -67,6 +68,18 @@ def parser() -> argparse.ArgumentParser:
         metavar="KEY",
         help="keys of the configuration, e.g. method.rank, whose values get separate rows",
     )
+    options.add_argument(
+        "--intervals", action="store_true", help="add a table with a 95 %% interval of every cell"
+    )
+    options.add_argument(
+        "--images", metavar="DIR", help="folder: what dataset.root was, for pictures of mistakes"
+    )
+    options.add_argument(
+        "--budget-gib",
+        type=float,
+        metavar="GIB",
+        help="folder: GPU memory, for the batch that fits it",
+    )
     return options
 
 
@@ -85,17 +98,21 @@ def specification(options: argparse.Namespace) -> ReportSpec:
     if options.vary:
         # its last part is printed, e.g. rank for method.rank
         changes["vary"] = {key: key.rpartition(".")[2] for key in options.vary}
-    return replace(spec, **changes)
+    if options.intervals:
+        changes["intervals"] = True
+    given = {key: value for key in OF_KIND if (value := getattr(options, key)) is not None}
+    return registry.changed(options.report, replace(spec, **changes), given)
 
 
 def check_texts(options: argparse.Namespace) -> None:
     """Raise UserError for a value that is empty, as an unset variable of a shell, or not UTF-8."""
     for option, value in vars(options).items():
         label = "NAME" if option == "report" else f"--{option}"
-        for text in value if isinstance(value, list) else [value]:
+        texts = value if isinstance(value, list) else [value]
+        for text in (text for text in texts if isinstance(text, str)):
             if text == "":
                 raise UserError(f"{label} is empty; give it a value or leave it out")
-            if text is not None and not _is_utf8(text):
+            if not _is_utf8(text):
                 raise UserError(f"{label} {text!r} is not UTF-8; the files of a report name it")
 
 

@@ -8,7 +8,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ COMMON: dict[str, Any] = {
     "backbone": None,
     "vary": {},
     "published": [],
+    "intervals": False,
 }
 
 
@@ -63,7 +64,21 @@ def find(name: str) -> ReportSpec:
 def build(records: Sequence[Record], spec: ReportSpec) -> "Report":
     """The report of a specification. Raises UserError if the records do not fit it."""
     report: Report = _module(spec.kind).build(records, spec, **spec.options)
-    return report
+    return _with_intervals(report, records, spec) if spec.intervals else report
+
+
+def changed(name: str, spec: ReportSpec, options: Mapping[str, Any]) -> ReportSpec:
+    """The specification with other options. Raises UserError if its kind has none of a name."""
+    return _checked(name, replace(spec, options={**spec.options, **options}))
+
+
+def _with_intervals(report: "Report", records: Sequence[Record], spec: ReportSpec) -> "Report":
+    # scipy takes a second
+    from petlbench.report.read.scores import gather
+    from petlbench.report.table.intervals import interval_table
+
+    table = interval_table(gather(records, spec, spec.options.get("tests")))
+    return replace(report, tables=[*report.tables, table])
 
 
 def _module(kind: str) -> ModuleType:

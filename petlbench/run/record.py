@@ -66,6 +66,11 @@ log = logging.getLogger("petlbench")
 Record = dict[str, Any]
 
 
+def beside(path: Path, suffix: str) -> Path:
+    """The file of a run with a suffix, such as DELTA, from the file of its record."""
+    return path.with_name(path.name.removesuffix(".json") + suffix)
+
+
 class NoRecord(UserError):
     """A file that holds no record, or not a whole one."""
 
@@ -121,9 +126,13 @@ class Store:
 
     def records(self) -> Iterator[Record]:
         """All records of this schema below the folder."""
+        return (record for _, record in self.located())
+
+    def located(self) -> Iterator[tuple[Path, Record]]:
+        """The records, each with its file."""
         for path in self.files():
             if record := self._read(path):
-                yield record
+                yield path, record
 
     def _read(self, path: Path) -> Record | None:
         try:

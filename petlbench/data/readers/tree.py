@@ -103,9 +103,18 @@ def scan(root: str) -> Tree:
     if len(tree.names) < 2:
         raise UserError(
             f"'{place}' has {len(tree.images)} images of {len(tree.names)} classes "
-            f"({', '.join(tree.names) or 'none'}); at least two classes are needed; {ADVICE}"
+            f"({', '.join(tree.names) or 'none'}){_loose(place)}; at least two classes are "
+            f"needed; {ADVICE}"
         )
     return tree
+
+
+def _loose(root: Path) -> str:
+    """How many images lie in the root itself, where nothing gives their class."""
+    if not root.is_dir():
+        return ""
+    count = sum(_is_image(path) and path.is_file() for path in root.iterdir())
+    return f" and {count} outside of a class folder" if count else ""
 
 
 def _refuse_spellings(tree: Tree) -> None:

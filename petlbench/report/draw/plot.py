@@ -10,11 +10,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from petlbench.report.draw import ranks
+from petlbench.report.draw import pictures, ranks
 from petlbench.report.draw.labels import label_points
 from petlbench.report.draw.scale import Scale, front, scales
-from petlbench.report.draw.style import labels_of, styles
+from petlbench.report.draw.style import FONT, labels_of, styles
 from petlbench.report.model.chart import Chart, Panel, Point, Ranks, Series
+from petlbench.report.model.picture import Matrix, Sheet
 
 Styles = dict[str, tuple[str, str]]  # label -> colour, marker
 WIDTH = 6.9  # inches, both columns of a paper
@@ -22,7 +23,7 @@ COLUMN = 3.35  # inches, one column
 DPI = 200  # of PNG
 STYLE: dict[str, Any] = {
     "font.size": 8,
-    "font.family": "DejaVu Sans",
+    "font.family": FONT,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
@@ -38,12 +39,28 @@ STYLE: dict[str, Any] = {
 }
 
 
-def render(chart: Chart | Ranks) -> dict[str, bytes]:
+def render(chart: Chart | Ranks | Matrix | Sheet) -> dict[str, bytes]:
     """Suffix (png, pdf) -> file content."""
     with matplotlib.rc_context(cast(Any, STYLE)):  # its type is a list of all keys
-        figure = ranks.draw(chart) if isinstance(chart, Ranks) else _panels(chart)
+        figure = _figure(chart)
         area = _area(figure)
         return {suffix: _saved(figure, suffix, area) for suffix in ("png", "pdf")}
+
+
+def _figure(chart: Chart | Ranks | Matrix | Sheet) -> Figure:
+    match chart:
+        case Ranks():
+            figure = ranks.draw(chart)
+        case Matrix():
+            figure = pictures.matrix(chart)
+        case Sheet():
+            figure = pictures.sheet(chart)
+        case _:
+            figure = _panels(chart)
+    # fixed from here on: each format would lay the panels out twice again
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure
 
 
 def _area(figure: Figure) -> Bbox:
@@ -78,9 +95,6 @@ def _panels(chart: Chart) -> Figure:
     _label(figure, zip(axes, chart.panels, strict=False))
     if any(panel.joined for panel in chart.panels):
         _legend(figure, axes, looks, 7 if columns > 1 else 4)
-    # fixed from here on: each format would lay the panels out twice again
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
     return figure
 
 

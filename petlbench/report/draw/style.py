@@ -6,6 +6,7 @@ from petlbench.report.model.chart import Chart
 
 # Okabe and Ito, https://jfly.uni-koeln.de/color/; yellow is left out: too pale for lines on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+FONT = "DejaVu Sans"  # comes with matplotlib
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 
 

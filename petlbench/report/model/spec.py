@@ -8,6 +8,7 @@ report:
   protocol: final
   backbone: vit_b16                # default: the one backbone of all records
   vary: {method.rank: rank}        # configuration key -> its title; each value is a row
+  intervals: true                  # a further table with a 95 % interval of every cell
   published: [FILE]                # of results/published, without .csv; shown in separate rows
   ...                              # options of the kind: keyword arguments of its `build`
 """
@@ -28,4 +29,5 @@ class ReportSpec:
     backbone: str | None
     vary: Mapping[str, str]
     published: tuple[str, ...]
+    intervals: bool
     options: Mapping[str, Any]

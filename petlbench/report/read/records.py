@@ -10,7 +10,7 @@ from petlbench.run.record import Record, Store
 
 
 def read(folders: Sequence[Path]) -> list[Record]:
-    """Each run once; a finished run takes precedence over a failed one.
+    """Each run once, with its `file`; a finished run takes precedence over a failed one.
 
     Raises UserError if a folder is missing or no folder holds a record.
     """
@@ -38,8 +38,8 @@ def _read_folder(store: Store) -> Iterator[Record]:
         raise UserError(
             f"--records '{store.root}' is not a folder; give the results.root of a run or sweep"
         )
-    for record in store.records():
-        yield _shortened(comparable(record))
+    for path, record in store.located():
+        yield _shortened(comparable(record)) | {"file": str(path)}
 
 
 def comparable(record: Record) -> Record:

@@ -41,16 +41,21 @@ def contents(report: Report, name: str, command: str) -> dict[str, bytes]:
         )
         for table in report.tables
     }
+    drawn = {
+        part_name(name, chart.name): plot.render(chart)
+        for chart in (*report.charts, *report.pictures)
+    }
+    embedded = [drawn[part_name(name, picture.name)]["png"] for picture in report.pictures]
     texts = tables | {
         f"{name}_tidy.csv": cells(report.tidy).to_csv(index=False),
         f"{name}.tex": latex.render(report, name, command),
-        f"{name}.md": markdown.render(report),
-        f"{name}.html": html.render(report, command),
+        f"{name}.md": markdown.render(report, name),
+        f"{name}.html": html.render(report, command, embedded),
     }
     charts = {
-        f"{part_name(name, chart.name)}.{suffix}": content
-        for chart in report.charts
-        for suffix, content in plot.render(chart).items()
+        f"{part}.{suffix}": content
+        for part, files in drawn.items()
+        for suffix, content in files.items()
     }
     return {file: text.encode() for file, text in texts.items()} | charts
 

@@ -4,9 +4,11 @@ The page needs no server, no other file and no network; without JavaScript its t
 are still readable.
 """
 
+import base64
 import itertools
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +38,11 @@ class HtmlCell:
     group: int
 
 
-def render(report: Report, command: str) -> str:
-    """The page; every text in it is escaped. command: shown below the title."""
+def render(report: Report, command: str, pictures: Sequence[bytes] = ()) -> str:
+    """The page; every text in it is escaped. command: shown below the title.
+
+    pictures: the PNG file of each picture of the report.
+    """
     environment = Environment(
         loader=PackageLoader("petlbench.report.render", "page"),
         autoescape=True,  # titles and reasons may hold any text
@@ -48,6 +53,12 @@ def render(report: Report, command: str) -> str:
     return environment.get_template("page.html").render(
         title=report.title,
         command=command,
+        answer=report.answer,
+        pictures=[
+            {"caption": picture.caption, "data": base64.b64encode(content).decode()}
+            for picture, content in zip(report.pictures, pictures, strict=True)
+        ],
+        commands=report.commands,
         tables=[_table(table) for table in report.tables],
         charts=[_caption(chart) for chart in report.charts],
         charts_first=report.charts_first,

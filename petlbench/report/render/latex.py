@@ -78,8 +78,10 @@ def render(report: Report, name: str, command: str = "petlbench.report") -> str:
     name: of the files and labels.
     """
     tables = [_table(table, part_name(name, table.name)) for table in report.tables]
-    figures = [_figure(chart.caption, part_name(name, chart.name)) for chart in report.charts]
-    lines = [*itertools.chain(*tables, *figures), ""]
+    drawn = (*report.charts, *report.pictures)
+    figures = [_figure(each.caption, part_name(name, each.name)) for each in drawn]
+    answer = [rf"\noindent {escaped(report.answer)}\par"] if report.answer else []
+    lines = [*answer, *itertools.chain(*tables, *figures), ""]
     return "\n".join([*_head(command, lines), *lines])
 
 

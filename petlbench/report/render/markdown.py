@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from petlbench.report.model.report import Report
 from petlbench.report.model.table import Column, Table
+from petlbench.report.render.latex import part_name
 
 # Markdown cannot underline; <u> is HTML that GitHub renders
 FORMS = {1: "**%s**", 2: "<u>%s</u>", None: "%s"}
@@ -17,9 +18,18 @@ def escaped(text: str) -> str:
     return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", text)
 
 
-def render(report: Report) -> str:
-    """Each table under a row of group heads, its notes as a list, and its spread if any."""
-    return "\n".join(line for table in report.tables for line in _table(table))
+def render(report: Report, name: str = "report") -> str:
+    """The answer; each table under a row of group heads, its notes as a list, and its spread.
+
+    Then the pictures, by the files of a report of this name, and the commands.
+    """
+    lines = [escaped(report.answer), ""] if report.answer else []
+    lines += [line for table in report.tables for line in _table(table)]
+    for picture in report.pictures:
+        lines += [f"![{escaped(picture.caption)}]({part_name(name, picture.name)}.png)", ""]
+    for command in report.commands:
+        lines += [f"{escaped(command.title)}:", "", f"    {command.text}", ""]
+    return "\n".join(lines)
 
 
 def _table(table: Table) -> list[str]:

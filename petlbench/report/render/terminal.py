@@ -23,6 +23,8 @@ def show(report: Report) -> None:
     """Print the tables and their notes."""
     # None: rich asks the terminal
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    if report.answer:
+        console.print(f"{report.answer}\n", style="bold", highlight=False, markup=False)
     for table in report.tables:
         for part in render(table, console.width):
             console.print(part, "")
@@ -30,6 +32,10 @@ def show(report: Report) -> None:
             # rich would take [brackets] in a reason for markup
             console.print(line, style="dim", highlight=False, markup=False)
         console.print()
+    for command in report.commands:
+        console.print(f"{command.title}:", highlight=False, markup=False)
+        # a wrapped command could not be copied
+        console.print(f"    {command.text}\n", soft_wrap=True, highlight=False, markup=False)
 
 
 def render(table: Table, width: int) -> list[RichTable]:

@@ -1,0 +1,31 @@
+"""The probes of the methods of a report: how much GPU memory a training step needs."""
+
+from collections.abc import Iterable, Sequence
+
+from petlbench.report.read.fields import Labelled, config_value, differences
+from petlbench.run.budget import PROBED, largest_batches
+from petlbench.run.record import Record
+
+PROBE = "probe"  # the protocol
+SAME = ("method", "backbone", "input")  # nodes of the configuration that memory depends on
+STEP = ("train.batch_size", "train.memory")
+VALUES = {"backbone.pretrained", "backbone.checkpoint"}  # of weights, which memory is not
+
+
+def probes(labelled: Iterable[Labelled], records: Sequence[Record]) -> dict[str, Record]:
+    """Row -> a probe of the same method, backbone, images, batch and memory mode."""
+    probed = [r for r in records if r["protocol"] == PROBE and r["status"] in PROBED]
+    found: dict[str, Record] = {}
+    for row, record in labelled:
+        for probe in probed:
+            if not differences(record, probe, SAME).keys() - VALUES and all(
+                config_value(record, key) == config_value(probe, key) for key in STEP
+            ):
+                found.setdefault(row, probe)
+    return found
+
+
+def batch_that_fits(probe: Record, gib: float) -> float:
+    """The largest batch in `gib` of GPU memory in the probe's memory mode; NaN if unknown."""
+    mode = str(config_value(probe, STEP[1]))
+    return float(largest_batches(probe, gib).get(mode, float("nan")))

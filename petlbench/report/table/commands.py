@@ -1,0 +1,42 @@
+"""The commands that use what a run has trained: predict, merge, export."""
+
+import json
+import shlex
+from pathlib import Path
+
+from petlbench.report.model.report import Command
+from petlbench.report.read.fields import config_value
+from petlbench.run.record import DELTA, Record, beside
+
+LOAD = (
+    "from pathlib import Path; from petlbench.commands.predict import load; "
+    'method = load(Path({delta}), checkpoint={checkpoint}, device="cpu").method; '
+)
+MERGE = 'from petlbench.merge import save_merged; save_merged(method, Path("merged"))'
+EXPORT = 'from petlbench.peft import to_peft; to_peft(method, Path("exported"))'
+
+
+def commands(record: Record) -> list[Command]:
+    """For the delta beside a record; none if the record or the delta is in no file."""
+    file = record.get("file")
+    if file is None or not (delta := beside(Path(file), DELTA)).is_file():
+        return []
+    # the record has the name of a local file of weights, not its folder
+    checkpoint = config_value(record, "backbone.checkpoint")
+    weights = ["--checkpoint", checkpoint] if checkpoint else []
+    # double quotes, since the shell has single ones around the code
+    named = json.dumps(checkpoint) if checkpoint else None
+    load = LOAD.format(delta=json.dumps(str(delta)), checkpoint=named)
+    predict = ["python", "-m", "petlbench.predict", "--delta", str(delta), *weights, "NEW_IMAGES"]
+    return [
+        Command("Classify new images", shlex.join(predict)),
+        Command(
+            "Merge into a plain timm network, for timm.create_model('local-dir:merged', "
+            "pretrained=True); a method that cannot be merged says why",
+            shlex.join(["python", "-c", load + MERGE]),
+        ),
+        Command(
+            "Export to Hugging Face PEFT; LoRA and DoRA only",
+            shlex.join(["python", "-c", load + EXPORT]),
+        ),
+    ]
