@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,7 @@ def is_entry(module: str) -> bool:
     return module.rpartition(".")[2] in ENTRIES and part(module) not in ("commands", "run")
 
 
+@cache
 def edges() -> list[tuple[str, str]]:
     known = modules()
     return [

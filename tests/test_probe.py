@@ -143,7 +143,7 @@ def test_fused_attention_is_what_runs_had_before_it_could_be_said(tmp_path: Path
     assert identity_of(config) == identity(before)
 
 
-@pytest.mark.parametrize("backbone", ["vit_mini", "eva02_b14"])
+@pytest.mark.parametrize("backbone", sampled(["vit_mini", "eva02_b14"], ["vit_mini"]))
 def test_unfused_attention_computes_the_same_and_keeps_more(backbone: str) -> None:
     fused = made("bitfit", f"backbone={backbone}")
     unfused = made("bitfit", f"backbone={backbone}", "backbone.fused_attention=false")
