@@ -13,7 +13,7 @@ from matplotlib.transforms import Bbox
 from petlbench.report.draw import ranks
 from petlbench.report.draw.labels import label_points
 from petlbench.report.draw.scale import Scale, front, scales
-from petlbench.report.draw.style import labels_of, styles
+from petlbench.report.draw.style import styles
 from petlbench.report.model.chart import Chart, Panel, Point, Ranks, Series
 
 Styles = dict[str, tuple[str, str]]  # label -> colour, marker
@@ -41,9 +41,14 @@ STYLE: dict[str, Any] = {
 def render(chart: Chart | Ranks) -> dict[str, bytes]:
     """Suffix (png, pdf) -> file content."""
     with matplotlib.rc_context(cast(Any, STYLE)):  # its type is a list of all keys
-        figure = ranks.draw(chart) if isinstance(chart, Ranks) else _panels(chart)
-        area = _area(figure)
-        return {suffix: _saved(figure, suffix, area) for suffix in ("png", "pdf")}
+        drawn = figure(chart)
+        area = _area(drawn)
+        return {suffix: _saved(drawn, suffix, area) for suffix in ("png", "pdf")}
+
+
+def figure(chart: Chart | Ranks) -> Figure:
+    """The drawn figure, for `render`."""
+    return ranks.draw(chart) if isinstance(chart, Ranks) else _panels(chart)
 
 
 def _area(figure: Figure) -> Bbox:
@@ -65,10 +70,10 @@ def _panels(chart: Chart) -> Figure:
     # four panels are two measured and two published ones, a pair a line
     columns = 2 if len(chart.panels) == 4 else min(len(chart.panels), 3)
     lines = math.ceil(len(chart.panels) / columns)
-    figure = Figure(figsize=_size(chart, lines, columns), layout="constrained")
+    figure = Figure(figsize=_size(chart, lines, columns), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)  # without pyplot: no global state, no display needed
     axes = figure.subplots(lines, columns, squeeze=False).flatten()
-    looks = styles(labels_of(chart))
+    looks = styles(chart)
     for place, panel in enumerate(chart.panels):
         # the title of an axis is not repeated beside a panel with the same one
         repeated = place % columns and panel.y == chart.panels[place - 1].y
@@ -87,7 +92,7 @@ def _panels(chart: Chart) -> Figure:
 def _size(chart: Chart, lines: int, columns: int) -> tuple[float, float]:
     """Width and height in inches; higher for more than ten named points."""
     named = max((len(panel.series) for panel in chart.panels if not panel.joined), default=0)
-    return COLUMN if columns == 1 else WIDTH, (2.3 + 0.06 * max(0, named - 10)) * lines
+    return COLUMN if columns == 1 else WIDTH, (2.3 + 0.08 * max(0, named - 10)) * lines
 
 
 def _legend(figure: Figure, axes: Any, looks: Styles, columns: int) -> None:
