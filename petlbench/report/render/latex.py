@@ -38,8 +38,8 @@ SPECIAL = {
 # what no LaTeX prints of itself: characters beyond Latin-1; blanks join words of one script
 _BEYOND = rf"[^\x00-\xff{''.join(c for c in SPECIAL if ord(c) > 0xFF)}]+"
 OTHER = re.compile(rf"({_BEYOND}(?: +{_BEYOND})*)")
-# XeLaTeX and LuaLaTeX print the first argument if the font has all of its characters: a missing
-# one would leave a gap and a line in the log alone. pdfLaTeX has no such font and prints the second
+# XeLaTeX and LuaLaTeX print the first argument if the font has all of its characters, since a
+# missing one would leave a gap and a line in the log. Else, and in pdfLaTeX, it is the second
 OTHER_SCRIPT = (
     r"\makeatletter\ifdefined\otherscript\else\DeclareRobustCommand{\otherscript}[2]{\begingroup",
     r"  \ifnum0\ifdefined\XeTeXversion1\fi\ifdefined\directlua1\fi>0",
@@ -98,8 +98,8 @@ def _head(command: str, lines: Sequence[str]) -> list[str]:
         return head
     return [
         *head,
-        r"% names in other scripts: XeLaTeX and LuaLaTeX print them as they are with a font that has",
-        r"% them, e.g. \setmainfont{Noto Serif CJK SC} of fontspec; else they are transliterated",
+        r"% names in other scripts: XeLaTeX and LuaLaTeX print them with a font that has them, e.g.",
+        r"% \setmainfont{Noto Serif CJK SC} of fontspec; without it they are transliterated",
         *OTHER_SCRIPT,
     ]
 
