@@ -80,7 +80,7 @@ class HST(Method):
     def outputs(self, z: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Patch embedding (B, P + N, d) -> meta tokens (B, M, d) and the others of each block"""
         for meta, block in zip(self.meta, self.backbone.stages[0].blocks, strict=True):
-            both = block(torch.cat([meta.expand(len(z), -1, -1), z], dim=1))
+            both = block(torch.cat([meta.expand(z.shape[0], -1, -1), z], dim=1))
             z = both[:, self.count :]
             yield both[:, : self.count], z
 

@@ -78,9 +78,9 @@ class VPT(Method):
         """(B, N, C), prompts (P, C) -> (B, N - present + P, C), in place of the `present` ones"""
         prefix = self.backbone.tokens.prefix
         if self.windowed and present:
-            fresh = self.dropout(prompts).expand(len(z), -1, -1)  # (B, P, C), one mask for all
+            fresh = self.dropout(prompts).expand(z.shape[0], -1, -1)  # (B, P, C), one mask for all
         else:
-            fresh = self.dropout(prompts.expand(len(z), -1, -1))  # (B, P, C), a mask per image
+            fresh = self.dropout(prompts.expand(z.shape[0], -1, -1))  # (B, P, C), a mask per image
         return torch.cat([z[:, :prefix], fresh, z[:, prefix + present :]], dim=1)
 
     def train(self, mode: bool = True) -> Self:

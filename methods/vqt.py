@@ -82,7 +82,7 @@ class VQT(Method):
         # The network's block answers; the walk may call a replacement, e.g. a checkpointed block.
         blocks = zip(self.backbone.net.blocks, self.backbone.stages[0].blocks, strict=True)
         for queries, (queried, block) in zip(self.queries, blocks, strict=True):
-            expanded = self.dropout(queries.expand(len(z), -1, -1))  # (B, T, C)
+            expanded = self.dropout(queries.expand(z.shape[0], -1, -1))  # (B, T, C)
             parts.append(self.beside(queried.ask, expanded, z).flatten(1))
             z = block(z)
         parts = [F.normalize(part, dim=-1) for part in (self.backbone.pooled(z), *parts)]

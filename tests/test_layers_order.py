@@ -16,7 +16,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("layers", "swap"),
     ("model",),
     ("data",),
-    ("method", "registry", "delta", "merge", "peft"),
+    ("method", "registry", "delta", "merge", "peft", "exported"),
     ("methods", "train", "multitask", "mini"),
     ("cost",),
     ("run",),

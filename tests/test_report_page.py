@@ -1,12 +1,16 @@
 """The page and the charts: nothing from outside, everything escaped, correct positions."""
 
+import itertools
 import json
 import re
 from html.parser import HTMLParser
-from typing import Any
+from typing import Any, cast
 
+import matplotlib
 import pytest
+from matplotlib.text import Text
 
+from petlbench import registry
 from petlbench.report.draw import plot
 from petlbench.report.draw.scale import front, joined, scale, scales
 from petlbench.report.draw.style import styles
@@ -132,9 +136,42 @@ def test_methods_closer_than_the_critical_difference_are_joined() -> None:
     assert joined(Ranks("r", "t", {"a": 1.0, "b": 2.0}, None)) == []
 
 
+def chart_of(*methods: str) -> Chart:
+    series = [Series(f"{n} {name}", [point(n, n)], method=name) for n, name in enumerate(methods)]
+    return Chart("c", "t", [Panel("p", Axis("x"), Axis("y"), series)])
+
+
 def test_no_two_of_many_methods_look_alike() -> None:
-    labels = [str(n) for n in range(63)]
-    assert len(set(styles(labels).values())) == 63
+    names = [*registry.names(), *(f"third_party_{n}" for n in range(20))]
+    looks = styles(chart_of(*names))
+    assert len(set(looks.values())) == len(names)
+    assert list(looks) == [f"{n} {name}" for n, name in enumerate(names)]
+
+
+def test_a_method_has_one_look_in_every_chart() -> None:
+    whole = styles(chart_of("lora", "dtl", "a_method_of_others", "lora"))
+    few = styles(chart_of("a_method_of_others", "lora"))
+    assert few["0 a_method_of_others"] == whole["2 a_method_of_others"]
+    assert few["1 lora"] == whole["0 lora"] == ("#D55E00", "o")
+    colour, marker = whole["3 lora"]  # another row of it
+    assert colour == "#D55E00"
+    assert marker != "o"
+
+
+@pytest.mark.parametrize("name", ["leaderboard", "fig1"])
+def test_no_name_of_a_figure_covers_another_or_a_point(name: str) -> None:
+    charts = [chart for chart in report(name).charts if isinstance(chart, Chart)]
+    with matplotlib.rc_context(cast(Any, plot.STYLE)):
+        figure = plot.figure(charts[0])
+    renderer = cast(Any, figure.canvas).get_renderer()
+    for axis, shown in zip(figure.axes, charts[0].panels, strict=True):
+        names = [Text.get_window_extent(text, renderer) for text in axis.texts]
+        assert len(names) == len(shown.series)
+        assert not any(a.overlaps(b) for a, b in itertools.combinations(names, 2))
+        x, y = scales(shown)
+        points = [p for series in shown.series for p in series.points]
+        for at in axis.transData.transform([(x.position(p.x), y.position(p.y)) for p in points]):
+            assert not any(box.contains(*at) for box in names)
 
 
 def test_a_chart_is_drawn_the_same_twice() -> None:

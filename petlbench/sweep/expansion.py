@@ -15,6 +15,7 @@ from petlbench.errors import UserError
 from petlbench.sweep import plugin
 from petlbench.sweep.axes import refuse_selection
 from petlbench.sweep.launchers.foreign import run_composed
+from petlbench.sweep.plan import Combination
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,12 @@ class Expansion:
     """axes: the overrides of each key, whose product are the runs; suites are expanded."""
 
     axes: dict[str, list[Override]]
-    runs: list[Config]
+    combinations: list[Combination]
+
+    @property
+    def runs(self) -> list[Config]:
+        """The configurations of the runs."""
+        return [config for config, _, _ in self.combinations]
 
 
 def expand(arguments: Sequence[str]) -> Expansion:
@@ -49,5 +55,4 @@ def expand(arguments: Sequence[str]) -> Expansion:
     parsed = {
         key: sweeper.parse(texts) for key, texts in (*axes.groups.items(), *axes.values.items())
     }
-    runs = [run for run, _, _ in sweeper.combinations(axes, axes.varied)]
-    return Expansion(parsed, runs)
+    return Expansion(parsed, list(sweeper.combinations(axes, axes.varied)))

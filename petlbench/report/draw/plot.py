@@ -13,7 +13,7 @@ from matplotlib.transforms import Bbox
 from petlbench.report.draw import pictures, ranks
 from petlbench.report.draw.labels import label_points
 from petlbench.report.draw.scale import Scale, front, scales
-from petlbench.report.draw.style import FONT, labels_of, styles
+from petlbench.report.draw.style import FONT, styles
 from petlbench.report.model.chart import Chart, Panel, Point, Ranks, Series
 from petlbench.report.model.picture import Matrix, Sheet
 
@@ -42,25 +42,26 @@ STYLE: dict[str, Any] = {
 def render(chart: Chart | Ranks | Matrix | Sheet) -> dict[str, bytes]:
     """Suffix (png, pdf) -> file content."""
     with matplotlib.rc_context(cast(Any, STYLE)):  # its type is a list of all keys
-        figure = _figure(chart)
-        area = _area(figure)
-        return {suffix: _saved(figure, suffix, area) for suffix in ("png", "pdf")}
+        drawn = figure(chart)
+        area = _area(drawn)
+        return {suffix: _saved(drawn, suffix, area) for suffix in ("png", "pdf")}
 
 
-def _figure(chart: Chart | Ranks | Matrix | Sheet) -> Figure:
+def figure(chart: Chart | Ranks | Matrix | Sheet) -> Figure:
+    """The drawn figure, for `render`."""
     match chart:
         case Ranks():
-            figure = ranks.draw(chart)
+            drawn = ranks.draw(chart)
         case Matrix():
-            figure = pictures.matrix(chart)
+            drawn = pictures.matrix(chart)
         case Sheet():
-            figure = pictures.sheet(chart)
+            drawn = pictures.sheet(chart)
         case _:
-            figure = _panels(chart)
+            drawn = _panels(chart)
     # fixed from here on: each format would lay the panels out twice again
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    return figure
+    drawn.draw_without_rendering()
+    drawn.set_layout_engine("none")
+    return drawn
 
 
 def _area(figure: Figure) -> Bbox:
@@ -82,10 +83,10 @@ def _panels(chart: Chart) -> Figure:
     # four panels are two measured and two published ones, a pair a line
     columns = 2 if len(chart.panels) == 4 else min(len(chart.panels), 3)
     lines = math.ceil(len(chart.panels) / columns)
-    figure = Figure(figsize=_size(chart, lines, columns), layout="constrained")
+    figure = Figure(figsize=_size(chart, lines, columns), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)  # without pyplot: no global state, no display needed
     axes = figure.subplots(lines, columns, squeeze=False).flatten()
-    looks = styles(labels_of(chart))
+    looks = styles(chart)
     for place, panel in enumerate(chart.panels):
         # the title of an axis is not repeated beside a panel with the same one
         repeated = place % columns and panel.y == chart.panels[place - 1].y
@@ -101,7 +102,7 @@ def _panels(chart: Chart) -> Figure:
 def _size(chart: Chart, lines: int, columns: int) -> tuple[float, float]:
     """Width and height in inches; higher for more than ten named points."""
     named = max((len(panel.series) for panel in chart.panels if not panel.joined), default=0)
-    return COLUMN if columns == 1 else WIDTH, (2.3 + 0.06 * max(0, named - 10)) * lines
+    return COLUMN if columns == 1 else WIDTH, (2.3 + 0.08 * max(0, named - 10)) * lines
 
 
 def _legend(figure: Figure, axes: Any, looks: Styles, columns: int) -> None:

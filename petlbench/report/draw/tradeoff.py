@@ -1,6 +1,6 @@
 """The chart of accuracy against costs, a point a row, with the Pareto front."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -27,13 +27,14 @@ def charts(scores: Scores, table: Table, mean: str) -> list[Chart]:
     """
     measured = [row for row in table.rows if row not in table.unranked]
     others = [row for row in table.rows if row in table.unranked]
+    methods = published.methods(scores)
     own_panels = [
-        _panel(table, measured, mean, "parameters_m", "Parameters"),
-        _panel(table, measured, mean, memory_key(scores.finished), "Memory"),
+        _panel(table, methods, measured, mean, "parameters_m", "Parameters"),
+        _panel(table, methods, measured, mean, memory_key(scores.finished), "Memory"),
     ]
     published_panels = [
-        _panel(table, others, mean, "parameters_m", "Parameters, as published"),
-        _panel(table, others, mean, published.MEMORY, "Memory, as published"),
+        _panel(table, methods, others, mean, "parameters_m", "Parameters, as published"),
+        _panel(table, methods, others, mean, published.MEMORY, "Memory, as published"),
     ]
     panels = [panel for panel in [*own_panels, *published_panels] if panel.series]
     caption = _caption(panels, mean, published=any(panel.series for panel in published_panels))
@@ -55,11 +56,25 @@ def _caption(panels: Sequence[Panel], mean: str, *, published: bool) -> str:
     return " ".join(sentences)
 
 
-def _panel(table: Table, rows: Sequence[str], mean: str, cost: str, title: str) -> Panel:
+def _panel(
+    table: Table,
+    methods: Mapping[str, str],
+    rows: Sequence[str],
+    mean: str,
+    cost: str,
+    title: str,
+) -> Panel:
     """A point for each row with both figures."""
     figures = table.values.reindex(columns=[mean, cost])
     shown = [row for row in rows if not figures.loc[row].isna().any()]
-    series = [Series(table.printed_label(row), [_point(table, row, mean, cost)]) for row in shown]
+    series = [
+        Series(
+            table.printed_label(row),
+            [_point(table, row, mean, cost)],
+            method=methods.get(row, ""),
+        )
+        for row in shown
+    ]
     x = Axis(TITLES[cost], logarithmic=cost == "parameters_m")
     return Panel(title, x, Axis(f"top-1 accuracy, {mean} (%)"), series, front=True)
 

@@ -16,6 +16,7 @@ from petlbench.report.model.spec import ReportSpec
 from petlbench.report.model.table import MEAN, Column, Table
 from petlbench.report.read import means
 from petlbench.report.read.scores import Scores, gather
+from petlbench.report.table import published
 from petlbench.report.table.accuracy import accuracy_table
 from petlbench.run.record import Record
 
@@ -36,7 +37,9 @@ def build(
     table.columns = [*(c for line in grid.values() for c in line.values()), *table.columns]
     table.caption = "Top-1 accuracy (%) against shots. Best in bold, second underlined."
     table.notes = [*table.notes, "Mean: over data sets, if a row has all of them."]
-    return Report(spec.title, [table], scores.tidy, [_chart(table, grid)])
+    return Report(
+        spec.title, [table], scores.tidy, [_chart(table, grid, published.methods(scores))]
+    )
 
 
 def _grid(scores: Scores, titles: Mapping[str, str]) -> Grid:
@@ -75,17 +78,20 @@ def _means(grid: Grid, cells: pd.DataFrame, average: means.Average) -> pd.DataFr
     return pd.DataFrame(columns, index=cells.index)
 
 
-def _chart(table: Table, grid: Grid) -> Chart:
+def _chart(table: Table, grid: Grid, methods: Mapping[str, str]) -> Chart:
     shots = list(grid[MEAN])
     # 1, 2, 4, 8, 16 are at equal distances on a logarithmic axis
     x, y = Axis("shots per class", logarithmic=True, marks=shots), Axis("top-1 accuracy (%)")
-    panels = [Panel(name, x, y, _series(table, line), joined=True) for name, line in grid.items()]
+    panels = [
+        Panel(name, x, y, _series(table, line, methods), joined=True)
+        for name, line in grid.items()
+    ]
     caption = "Top-1 accuracy (%) against shots per class."
     bars = " Bars: one sample deviation over runs." if table.spread_columns else ""
     return Chart("shots", caption + bars, [panel for panel in panels if panel.series])
 
 
-def _series(table: Table, line: Mapping[int, Column]) -> list[Series]:
+def _series(table: Table, line: Mapping[int, Column], methods: Mapping[str, str]) -> list[Series]:
     points = {
         row: [
             _point(table, row, shots, column)
@@ -95,7 +101,7 @@ def _series(table: Table, line: Mapping[int, Column]) -> list[Series]:
         for row in table.rows
         if row not in table.unranked
     }
-    return [Series(row, line) for row, line in points.items() if line]
+    return [Series(row, line, method=methods[row]) for row, line in points.items() if line]
 
 
 def _point(table: Table, row: str, shots: int, column: Column) -> Point:

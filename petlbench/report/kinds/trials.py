@@ -56,7 +56,8 @@ def build(records: Sequence[Record], spec: ReportSpec) -> Report:
     provenance = {row: row_text(row, own) for row, own in by_label.items()}
     table = _table(by_row, curves, provenance)
     frame = tidy(chosen, list(spec.vary), labels)
-    return Report(spec.title, [table], frame, [_chart(curves, provenance)])
+    methods = {row: own[0]["factors"]["method"] for row, own in by_label.items()}
+    return Report(spec.title, [table], frame, [_chart(curves, methods, provenance)])
 
 
 def _refuse_other_tasks(by_row: dict[str, dict[str, Tried]]) -> None:
@@ -126,10 +127,14 @@ def _notes(by_row: dict[str, dict[str, Tried]], curves: dict[str, Curve]) -> lis
     return notes
 
 
-def _chart(curves: dict[str, Curve], provenance: dict[str, str]) -> Chart:
+def _chart(curves: dict[str, Curve], methods: dict[str, str], provenance: dict[str, str]) -> Chart:
     x = Axis("number of trials", marks=range(1, max(map(len, curves.values())) + 1))
     series = [
-        Series(row, [_point(row, k, y, provenance[row]) for k, y in enumerate(curve, 1)])
+        Series(
+            row,
+            [_point(row, k, y, provenance[row]) for k, y in enumerate(curve, 1)],
+            method=methods[row],
+        )
         for row, curve in curves.items()
     ]
     panel = Panel("Choice on val", x, Axis("expected top-1 on val (%)"), series, joined=True)

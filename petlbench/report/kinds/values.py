@@ -84,12 +84,17 @@ def _series(scores: Scores, table: Table, at: dict[str, float], column: str) -> 
     others = dict(list(scores.spec.vary.items())[1:])
     labels = rows.labels([record for _, record in scores.labelled], others)
     lines = {row: labels[record["id"]] for row, record in scores.labelled}
+    methods = published.methods(scores)
     joined: dict[str, list[str]] = {}
     for row in sorted(at, key=at.__getitem__):
         if not pd.isna(table.values.loc[row, column]):
             joined.setdefault(lines[row], []).append(row)
     return [
-        Series(title, [_point(table, row, at[row], column) for row in members])
+        Series(
+            title,
+            [_point(table, row, at[row], column) for row in members],
+            method=methods[members[0]],
+        )
         for title, members in joined.items()
     ]
 

@@ -17,11 +17,15 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """The points of one label. alone: never joined by lines, also in a joined panel."""
+    """The points of one label. alone: never joined by lines, also in a joined panel.
+
+    method: the name of its method, which has one colour and marker everywhere; "" if it has none.
+    """
 
     label: str
     points: Sequence[Point]
     alone: bool = False
+    method: str = ""
 
 
 @dataclass(frozen=True)

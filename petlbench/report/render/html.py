@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from petlbench.report.draw.scale import Scale, scale, scales
-from petlbench.report.draw.style import labels_of, styles
+from petlbench.report.draw.style import styles
 from petlbench.report.model.chart import Axis, Chart, Panel, Point, Ranks, Series
 from petlbench.report.model.report import Report
 from petlbench.report.model.table import Column, Table
@@ -145,7 +145,7 @@ def _cell(table: Table, row: str, column: Column, group: int, *, has_spread: boo
 def _chart(chart: Chart | Ranks) -> dict[str, Any]:
     if isinstance(chart, Ranks):
         return _ranks(chart)
-    looks = styles(labels_of(chart))
+    looks = styles(chart)
     return {
         "kind": "panels",
         "styles": [{"label": label, "colour": c, "marker": m} for label, (c, m) in looks.items()],

@@ -38,10 +38,15 @@ SPECIAL = {
 # what no LaTeX prints of itself: characters beyond Latin-1; blanks join words of one script
 _BEYOND = rf"[^\x00-\xff{''.join(c for c in SPECIAL if ord(c) > 0xFF)}]+"
 OTHER = re.compile(rf"({_BEYOND}(?: +{_BEYOND})*)")
-# XeLaTeX and LuaLaTeX print the first argument, pdfLaTeX has no font for it and prints the second
+# XeLaTeX and LuaLaTeX print the first argument if the font has all of its characters, since a
+# missing one would leave a gap and a line in the log. Else, and in pdfLaTeX, it is the second
 OTHER_SCRIPT = (
-    r"\providecommand{\otherscript}[2]{\ifdefined\XeTeXversion#1\else"
-    r"\ifdefined\directlua#1\else#2\fi\fi}"
+    r"\makeatletter\ifdefined\otherscript\else\DeclareRobustCommand{\otherscript}[2]{\begingroup",
+    r"  \ifnum0\ifdefined\XeTeXversion1\fi\ifdefined\directlua1\fi>0",
+    r"    \def\other@text{#1}\@tfor\other@sign:=#1\do{%",
+    r"      \expandafter\iffontchar\expandafter\font\expandafter`\other@sign",
+    r"      \else\def\other@text{#2}\fi}\other@text",
+    r"  \else#2\fi\endgroup}\fi\makeatother",
 )
 # shrinks a table to the text width, but does not enlarge a narrow one
 FITTING = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}"
@@ -95,9 +100,9 @@ def _head(command: str, lines: Sequence[str]) -> list[str]:
         return head
     return [
         *head,
-        r"% names in other scripts: pdfLaTeX prints them transliterated; XeLaTeX and LuaLaTeX as",
-        r"% they are, with a font that has them, e.g. \setmainfont{Noto Serif CJK SC} of fontspec",
-        OTHER_SCRIPT,
+        r"% names in other scripts: XeLaTeX and LuaLaTeX print them with a font that has them, for",
+        r"% example \setmainfont{Noto Serif CJK SC} of fontspec; else they are transliterated",
+        *OTHER_SCRIPT,
     ]
 
 

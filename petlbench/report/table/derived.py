@@ -40,7 +40,7 @@ def add_savings(table: Table, scores: Scores, savings: Sequence[Saving]) -> None
 
     A time is compared with one of the same device only.
     """
-    methods = _methods(scores)
+    methods = published.methods(scores)
     for number, saving in enumerate(savings):
         elsewhere = _elsewhere(scores, saving.method)
         column = Column(f"saving_{number}", saving.title, COST)
@@ -63,7 +63,7 @@ def add_wins(table: Table, scores: Scores, rivals: Sequence[str]) -> None:
 
     rivals: names of methods. Rows without a score on every task are not compared.
     """
-    methods = _methods(scores)
+    methods = published.methods(scores)
     column = Column("wins", f"tasks won of {len(scores.keys)}", OVER_TASKS, 0)
     figures: dict[str, float] = {}
     for rows in _sources(table):
@@ -159,13 +159,3 @@ def _sources(table: Table) -> Iterator[list[str]]:
     others = [row for row in table.rows if row in table.unranked]
     for section in dict.fromkeys(table.sections.get(row, "") for row in others):
         yield [row for row in others if table.sections.get(row, "") == section]
-
-
-def _methods(scores: Scores) -> dict[str, str]:
-    """Row -> method, of measured and published rows."""
-    measured = {row: str(record["factors"]["method"]) for row, record in scores.labelled}
-    return measured | {published.label_of(row): row.method for row in _published_rows(scores)}
-
-
-def _published_rows(scores: Scores) -> list[published.PublishedRow]:
-    return [row for file in scores.spec.published for row in published.rows(file)]

@@ -11,6 +11,7 @@ import yaml
 
 from petlbench.errors import unknown
 from petlbench.report.model.table import COST, Column, Table
+from petlbench.report.read.scores import Scores
 
 PARAMETERS, MEMORY = "parameters_m", "memory_gb"
 MEMORY_COLUMN = Column(MEMORY, "published memory (GB)", COST, 1)
@@ -95,6 +96,13 @@ def add_footnotes(table: Table, labelled: Sequence[tuple[str, PublishedRow]]) ->
 def label_of(row: PublishedRow) -> str:
     """The label of a published row in a table."""
     return f"{row.label} ({row.source})"
+
+
+def methods(scores: Scores) -> dict[str, str]:
+    """Row -> name of its method, of measured and published rows; "" if this project has none."""
+    measured = {row: str(record["factors"]["method"]) for row, record in scores.labelled}
+    others = (row for file in scores.spec.published for row in rows(file))
+    return measured | {label_of(row): row.method for row in others}
 
 
 def _add_memory(table: Table) -> None:

@@ -102,7 +102,16 @@ const MARKERS = {
   D: (r) => outline([[0, -1.2 * r], [1.2 * r, 0], [0, 1.2 * r], [-1.2 * r, 0]]),
   P: (r) => plus(r, 0),
   X: (r) => plus(r, Math.PI / 4),
+  p: (r) => outline(ring(5, () => 1.2 * r)),
+  h: (r) => outline(ring(6, () => 1.2 * r)),
+  "*": (r) => outline(ring(10, (n) => (n % 2 ? 0.55 : 1.4) * r)),
+  d: (r) => outline([[0, -1.3 * r], [0.75 * r, 0], [0, 1.3 * r], [-0.75 * r, 0]]),
 };
+
+/* Corners around the centre, the first one above it. radius: of each corner. */
+function ring(corners, radius) {
+  return Array.from({ length: corners }, (_, n) => [radius(n) * Math.sin((2 * Math.PI * n) / corners), -radius(n) * Math.cos((2 * Math.PI * n) / corners)]);
+}
 
 function plus(r, turn) {
   const t = r / 2.6, c = Math.cos(turn), s = Math.sin(turn);
@@ -158,28 +167,47 @@ function drawSeries(root, one, style, joined, x, y) {
   }
 }
 
-const SIDES = [[-8, -5, "end"], [-10, 4, "end"], [8, -5, "start"], [10, 4, "start"], [8, 14, "start"], [-8, 14, "end"], [0, -12, "middle"], [0, 20, "middle"], [-14, -18, "end"], [14, -18, "start"]];
+/* Offsets of a name from its point: beside it, then on rings ever further away. */
+const SIDES = [[-8, -5, "end"], [-10, 4, "end"], [8, -5, "start"], [10, 4, "start"], [8, 14, "start"], [-8, 14, "end"], [0, -12, "middle"], [0, 20, "middle"]];
+for (let radius = 22; radius <= 260; radius += 12) {
+  for (let n = 0; n < 24; n++) {
+    const across = Math.cos((n * Math.PI) / 12), up = Math.sin((n * Math.PI) / 12);
+    SIDES.push([radius * across, 4 - radius * up, across > 0.3 ? "start" : across < -0.3 ? "end" : "middle"]);
+  }
+}
+const NEAR = 21;  // a line joins a more distant name to its point
 
-/* Place each name where it overlaps points and other names least. */
+/* Place each name where it covers no point, no other name and no line to one, the crowded first. */
 function drawLabels(root, series, x, y, frame) {
   const all = series.flatMap((one) => one.points.map((point) => ({ at: [x(point.x), y(point.y)], text: point.value ? `${one.label} ${point.value} ↓` : one.label })));
   const taken = all.map(({ at }) => ({ x: at[0] - 5, y: at[1] - 5, width: 10, height: 10 }));
-  for (const { at, text } of all) {
+  const texts = [];
+  const near = ({ at }) => all.filter((other) => Math.hypot(other.at[0] - at[0], other.at[1] - at[1]) < 40).length;
+  for (const { at, text } of [...all].sort((a, b) => near(b) - near(a))) {
     const label = svg("text", { class: "halo", "aria-hidden": true }, root, text);
+    const size = label.getBBox();
     const tries = SIDES.map(([dx, dy, anchor], n) => {
-      label.setAttribute("x", at[0] + dx);
-      label.setAttribute("y", at[1] + dy);
-      label.setAttribute("text-anchor", anchor);
-      const box = label.getBBox();
+      const left = at[0] + dx - size.width * { start: 0, middle: 0.5, end: 1 }[anchor];
+      const box = { x: left, y: at[1] + dy + size.y, width: size.width, height: size.height };
       const out = box.x < frame.left || box.x + box.width > frame.right + 10 || box.y < frame.top - 6 || box.y + box.height > frame.bottom + 4;
-      return { dx, dy, anchor, box, cost: n + (out ? 1e4 : 0) + taken.reduce((sum, other) => sum + overlap(box, other), 0) };
+      const line = Math.hypot(dx, dy) > NEAR ? leader(at, box) : [];
+      const cover = (boxes, others) => boxes.reduce((sum, one) => sum + others.reduce((inner, other) => inner + overlap(one, other), 0), 0);
+      return { dx, dy, anchor, box, line, cost: n + (out ? 1e4 : 0) + 100 * (cover([box], taken) + cover(line, texts)) };
     });
     const best = tries.reduce((a, b) => (b.cost < a.cost ? b : a));
     label.setAttribute("x", at[0] + best.dx);
     label.setAttribute("y", at[1] + best.dy);
     label.setAttribute("text-anchor", best.anchor);
-    taken.push(best.box);
+    if (best.line.length) svg("line", { x1: at[0], y1: at[1], x2: best.line.at(-1).x, y2: best.line.at(-1).y, class: "grid" }, root);
+    taken.push(best.box, ...best.line);
+    texts.push(best.box);
   }
+}
+
+/* Small boxes along the line from a point to the nearest place of a name. */
+function leader(at, box) {
+  const end = [Math.min(Math.max(at[0], box.x), box.x + box.width), Math.min(Math.max(at[1], box.y), box.y + box.height)];
+  return Array.from({ length: 12 }, (_, n) => ({ x: at[0] + ((n + 1) / 12) * (end[0] - at[0]), y: at[1] + ((n + 1) / 12) * (end[1] - at[1]), width: 1, height: 1 }));
 }
 
 function overlap(a, b) {

@@ -1,0 +1,94 @@
+"""The Python interface: the examples of docs/python.md, runs and exports."""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+
+import petlbench
+from petlbench import exported
+from petlbench.errors import Unsupported, UserError
+from petlbench.exported import export
+from petlbench.testing import images, randomised, tiny_method
+
+PAGE = Path(__file__).parent.parent / "docs" / "python.md"
+run = cast(Callable[[list[str]], list[dict[str, Any]]], petlbench.run)
+
+
+@pytest.mark.usefixtures("few_images")
+def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    arguments = list(sys.argv)
+    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        exec(block, names)
+    assert [record["title"] for record in names["records"]] == ["LoRA", "Linear"]
+    assert not GlobalHydra.instance().is_initialized()
+    assert sys.argv == arguments
+    assert set(names["logits_by_task"]) == {"digits", "again"}
+
+
+def test_a_pair_that_is_not_supported_has_a_record(tmp_path: Path) -> None:
+    [record] = run(["method=adapter", "backbone=convnext_b", f"results.root={tmp_path}"])
+    assert (record["status"], bool(record["reason"])) == ("unsupported", True)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["method=lorra"], "unknown method 'lorra'; did you mean 'lora'"),
+        (["train.lrr=3"], "no key 'train.lrr' to set; did you mean 'train.lr'"),
+        (["method=lora", "train.lr=[1"], "train.lr"),
+        (["protocol=select"], "name another protocol"),
+    ],
+)
+def test_mistakes_are_user_errors(overrides: list[str], line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        run(overrides)
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_vpt_is_exported_for_any_number_of_images(tmp_path: Path) -> None:
+    method = randomised(tiny_method("vpt_deep", "vit")).eval()
+    export(method, tmp_path / "new" / "x.pt2")
+    network = torch.export.load(tmp_path / "new" / "x.pt2").module()
+    with torch.no_grad():
+        torch.testing.assert_close(network(images()[:1]), method(images()[:1]))
+
+
+def test_onnx_has_the_outputs_of_the_method(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="ONNX is not installed")
+    pytest.importorskip("onnxscript", reason="ONNX Script is not installed")
+    reference = pytest.importorskip("onnx.reference")
+    method = randomised(tiny_method("lora", "vit")).eval()
+    export(method, tmp_path / "x.onnx")
+    network = reference.ReferenceEvaluator(onnx.load(tmp_path / "x.onnx"))
+    with torch.no_grad():
+        expected = method(images())
+    found = torch.from_numpy(network.run(None, {"images": images().numpy()})[0])
+    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+def test_what_cannot_be_exported_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = tiny_method("linear", "vit")
+    with pytest.raises(UserError, match=r"unknown suffix .* '.pt'.*Known: .onnx, .pt2"):
+        export(method, tmp_path / "x.pt")
+    monkeypatch.setattr(exported, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"needs onnx, onnxscript; install petlbench\[onnx\]"):
+        export(method, tmp_path / "x.onnx")
+
+    def refuse(*given: Any, **named: Any) -> None:
+        raise RuntimeError("data-dependent\nbranch")
+
+    monkeypatch.setattr(torch.export, "export", refuse)
+    with pytest.raises(Unsupported, match=r"cannot be written as .pt2: RuntimeError: data"):
+        export(method, tmp_path / "x.pt2")
+    assert not list(tmp_path.iterdir())
