@@ -218,7 +218,7 @@ class DatasetConfig:
     """`dataset`: a task, by the function that reads it.
 
     task: its name in records, as the option or the yaml gives it (`names_task`). draw: which of
-    several training lists, 0 if there is one.
+    several training lists, or of several folds; 0 if there is one.
     """
 
     target: Target
