@@ -97,7 +97,7 @@ def _children(key: str, node: Mapping[str, Any], found: Mapping[str, list[Place]
 
 def _yaml(value: Any) -> str:
     """A value as yaml writes it in one line."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=10_000)
+    text = str(yaml.safe_dump(value, default_flow_style=True, width=10_000))
     return text.removesuffix("\n").removesuffix("\n...")
 
 
