@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from petlbench.commands.own import estimate, plan, results, settings
 from petlbench.commands.own import main as command
-from petlbench.commands.own import plan, results, settings
 from petlbench.commands.own.estimate import Estimate
 from petlbench.config import compose
 from petlbench.config.schema import Config
@@ -148,6 +148,7 @@ def test_a_folder_ends_in_a_report_and_a_second_call_does_what_is_left(
     assert "the same command does the rest" in told
     assert "12 images of 2 classes; trained on 6, tested on 6 in each of 2 folds" in printed
     assert "  input.aspect=keep  # photographs keep their shape" in printed
+    monkeypatch.setattr(estimate, "estimated", lambda *_: Estimate("fast", 0.1, 1.0))
     code, printed, told = attempt(capsys, *typed, "--methods", "linear")
     assert code == 0, told
     assert "one seed and 2 folds" in printed

@@ -1,5 +1,6 @@
 """Explain a key of the configuration: `petlbench show train.memory`. Imports no torch."""
 
+import argparse
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -180,7 +181,12 @@ def _lines(text: str, file: str) -> Iterator[tuple[str, Place]]:
 @one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the explanation; 2 for a mistake."""
-    parser = Parser("petlbench show", description=__doc__, epilog=EXAMPLES)
+    parser = Parser(
+        "petlbench show",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("key", help="a dotted key, such as train.memory")
     parser.add_argument("override", nargs="*", help="options and values, such as method=lora")
     chosen = parser.parse_args(arguments)

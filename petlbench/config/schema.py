@@ -238,7 +238,8 @@ class DatasetConfig:
         # readers join it to the folder of the data
         inner_path("dataset.name", self.target.values.get("name", self.suite))
         whole("dataset.classes", self.classes, low=1, high=10_000_000)
-        whole("dataset.draw", self.draw, low=0)
+        key = "dataset.fold" if "fold" in self.target.values else "dataset.draw"
+        whole(key, self.draw, low=0)
 
 
 @dataclass(frozen=True, kw_only=True)
