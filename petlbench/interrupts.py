@@ -28,7 +28,7 @@ def hear_in_commands() -> None:
         return
     module = sys.orig_argv[-len(sys.argv)].removeprefix("-m")
     if module.partition(".")[0] == "petlbench":
-        _hear()
+        hear()
 
 
 def one_line(main: Callable[P, int]) -> Callable[P, int]:
@@ -67,7 +67,8 @@ def end(line: str = LINE) -> int:
     return 128 + (_heard or [signal.SIGINT])[-1]
 
 
-def _hear() -> None:
+def hear() -> None:
+    """Hear both signals in this process, which must be a command."""
     _owner[:] = [os.getpid()]
     for number in SIGNALS:
         # a shell lets the jobs in its background ignore Ctrl-C

@@ -145,13 +145,3 @@ def usage(module: str, subcommand: str, folder: Path) -> str:
     code, text = command.run(folder, *filter(None, [subcommand]), "--help", main=main)
     assert code == 0, text
     return text
-
-
-def test_the_code_of_the_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    [block] = links.code(ROOT / "docs" / "python.md")
-    trained = randomised(build.method(compose.single(["method=lora", "dataset=mini/land"])))
-    delta.save(tmp_path / "lora.safetensors", trained, {})
-    monkeypatch.chdir(tmp_path)
-    names = {"images": trained.backbone.example()}
-    exec(block, names)
-    assert names["logits"].shape == (1, 10)

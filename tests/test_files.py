@@ -708,3 +708,102 @@ def test_a_run_says_in_one_line_what_it_leaves_out(
     ):
         assert part in line
     assert "\n" not in line
+
+
+# --- folds
+
+
+def test_every_image_is_tested_in_one_fold_of_equal_shares(tmp_path: Path) -> None:
+    root = own(tmp_path / "pets", images=23)
+    tasks = [own_task(root, tmp_path / "cache", folds=5, fold=fold) for fold in range(5)]
+    tested = [paths(task, "test") for task in tasks]
+    assert sorted(path for part in tested for path in part) == sorted(
+        image.path for image in tree.scan(str(root)).images
+    )
+    for task, part in zip(tasks, tested, strict=True):
+        assert len(part) in (4, 5)
+        assert sum(path.startswith("cat") for path in part) in (2, 3)
+        assert not part & paths(task, "trainval")
+        assert len(part | paths(task, "trainval")) == 23
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"fold": 2}, "dataset.fold is 2 and dataset.folds is null"),
+        ({"folds": 1}, "dataset.folds is 1; it must be a whole number from 2 to 20"),
+        ({"folds": 5, "fold": 5}, "dataset.fold is 5; it must be a whole number from 0 to 4"),
+    ],
+)
+def test_folds_that_do_not_fit(values: dict[str, int], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        own_task(own(tmp_path / "pets"), tmp_path / "cache", **values)
+
+
+def test_folds_need_images_that_are_not_divided_yet(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has a test split of its own; dataset\.folds"):
+        own_task(own(tmp_path / "pets", ("train", "test")), tmp_path / "cache", folds=2)
+    root = own(tmp_path / "more")
+    paint(root / "owl" / "only.png", 1)
+    tree.scan.cache_clear()
+    with pytest.raises(UserError, match="has one image of class 'owl' to train and test on"):
+        own_task(root, tmp_path / "cache", folds=2)
+
+
+def test_a_fold_is_a_draw_and_changes_no_earlier_identity(tmp_path: Path) -> None:
+    root = own(tmp_path / "pets")
+    overrides = ["dataset=folder", f"dataset.root={root}", "method=linear"]
+    config = compose.single(overrides)
+    assert config.factors.draw == 0
+    plain = config.plain()
+    earlier = {k: v for k, v in plain["dataset"].items() if k not in ("folds", "fold")}
+    assert identity(plain | {"dataset": earlier}) == identity(plain)
+    folds = [
+        compose.single([*overrides, "dataset.folds=3", f"dataset.fold={n}"]) for n in range(3)
+    ]
+    assert [fold.factors.draw for fold in folds] == [0, 1, 2]
+    assert len({identity(fold.plain()) for fold in folds}) == 3
+
+
+# --- folders that are not as they should be
+
+
+def without_suffixes(root: Path) -> None:
+    for name in ("cat/a", "dog/b"):
+        paint(root / f"{name}.png", 1)
+        (root / f"{name}.png").rename(root / name)
+
+
+def one_class(root: Path) -> None:
+    paint(root / "cat" / "a.png", 1)
+
+
+def wrapped(root: Path) -> None:
+    for name in ("cat", "dog"):
+        paint(root / "photos" / name / "a.png", 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (without_suffixes, "none of its 2 files has the suffix of an image .*'.*cat/a'; rename"),
+        (one_class, r"has 1 images of 1 classes \(cat\); at least two classes are needed; set"),
+        (wrapped, r"did you mean dataset\.root='.*photos'\?"),
+        (lambda root: paint(root / "a.png", 1), "its images, .*a.png', are in no folder of a cl"),
+    ],
+)
+def test_a_folder_without_two_classes(make: Any, message: str, tmp_path: Path) -> None:
+    make(tmp_path / "own")
+    tree.scan.cache_clear()
+    with pytest.raises(UserError, match=message):
+        tree.scan(str(tmp_path / "own"))
+
+
+def test_folders_inside_those_of_classes_are_remarked_on(tmp_path: Path) -> None:
+    root = own(tmp_path / "pets")
+    paint(root / "cat" / "brown" / "a.png", 1)
+    tree.scan.cache_clear()
+    assert tree.ignored(tree.scan(str(root))) == [
+        "1 classes have images in folders inside their own, which are no classes, for example "
+        "'cat/brown'"
+    ]

@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("commands", "testing"),
     ("",),  # petlbench/__init__.py, which names the public objects of all
 )
-ENTRIES = {"__main__", "predict", "probe", "status", "support", "tracking"}
+ENTRIES = {"__main__", "console", "predict", "probe", "status", "support", "tracking"}
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 

@@ -657,6 +657,21 @@ def test_draws_differ_in_their_training_list_and_in_nothing_else() -> None:
         table(runs)
 
 
+def test_folds_differ_in_their_test_images_too_and_are_averaged() -> None:
+    runs = [record("lora", "digits", 70.0 + fold) for fold in range(3)]
+    for fold, run in enumerate(runs):
+        run["id"], run["factors"]["draw"] = f"fold {fold}", fold
+        run["config"]["dataset"] = {"folds": 3, "fold": fold}
+        splits = {"trainval": str(fold), "test": f"{fold} too"}
+        run["config"]["contents"] = {"splits": splits}
+    result = table(runs)
+    assert result.values.loc["LoRA", "mini/digits"] == 71.0
+    assert any("one seed and 3 folds" in note for note in result.notes)
+    runs[1]["config"]["dataset"]["folds"] = 4
+    with pytest.raises(UserError, match=r"dataset\.folds \(3, 4\)"):
+        table(runs)
+
+
 def test_a_named_suite_shows_the_tasks_that_no_record_is_of() -> None:
     result = table(records(), suite="mini")
     assert [c.title for c in result.columns[:8]][1:4] == ["Glyphs", "Land", "Cells"]

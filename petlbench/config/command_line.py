@@ -103,6 +103,12 @@ def without_plus(arguments: Sequence[str]) -> list[str]:
     ]
 
 
+def as_text(text: str) -> str:
+    """A text as a value of Hydra's command line, which takes no escapes but before a quote."""
+    doubled = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" * bool(match[2])), text)
+    return f"'{doubled}'"
+
+
 def quoted(arguments: Sequence[str]) -> list[str]:
     """Quote values of text keys that Hydra would read as numbers, such as results.root=2024_01."""
     return [_quoted(argument) for argument in arguments]

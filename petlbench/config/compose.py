@@ -207,7 +207,7 @@ def _dataset(node: Plain, option: str) -> DatasetConfig:
         suite=node["suite"],
         group=node["group"],
         classes=node["classes"],
-        draw=node.get("draw", 0),
+        draw=node["draw"] if "draw" in node else node.get("fold", 0),
     )
 
 

@@ -10,6 +10,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from petlbench.errors import UserError, first_line
 
 # The patterns below are messages of Hydra 1.3 and OmegaConf 2.3; others are shown as they are.
+SUGGESTED = 3  # keys of other nodes with the same last part
 TYPES = {"Float": "a number", "Integer": "a whole number"}
 
 
@@ -40,8 +41,11 @@ def explain(error: Exception, known: Callable[[], Iterable[str]]) -> str:
 
 def no_key(key: str, known: Iterable[str]) -> str:
     """A key that does not exist, with the nearest one that does."""
-    near = get_close_matches(key, list(known), n=1)
-    hint = f"did you mean '{near[0]}'? " if near else ""
+    names = list(known)
+    # `lr` for train.lr: half of a dotted key is not close to it
+    near = sorted(n for n in names if n.endswith(f".{key}") and not n.startswith("hydra."))
+    near = near[:SUGGESTED] or get_close_matches(key, names, n=1)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     return f"no key '{key}' to set; {hint}--cfg job prints all keys"
 
 

@@ -218,7 +218,7 @@ class DatasetConfig:
     """`dataset`: a task, by the function that reads it.
 
     task: its name in records, as the option or the yaml gives it (`names_task`). draw: which of
-    several training lists, 0 if there is one.
+    several training lists, or of several folds; 0 if there is one.
     """
 
     target: Target
@@ -238,7 +238,8 @@ class DatasetConfig:
         # readers join it to the folder of the data
         inner_path("dataset.name", self.target.values.get("name", self.suite))
         whole("dataset.classes", self.classes, low=1, high=10_000_000)
-        whole("dataset.draw", self.draw, low=0)
+        key = "dataset.fold" if "fold" in self.target.values else "dataset.draw"
+        whole(key, self.draw, low=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,8 @@ IDENTITY = (
 # A key that joins one of these nodes needs a row here: without it no earlier record is found.
 NEUTRAL: Mapping[str, Any] = {
     "dataset.on_bad_image": "error",
+    "dataset.folds": None,
+    "dataset.fold": 0,
     "input.resize": None,
     "input.aspect": "squash",
     "input.augment": None,

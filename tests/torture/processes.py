@@ -110,7 +110,7 @@ def _become(command: Command, folder: Path, output: int) -> None:
         # as `python -m petlbench` does before it imports anything else
         for which in interrupts.SIGNALS:
             signal.signal(which, signal.SIG_DFL)
-        interrupts._hear()
+        interrupts.hear()
         os.dup2(output, 1)
         os.dup2(output, 2)
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115

@@ -1,6 +1,5 @@
 """The tasks of a suite, from the configuration: the one module here that reads it."""
 
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from petlbench.checks import whole
 from petlbench.config import compose, options, target
+from petlbench.config.command_line import as_text
 from petlbench.config.schema import Config
 from petlbench.data import configured
 from petlbench.data.readers.layout import DRAWS, RequiredFolder, merged
@@ -95,7 +95,7 @@ def task_draws(suite: str, root: Path | None, size: int) -> Iterator[TaskDraw]:
         if own and root is None:
             raise UserError(f"{name} reads a folder of your own; set --root FOLDER")
         key = "dataset.root" if own else "data.root"
-        overrides = [f"{key}={_quoted(str(root))}"] if root else []
+        overrides = [f"{key}={as_text(str(root))}"] if root else []
         config = compose.single([f"dataset={name}", f"input.size={size}", *overrides])
         yield from _draws(name, config)
 
@@ -122,9 +122,3 @@ def required_folders(suite: str, root: Path | None) -> tuple[Path, list[Required
 
 def _suite_of(name: str) -> list[str] | None:
     return options.listed("dataset", name)
-
-
-def _quoted(text: str) -> str:
-    """A text as a value of Hydra's command line, which takes no escapes but before a quote."""
-    doubled = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" * bool(match[2])), text)
-    return f"'{doubled}'"

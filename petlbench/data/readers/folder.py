@@ -30,13 +30,17 @@ def load(
     root: str,
     cache: str,
     view: View,
-    on_bad_image: str = "error",  # a yaml of another package may lack it
+    # a yaml of another package may lack these
+    on_bad_image: str = "error",
+    folds: int | None = None,
+    fold: int = 0,
 ) -> Task:
     """A task of the user's images: upright, on a white background, 16 bits scaled to 8.
 
     classes, content: number of classes and hash of the listing, which the configuration reads from
-    `root`. val_share, test_share, split_seed: how a missing split is taken from train. Raises
-    UserError if the folder cannot be read, or train or test has no image.
+    `root`. val_share, test_share, split_seed: how a missing split is taken from train. folds,
+    fold: the test images are those of one of so many folds, instead of a share. Raises UserError
+    if the folder cannot be read, or train or test has no image.
     """
     images = tree.scan(root)
     whole("dataset.split_seed", split_seed, low=0)
@@ -45,6 +49,7 @@ def load(
         val=fraction("dataset.val_share", val_share),
         test=fraction("dataset.test_share", test_share),
         seed=split_seed,
+        fold=_fold(images, folds, fold),
     )
     # val may be empty: only some protocols use it
     for split in ("train", "test"):
@@ -89,3 +94,16 @@ def load(
         names=images.names,
         remarks=partial(tree.ignored, images),
     )
+
+
+def _fold(images: tree.Tree, folds: int | None, fold: int) -> tree.Fold | None:
+    """The fold of a run; None without folds. Raises UserError for values that do not fit."""
+    if folds is None:
+        if fold:
+            raise UserError(
+                f"dataset.fold is {fold} and dataset.folds is null; set dataset.folds=5"
+            )
+        return None
+    whole("dataset.folds", folds, low=2, high=len(images.images), of="the number of images")
+    whole("dataset.fold", fold, low=0, high=folds - 1, of="the folds, counted from 0")
+    return tree.Fold(fold, folds)

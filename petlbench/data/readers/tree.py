@@ -9,7 +9,7 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
@@ -48,6 +48,14 @@ class Image:
     path: str
     label: str
     split: str | None
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One of `count` parts of the images, which are tested in turn; numbers count from 0."""
+
+    number: int
+    count: int
 
 
 @dataclass(frozen=True)
@@ -103,18 +111,29 @@ def scan(root: str) -> Tree:
     if len(tree.names) < 2:
         raise UserError(
             f"'{place}' has {len(tree.images)} images of {len(tree.names)} classes "
-            f"({', '.join(tree.names) or 'none'}){_loose(place)}; at least two classes are "
-            f"needed; {ADVICE}"
+            f"({', '.join(tree.names) or 'none'}); at least two classes are needed; "
+            f"{_hint(tree) or ADVICE}"
         )
     return tree
 
 
-def _loose(root: Path) -> str:
-    """How many images lie in the root itself, where nothing gives their class."""
-    if not root.is_dir():
-        return ""
-    count = sum(_is_image(path) and path.is_file() for path in root.iterdir())
-    return f" and {count} outside of a class folder" if count else ""
+def _hint(tree: Tree) -> str | None:
+    """Where the classes of a folder with less than two of them may be."""
+    if not tree.root.is_dir():
+        return None
+    if tree.images:
+        below = tree.root / Path(tree.images[0].path).parts[0]
+        inside = [folder.name for folder in _folders(below) if any(images_below(folder))]
+        # a folder around those of the classes, as archives have one
+        return f"did you mean dataset.root='{below}'?" if len(inside) > 1 else None
+    if loose := next(images_below(tree.root), None):
+        return f"its images, for example '{loose}', are in no folder of a class; {ADVICE}"
+    if others := foreign(tree.root):
+        return (
+            f"none of its {len(others)} files has the suffix of an image ({USUAL}), for example "
+            f"'{others[0]}'; rename them"
+        )
+    return None
 
 
 def _refuse_spellings(tree: Tree) -> None:
@@ -152,12 +171,16 @@ def content_hash(root: str) -> str:
     return scan(root).content()
 
 
-def divided(tree: Tree, *, val: float, test: float, seed: int) -> dict[str, list[Image]]:
+def divided(
+    tree: Tree, *, val: float, test: float, seed: int, fold: Fold | None = None
+) -> dict[str, list[Image]]:
     """Images of train, val and test: as the user divided them; a missing split comes from train.
 
     `val` and `test` are shares of each class, rounded; at least one image of a class stays in
     train. A hash of seed and path orders the images of a class, so the division of a tree is the
-    same on every machine; new images may move others of their class.
+    same on every machine; new images may move others of their class. With a fold, test is that
+    part of each class, and every image is in test of one fold. Raises UserError for a class that
+    nothing teaches, and for folds of images that have a test split or of a class of one image.
     """
     parts: dict[str, list[Image]] = defaultdict(list)
     for image in tree.images:
@@ -167,10 +190,14 @@ def divided(tree: Tree, *, val: float, test: float, seed: int) -> dict[str, list
     # a hash and not a generator, whose order would change with every new image
     for image in sorted(parts["train"], key=lambda image: _rank(image.path, seed)):
         by_class[image.label].append(image)
-    for members in by_class.values():
-        total = len(members)
+    totals = {label: len(members) for label, members in by_class.items()}
+    if fold is not None:
+        _refuse_folds(tree, parts, totals)
+        parts["test"] = _tested(by_class, fold)
+        del shares["test"]
+    for label, members in by_class.items():
         for name, share in shares.items():
-            count = min(round(share * total), len(members) - 1)
+            count = min(round(share * totals[label]), len(members) - 1)
             parts[name] += [members.pop() for _ in range(count)]
     left = {image.path for members in by_class.values() for image in members}
     parts["train"] = [image for image in parts["train"] if image.path in left]
@@ -182,6 +209,32 @@ def divided(tree: Tree, *, val: float, test: float, seed: int) -> dict[str, list
             "teaches it; add some to train, or leave it out"
         )
     return {name: sorted(parts[name], key=lambda image: image.path) for name in SPLITS.values()}
+
+
+def _refuse_folds(tree: Tree, parts: Iterable[str], totals: Mapping[str, int]) -> None:
+    if "test" in parts:
+        raise UserError(
+            f"'{tree.root}' has a test split of its own; dataset.folds is for images without one: "
+            "leave it out"
+        )
+    if single := sorted(label for label, total in totals.items() if total == 1):
+        raise UserError(
+            f"'{tree.root}' has one image of class '{single[0]}' to train and test on; folds need "
+            "two of each class: add some, or leave the class out"
+        )
+
+
+def _tested(by_class: Mapping[str, list[Image]], fold: Fold) -> list[Image]:
+    """Take the images of a fold out of the classes; the folds of a class differ by one at most."""
+    found, first = [], 0
+    for label in sorted(by_class):
+        members = by_class[label]
+        folds = [(first + place) % fold.count for place in range(len(members))]
+        # the next class begins where this one ends: so the folds differ by one image at most
+        first += len(members)
+        found += [m for m, own in zip(members, folds, strict=True) if own == fold.number]
+        members[:] = [m for m, own in zip(members, folds, strict=True) if own != fold.number]
+    return found
 
 
 def _rank(path: str, seed: int) -> bytes:
@@ -204,7 +257,23 @@ def ignored(tree: Tree) -> list[str]:
     sentences = [
         f"{len(found)} {what}, for example '{found[0]}'" for found, what in kinds if found
     ]
-    return sentences + _one_sided(tree)
+    return sentences + _one_sided(tree) + _deep(tree)
+
+
+def _deep(tree: Tree) -> list[str]:
+    """A sentence if images lie in folders inside those of their classes."""
+    deep: dict[str, Image] = {}
+    for image in tree.images:
+        # CLASS/image, or SPLIT/CLASS/image
+        if image.path.count("/") > (1 if image.split is None else 2):
+            deep.setdefault(image.label, image)
+    if not deep:
+        return []
+    example = Path(next(iter(deep.values())).path).parent
+    return [
+        f"{len(deep)} classes have images in folders inside their own, which are no classes, for "
+        f"example '{example}'"
+    ]
 
 
 def _one_sided(tree: Tree) -> list[str]:

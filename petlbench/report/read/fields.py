@@ -103,6 +103,12 @@ def joined(values: Iterable[Any], comma: str = ", ") -> str:
     return comma.join(str(value) for value in dict.fromkeys(values) if value is not None)
 
 
+def folds(record: Record) -> int | None:
+    """In how many folds the images of a record are tested in turn; None without folds."""
+    found: int | None = (record["config"].get("dataset") or {}).get("folds")
+    return found
+
+
 def differences(first: Record, second: Record, keys: Sequence[str]) -> dict[str, Any]:
     """The values below `keys` that differ, for example {"train.lr": (0.01, 0.1)}."""
     ours, theirs = (

@@ -8,14 +8,16 @@ from typing import Any
 from petlbench.config.construct import flat
 from petlbench.errors import UserError, unknown
 from petlbench.report.model.spec import ReportSpec
+from petlbench.report.read import fields
 from petlbench.report.read.fields import config_value, differences
 from petlbench.run.identity import IDENTITY, PLACES
 from petlbench.run.record import Record
 
 CELL = ("method", "backbone", "task")
-PER_RUN = ("dataset.draw", *PLACES)  # may differ between the runs of one cell
+PER_RUN = ("dataset.draw", "dataset.fold", *PLACES)  # may differ between the runs of one cell
 # differ between draws, which are other lists for training
 DRAWN = ("contents.splits.train", "contents.splits.trainval")
+FOLDED = ("contents.splits.val", "contents.splits.test")  # and between folds, test images too
 MAX_KEYS = 4  # of differing settings in a message
 
 
@@ -110,7 +112,8 @@ def _refuse_mixtures(finished: Sequence[Record], vary: Sequence[str]) -> None:
             raise _mixture(factors, differences(other, record, IDENTITY))
         cell = tuple(factors[key] for key in CELL)
         # comparing with one run of the cell, and of its draw, is enough: equality is transitive
-        for name, free in (((*cell, *varied), DRAWN), ((*cell, factors["draw"], *varied), ())):
+        drawn = DRAWN if fields.folds(record) is None else (*DRAWN, *FOLDED)
+        for name, free in (((*cell, *varied), drawn), ((*cell, factors["draw"], *varied), ())):
             other = cells.setdefault(name, record)
             settings = differences(other, record, [key for key in IDENTITY if key != "seed"])
             pairs = {k: pair for k, pair in settings.items() if k not in (*PER_RUN, *free)}

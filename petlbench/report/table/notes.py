@@ -85,7 +85,8 @@ def _runs(labelled: Iterable[Labelled]) -> str:
     seeds = {record["factors"]["seed"] for _, record in finished}
     draws = {record["factors"]["draw"] for _, record in finished}
     text = "one seed" if len(seeds) == 1 else f"mean over {len(seeds)} seeds"
-    text += f" and {len(draws)} draws" if len(draws) > 1 else ""
+    what = "folds" if any(fields.folds(record) for _, record in finished) else "draws"
+    text += f" and {len(draws)} {what}" if len(draws) > 1 else ""
     # unequal cells, e.g. of a sweep that has not ended: the numbers of seeds would mislead
     least, most = min(cells.values()), max(cells.values())
     return text if least == most else f"{text}, {least} to {most} runs in a cell"

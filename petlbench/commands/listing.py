@@ -1,0 +1,112 @@
+"""`petlbench methods|tasks|backbones`: the options, one line each. Imports no torch."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from petlbench.arguments import Parser
+from petlbench.commands import source
+from petlbench.config import options
+from petlbench.interrupts import one_line
+
+COUNTED_ON = "vit_b16"  # the backbone of the parameters
+Row = dict[str, Any]
+
+
+def methods() -> list[Row]:
+    """Name, title, trained parameters without the head, and what the class says of itself."""
+    return [
+        {
+            "name": name,
+            "title": content.get("title", name),
+            "parameters": ((content.get("facts") or {}).get("parameters") or {}).get(COUNTED_ON),
+            "about": source.first_sentence(str(content["method"].get("_target_")))
+            or comment("method", name),
+        }
+        for name, content in options.contents("method").items()
+        if isinstance(content.get("method"), dict)
+    ]
+
+
+def tasks() -> list[Row]:
+    """Name, title, classes, the tasks of a suite, and the comment of the yaml."""
+    return [
+        {
+            "name": name,
+            "title": content.get("title", name),
+            "classes": classes if isinstance(classes := content.get("classes"), int) else None,
+            "tasks": members,
+            "about": comment("dataset", name) or "; ".join(members or ()),
+        }
+        for name, content in options.contents("dataset").items()
+        for members in [options.members("dataset", content)]
+    ]
+
+
+def backbones() -> list[Row]:
+    """Name, timm's name, and the comment of the yaml."""
+    return [
+        {
+            "name": name,
+            "network": (content.get("backbone") or content).get("name"),
+            "about": comment("backbone", name),
+        }
+        for name, content in options.contents("backbone").items()
+    ]
+
+
+def comment(group: str, name: str) -> str:
+    """The first comment of an option's yaml, without Hydra's line; empty without one."""
+    lines = options.text(group, name).splitlines()
+    comments = (line.lstrip("# ") for line in lines if line.startswith("#"))
+    return next((text for text in comments if not text.startswith("@package")), "")
+
+
+KINDS: dict[str, Callable[[], list[Row]]] = {
+    "methods": methods,
+    "tasks": tasks,
+    "backbones": backbones,
+}
+
+
+def lines(rows: Sequence[Row]) -> list[str]:
+    """A line for each option, in columns; parameters in millions."""
+    cells = [[_cell(k, v) for k, v in row.items() if k != "tasks"] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
+
+
+def _cell(key: str, value: Any) -> str:
+    if value is None or "${" in str(value):  # composed from other values
+        return ""
+    if key == "parameters":
+        return f"{value / 1e6:.3f} M"
+    return f"{value} classes" if key == "classes" else str(value)
+
+
+@one_line
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the options of a kind."""
+    parser = Parser("petlbench", description="List the options, one line each.")
+    parser.add_argument("kind", choices=KINDS, help="methods, tasks or backbones")
+    parser.add_argument("--json", action="store_true", help="print a JSON list")
+    chosen = parser.parse_args(arguments)
+    rows = KINDS[chosen.kind]()
+    if chosen.json:
+        print(json.dumps(rows, indent=1))
+        return 0
+    if chosen.kind == "methods":
+        print(f"name, title, parameters on {COUNTED_ON} without the head, what it does")
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for line in lines(rows):
+        print(line[:width])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""What a method takes: its predicted peak of memory, and its time by a few measured steps."""
+
+import time
+from dataclasses import dataclass, replace
+
+import torch
+
+from petlbench.commands.own.settings import Sizes
+from petlbench.config.nodes import MEMORY_MODES
+from petlbench.config.schema import Config
+from petlbench.cost import forecast
+from petlbench.cost.memory import TrainingStep, free_unused, unchanged
+from petlbench.delta import trained
+from petlbench.method import Method
+from petlbench.run import build
+from petlbench.train.frozen import frozen_in_16_bit
+from petlbench.train.precision import Precision
+
+MIB_OF_GIB = 1024
+CPU_BATCH = 8  # images of a measured step on a CPU, where the time grows with their number
+ENOUGH_S = 1.0  # of measured steps
+MOST_STEPS = 5
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of one run. memory: the mode of training with the peak. None: nothing could be measured."""
+
+    memory: str
+    peak_gib: float | None
+    seconds: float | None
+
+
+def estimated(config: Config, size: Sizes, budget_gib: float) -> Estimate:
+    """The estimate in the first memory mode that fits the budget, or in the last one."""
+    method = build.method(replace(config, backbone=replace(config.backbone, pretrained=False)))
+    if not trained(method):  # as k-NN: its time is that of one look at every image
+        return Estimate(config.train.memory, None, None)
+    modes = MEMORY_MODES[MEMORY_MODES.index(config.train.memory) :]
+    peaks = _peaks_gib(config, method, modes)
+    mode = next((mode for mode in modes if peaks[mode] <= budget_gib), modes[-1])
+    if peaks[mode] > budget_gib:
+        return Estimate(mode, peaks[mode], None)
+    train = replace(config.train, memory=mode)
+    image_s = _image_s(replace(config, train=train), method)
+    # a test image takes less than one of training, which has a backward pass
+    images = size.train * train.epochs + size.test
+    return Estimate(mode, peaks[mode], None if image_s is None else image_s * images)
+
+
+def _peaks_gib(config: Config, method: Method, modes: tuple[str, ...]) -> dict[str, float]:
+    """The predicted peak of a training step in each mode, by the rules of a GPU."""
+    found = forecast.peaks_mib(
+        method,
+        precision=_precision(config),
+        train=config.train,
+        batches=[config.train.batch_size],
+        size=config.input.size,
+        modes=modes,
+    )
+    return {mode: parts[0]["allocated"] / MIB_OF_GIB for mode, parts in found.items()}
+
+
+def _precision(config: Config) -> str:
+    """Fp32 or bf16, which stands for both 16-bit formats."""
+    name = Precision(config.train.precision, build.device(config.device)).name
+    return "fp32" if name == "fp32" else "bf16"
+
+
+def _image_s(config: Config, method: Method) -> float | None:
+    """Seconds of an image in training, by a few steps on noise; None if they do not fit."""
+    device = build.device(config.device)
+    batch = config.train.batch_size
+    batch = min(batch, CPU_BATCH) if device.type == "cpu" else batch
+    precision = Precision(config.train.precision, device)
+    try:
+        free_unused(device)
+        method.to(device)
+        with unchanged(method, device), frozen_in_16_bit(method, precision):
+            images = torch.randn(batch, 3, config.input.size, config.input.size, device=device)
+            step = TrainingStep(method, precision, config.train, images)
+            step()  # the first one creates the optimiser's state
+            return _step_s(step, device) / batch
+    except torch.OutOfMemoryError:
+        return None
+
+
+def _step_s(step: TrainingStep, device: torch.device) -> float:
+    steps, start = 0, time.perf_counter()
+    while steps < MOST_STEPS and time.perf_counter() - start < ENOUGH_S:
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        steps += 1
+    return (time.perf_counter() - start) / steps

@@ -1,0 +1,133 @@
+"""The settings of `petlbench try`, from the images alone: few images need other ones than many.
+
+None of them was tuned: they are usual values for photographs, and each is printed with its reason.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from petlbench.config.command_line import as_text
+from petlbench.data.readers.tree import Tree, divided
+from petlbench.errors import UserError
+
+FEW = 500  # images, below which a fifth of them is too small a test set
+FOLDS = 5
+SMALL = 2000  # training images, below which they are augmented
+BATCH = 32
+STEPS = 1000  # of a training, about
+EPOCHS = (10, 100)  # fewest and most
+# no flip: letters, road signs and left hands differ from their mirror images
+LIGHT = (
+    "{scale:[0.6,1.0],ratio:[0.75,1.3333333333333333],interpolation:bicubic,hflip:0.0,"
+    "color_jitter:0.0,auto_augment:null,erase:0.0}"
+)
+# what has an option of its own, or is decided by the folder
+TAKEN = {
+    "method": "--methods",
+    "backbone": "--backbone",
+    "dataset": "FOLDER",
+    "dataset.root": "FOLDER",
+    "dataset.fold": "dataset.folds",
+    "results.root": "--out",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A value as Hydra's command line takes it, and why it is chosen."""
+
+    value: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Images of a run: trained on (train and val), tested. folds: runs of a method, or None."""
+
+    train: int
+    test: int
+    folds: int | None
+
+    @property
+    def runs(self) -> int:
+        """Runs of one method."""
+        return self.folds or 1
+
+
+def given(overrides: Sequence[str]) -> dict[str, str]:
+    """The user's own values by their keys. Raises UserError for what is no KEY=VALUE of a run."""
+    values = {}
+    for text in overrides:
+        key, sign, value = text.partition("=")
+        if not sign:
+            raise UserError(f"'{text}' is no KEY=VALUE; one folder comes first, then such values")
+        if key in TAKEN:
+            raise UserError(f"{key} cannot be set here; use {TAKEN[key]}")
+        values[key] = value
+    return values
+
+
+def sizes(tree: Tree, reader: Mapping[str, Any], own: Mapping[str, str]) -> Sizes:
+    """The images of each run. reader: the values of the data set with the user's own ones.
+
+    Raises UserError for images that cannot be divided.
+    """
+    total = len(tree.images)
+    folds: int | None = reader["folds"]
+    if "dataset.folds" not in own and _is_for_folds(tree):
+        folds = FOLDS
+    if folds:
+        tested = -(-total // folds)  # of the largest fold
+        return Sizes(total - tested, tested, folds)
+    parts = divided(
+        tree, val=reader["val_share"], test=reader["test_share"], seed=reader["split_seed"]
+    )
+    return Sizes(len(parts["train"]) + len(parts["val"]), len(parts["test"]), None)
+
+
+def _is_for_folds(tree: Tree) -> bool:
+    """Whether a share of the images is too small a test set, and all can be tested in turn."""
+    is_divided = any(image.split == "test" for image in tree.images)
+    classes = Counter(image.label for image in tree.images)
+    return not is_divided and len(tree.images) < FEW and min(classes.values()) > 1
+
+
+def chosen(size: Sizes, own: Mapping[str, str]) -> dict[str, Setting]:
+    """The settings that the user has not set, in the order in which they are shown."""
+    batch = min(BATCH, size.train)
+    epochs = min(EPOCHS[1], max(EPOCHS[0], round(STEPS * batch / size.train)))
+    trained = int(text) if (text := own.get("train.epochs", "")).isdecimal() else epochs
+    light = Setting(LIGHT, f"less than {SMALL} training images: random crops, no flips")
+    settings = {
+        "input.aspect": Setting("keep", "photographs keep their shape; the centre is cut out"),
+        "input.augment": light if size.train < SMALL else Setting("null", "enough images"),
+        "train.batch_size": Setting(str(batch), f"{size.train} training images"),
+        "train.epochs": Setting(str(epochs), f"about {STEPS} steps, {EPOCHS[0]} to {EPOCHS[1]}"),
+        "train.schedule.warmup_epochs": Setting(str(trained // 10), "a tenth of the epochs"),
+        "dataset.folds": Setting(
+            str(size.folds or "null"),
+            f"less than {FEW} images: each is tested once" if size.folds else "a test split",
+        ),
+        "results.predictions": Setting("true", "reports show single images"),
+    }
+    return {key: value for key, value in settings.items() if key not in own}
+
+
+def overrides(
+    root: str,
+    backbone: str,
+    runs: str,
+    settings: Mapping[str, Setting],
+    own: Mapping[str, str],
+) -> list[str]:
+    """What all runs have in common, for the configuration."""
+    return [
+        "dataset=folder",
+        f"dataset.root={as_text(root)}",
+        f"backbone={backbone}",
+        f"results.root={as_text(runs)}",
+        *(f"{key}={setting.value}" for key, setting in settings.items()),
+        *(f"{key}={value}" for key, value in own.items()),
+    ]

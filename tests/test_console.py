@@ -1,0 +1,140 @@
+"""The command `petlbench`: what it starts, its lists, and what it says of a key."""
+
+import json
+import runpy
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from petlbench import console, interrupts
+from petlbench.commands import listing, show
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The modules that are started, each with its arguments, and the signals left alone."""
+    found: list[Any] = []
+
+    def run_module(module: str, **_: Any) -> None:
+        found.append((module, sys.argv[1:]))
+
+    monkeypatch.setattr(runpy, "run_module", run_module)
+    monkeypatch.setattr(interrupts, "hear", lambda: None)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("typed", "module", "arguments"),
+    [
+        ("run method=lora", "petlbench", ["method=lora"]),
+        ("sweep method=lora", "petlbench", ["-m", "method=lora"]),
+        ("report leaderboard --out x", "petlbench.report", ["leaderboard", "--out", "x"]),
+        ("methods --json", "petlbench.commands.listing", ["methods", "--json"]),
+    ],
+)
+def test_a_command_is_its_module(
+    typed: str,
+    module: str,
+    arguments: list[str],
+    started: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["petlbench", *typed.split()])
+    console.main()
+    assert started == [(module, arguments)]
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("swep method=lora", "unknown command 'swep'; did you mean 'sweep'? Known: backbones, "),
+        ("method=lora", "'method=lora' is no command; did you mean 'petlbench run method=lora'?"),
+        ("method=lora -m seed=0,1", "did you mean 'petlbench sweep method=lora seed=0,1'?"),
+    ],
+)
+def test_an_unknown_command_is_one_line(
+    typed: str, line: str, started: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["petlbench", *typed.split()])
+    with pytest.raises(SystemExit) as leaving:
+        console.main()
+    assert leaving.value.code == 2
+    assert not started
+    message = capsys.readouterr().err
+    assert line in message
+    assert message.count("\n") == 1
+
+
+def test_help_and_lists_import_no_torch() -> None:
+    code = (
+        "import sys; from petlbench import console\n"
+        "for name in ('--help', 'methods', 'show'):\n"
+        "    sys.argv = ['petlbench', name, *['train.lr'][:name == 'show']]\n"
+        "    try: console.main()\n"
+        "    except SystemExit as leaving: assert not leaving.code\n"
+        "assert 'torch' not in sys.modules"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout
+    assert all(f"\n  {name} " in output for name in console.COMMANDS)
+
+
+@pytest.mark.parametrize("kind", listing.KINDS)
+def test_every_option_has_a_line(kind: str, capsys: Capture) -> None:
+    assert listing.main([kind]) == 0
+    printed = capsys.readouterr().out
+    listing.main([kind, "--json"])
+    rows = json.loads(capsys.readouterr().out)
+    assert all(row["name"] in printed for row in rows)
+    assert len(rows) <= len(printed.splitlines()) <= len(rows) + 1
+    assert all(row["about"] for row in rows if kind != "tasks")
+
+
+def test_a_method_has_its_declared_parameters_and_a_sentence() -> None:
+    [lora] = [row for row in listing.methods() if row["name"] == "lora"]
+    assert lora["parameters"] == 294_912
+    assert lora["about"].startswith("A low-rank update of the query and value projections")
+
+
+@pytest.mark.parametrize(
+    ("typed", "lines"),
+    [
+        (
+            "train.memory",
+            [
+                "train.memory = fast",
+                "  fast: keep all",
+                "  takes: fast, lean, min",
+                "set in: conf",
+            ],
+        ),
+        ("method.rank method=lora", ["= 8", "takes: a whole number", "conf/method/lora.yaml:7"]),
+        ("train.epochs train.epochs=3", ["= 3", "from 1 to 1000000", "set by this command"]),
+        ("train.head_lr method=dtl backbone=vit_b16", ["= 0.001", "refers to: ${train.lr}"]),
+        ("train.schedule", ["a node", "  warmup_epochs: "]),
+    ],
+)
+def test_a_key_is_explained(typed: str, lines: list[str], capsys: Capture) -> None:
+    assert show.main(typed.split()) == 0
+    printed = capsys.readouterr().out
+    assert [line for line in lines if line not in printed] == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("lr", "no key 'lr' to set; did you mean 'train.lr'?"),
+        ("method.rank method=lorra", "unknown method 'lorra'; did you mean 'lora'?"),
+        ("train.lr train.lr=high", "train.lr is high; it must be a number"),
+    ],
+)
+def test_an_unknown_key_is_one_line(typed: str, line: str, capsys: Capture) -> None:
+    assert show.main(typed.split()) == 2
+    message = capsys.readouterr().err
+    assert line in message
+    assert message.count("\n") == 1

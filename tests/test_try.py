@@ -1,0 +1,190 @@
+"""`petlbench try FOLDER`: its settings, its choice of methods, its runs and its mistakes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from petlbench.commands.own import estimate, plan, results, settings
+from petlbench.commands.own import main as command
+from petlbench.commands.own.estimate import Estimate
+from petlbench.config import compose
+from petlbench.config.schema import Config
+from petlbench.data.readers import tree
+from petlbench.errors import UserError
+from petlbench.run.record import Store
+from petlbench.sweep import conduct
+from petlbench.sweep.plan import FINISHED, TO_RUN, Combination, Planned
+from tests.trees import paint
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PETLBENCH_CACHE", str(tmp_path / "cache"))
+    tree.scan.cache_clear()
+
+
+def folder(root: Path, images: int = 6, first: int = 0) -> Path:
+    """Two classes of as many images, dark and bright, each image another one."""
+    for number in range(images):
+        paint(root / "dark" / f"{number}.png", first + number)
+        paint(root / "bright" / f"{number}.png", 2**15 + first + number)
+    return root
+
+
+def reader(root: Path, *own: str) -> Any:
+    overrides = ["dataset=folder", f"dataset.root={root}", *own]
+    return compose.single(overrides).dataset.target.values
+
+
+def test_few_images_are_tested_in_folds_and_others_in_a_split(tmp_path: Path) -> None:
+    few = tree.scan(str(folder(tmp_path / "few")))
+    values = reader(tmp_path / "few")
+    assert settings.sizes(few, values, {}) == settings.Sizes(9, 3, 5)
+    own = {"dataset.folds": "null"}
+    assert settings.sizes(few, values, own) == settings.Sizes(10, 2, None)
+    divided = folder(folder(tmp_path / "own" / "train").parent / "test", first=50).parent
+    size = settings.sizes(tree.scan(str(divided)), reader(divided), {})
+    assert size == settings.Sizes(12, 12, None)
+
+
+def test_settings_depend_on_the_number_of_images_and_give_way_to_the_users(
+    tmp_path: Path,
+) -> None:
+    few = settings.chosen(settings.Sizes(20, 5, 5), {})
+    many = settings.chosen(settings.Sizes(50_000, 10_000, None), {})
+    assert (few["train.epochs"].value, few["train.batch_size"].value) == ("100", "20")
+    assert (many["train.epochs"].value, many["input.augment"].value) == ("10", "null")
+    own = settings.chosen(settings.Sizes(20, 5, 5), {"train.epochs": "30"})
+    assert "train.epochs" not in own
+    assert own["train.schedule.warmup_epochs"].value == "3"
+    root = str(folder(tmp_path / "x y"))
+    config = compose.single(settings.overrides(root, "vit_mini", "runs", own, {"seed": "4"}))
+    assert (config.input.aspect, config.seed, config.train.batch_size) == ("keep", 4, 20)
+
+
+def planned(combinations: Sequence[Combination], finished: Sequence[str] = ()) -> list[Planned]:
+    return [
+        Planned(config, "0", FINISHED if config.factors.method in finished else TO_RUN)
+        for config, _, _ in combinations
+    ]
+
+
+def of(method: str, more: Sequence[str] = ()) -> list[Combination]:
+    return [(compose.single([f"method={method}", *more]), (), ())]
+
+
+COSTS = {"full": (30.0, 60.0), "lora": (9.0, 50.0), "dtl_plus": (2.0, 40.0), "bitfit": (2.0, 30.0)}
+
+
+def estimated(config: Config) -> Estimate:
+    gib, seconds = COSTS.get(config.factors.method, (1.0, 10.0))
+    fits = gib <= 8
+    mode = config.train.memory if fits else "min"
+    # as of a method whose MLPs fit if they are computed again
+    gib, mode = (7.0, "lean") if gib == 9 else (gib, mode)
+    return Estimate(mode, gib, seconds if gib <= 8 else None)
+
+
+def judged(methods: str, minutes: float, finished: Sequence[str] = ()) -> list[plan.Candidate]:
+    return plan.candidates(
+        methods.split(","),
+        of,
+        lambda combinations: planned(combinations, finished),
+        estimated,
+        budget_gib=8,
+        minutes=minutes,
+    )
+
+
+def test_methods_are_taken_in_their_order_as_far_as_they_fit() -> None:
+    found = judged("linear,full,lora,dtl_plus,bitfit", 1.7)
+    reasons = {one.method: one.reason for one in found}
+    assert reasons == {
+        "linear": None,
+        "full": "more than 8 GiB",
+        "lora": None,
+        "dtl_plus": None,
+        "bitfit": "more than the 2 s that are left",
+    }
+    assert found[2].runs[0].config.train.memory == "lean"
+    assert found[2].line().endswith("7.00 GiB with train.memory=lean, at most 50 s")
+
+
+def test_what_is_finished_takes_no_time_and_four_methods_are_enough() -> None:
+    found = judged("linear,lora,dtl_plus,bitfit,ssf", 1.2, ["linear", "lora"])
+    assert [one.reason is None for one in found] == [True, True, True, True, False]
+    assert [one.left for one in found[:3]] == [0, 0, 1]
+
+
+def test_a_first_method_that_does_not_fit_ends_the_command() -> None:
+    with pytest.raises(UserError, match=r"full: .*left out: more than 8 GiB; choose another --b"):
+        judged("full,linear", 1)
+
+
+def attempt(capsys: Capture, *arguments: object) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = command.main([*map(str, arguments), "--backbone", "vit_mini", "--yes"])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_a_folder_ends_in_a_report_and_a_second_call_does_what_is_left(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, out = folder(tmp_path / "own images"), tmp_path / "out"
+    typed = (root, "--out", out, "dataset.folds=2", "train.epochs=1", "device=cpu")
+
+    def interrupted(*_: Any) -> list[str]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(conduct, "done", interrupted)
+        code, printed, told = attempt(capsys, *typed, "--methods", "linear")
+    assert code == 130
+    assert "the same command does the rest" in told
+    assert "12 images of 2 classes; trained on 6, tested on 6 in each of 2 folds" in printed
+    assert "  input.aspect=keep  # photographs keep their shape" in printed
+    monkeypatch.setattr(estimate, "estimated", lambda *_: Estimate("fast", 0.1, 1.0))
+    code, printed, told = attempt(capsys, *typed, "--methods", "linear")
+    assert code == 0, told
+    assert "one seed and 2 folds" in printed
+    assert "petlbench predict --delta" in printed
+    assert {record["factors"]["draw"] for record in Store(out / "runs").records()} == {0, 1}
+    assert (out / "leaderboard.html").is_file()
+    monkeypatch.setattr(results, "report", lambda *_: [])
+    code, printed, _ = attempt(capsys, *typed, "--methods", "linear")
+    assert code == 0
+    assert "linear: 2 runs, 2 finished" in printed
+
+
+def three(root: Path) -> None:
+    for name in ("cat/a", "cat/b", "dog/c"):
+        paint(root / f"{name}.png", ord(name[-1]))
+
+
+@pytest.mark.parametrize(
+    ("make", "typed", "line"),
+    [
+        (three, (), "leaves no image for test: 3 images, 2 classes"),
+        (lambda root: paint(root / "cat" / "a.png", 1), (), "has 1 images of 1 classes (cat)"),
+        (folder, ("epochs=3",), "no key 'epochs' to set; did you mean 'train.epochs'?"),
+        (folder, ("method=lora",), "method cannot be set here; use --methods"),
+        (folder, ("lora",), "'lora' is no KEY=VALUE"),
+        (folder, ("--methods", "lorra"), "unknown method 'lorra'; did you mean 'lora'?"),
+        (folder, ("--minutes", "0"), "--minutes is 0.0; it must be a number above 0"),
+        (folder, ("backbone.checkpoint=x.pth",), "or add --backbone vit_mini"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    make: Any, typed: tuple[str, ...], line: str, tmp_path: Path, capsys: Capture
+) -> None:
+    make(tmp_path / "own")
+    code, _, told = attempt(capsys, tmp_path / "own", "--out", tmp_path / "out", *typed)
+    assert code in (1, 2)
+    assert line in told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "out").exists()
