@@ -11,10 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from petlbench import delta
 from petlbench.config import compose, options
-from petlbench.run import build
-from petlbench.testing import randomised
 from tests import command
 from tests.trees import paint
 from tools import links, readme

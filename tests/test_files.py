@@ -433,7 +433,7 @@ def lost(root: Path) -> Path:
     ("make", "message"),
     [
         (lambda root: root / "nothing", "no folder or file '.*nothing'; set dataset.root=FOLDER"),
-        (flat, r"has 0 images of 0 classes \(none\) and 1 outside of a class folder; at least"),
+        (flat, r"has 0 images of 0 classes \(none\); .*are in no folder of a class"),
         (no_columns, "has the columns file, class; path and label are needed"),
         (two_columns, "has 2 columns 'label'; keep one"),
         (odd_split, "line 2 of .* has split 'dev'; use train, val or test"),
