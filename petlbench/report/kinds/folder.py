@@ -38,7 +38,8 @@ def build(
     if spec.intervals:
         raise UserError("this report has the interval of each method; leave out --intervals")
     scores = _of_one_task(records, spec)
-    outcomes = outcomes_of(scores.labelled)
+    known = outcomes_of(scores.labelled)
+    outcomes = {row: known[row] for row in scores.rows if row in known}
     best = answer.best_row(scores)
     comparisons = pairs.compared(outcomes, best) if best in outcomes else {}
     tables = [accuracies.accuracies(scores, outcomes, records, budget_gib)]

@@ -66,36 +66,41 @@ def _same(
         return []
     cheapest = min(rows, key=lambda row: _or_infinite(float(scores.costs.at[row, TIME])))
     comparison = comparisons[cheapest]
-    sentences = [
-        f"{cheapest} is not distinguishable from it (p = {comparison.p:.2g}, McNemar's test)"
-        f"{_time(scores, cheapest, best)}.",
-        _needed(comparison),
-    ]
-    if others := [row for row in rows if row != cheapest]:
-        sentences.append(f"Nor {'is' if len(others) == 1 else 'are'} {_listed(others)}.")
-    return sentences
+    sentence = (
+        f"{cheapest} is not distinguishable from it (corrected p = {comparison.p:.2g}, McNemar's "
+        f"test){_time(scores, cheapest, best)}."
+    )
+    others = [row for row in rows if row != cheapest]
+    nor = [f"Nor {'is' if len(others) == 1 else 'are'} {_listed(others)}."] if others else []
+    return [sentence, _needed(comparison, cheapest), *nor]
 
 
 def _time(scores: Scores, row: str, best: str) -> str:
-    """What the row takes of the best one's time; nothing if they ran on different devices."""
+    """Which of the two trains faster; nothing if they ran on different devices."""
     devices: dict[str, set[str]] = {}
     for label, record in fields.finished(scores.labelled):
         devices.setdefault(label, set()).add(str(record["provenance"].get("device")))
     own, other = (float(scores.costs.at[name, TIME]) for name in (row, best))
-    if devices[row] != devices[best] or not 0 < own < other:
+    if devices[row] != devices[best] or not own > 0 or not other > 0:
         return ""
+    if own >= other:
+        return f"; none that is not distinguishable trains faster than {best}"
     share = 100 * own / other
     return f" and takes {share:.{0 if share >= 1 else 2}f} % of its training time"
 
 
-def _needed(comparison: Comparison) -> str:
+def _needed(comparison: Comparison, row: str) -> str:
+    """How many images would tell the best row and this one apart."""
     needed = comparison.pair.needed
     if needed is None:
-        return "These images show no difference that more images could confirm."
+        return f"Against {row}, these images show no difference that more images could confirm."
     digits = len(str(needed))
     step = 10 ** max(0, digits - 2)  # more digits would claim more than the images say
     rounded = math.ceil(needed / step) * step
-    return f"About {rounded} images would be needed to tell, if the observed difference is real."
+    return (
+        f"About {rounded} images would be needed to tell it from {row}, if the observed "
+        "difference is real."
+    )
 
 
 def _worse(comparisons: Mapping[str, Comparison]) -> list[str]:
