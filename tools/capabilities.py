@@ -9,6 +9,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -74,11 +75,11 @@ def row(name: str, notes: Notes) -> list[str]:
         name,
         str(options.content("method", name).get("family", "PETL")),
         starts(case),
-        notes.tried(lambda: merges(case)),
-        notes.tried(lambda: reloads(case)),
-        notes.tried(lambda: trains(case, torch.bfloat16)),
-        notes.tried(lambda: trains(case, torch.float16)),
-        *(notes.tried(lambda place=place: works(name, place)) for place in FAMILIES),
+        notes.tried(partial(merges, case)),
+        notes.tried(partial(reloads, case)),
+        notes.tried(partial(trains, case, torch.bfloat16)),
+        notes.tried(partial(trains, case, torch.float16)),
+        *(notes.tried(partial(works, name, place)) for place in FAMILIES),
         *figures(name),
     ]
 
