@@ -6,6 +6,7 @@ the docstrings there name the papers. The library is an extra: pip install "petl
 """
 
 import copy
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -93,6 +94,8 @@ class PEFTWeightTuner(PEFTTuner):
 
 def library() -> Any:
     """The module peft. Raises Unsupported if it is not installed."""
+    # PEFT imports bitsandbytes where it is installed, which misses kernels that nothing here uses.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         return import_module("peft")  # here, since it takes seconds to import
     except ModuleNotFoundError as error:

@@ -5,6 +5,7 @@ product decodes them, forward and backward, so that one layer at a time has its 
 """
 
 import importlib.util
+import logging
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -82,6 +83,8 @@ class Normal(Format):
         return weight
 
     def _operators(self) -> Any:
+        # At its import it misses kernels that nothing here uses.
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         import bitsandbytes  # noqa: F401  (imported late: it takes a second; registers operators)
 
         return torch.ops.bitsandbytes
