@@ -26,7 +26,7 @@ def test_it_prints_every_property_and_a_summary(capsys: Captured) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["lorra"], "unknown method 'lorra'; did you mean 'lora'? Known: adapter, "),
+        (["lorra"], "unknown method 'lorra'; did you mean 'lora'? Known: adalora, "),
         (["paper"], "unknown method 'paper'; "),
         (["lora", "--backbone", "vit,swim"], "unknown tiny network 'swim'; did you mean 'swin'"),
     ],
