@@ -128,7 +128,10 @@ def _kinds(tuner: str) -> tuple[Any, Any]:
     """The classes of config and tuner in PEFT. Raises Unsupported for one that is not there."""
     peft = library()
     if tuner not in (names := tuners()):
-        raise Unsupported(f"PEFT {peft.__version__}: {unknown('tuner', tuner, names)}")
+        raise Unsupported(
+            f"PEFT {peft.__version__}: {unknown('tuner', tuner, names)}; a later one may have it: "
+            "pip install --upgrade peft"
+        )
     configs = import_module("peft.mapping").PEFT_TYPE_TO_CONFIG_MAPPING
     kind = peft.PeftType(tuner.upper())
     return configs[kind], _known()[kind]
