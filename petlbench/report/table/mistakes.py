@@ -45,7 +45,8 @@ def mistakes(outcomes: Outcomes) -> pd.DataFrame:
         }
     )
     # the images that every run gets right have no class here
-    return table.dropna().sort_values("confidence", ascending=False, kind="stable")
+    shown = table.dropna().astype({"wrong": int})
+    return shown.sort_values("confidence", ascending=False, kind="stable")
 
 
 def mistake_table(found: pd.DataFrame, outcomes: Outcomes, best: str) -> Table:
