@@ -124,7 +124,7 @@ def _from_predictions(scores: Scores, outcomes: Mapping[str, Outcomes]) -> Part:
     without = [row for row in scores.rows if row in finished and row not in outcomes]
     lines = [f"{', '.join(without)}: {AGAIN}."] if without else []
     if shown:
-        lines += [*_calibration_notes(outcomes)]
+        lines += _calibration_notes(outcomes)
     return Part(shown, figures[[c.key for c in shown]], lines)
 
 

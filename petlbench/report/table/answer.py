@@ -61,44 +61,51 @@ def answer(
 def _same(
     scores: Scores, rows: Sequence[str], comparisons: Mapping[str, Comparison], best: str
 ) -> list[str]:
-    """The cheapest row that cannot be told from the best one, and how many there are."""
+    """The rows that cannot be told from the best one: the cheapest first, its time, the images."""
     if not rows:
         return []
     cheapest = min(rows, key=lambda row: _or_infinite(float(scores.costs.at[row, TIME])))
     comparison = comparisons[cheapest]
-    sentence = (
+    sentences = [
         f"{cheapest} is not distinguishable from it (corrected p = {comparison.p:.2g}, McNemar's "
-        f"test){_time(scores, cheapest, best)}."
-    )
-    others = [row for row in rows if row != cheapest]
-    nor = [f"Nor {'is' if len(others) == 1 else 'are'} {_listed(others)}."] if others else []
-    return [sentence, _needed(comparison, cheapest), *nor]
+        "test)."
+    ]
+    if others := [row for row in rows if row != cheapest]:
+        sentences.append(f"Nor {'is' if len(others) == 1 else 'are'} {_listed(others)}.")
+    return [
+        *sentences,
+        *_time(scores, best, cheapest, others),
+        _needed(comparison, best, cheapest),
+    ]
 
 
-def _time(scores: Scores, row: str, best: str) -> str:
-    """Which of the two trains faster; nothing if they ran on different devices."""
+def _time(scores: Scores, best: str, cheapest: str, others: Sequence[str]) -> list[str]:
+    """Which of the rows trains fastest; nothing if they ran on different devices."""
     devices: dict[str, set[str]] = {}
     for label, record in fields.finished(scores.labelled):
         devices.setdefault(label, set()).add(str(record["provenance"].get("device")))
-    own, other = (float(scores.costs.at[name, TIME]) for name in (row, best))
-    if devices[row] != devices[best] or not own > 0 or not other > 0:
-        return ""
-    if own >= other:
-        return f"; none that is not distinguishable trains faster than {best}"
+    own, other = (float(scores.costs.at[name, TIME]) for name in (cheapest, best))
+    elsewhere = any(devices[row] != devices[best] for row in (cheapest, *others))
+    if elsewhere or own == other or not own > 0 < other:
+        return []
+    if own > other:
+        return [f"{'Of these, ' if others else ''}{best} trains fastest."]
     share = 100 * own / other
-    return f" and takes {share:.{0 if share >= 1 else 2}f} % of its training time"
+    return [f"{cheapest} takes {share:.{0 if share >= 1 else 2}f} % of its training time."]
 
 
-def _needed(comparison: Comparison, row: str) -> str:
-    """How many images would tell the best row and this one apart."""
+def _needed(comparison: Comparison, best: str, row: str) -> str:
+    """How many images would tell the best row and another one apart."""
     needed = comparison.pair.needed
     if needed is None:
-        return f"Against {row}, these images show no difference that more images could confirm."
+        return (
+            f"These images show no difference of {best} and {row} that more images could confirm."
+        )
     digits = len(str(needed))
     step = 10 ** max(0, digits - 2)  # more digits would claim more than the images say
     rounded = math.ceil(needed / step) * step
     return (
-        f"About {rounded} images would be needed to tell it from {row}, if the observed "
+        f"About {rounded} images would be needed to tell {best} from {row}, if the observed "
         "difference is real."
     )
 

@@ -30,19 +30,23 @@ def mistakes(outcomes: Outcomes) -> pd.DataFrame:
     runs; 0 for a right one) and wrong (runs).
     """
     lines = outcomes.lines()
-    runs = lines.groupby("image").size()
-    wrong = lines[~lines["right"]].groupby("image")
-    names = np.array(outcomes.classes, dtype=object)
+    wrong = lines[~lines["right"]]
+    images = wrong.groupby("image")
+    answers = wrong.groupby(["image", "predicted"]).size()
+    answers = answers.sort_values(ascending=False, kind="stable")
+    most_often = answers.reset_index().drop_duplicates("image").set_index("image")["predicted"]
+    names = dict(enumerate(outcomes.classes))
     table = pd.DataFrame(
         {
-            "class": names[wrong["label"].first()],
-            "predicted": names[wrong["predicted"].agg(lambda values: values.mode().iloc[0])],
-            "confidence": 100 * wrong["confidence"].sum() / runs[list(wrong.groups)],
-            "wrong": wrong.size(),
-        },
-        index=pd.Index(list(wrong.groups), dtype=object),
+            "class": images["label"].first().map(names),
+            "predicted": most_often.map(names),
+            "confidence": 100 * images["confidence"].sum() / lines.groupby("image").size(),
+            "wrong": images.size(),
+        }
     )
-    return table.sort_values("confidence", ascending=False, kind="stable")
+    # the images that every run gets right have no class here
+    shown = table.dropna().astype({"wrong": int})
+    return shown.sort_values("confidence", ascending=False, kind="stable")
 
 
 def mistake_table(found: pd.DataFrame, outcomes: Outcomes, best: str) -> Table:
@@ -72,7 +76,7 @@ def sheet(found: pd.DataFrame, folder: str, grey_max: int) -> Sheet:
     Raises UserError if none of them is in the folder.
     """
     root = Path(folder).expanduser()
-    root = root if root.is_dir() else root.parent  # of a CSV file
+    root = root.parent if root.is_file() else root  # dataset.root may be a CSV file
     shown = found.head(MOST)
     paths = {image: _inside(root, str(image)) for image in shown.index}
     if not any(path is not None for path in paths.values()):
