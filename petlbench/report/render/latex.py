@@ -98,8 +98,8 @@ def _head(command: str, lines: Sequence[str]) -> list[str]:
         return head
     return [
         *head,
-        r"% names in other scripts: XeLaTeX and LuaLaTeX print them with a font that has them, for",
-        r"% example \setmainfont{Noto Serif CJK SC} of fontspec; else they are transliterated",
+        r"% names in other scripts: XeLaTeX and LuaLaTeX print them with a font that has them,",
+        r"% e.g. \setmainfont{Noto Serif CJK SC} of fontspec; else they are transliterated",
         *OTHER_SCRIPT,
     ]
 
