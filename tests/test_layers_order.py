@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("commands", "testing"),
     ("",),  # petlbench/__init__.py, which names the public objects of all
 )
-ENTRIES = {"__main__", "console", "predict", "probe", "status", "support", "tracking"}
+ENTRIES = {"console", "predict", "probe", "push_hub", "records", "status", "support", "tracking"}
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 
@@ -68,7 +68,8 @@ def part(module: str) -> str:
 
 def is_entry(module: str) -> bool:
     """Whether a module is a command that nothing else imports."""
-    return module.rpartition(".")[2] in ENTRIES and part(module) not in ("commands", "run")
+    above, _, name = module.rpartition(".")
+    return name == "__main__" or (above == "petlbench" and name in ENTRIES)
 
 
 @cache

@@ -105,8 +105,8 @@ def load(file: Path, *, checkpoint: str | None, device: str) -> Predictor:
     with delta.building(file):
         # an earlier delta lacks the keys that came later
         values = identity.completed({key: network[key] for key in ("backbone", "input")})
-        config = _node(BackboneConfig, values["backbone"], "backbone")
-        settings = _node(Input, values["input"], "input")
+        config = node(BackboneConfig, values["backbone"], "backbone")
+        settings = node(Input, values["input"], "input")
     config = _with_weights(config, file, checkpoint)
     with delta.building(file):
         backbone = create(config, classes=len(names), image_size=settings.size)
@@ -121,7 +121,7 @@ def load(file: Path, *, checkpoint: str | None, device: str) -> Predictor:
     return Predictor(method.eval().to(place), decoding, view, prepare, names, place)
 
 
-def _node(schema: type[T], values: Mapping[str, Any], name: str) -> T:
+def node(schema: type[T], values: Mapping[str, Any], name: str) -> T:
     """The typed node `name` of the configuration in a delta."""
     # `identity.completed` adds the `_target_` of the first records, which the schema lacks
     own = {key: value for key, value in values.items() if not key.startswith("_")}

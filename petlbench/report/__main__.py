@@ -57,6 +57,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folders of records: the results.root of runs and sweeps",
     )
+    options.add_argument(
+        "--community",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="folders of contributed records, in a table of their own (leaderboard)",
+    )
     options.add_argument("--out", required=True, metavar="DIR", help="output folder")
     options.add_argument("--name", help="name of the files and LaTeX labels (default: NAME)")
     options.add_argument("--suite", help="e.g. mini; default: the report's, or the most frequent")
@@ -95,6 +102,12 @@ def specification(options: argparse.Namespace) -> ReportSpec:
     }
     if changes.get("suite", spec.suite) != spec.suite:
         changes["published"] = ()  # published rows belong to the report's own suite
+    if options.community:
+        if spec.kind != "leaderboard":
+            raise UserError(
+                f"--community is for the leaderboard; report '{options.report}' has no rows for it"
+            )
+        changes["options"] = {**spec.options, "community": options.community}
     if options.vary:
         # its last part is printed, e.g. rank for method.rank
         changes["vary"] = {key: key.rpartition(".")[2] for key in options.vary}

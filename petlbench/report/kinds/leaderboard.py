@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 
@@ -11,6 +12,7 @@ from petlbench.report.model.report import Report
 from petlbench.report.model.spec import ReportSpec
 from petlbench.report.model.table import COST, MEAN, MINUS, Column, Table
 from petlbench.report.read.means import GROUP_MEAN, TASK_MEAN
+from petlbench.report.read.records import read
 from petlbench.report.read.scores import Scores, gather
 from petlbench.report.table import accuracy, statistics
 from petlbench.run.record import Record
@@ -21,13 +23,50 @@ GAP = Column("gap", "behind the highest", "Over tasks", 1)
 INTERVAL = Column("interval", "95 % interval of it", "Over tasks", None)
 
 
-def build(records: Sequence[Record], spec: ReportSpec) -> Report:
-    """Rows without a score on every task are last, without a rank."""
+def build(records: Sequence[Record], spec: ReportSpec, *, community: Sequence[str] = ()) -> Report:
+    """Rows without a score on every task are last, without a rank.
+
+    community: folders of contributed records. They have a table of their own, whose ranks, means
+    and best figures count no measured and no published row.
+    """
     scores = gather(records, spec)
+    ranks = statistics.average_ranks(scores.means[scores.keys])
+    table = _table(scores, ranks)
+    charts = [*tradeoff.charts(scores, table, TASK_MEAN), *_diagram(ranks, scores)]
+    tables, tidy = [table], scores.tidy
+    if community:
+        others = gather(read([Path(folder) for folder in community]), _for_others(scores))
+        tables.append(_contributed(others))
+        tidy = pd.concat(
+            [tidy.assign(source="measured"), others.tidy.assign(source="community")],
+            ignore_index=True,
+        )
+    return Report(spec.title, tables, tidy, charts, charts_first=False)
+
+
+def _for_others(scores: Scores) -> ReportSpec:
+    """The specification for contributed records: the same suite and backbone, nothing published."""
+    return replace(scores.spec, published=())
+
+
+def _contributed(scores: Scores) -> Table:
+    """The table of contributed records."""
+    table = _table(scores, statistics.average_ranks(scores.means[scores.keys]))
+    table.name = "community"
+    table.caption = f"Contributed by others, ranked among themselves. {table.caption}"
+    table.notes = [
+        "These records were made by others and passed `python -m petlbench.records check`; nobody "
+        "here repeated the runs.",
+        *table.notes,
+    ]
+    return table
+
+
+def _table(scores: Scores, ranks: pd.Series) -> Table:
+    """The rows in the order of their ranks, with every task."""
     means = [GROUP_MEAN, TASK_MEAN]
     # no task as a column yet, but the table has their figures: the columns are set below
     table = accuracy.accuracy_table(scores, [], means, ("parameters_m", "memory"))
-    ranks = statistics.average_ranks(scores.means[scores.keys])
     table.values = table.values.join(ranks.rename(RANK.key)).join(_gaps(scores))
     costs = [column for column in table.columns if column.group == COST]
     # one head over rank, means and gap
@@ -37,14 +76,7 @@ def build(records: Sequence[Record], spec: ReportSpec) -> Report:
     table.sections = {}  # families would break the order of ranks
     table.caption = "Methods by their average rank over tasks. " + accuracy.CAPTION
     table.notes = [*table.notes, *_rank_notes(scores, ranks)]
-    charts = tradeoff.charts(scores, table, TASK_MEAN)
-    return Report(
-        spec.title,
-        [table],
-        scores.tidy,
-        [*charts, *_diagram(ranks, scores)],
-        charts_first=False,
-    )
+    return table
 
 
 def _in_order(table: Table, ranks: pd.Series) -> list[str]:

@@ -101,7 +101,7 @@ def _head(command: str, lines: Sequence[str]) -> list[str]:
     return [
         *head,
         r"% names in other scripts: XeLaTeX and LuaLaTeX print them with a font that has them,",
-        r"% for example \setmainfont{Noto Serif CJK SC} of fontspec; else they are transliterated",
+        r"% e.g. \setmainfont{Noto Serif CJK SC} of fontspec; else they are transliterated",
         *OTHER_SCRIPT,
     ]
 

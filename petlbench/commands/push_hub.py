@@ -1,0 +1,214 @@
+"""python -m petlbench.push_hub RECORD: the delta of a run with a model card, for others to load.
+
+Writes README.md (the model card), delta.safetensors and record.json to a folder (--to), or to a
+repository on Hugging Face (--repo), which needs a token with write permission.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from petlbench.arguments import MISTYPED, Parser
+from petlbench.errors import UserError, first_line
+from petlbench.interrupts import one_line
+from petlbench.progress import say
+from petlbench.run.record import DELTA, Record, read, write
+from petlbench.system import write_atomically
+
+EXAMPLE = (
+    "example: python -m petlbench.push_hub results/runs/mini/digits/lora-*.json --to share/digits"
+)
+CARD, FILE, RECORD = "README.md", "delta.safetensors", "record.json"
+
+
+@one_line
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; a mistake is one line on stderr and status 2."""
+    options = parser().parse_args(arguments)
+    try:
+        place = (
+            to_folder(options.record, options.to)
+            if options.to
+            else to_hub(options.record, options.repo, private=options.private)
+        )
+    except UserError as error:
+        say(f"error: {error}")
+        return MISTYPED
+    print(place)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    options = Parser(
+        prog="python -m petlbench.push_hub",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    options.add_argument("record", type=Path, metavar="RECORD", help="the .json file of a run")
+    place = options.add_mutually_exclusive_group(required=True)
+    place.add_argument("--to", type=Path, metavar="FOLDER", help="a new or empty folder")
+    place.add_argument("--repo", metavar="USER/NAME", help="repository; created if it is new")
+    options.add_argument("--private", action="store_true", help="create it as a private one")
+    return options
+
+
+def to_folder(file: Path, folder: Path) -> Path:
+    """Write the files of a run's record to a new or empty folder, and return it.
+
+    Raises UserError for a record of an unfinished run or without a delta, and for another folder.
+    """
+    record, delta = _run(file)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--to '{folder}' is not an empty folder; name a new one")
+    write_atomically(folder / FILE, delta.read_bytes())
+    write(record, folder / RECORD)
+    write_atomically(folder / CARD, card(record, None).encode())
+    return folder
+
+
+def to_hub(file: Path, repository: str, *, private: bool) -> str:
+    """Upload the files of a run's record to a repository, and return its address.
+
+    Raises UserError without a token, and for all that the hub refuses.
+    """
+    import huggingface_hub
+
+    record, delta = _run(file)
+    if huggingface_hub.get_token() is None:
+        raise UserError(
+            "there is no token of Hugging Face; set HF_TOKEN or log in by `hf auth login`, or "
+            "write to a folder by --to FOLDER"
+        )
+    hub = huggingface_hub.HfApi()
+    with tempfile.TemporaryDirectory() as name, _refusals(repository):
+        folder = Path(name)
+        write_atomically(folder / FILE, delta.read_bytes())
+        write(record, folder / RECORD)
+        write_atomically(folder / CARD, card(record, repository).encode())
+        address = hub.create_repo(repository, private=private, exist_ok=True)
+        hub.upload_folder(
+            repo_id=address.repo_id, folder_path=folder, commit_message=record["title"]
+        )
+    return str(address)
+
+
+@contextmanager
+def _refusals(repository: str) -> Iterator[None]:
+    """Whatever the client of the hub, its server or the network raises, in one line."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(
+            f"Hugging Face refused '{repository}' ({first_line(error)}); check the name and the "
+            "permission of the token, or write to a folder by --to FOLDER"
+        ) from error
+
+
+def _run(file: Path) -> tuple[Record, Path]:
+    """The record in a file, and the delta beside it."""
+    record, delta = read(file), file.with_suffix(DELTA)
+    if record["status"] != "finished":
+        raise UserError(f"run '{file}' is {record['status']}; only a finished one can be shared")
+    if not delta.is_file():
+        raise UserError(f"record '{file}' has no delta '{delta.name}' beside it; run it again")
+    return record, delta
+
+
+def card(record: Record, repository: str | None) -> str:
+    """The model card of a record, Markdown. repository: on Hugging Face, None for a folder."""
+    factors, versions = record["factors"], record["provenance"].get("versions") or {}
+    title = _text(record["title"])
+    lines = [
+        "---",
+        "library_name: petlbench",
+        "pipeline_tag: image-classification",
+        f"tags: [petlbench, parameter-efficient-transfer-learning, {factors['method']}]",
+        "---",
+        f"# {title} on {_text(record['task_title'])}",
+        "",
+        f"The trained tensors (a delta) of {title} (`{factors['method']}`) on the frozen backbone "
+        f"`{factors['backbone']}`, by petlbench {versions.get('petlbench')}. The file has no "
+        "weights of the backbone.",
+        "",
+        "## Scores",
+        "| test set | top-1 (%) | 95 % interval (Wilson) | correct | images |",
+        "|---|---|---|---|---|",
+        *(_score(name, score) for name, score in record["scores"].items()),
+        "",
+        "The interval is that of the test images; it has no spread over seeds or draws.",
+        "",
+        "## How it was made",
+        *(f"- {key}: {_text(str(value))}" for key, value in _facts(record)),
+        "",
+        "`record.json` has the whole configuration, the versions and the costs.",
+        "",
+        "## How to load",
+        "```python",
+        *_loading(record, repository),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _loading(record: Record, repository: str | None) -> Iterator[str]:
+    """Lines of Python."""
+    weights = (record["config"].get("backbone") or {}).get("checkpoint")
+    yield "import petlbench"
+    yield "from pathlib import Path"
+    if repository is None:
+        yield f'file = "{FILE}"'
+    else:
+        yield "from huggingface_hub import hf_hub_download"
+        yield f"file = hf_hub_download({repository!r}, {FILE!r})"
+    yield f'predictor = petlbench.predictor(Path(file), checkpoint={weights!r}, device="cpu")'
+    yield "predictor.names  # of the classes"
+    yield "predictor.probabilities(images)  # of (size, size, 3) uint8 -> (images, classes)"
+
+
+def _score(name: str, score: Mapping[str, Any]) -> str:
+    from scipy.stats import binomtest
+
+    span = binomtest(score["correct"], score["total"]).proportion_ci(0.95, method="wilson")
+    interval = f"{100 * span.low:.1f} to {100 * span.high:.1f}"
+    return (
+        f"| {_text(name)} | {score['top1']:.2f} | {interval} | {score['correct']} "
+        f"| {score['total']} |"
+    )
+
+
+def _facts(record: Record) -> Iterator[tuple[str, object]]:
+    """What the card says of the data, the protocol and the method."""
+    config, provenance = record["config"], record["provenance"]
+    checkpoint, selection = provenance.get("checkpoint") or {}, record["selection"]
+    parameters = record["cost"].get("parameters") or {}
+    yield "task", record["factors"]["task"]
+    for name, split in (provenance.get("splits") or {}).items():
+        yield f"split {name}", f"{split.get('images')} images, SHA-256 {split.get('sha256')}"
+    yield "protocol", record["protocol"]
+    yield "trained on", selection.get("fit_on")
+    chosen = selection.get("select_on")
+    yield "epoch chosen on", chosen or "nothing, the last one"
+    if selection.get("honest") is False:
+        yield "caution", "the epoch was chosen on the test set"
+    yield "seed", record["factors"]["seed"]
+    if parameters:
+        counts = f"{parameters['method']:,}, and {parameters['head']:,} of the head"
+        yield "trained parameters", counts
+    values = {k: v for k, v in (config.get("method") or {}).items() if not k.startswith("_")}
+    yield "values of the method", ", ".join(f"{k} {v}" for k, v in values.items()) or "none"
+    if checkpoint:
+        weights = f"{checkpoint.get('tag')}, SHA-256 {checkpoint.get('sha256')}"
+        yield "weights of the backbone", weights
+    yield "device", provenance.get("device")
+
+
+def _text(text: str) -> str:
+    """A text of a record that is no markup of the card."""
+    plain = " ".join(text.split())
+    return "".join(f"\\{sign}" if sign in "\\`*_[]<>|#" else sign for sign in plain)

@@ -1,0 +1,202 @@
+"""Sharing: model cards, the upload to a stub of Hugging Face, and the check of contributions."""
+
+import base64
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pandas as pd
+import pytest
+from huggingface_hub import constants
+
+from petlbench.commands import push_hub, records
+from petlbench.report.__main__ import main as report
+from tests.records import keep, record
+
+ROOT = Path(__file__).parent.parent
+RUNS = ROOT / "results" / "measured" / "mini" / "runs" / "mini" / "digits"
+ADAPTFORMER = next(RUNS.glob("adaptformer-vit_mini-seed0-*.json"))
+FILES = {"README.md", "delta.safetensors", "record.json"}
+
+
+class Hub(BaseHTTPRequestHandler):
+    """What an upload asks of Hugging Face: the repository, the way of each file, the commit."""
+
+    asked: list[tuple[str, bytes]]
+
+    def do_GET(self) -> None:
+        self._answer({"id": "me/digits", "siblings": [], "sha": "0" * 40})
+
+    def do_POST(self) -> None:
+        content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.asked.append((self.path, content))
+        if self.headers["Authorization"] != "Bearer hf_right":
+            self._answer({"error": "no permission"}, 403)
+        elif self.path.endswith("/create"):
+            self._answer({"url": f"{constants.ENDPOINT}/me/digits"})
+        elif "/preupload/" in self.path:
+            files = json.loads(content)["files"]
+            ways = [
+                {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files
+            ]
+            self._answer({"files": ways})
+        else:
+            url = f"{constants.ENDPOINT}/me/digits/commit/1"
+            self._answer({"commitUrl": url, "commitOid": "1", "success": True})
+
+    def _answer(self, content: Any, status: int = 200) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *given: Any) -> None:
+        """Nothing on stderr."""
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, bytes]]]:
+    Hub.asked = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+        monkeypatch.setenv("HF_TOKEN", "hf_right")
+        yield Hub.asked
+        server.shutdown()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A committed record with a delta beside it; what the delta holds does not matter here."""
+    file = tmp_path / "runs" / ADAPTFORMER.name
+    file.parent.mkdir()
+    shutil.copy(ADAPTFORMER, file)
+    file.with_suffix(".safetensors").write_bytes(b"tensors")
+    return file
+
+
+def test_a_folder_has_the_card_the_delta_and_the_record(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shared"
+    assert push_hub.main([str(run), "--to", str(folder)]) == 0
+    assert {file.name for file in folder.iterdir()} == FILES
+    card = (folder / "README.md").read_text()
+    assert "# AdaptFormer on Digits" in card
+    assert "| test | 91.47 | 89.3 to 93.2 | 729 | 797 |" in card
+    assert "trained parameters: 19,680, and 970 of the head" in card
+    assert "petlbench.predictor(Path(file), checkpoint=None" in card
+    assert str(tmp_path) not in card
+    assert (folder / "delta.safetensors").read_bytes() == b"tensors"
+
+
+def test_an_upload_is_one_commit(
+    run: Path, hub: list[tuple[str, bytes]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert push_hub.main([str(run), "--repo", "me/digits"]) == 0
+    assert capsys.readouterr().out.strip().endswith("/me/digits")
+    [commit] = [content for path, content in hub if "/commit/" in path]
+    lines = [json.loads(line) for line in commit.splitlines()]
+    files = {one["value"]["path"]: one["value"] for one in lines if one["key"] == "file"}
+    assert files.keys() == FILES
+    assert base64.b64decode(files["delta.safetensors"]["content"]) == b"tensors"
+    assert b"hf_hub_download('me/digits'" in base64.b64decode(files["README.md"]["content"])
+
+
+@pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize(
+    ("token", "line"),
+    [
+        (None, "there is no token of Hugging Face; set HF_TOKEN"),
+        ("hf_wrong", "refused 'me/digits'"),
+    ],
+)
+def test_what_the_hub_needs_is_one_line(
+    token: str | None,
+    line: str,
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: token)
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
+    assert push_hub.main([str(run), "--repo", "me/digits"]) == 2
+    [told] = capsys.readouterr().err.strip().splitlines()
+    assert line in told
+
+
+def test_what_cannot_be_shared_is_one_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert push_hub.main([str(run), "--to", str(run.parent)]) == 2
+    assert "is not an empty folder" in capsys.readouterr().err
+    run.with_suffix(".safetensors").unlink()
+    assert push_hub.main([str(run), "--to", str(tmp_path / "new")]) == 2
+    assert "has no delta" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_committed_records_pass_the_check(capsys: pytest.CaptureFixture[str]) -> None:
+    files = [str(file) for name in ("lora", "noah", "vpt_deep") for file in RUNS.glob(f"{name}-*")]
+    assert len(files) == 9
+    assert records.main(["check", *files]) == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "fault"),
+    [
+        (("cost", "parameters", "method"), 19_681, "but its network has {'method': 19680"),
+        (("config", "method", "rank"), 4, "they were changed by hand"),
+        (("scores", "test"), {"top1": 50.0, "correct": 1, "total": 2}, "has 797 images"),
+        (("scores", "test", "top1"), 99.0, "scores.test missing or wrong"),
+        (("provenance", "device"), "/home/me/gpu", "names a path of a machine"),
+        (("provenance", "splits"), None, "provenance.splits is missing"),
+        (("factors", "method"), "lorra", "method lorra is not registered here"),
+        (("status",), "failed", "only finished runs are compared"),
+    ],
+)
+def test_a_faulty_contribution_is_named(
+    place: tuple[str, ...], value: Any, fault: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = json.loads(run.read_text())
+    node = record
+    for key in place[:-1]:
+        node = node[key]
+    node[place[-1]] = value
+    run.write_text(json.dumps(record))
+    assert records.main(["check", str(run)]) == 1
+    assert fault in capsys.readouterr().out
+    assert records.main(["check", str(run.parent / "nothing")]) == 2
+
+
+def test_contributed_rows_are_ranked_among_themselves(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = {"lora": 70.0, "linear": 60.0}
+    for folder, gain in (("own", 0.0), ("others", 20.0)):
+        runs = [
+            record(m, task, top1 + gain, id=f"{folder}{m}{task}")
+            for m, top1 in scores.items()
+            for task in ("digits", "land")
+        ]
+        keep(runs, tmp_path / folder)
+    given = ["--records", str(tmp_path / "own"), "--community", str(tmp_path / "others")]
+    out = ["--out", str(tmp_path / "out")]
+    assert report(["leaderboard", *given, *out]) == 0
+    for name in ("leaderboard", "leaderboard_community"):
+        table = pd.read_csv(tmp_path / "out" / f"{name}.csv", index_col=0)
+        assert list(table["average_rank"]) == [1.0, 2.0]
+        assert list(table.index) == ["LoRA", "Linear"]
+    tidy = pd.read_csv(tmp_path / "out" / "leaderboard_tidy.csv")
+    assert set(tidy["source"]) == {"measured", "community"}
+    page = (tmp_path / "out" / "leaderboard.html").read_text()
+    assert "Contributed by others, ranked among themselves." in page
+    assert report(["table", *given, *out]) == 2
+    assert "--community is for the leaderboard" in capsys.readouterr().err
