@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from petlbench.report.draw import tradeoff
-from petlbench.report.model.chart import Ranks
+from petlbench.report.model.chart import Chart, Ranks
 from petlbench.report.model.report import Report
 from petlbench.report.model.spec import ReportSpec
 from petlbench.report.model.table import COST, MEAN, MINUS, Column, Table
@@ -32,7 +32,7 @@ def build(records: Sequence[Record], spec: ReportSpec, *, community: Sequence[st
     scores = gather(records, spec)
     ranks = statistics.average_ranks(scores.means[scores.keys])
     table = _table(scores, ranks)
-    charts = [*tradeoff.charts(scores, table, TASK_MEAN), *_diagram(ranks, scores)]
+    charts: list[Chart | Ranks] = [*tradeoff.charts(scores, table, TASK_MEAN), *_diagram(ranks, scores)]
     tables, tidy = [table], scores.tidy
     if community:
         others = gather(read([Path(folder) for folder in community]), _for_others(scores))
@@ -45,7 +45,7 @@ def build(records: Sequence[Record], spec: ReportSpec, *, community: Sequence[st
 
 
 def _for_others(scores: Scores) -> ReportSpec:
-    """The specification for contributed records: the same suite and backbone, nothing published."""
+    """The specification for contributed records: as for measured ones, but nothing published."""
     return replace(scores.spec, published=())
 
 
