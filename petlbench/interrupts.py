@@ -66,11 +66,12 @@ def reader_may_end() -> Iterator[None]:
 def deferred() -> Iterator[None]:
     """Raise an interruption at the end of the block: callbacks of weakref would swallow it."""
     _deferred.append(True)
+    before = len(_heard)
     try:
         yield
     finally:
         _deferred.pop()
-    if _heard:
+    if len(_heard) > before:
         raise KeyboardInterrupt
 
 
