@@ -16,6 +16,7 @@ from typing import ParamSpec
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 LINE = "interrupted"
 _heard: list[int] = []  # the signals that this process got
+_deferred: list[bool] = []  # an entry for each block of `deferred` at work
 _owner: list[int] = []  # the process that hears them; its children have them too
 
 P = ParamSpec("P")
@@ -61,6 +62,19 @@ def reader_may_end() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """Raise an interruption at the end of the block: callbacks of weakref would swallow it."""
+    _deferred.append(True)
+    before = len(_heard)
+    try:
+        yield
+    finally:
+        _deferred.pop()
+    if len(_heard) > before:
+        raise KeyboardInterrupt
+
+
 def end(line: str = LINE) -> int:
     """Print the line of an interruption; returns its exit status, 128 + the number of a signal."""
     print(line, file=sys.stderr)
@@ -87,7 +101,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     # interrupts twice does not want to wait
     if len(_heard) > 1 or _is_importing(frame):
         _leave()
-    raise KeyboardInterrupt
+    if not _deferred:
+        raise KeyboardInterrupt
 
 
 def _is_importing(frame: FrameType | None) -> bool:

@@ -136,3 +136,23 @@ def test_nothing_is_said_of_a_reader_that_ends_early(command: str, tmp_path: Pat
         )
     assert ended.stderr == ""
     assert ended.returncode in (0, 1)  # rich ends with 1 then
+
+
+def test_a_deferred_interruption_is_raised_at_the_end_of_its_block() -> None:
+    """In a process of its own: the handler stays."""
+    code = (
+        "import os, signal, weakref\n"
+        "from petlbench import interrupts\n"
+        "interrupts.hear()\n"
+        "class Thing: pass\n"
+        "try:\n"
+        "    with interrupts.deferred():\n"
+        "        thing = Thing()\n"
+        "        weakref.finalize(thing, lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+        "        del thing\n"
+        "        print('inside')\n"
+        "    print('not reached')\n"
+        "except KeyboardInterrupt: print('raised')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.stdout, ended.stderr) == ("inside\nraised\n", "")

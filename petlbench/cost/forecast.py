@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from petlbench import interrupts
 from petlbench.config.nodes import Train
 from petlbench.cost import memory, shapes
 from petlbench.cost.autocast import CudaRules
@@ -59,7 +60,8 @@ def peaks_mib(
     copy = shapes.empty_copy(method, shapes.CPU, fake)
     # Compilers need real tensors; the peak is that of a step that is not compiled.
     forms = [replace(train, memory=mode, compile=False) for mode in modes]
-    with fake, CudaRules(), _small_garbage(), frozen_in_16_bit(copy, formats):
+    interruptible = interrupts.deferred()  # `LiveBytes` is full of callbacks of weakref
+    with interruptible, fake, CudaRules(), _small_garbage(), frozen_in_16_bit(copy, formats):
         first = torch.empty(min(batches), 3, size, size)
         step = memory.TrainingStep(copy, formats, forms[0], first)
         step()  # creates the optimiser's state

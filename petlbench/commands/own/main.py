@@ -61,7 +61,9 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--minutes", type=float, default=30.0, help="of all (default: %(default)s)")
     found.add_argument("--out", metavar="DIR", help="records and report (default: results/try/..)")
-    found.add_argument("--allow-duplicates", action="store_true", help="images in two splits")
+    found.add_argument(
+        "--allow-duplicates", action="store_true", help="also if two splits share some"
+    )
     found.add_argument("--yes", action="store_true", help="do not ask before the runs")
     return found
 
