@@ -152,9 +152,9 @@ def test_a_folder_ends_in_a_report_and_a_second_call_does_what_is_left(
     code, printed, told = attempt(capsys, *typed, "--methods", "linear")
     assert code == 0, told
     assert "one seed and 2 folds" in printed
-    assert "petlbench predict --delta" in printed
+    assert "petlbench.predict --delta" in printed
     assert {record["factors"]["draw"] for record in Store(out / "runs").records()} == {0, 1}
-    assert (out / "leaderboard.html").is_file()
+    assert (out / "folder.html").is_file()
     monkeypatch.setattr(results, "report", lambda *_: [])
     code, printed, _ = attempt(capsys, *typed, "--methods", "linear")
     assert code == 0

@@ -199,7 +199,9 @@ def _done(chosen: "Sequence[Candidate]", out: Path, command: str) -> int:
     failures = conduct.done(runs, store, Basic())
     for failure in failures:
         say(failure)
-    lines = results.report(out / "runs", {run.id for run in runs}, out, command)
+    # the classes lie in it, or in the folders of its splits
+    images = Path(str(runs[0].config.dataset.target.values["root"]))
+    lines = results.report(out / "runs", {run.id for run in runs}, images, out, command)
     print("\n".join(lines))
     return FAILED if failures else 0
 

@@ -32,7 +32,8 @@ def build(records: Sequence[Record], spec: ReportSpec, *, community: Sequence[st
     scores = gather(records, spec)
     ranks = statistics.average_ranks(scores.means[scores.keys])
     table = _table(scores, ranks)
-    charts: list[Chart | Ranks] = [*tradeoff.charts(scores, table, TASK_MEAN), *_diagram(ranks, scores)]
+    charts: list[Chart | Ranks] = [*tradeoff.charts(scores, table, TASK_MEAN)]
+    charts += _diagram(ranks, scores)
     tables, tidy = [table], scores.tidy
     if community:
         others = gather(read([Path(folder) for folder in community]), _for_others(scores))
