@@ -11,6 +11,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,10 @@ from petlbench.errors import Unsupported, UserError
 from petlbench.method import Method
 from petlbench.run import build
 from petlbench.testing import supported, tiny_method
+from tests.golden.adapters import adapters
+from tests.golden.case import Case
 
+VECTORS = Path(__file__).parent.parent / "tests" / "golden" / "vectors"
 PACKAGE = "petlbench.methods."  # methods of other packages have no page here
 COUNTED = ("vit_b16", "swin_b", "convnext_b")  # one for each family
 HEAD = """\
@@ -35,7 +39,10 @@ weights, which are not there where this page is made. d: width, L: number of blo
 hidden size, p: prompts, T: queries, k: kernel size, K: channels; in a Swin or ConvNeXt, L d is \
 the sum of the widths of the blocks. Units are the structural units of the DTL paper's Table 1: \
 each low-rank pair, bottleneck, set of prompts, pair of scale and shift, core of FacT or \
-convolution is one. SSF has 74 pairs; the paper's 148 counts tensors."""
+convolution is one. SSF has 74 pairs; the paper's 148 counts tensors. Checked by: what the tests \
+compare outputs and gradients with, a vector of the official implementation \
+([tests/golden](../../tests/golden/README.md)), PEFT's own code, which runs, or equations of the \
+paper and properties alone."""
 
 
 @dataclass(frozen=True)
@@ -109,11 +116,26 @@ def _entry(name: str) -> Entry:
         # units are those on the first backbone
         units = "–" if methods[0] is None else str(section.units(methods[0]))
     if not supported(name, "vit"):
-        return Entry([title, *counts, units, "", ""], "")
+        return Entry([title, *counts, units, "", "", checked_by(name)], "")
     # in numbers, since a method may find out by trying
     small = tiny_method(name, "vit")
     starts, merges = small.starts_as_pretrained, not small.unmergeable
-    return Entry([title, *counts, units, _yes(starts), _yes(merges)], small.unmergeable)
+    cells = [title, *counts, units, _yes(starts), _yes(merges), checked_by(name)]
+    return Entry(cells, small.unmergeable)
+
+
+def checked_by(name: str) -> str:
+    """What the tests compare the method with."""
+    if name in _with_vectors():
+        return "vector"
+    is_pefts = options.content("method", name).get("family") == "PEFT library"
+    return "PEFT" if is_pefts else "equations"
+
+
+@cache
+def _with_vectors() -> set[str]:
+    cases = map(Case, sorted(VECTORS.glob("*.json")))
+    return {adapters()[case.about["method"]](case).method for case in cases}
 
 
 def _built(name: str, backbone: str) -> Method | None:
@@ -126,7 +148,8 @@ def _built(name: str, backbone: str) -> Method | None:
 
 def _heading() -> list[str]:
     titles = ("title", *COUNTED, "units on vit_b16", "starts as pre-trained", "merges")
-    return [_line("`method=`", *titles), _line(*(["---"] * 2 + ["--:"] * 4 + ["---"] * 2))]
+    dashes = _line(*(["---"] * 2 + ["--:"] * 4 + ["---"] * 3))
+    return [_line("`method=`", *titles, "checked by"), dashes]
 
 
 def _line(*cells: str) -> str:
