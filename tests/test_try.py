@@ -121,7 +121,7 @@ def test_what_is_finished_takes_no_time_and_four_methods_are_enough() -> None:
 
 
 def test_a_first_method_that_does_not_fit_ends_the_command() -> None:
-    with pytest.raises(UserError, match=r"full: .*left out: more than 8 GiB; choose another --b"):
+    with pytest.raises(UserError, match=r"full: .*left out: more than 8 GiB; give more --min"):
         judged("full,linear", 1)
 
 

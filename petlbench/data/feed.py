@@ -1,5 +1,6 @@
 """Batches for the network: from the device, from the pixel cache, or augmented by processes."""
 
+import signal
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -56,6 +57,7 @@ class Feed:
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator().manual_seed(self.seed),  # not the network's
+            worker_init_fn=_deaf,
         )
         for images, labels in loader:
             prepared = self.prepare(images.to(self.device, non_blocking=True))
@@ -140,6 +142,12 @@ def ahead(items: Iterator[T]) -> Iterator[T]:
         while (item := coming.result()) is not end:
             coming = pool.submit(next, items, end)
             yield item  # type: ignore[misc]
+
+
+def _deaf(_: int) -> None:
+    """Let Ctrl-C, which a terminal sends to all processes, end a worker by its parent alone."""
+    # torch would report a worker that ends first, with a traceback
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _processes(workers: int | str) -> int:

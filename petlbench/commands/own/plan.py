@@ -98,8 +98,8 @@ def candidates(
             one = _judged(one, of, planned, estimated, budget_gib, left_s)
         if not found and one.reason is not None:
             raise UserError(
-                f"{one.line()}; choose another --backbone or a larger budget, or set "
-                "train.epochs=N or input.size=N"
+                f"{one.line()}; give more --minutes or --budget-gib, choose another --backbone, "
+                "or set train.epochs=N"
             )
         found.append(one)
     return found
