@@ -41,10 +41,8 @@ class Hub(BaseHTTPRequestHandler):
             self._answer({"url": f"{constants.ENDPOINT}/me/digits"})
         elif "/preupload/" in self.path:
             files = json.loads(content)["files"]
-            ways = [
-                {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files
-            ]
-            self._answer({"files": ways})
+            way = {"uploadMode": "regular", "shouldIgnore": False}
+            self._answer({"files": [{"path": f["path"], **way} for f in files]})
         else:
             url = f"{constants.ENDPOINT}/me/digits/commit/1"
             self._answer({"commitUrl": url, "commitOid": "1", "success": True})

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from petlbench.report.draw import tradeoff
-from petlbench.report.model.chart import Ranks
+from petlbench.report.model.chart import Chart, Ranks
 from petlbench.report.model.report import Report
 from petlbench.report.model.spec import ReportSpec
 from petlbench.report.model.table import COST, MEAN, MINUS, Column, Table
@@ -32,21 +32,21 @@ def build(records: Sequence[Record], spec: ReportSpec, *, community: Sequence[st
     scores = gather(records, spec)
     ranks = statistics.average_ranks(scores.means[scores.keys])
     table = _table(scores, ranks)
-    charts = [*tradeoff.charts(scores, table, TASK_MEAN), *_diagram(ranks, scores)]
+    charts: list[Chart | Ranks] = [
+        *tradeoff.charts(scores, table, TASK_MEAN),
+        *_diagram(ranks, scores),
+    ]
     tables, tidy = [table], scores.tidy
     if community:
-        others = gather(read([Path(folder) for folder in community]), _for_others(scores))
+        # the suite and backbone of the measured records; published rows have their place there
+        of_others = read([Path(folder) for folder in community])
+        others = gather(of_others, replace(scores.spec, published=()))
         tables.append(_contributed(others))
         tidy = pd.concat(
             [tidy.assign(source="measured"), others.tidy.assign(source="community")],
             ignore_index=True,
         )
     return Report(spec.title, tables, tidy, charts, charts_first=False)
-
-
-def _for_others(scores: Scores) -> ReportSpec:
-    """The specification for contributed records: the same suite and backbone, nothing published."""
-    return replace(scores.spec, published=())
 
 
 def _contributed(scores: Scores) -> Table:
