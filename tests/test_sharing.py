@@ -16,6 +16,7 @@ from huggingface_hub import constants
 
 from petlbench.commands import push_hub, records
 from petlbench.report.__main__ import main as report
+from petlbench.report.read.rows import members
 from tests.records import keep, record
 
 ROOT = Path(__file__).parent.parent
@@ -182,7 +183,7 @@ def test_contributed_rows_are_ranked_among_themselves(
         runs = [
             record(m, task, top1 + gain, id=f"{folder}{m}{task}")
             for m, top1 in scores.items()
-            for task in ("digits", "land")
+            for task in members("dataset", "mini")
         ]
         keep(runs, tmp_path / folder)
     given = ["--records", str(tmp_path / "own"), "--community", str(tmp_path / "others")]

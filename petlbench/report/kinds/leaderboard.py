@@ -55,8 +55,8 @@ def _contributed(scores: Scores) -> Table:
     table.name = "community"
     table.caption = f"Contributed by others, ranked among themselves. {table.caption}"
     table.notes = [
-        "These records were made by others and passed `python -m petlbench.records check`; nobody "
-        "here repeated the runs.",
+        "Others made these runs, and nobody here has repeated them; `python -m petlbench.records "
+        "check` checks the records.",
         *table.notes,
     ]
     return table
