@@ -16,6 +16,7 @@ from huggingface_hub import constants
 
 from petlbench.commands import push_hub, records
 from petlbench.report.__main__ import main as report
+from petlbench.report.read.rows import members
 from tests.records import keep, record
 
 ROOT = Path(__file__).parent.parent
@@ -41,10 +42,8 @@ class Hub(BaseHTTPRequestHandler):
             self._answer({"url": f"{constants.ENDPOINT}/me/digits"})
         elif "/preupload/" in self.path:
             files = json.loads(content)["files"]
-            ways = [
-                {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files
-            ]
-            self._answer({"files": ways})
+            way = {"uploadMode": "regular", "shouldIgnore": False}
+            self._answer({"files": [{"path": f["path"], **way} for f in files]})
         else:
             url = f"{constants.ENDPOINT}/me/digits/commit/1"
             self._answer({"commitUrl": url, "commitOid": "1", "success": True})
@@ -184,7 +183,7 @@ def test_contributed_rows_are_ranked_among_themselves(
         runs = [
             record(m, task, top1 + gain, id=f"{folder}{m}{task}")
             for m, top1 in scores.items()
-            for task in ("digits", "land")
+            for task in members("dataset", "mini")
         ]
         keep(runs, tmp_path / folder)
     given = ["--records", str(tmp_path / "own"), "--community", str(tmp_path / "others")]

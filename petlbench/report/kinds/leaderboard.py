@@ -32,11 +32,15 @@ def build(records: Sequence[Record], spec: ReportSpec, *, community: Sequence[st
     scores = gather(records, spec)
     ranks = statistics.average_ranks(scores.means[scores.keys])
     table = _table(scores, ranks)
-    charts: list[Chart | Ranks] = [*tradeoff.charts(scores, table, TASK_MEAN)]
-    charts += _diagram(ranks, scores)
+    charts: list[Chart | Ranks] = [
+        *tradeoff.charts(scores, table, TASK_MEAN),
+        *_diagram(ranks, scores),
+    ]
     tables, tidy = [table], scores.tidy
     if community:
-        others = gather(read([Path(folder) for folder in community]), _for_others(scores))
+        # the suite and backbone of the measured records; published rows have their place there
+        of_others = read([Path(folder) for folder in community])
+        others = gather(of_others, replace(scores.spec, published=()))
         tables.append(_contributed(others))
         tidy = pd.concat(
             [tidy.assign(source="measured"), others.tidy.assign(source="community")],
@@ -45,19 +49,14 @@ def build(records: Sequence[Record], spec: ReportSpec, *, community: Sequence[st
     return Report(spec.title, tables, tidy, charts, charts_first=False)
 
 
-def _for_others(scores: Scores) -> ReportSpec:
-    """The specification for contributed records: as for measured ones, but nothing published."""
-    return replace(scores.spec, published=())
-
-
 def _contributed(scores: Scores) -> Table:
     """The table of contributed records."""
     table = _table(scores, statistics.average_ranks(scores.means[scores.keys]))
     table.name = "community"
     table.caption = f"Contributed by others, ranked among themselves. {table.caption}"
     table.notes = [
-        "These records were made by others and passed `python -m petlbench.records check`; nobody "
-        "here repeated the runs.",
+        "Others made these runs, and nobody here has repeated them; `python -m petlbench.records "
+        "check` checks the records.",
         *table.notes,
     ]
     return table
