@@ -172,10 +172,10 @@ def _loading(record: Record, repository: str | None) -> Iterator[str]:
 
 
 def _score(name: str, score: Mapping[str, Any]) -> str:
-    from scipy.stats import binomtest
+    from petlbench.report.table.images import wilson  # scipy takes a second
 
-    span = binomtest(score["correct"], score["total"]).proportion_ci(0.95, method="wilson")
-    interval = f"{100 * span.low:.1f} to {100 * span.high:.1f}"
+    low, high = wilson(score["correct"], score["total"])
+    interval = f"{low:.1f} to {high:.1f}"
     return (
         f"| {_text(name)} | {score['top1']:.2f} | {interval} | {score['correct']} "
         f"| {score['total']} |"
