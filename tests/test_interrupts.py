@@ -143,6 +143,8 @@ def test_a_deferred_interruption_is_raised_at_the_end_of_its_block() -> None:
     code = (
         "import os, signal, weakref\n"
         "from petlbench import interrupts\n"
+        # a job in the background of a shell ignores it
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "interrupts.hear()\n"
         "class Thing: pass\n"
         "try:\n"
