@@ -74,6 +74,8 @@ results: install
 	$(REPORT) multitask --records $(MEASURED)/multitask/runs --out $(MEASURED)/multitask
 	$(REPORT) efficiency --records $(MEASURED)/memory/runs --backbone vit_b16 --out $(MEASURED)/memory/vit_b16
 	$(REPORT) costs --records $(MEASURED)/memory/runs --backbone dinov2_b14 --vary backbone.fused_attention --out $(MEASURED)/memory/dinov2_b14
+	$(REPORT) folder --records $(MEASURED)/photographs/runs/folder/cifar10 --out $(MEASURED)/photographs/cifar10
+	$(REPORT) folder --records $(MEASURED)/photographs/runs/folder/sign_digits --out $(MEASURED)/photographs/sign_digits
 	$(BIN)/python -m tools.readme README.md docs/results.md docs/costs.md docs/memory.md
 
 # docs/support.md: one backbone of each family; DeiT, MAE, CLIP and DINOv2 are plain ViTs
