@@ -15,7 +15,8 @@ def arc(case: Case) -> Plan:
     config = case.config
     if "residual" not in (config.get("mlp_site_on_swin") or "residual"):
         raise ValueError(f"no such site here: {config['mlp_site_on_swin']}")
-    values = {"rank": config["rank"], "dropout": 0.0, "sites": config.get("sites", SITES)}
+    usual = SITES[:1] if case.about["method"] == "arc_att" else SITES
+    values = {"rank": config["rank"], "dropout": 0.0, "sites": config.get("sites", usual)}
     tensors = {name: _tied(name) for name in case.method_tensors}
     return Plan("arc", values, usual_pool(case), tensors)
 
