@@ -1,5 +1,6 @@
 """The predictions that a run keeps beside its record."""
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ def test_a_file_gives_back_what_was_saved_in_equal_bytes(tmp_path: Path) -> None
         {"labels": np.array([0])},
         {"predicted": np.array([-1, 0])},
         {"log_probabilities": np.zeros(2, np.float32)},
+        {"log_probabilities": np.full((2, 3), np.nan, np.float32)},
+        {"log_probabilities": np.ones((2, 3), np.float32)},
         {"files": ("one",)},
     ],
 )
@@ -74,6 +77,20 @@ def test_what_is_no_such_file_is_refused(tmp_path: Path) -> None:
             predictions.load(file)
     np.savez(file, record=np.array("x"))
     with pytest.raises(UserError, match=r"it holds no split"):
+        predictions.load(file)
+
+
+def test_a_changed_byte_is_refused_or_changes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "p.npz"
+    predictions.save(file, PredictionFile("x", None, {"test": SPLIT}))
+    whole = file.read_bytes()
+    for place in range(0, len(whole), 3):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        with contextlib.suppress(UserError):
+            assert predictions.load(file).splits.keys() <= {"test"}
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    (tmp_path / "array.npy").rename(file)
+    with pytest.raises(UserError, match=r"cannot be read"):
         predictions.load(file)
 
 

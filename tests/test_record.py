@@ -287,6 +287,8 @@ def test_committed_records_keep_their_identity() -> None:
         changed = CHANGED.get(method, set())
         known["method"] = {k: v for k, v in known["method"].items() if k not in changed}
         today = {key: known[key] for key in own if known.get(key) is not None}
+        if record["suite"] == "folder":
+            del today["dataset"]  # the default is a task of another reader
         assert identity(merged(today, {key: config[key] for key in own})) == record["id"]
     assert seen > 700
 

@@ -12,6 +12,7 @@ and `classes` (K,), their names, if the data have names, and `record`, the ident
 
 import io
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,14 @@ from petlbench.data.task import Score
 from petlbench.errors import UserError, one_line
 from petlbench.system import write_atomically
 
+ROUNDING = 1e-3  # of a probability of 1
 SMALL = 2_000_000  # log-probabilities in all: 4 MB before they are compressed
 Array = NDArray[Any]
+# What numpy, zipfile and zlib raise for a file that is cut, changed, encrypted or another one.
+DAMAGED = (
+    *(OSError, ValueError, TypeError, KeyError, EOFError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ def load(path: Path) -> PredictionFile:
             raise ValueError("it holds no split")
     except FileNotFoundError as error:
         raise UserError(f"no predictions '{path}'") from error
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zipfile.error) as error:
+    except DAMAGED as error:
         raise UserError(f"predictions '{path}' cannot be read: {one_line(error)}") from error
     return content
 
@@ -107,6 +114,8 @@ def _split(arrays: Mapping[str, Array], name: str) -> Predictions:
     files = arrays.get(f"{name}/files")
     if values.ndim != 2 or values.dtype.kind != "f" or not len(values):
         raise ValueError(f"{name}/log_probabilities is no table of numbers")
+    if np.isnan(values).any() or values.max() > ROUNDING:
+        raise ValueError(f"{name}/log_probabilities has values that are no logarithms")
     for part, array in (("predicted", predicted), ("labels", labels)):
         if array.shape != values.shape[:1] or array.dtype.kind not in "iu":
             raise ValueError(f"{name}/{part} does not fit to {name}/log_probabilities")

@@ -124,7 +124,8 @@ class FrozenLinear(Linear):
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)"""
         if not is_recorded():
-            return F.linear(x, self.weight.to(x.dtype), self.bias)
+            bias = None if self.bias is None else self.bias.to(x.dtype)
+            return F.linear(x, self.weight.to(x.dtype), bias)
         y: Tensor = _Product.apply(x, self)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
