@@ -38,6 +38,8 @@ COMMANDS = {
     "backbones": Command("petlbench.commands.listing", "the backbones", ("backbones",)),
     "show": Command("petlbench.commands.show", "explain a key: show train.memory"),
     "support": Command("petlbench.support", "which method works on which backbone"),
+    "push-hub": Command("petlbench.push_hub", "share a run with a model card"),
+    "records": Command("petlbench.records", "check records that others contribute"),
     "tracking": Command("petlbench.tracking", "Weights & Biases before and after the runs"),
     "testing": Command("petlbench.testing", "test the properties of a method"),
 }

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from petlbench import registry
 from petlbench.config import compose, options
 from tests import command
 from tests.trees import paint
@@ -142,3 +143,11 @@ def usage(module: str, subcommand: str, folder: Path) -> str:
     code, text = command.run(folder, *filter(None, [subcommand]), "--help", main=main)
     assert code == 0, text
     return text
+
+
+def test_the_readme_names_every_method() -> None:
+    text = (ROOT / "README.md").read_text()
+    section = text.partition("\n## Methods\n")[2].partition("\n## ")[0]
+    table = "".join(line for line in section.splitlines() if line.startswith("| "))
+    keys = set(re.findall(r"`([a-z0-9_]+)`", table))
+    assert keys == set(registry.names())

@@ -34,7 +34,7 @@ class Format(ABC):
         """Codes -> the weight of that shape, float32, or float64 where the codes have it."""
 
 
-class Brain(Format):
+class BFloat16(Format):
     """bfloat16, two bytes a weight."""
 
     def encode(self, weight: Tensor) -> tuple[Tensor, ...]:
@@ -46,7 +46,7 @@ class Brain(Format):
         return codes[0].float()
 
 
-class Integer(Format):
+class Int8(Format):
     """Eight bits a weight and a scale for each output: the row's largest magnitude is 127."""
 
     def encode(self, weight: Tensor) -> tuple[Tensor, ...]:
@@ -61,7 +61,7 @@ class Integer(Format):
         return integers * scale
 
 
-class Normal(Format):
+class NF4(Format):
     """NF4, four bits a weight and a scale for each 64 weights (QLoRA, appendix E, 2305.14314).
 
     bitsandbytes has the kernels, on GPUs and on CPUs.
@@ -90,7 +90,7 @@ class Normal(Format):
         return torch.ops.bitsandbytes
 
 
-FORMATS: dict[str, Format] = {"bf16": Brain(), "int8": Integer(), "nf4": Normal()}
+FORMATS: dict[str, Format] = {"bf16": BFloat16(), "int8": Int8(), "nf4": NF4()}
 
 
 def check(held: str) -> None:

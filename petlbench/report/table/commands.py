@@ -9,11 +9,11 @@ from petlbench.report.read.fields import config_value
 from petlbench.run.record import DELTA, Record, beside
 
 LOAD = (
-    "from pathlib import Path; from petlbench.commands.predict import load; "
-    'method = load(Path({delta}), checkpoint={checkpoint}, device="cpu").method; '
+    "from pathlib import Path; import petlbench; "
+    'method = petlbench.predictor(Path({delta}), checkpoint={checkpoint}, device="cpu").method; '
 )
-MERGE = 'from petlbench.merge import save_merged; save_merged(method, Path("merged"))'
-EXPORT = 'from petlbench.peft import to_peft; to_peft(method, Path("exported"))'
+MERGE = 'petlbench.save_merged(method, Path("merged"))'
+EXPORT = 'petlbench.to_peft(method, Path("exported"))'
 
 
 def commands(record: Record) -> list[Command]:
