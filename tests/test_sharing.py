@@ -148,6 +148,11 @@ def test_committed_records_pass_the_check(capsys: pytest.CaptureFixture[str]) ->
     assert records.main(["check", *files]) == 0, capsys.readouterr().out
 
 
+def test_a_probe_needs_no_splits(capsys: pytest.CaptureFixture[str]) -> None:
+    probes = ROOT / "results" / "measured" / "multitask" / "runs"
+    assert records.main(["check", str(probes)]) == 0, capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("place", "value", "fault"),
     [

@@ -25,7 +25,8 @@ from petlbench.run.record import NoRecord, Record, Store, read
 
 EXAMPLE = "example: python -m petlbench.records check results/community"
 FAULTY = 1
-NEEDED = ("splits", "versions", "device", "started")  # of the provenance
+NEEDED = ("versions", "device", "started")  # of the provenance; of runs on data also the splits
+PROBE = "probe"  # the protocol
 WINDOWS = re.compile(r"\b[A-Za-z]:\\")  # how a path begins there
 Faults = Iterator[str]
 
@@ -93,7 +94,9 @@ def _place(file: Path, record: Record) -> Faults:
 
 def _provenance(record: Record) -> Faults:
     own = record["provenance"]
-    yield from (f"provenance.{key} is missing" for key in NEEDED if not own.get(key))
+    # a probe opens no data
+    needed = NEEDED if record["protocol"] == PROBE else ("splits", *NEEDED)
+    yield from (f"provenance.{key} is missing" for key in needed if not own.get(key))
     if record["config"].get("backbone") and not own.get("checkpoint"):
         yield "provenance.checkpoint is missing"
 
@@ -118,7 +121,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 def _scores(record: Record) -> Faults:
     """Faults of the scores, whose ratio and range `read` has checked."""
-    if not record["scores"] and record["protocol"] != "probe":
+    if not record["scores"] and record["protocol"] != PROBE:
         yield "scores is empty"
     splits = record["provenance"].get("splits") or {}
     for name, score in record["scores"].items():
