@@ -15,7 +15,7 @@ from petlbench.config import compose, resolvers
 from petlbench.config.schema import Config
 from petlbench.data import configured, pixels
 from petlbench.data.images import OWN, PUBLISHED, View, original
-from petlbench.data.readers import dg, fewshot, folder, tree
+from petlbench.data.readers import dg, fewshot, folder, image_files, remarks, tree
 from petlbench.data.task import Task
 from petlbench.errors import UserError
 from petlbench.run import build, single
@@ -377,7 +377,7 @@ def test_a_table_of_another_encoding_is_refused(tmp_path: Path) -> None:
         tree.scan(str(file))
 
 
-@pytest.mark.parametrize("junk", sorted(tree.LEFT_BEHIND))
+@pytest.mark.parametrize("junk", sorted(image_files.LEFT_BEHIND))
 def test_what_archivers_leave_beside_splits_is_left_out(junk: str, tmp_path: Path) -> None:
     root = own(tmp_path / "pets", ("train", "test"))
     before = tree.scan(str(root)).images
@@ -386,7 +386,7 @@ def test_what_archivers_leave_beside_splits_is_left_out(junk: str, tmp_path: Pat
     tree.scan.cache_clear()
     after = tree.scan(str(root))
     assert after.images == before
-    assert not tree.ignored(after)
+    assert not remarks.ignored(after)
 
 
 def two_columns(root: Path) -> Path:
@@ -618,7 +618,7 @@ def test_a_damaged_file_beside_the_pixels_is_made_again(content: str, tmp_path: 
     "suffix", [".jfif", ".jpe", ".JPG", ".tga", ".jp2", ".pbm", ".qoi", ".ico"]
 )
 def test_every_format_that_pillow_reads_counts(suffix: str, tmp_path: Path) -> None:
-    assert suffix.lower() in tree.suffixes()
+    assert suffix.lower() in image_files.suffixes()
     root = own(tmp_path / "pets")
     (root / "cat" / "00.png").rename(root / "cat" / f"00{suffix}")
     assert len(tree.scan(str(root)).images) == 20
@@ -630,8 +630,8 @@ def test_other_files_do_not(suffix: str, tmp_path: Path) -> None:
     (root / "cat" / f"notes{suffix}").touch()
     found = tree.scan(str(root))
     assert len(found.images) == 20
-    assert tree.ignored(found) == [
-        f"1 files are ignored; the suffix of an image is {tree.USUAL}, for example "
+    assert remarks.ignored(found) == [
+        f"1 files are ignored; the suffix of an image is {image_files.USUAL}, for example "
         f"'{root / 'cat' / f'notes{suffix}'}'"
     ]
 
@@ -803,7 +803,7 @@ def test_folders_inside_those_of_classes_are_remarked_on(tmp_path: Path) -> None
     root = own(tmp_path / "pets")
     paint(root / "cat" / "brown" / "a.png", 1)
     tree.scan.cache_clear()
-    assert tree.ignored(tree.scan(str(root))) == [
+    assert remarks.ignored(tree.scan(str(root))) == [
         "1 classes have images in folders inside their own, which are no classes, for example "
         "'cat/brown'"
     ]

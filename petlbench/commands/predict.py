@@ -28,8 +28,7 @@ from petlbench.config.nodes import BackboneConfig, Input
 from petlbench.data import configured
 from petlbench.data.images import GREY_MAX, OWN, Decoding, View, original
 from petlbench.data.preparation import Preparation
-from petlbench.data.readers import tree
-from petlbench.data.readers.tree import USUAL, images_below
+from petlbench.data.readers.image_files import USUAL, foreign, images_below
 from petlbench.errors import UserError
 from petlbench.interrupts import one_line, reader_may_end
 from petlbench.method import Method
@@ -157,7 +156,7 @@ def images(places: Sequence[Path]) -> list[Path]:
             inside = list(images_below(place))
             if not inside:
                 raise UserError(f"folder '{place}' has no image ({USUAL})")
-            if others := tree.foreign(place):
+            if others := foreign(place):
                 say(f"note: {len(others)} files of '{place}' are no images, e.g. '{others[0]}'")
             files |= dict.fromkeys(inside)
         elif place.is_file():

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from petlbench.checks import choice
 from petlbench.data import digests
+from petlbench.data.cached import CachedPixels
 from petlbench.data.images import PUBLISHED, BadImage, View
 from petlbench.data.readers.lists import ImageList
 from petlbench.data.task import Fingerprint, Split, fingerprint
@@ -37,35 +38,6 @@ SPARE = 256 * 2**20  # bytes that the cache leaves free on its disk
 ADVICE = "set PETLBENCH_CACHE to a folder on another disk"
 CHUNK = 100  # images that are decoded in parallel before they are written
 ON_BAD_IMAGE = ("error", "skip")  # what happens to an image that cannot be decoded
-
-
-@dataclass(frozen=True)
-class CachedPixels:
-    """The file of a list's pixels and the file of their fingerprint; shape: (N, 3, size, size)."""
-
-    pixels: Path
-    about: Path
-    shape: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """The size of the pixels in bytes."""
-        return int(np.prod(self.shape))
-
-    @property
-    def exists(self) -> bool:
-        """Whether both files exist and the pixels are complete; their content is not read."""
-        # a process may be killed between the two files; each is renamed when it is whole
-        return self.version[:1] == (self.size,) and self.about.is_file()
-
-    @property
-    def version(self) -> tuple[int, ...]:
-        """Size, dates and inode of the pixels; empty if there are none."""
-        try:
-            status = self.pixels.stat()
-        except OSError:
-            return ()
-        return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 # Version and fingerprint of each file whose content this process has read and found right.

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from petlbench.data.cached import CachedPixels
 from petlbench.data.readers.lists import ImageList
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from petlbench.data.pixels import CachedPixels  # pixels.py imports this module
 
 Fingerprint = dict[str, object]
 
@@ -76,7 +75,7 @@ class Task:
     names: tuple[str, ...] | None = None
     train_splits: tuple[str, ...] = ("train", "val", "trainval")
     lists: Mapping[str, Callable[[], ImageList]] = field(default_factory=dict)
-    cached: Callable[[ImageList], "CachedPixels"] | None = None
+    cached: Callable[[ImageList], CachedPixels] | None = None
     check: Callable[[str], None] = lambda split: None
     digest: Callable[[str], str] | None = None
     decode: Callable[[str], None] = lambda split: None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from petlbench.commands.data.suites import NoImages, TaskDraw, all_suites, task_draws
-from petlbench.data.pixels import CachedPixels
+from petlbench.data.cached import CachedPixels
 from petlbench.data.readers.layout import RequiredFolder, merged
 from petlbench.data.readers.lists import ImageList
 from petlbench.data.task import Task

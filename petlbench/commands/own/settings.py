@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from petlbench.config.command_line import as_text
-from petlbench.data.readers.tree import Tree, divided
+from petlbench.data.readers.division import divided
+from petlbench.data.readers.tree import Tree
 from petlbench.errors import UserError
 
 FEW = 500  # images, below which a fifth of them is too small a test set

@@ -5,8 +5,9 @@ train_meta.list.num_shot_K.seed_D, val_meta.list and test_meta.list with a path 
 each line; the images lie below `root/set/` or `root/set/images/`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from petlbench.checks import whole
@@ -46,13 +47,7 @@ def load(
     """
     whole("dataset.draw", draw, low=0, high=DRAWS - 1, of="the lists that NOAH drew")
     base = user_path("dataset.root", root)
-    places = [f"{above}{folder}" for above in ("", "few-shot_split/") for folder in folders]
-    annotations = files.folder(
-        base,
-        [f"{place}/annotations" for place in places],
-        f"fewshot/{name}",
-        "put the few-shot lists and images there",
-    )
+    annotations = _annotations(base, folders, name)
     # NOAH's loader puts images/ before a path (not for Cars), DTL's does not
     roots = [base / folder / below for folder in folders for below in ("images", ".")]
 
@@ -81,6 +76,17 @@ def load(
         classes=classes,
         tests=("test",),
         parts={},  # one list has both roles, so a search holds out a part of it
+    )
+
+
+def _annotations(base: Path, folders: Sequence[str], name: str) -> Path:
+    """The folder of the lists, in NOAH's layout or in DTL's."""
+    places = [f"{above}{folder}" for above in ("", "few-shot_split/") for folder in folders]
+    return files.folder(
+        base,
+        [f"{place}/annotations" for place in places],
+        f"fewshot/{name}",
+        "put the few-shot lists and images there",
     )
 
 

@@ -4,11 +4,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache as once
 from functools import partial
+from pathlib import Path
 
 from petlbench.checks import fraction, whole
 from petlbench.data import digests
 from petlbench.data.images import OWN, Decoding, View, grey_range
-from petlbench.data.readers import files, tree
+from petlbench.data.readers import division, files, remarks, tree
 from petlbench.data.readers.lists import ImageList
 from petlbench.data.task import Task
 from petlbench.errors import UserError
@@ -44,42 +45,16 @@ def load(
     """
     images = tree.scan(root)
     whole("dataset.split_seed", split_seed, low=0)
-    parts = tree.divided(
+    parts = division.divided(
         images,
         val=fraction("dataset.val_share", val_share),
         test=fraction("dataset.test_share", test_share),
         seed=split_seed,
         fold=_fold(images, folds, fold),
     )
-    # val may be empty: only some protocols use it
-    for split in ("train", "test"):
-        if not parts[split]:
-            raise UserError(
-                f"'{images.root}' leaves no image for {split}: {len(images.images)} images, "
-                f"{classes} classes; add images or set dataset.test_share"
-            )
-    # output k of the head is the class names[k] of the task
-    labels = {name: label for label, name in enumerate(images.names)}
-
-    @once
-    def decoding() -> Decoding:
-        # one range for all splits, so that equal values stay equal
-        paths = [image.path for image in images.images]
-        known = digests.of_files(images.folder, paths, files.cache_folder(cache, suite))
-        return replace(OWN, grey_max=grey_range(each.grey_peak for each in known.values()))
-
-    def read(splits: Iterable[str]) -> ImageList:
-        chosen = [image for split in splits for image in parts[split]]
-        return ImageList(
-            images.root,
-            images.folder,
-            tuple(image.path for image in chosen),
-            tuple(labels[image.label] for image in chosen),
-            decoding(),
-        )
-
+    _refuse_empty(images, parts)
     return files.task(
-        {split: partial(read, splits) for split, splits in PARTS.items()},
+        _lists(images, parts, files.cache_folder(cache, suite)),
         view=view,
         cache=cache,
         on_bad_image=on_bad_image,
@@ -92,11 +67,11 @@ def load(
         # without val, a search inside training holds out a part of train
         parts={"trainval": ("train", "val")} if parts["val"] else {},
         names=images.names,
-        remarks=partial(tree.ignored, images),
+        remarks=partial(remarks.ignored, images),
     )
 
 
-def _fold(images: tree.Tree, folds: int | None, fold: int) -> tree.Fold | None:
+def _fold(images: tree.Tree, folds: int | None, fold: int) -> division.Fold | None:
     """The fold of a run; None without folds. Raises UserError for values that do not fit."""
     if folds is None:
         if fold:
@@ -106,4 +81,39 @@ def _fold(images: tree.Tree, folds: int | None, fold: int) -> tree.Fold | None:
         return None
     whole("dataset.folds", folds, low=2, high=len(images.images), of="the number of images")
     whole("dataset.fold", fold, low=0, high=folds - 1, of="the folds, counted from 0")
-    return tree.Fold(fold, folds)
+    return division.Fold(fold, folds)
+
+
+def _refuse_empty(images: tree.Tree, parts: division.Parts) -> None:
+    # val may be empty: only some protocols use it
+    for split in ("train", "test"):
+        if not parts[split]:
+            raise UserError(
+                f"'{images.root}' leaves no image for {split}: {len(images.images)} images, "
+                f"{len(images.names)} classes; add images or set dataset.test_share"
+            )
+
+
+def _lists(images: tree.Tree, parts: division.Parts, cache: Path) -> files.Lists:
+    """The list of each split that a protocol may open."""
+    # output k of the head is the class names[k] of the task
+    labels = {name: label for label, name in enumerate(images.names)}
+
+    @once
+    def decoding() -> Decoding:
+        # one range for all splits, so that equal values stay equal
+        paths = [image.path for image in images.images]
+        known = digests.of_files(images.folder, paths, cache)
+        return replace(OWN, grey_max=grey_range(each.grey_peak for each in known.values()))
+
+    def read(splits: Iterable[str]) -> ImageList:
+        chosen = [image for split in splits for image in parts[split]]
+        return ImageList(
+            images.root,
+            images.folder,
+            tuple(image.path for image in chosen),
+            tuple(labels[image.label] for image in chosen),
+            decoding(),
+        )
+
+    return {split: partial(read, splits) for split, splits in PARTS.items()}

@@ -9,19 +9,17 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
 from pathlib import Path
 
 from petlbench.data.readers import table
+from petlbench.data.readers.image_files import USUAL, foreign, images_below, subfolders
 from petlbench.errors import UserError
 from petlbench.system import file_status, user_path
 
-USUAL = ".bmp, .gif, .jpeg, .jpg, .png, .tiff, .webp or another that Pillow reads"
-# Pillow recognises these and decodes them with another program or not at all
-NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 SPLITS = {
     "train": "train",
     "training": "train",
@@ -30,10 +28,6 @@ SPLITS = {
     "validation": "val",
     "test": "test",
     "testing": "test",
-}
-# folders that archivers, servers and file systems leave beside images
-LEFT_BEHIND = {
-    *("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"),
 }
 ADVICE = (
     "set dataset.root=FOLDER to a folder with a folder of images for each class, or "
@@ -48,14 +42,6 @@ class Image:
     path: str
     label: str
     split: str | None
-
-
-@dataclass(frozen=True)
-class Fold:
-    """One of `count` parts of the images, which are tested in turn; numbers count from 0."""
-
-    number: int
-    count: int
 
 
 @dataclass(frozen=True)
@@ -123,7 +109,7 @@ def _hint(tree: Tree) -> str | None:
         return None
     if tree.images:
         below = tree.root / Path(tree.images[0].path).parts[0]
-        inside = [folder.name for folder in _folders(below) if any(images_below(folder))]
+        inside = [folder.name for folder in subfolders(below) if any(images_below(folder))]
         # a folder around those of the classes, as archives have one
         return f"did you mean dataset.root='{below}'?" if len(inside) > 1 else None
     if loose := next(images_below(tree.root), None):
@@ -171,174 +157,8 @@ def content_hash(root: str) -> str:
     return scan(root).content()
 
 
-def divided(
-    tree: Tree, *, val: float, test: float, seed: int, fold: Fold | None = None
-) -> dict[str, list[Image]]:
-    """Images of train, val and test: as the user divided them; a missing split comes from train.
-
-    `val` and `test` are shares of each class, rounded; at least one image of a class stays in
-    train. A hash of seed and path orders the images of a class, so the division of a tree is the
-    same on every machine; new images may move others of their class. With a fold, test is that
-    part of each class, and every image is in test of one fold. Raises UserError for a class that
-    nothing teaches, and for folds of images that have a test split or of a class of one image.
-    """
-    parts: dict[str, list[Image]] = defaultdict(list)
-    for image in tree.images:
-        parts[image.split or "train"].append(image)
-    shares = {name: share for name, share in (("val", val), ("test", test)) if name not in parts}
-    by_class: dict[str, list[Image]] = defaultdict(list)
-    # a hash and not a generator, whose order would change with every new image
-    for image in sorted(parts["train"], key=lambda image: _rank(image.path, seed)):
-        by_class[image.label].append(image)
-    totals = {label: len(members) for label, members in by_class.items()}
-    if fold is not None:
-        _refuse_folds(tree, parts, totals)
-        parts["test"] = _tested(by_class, fold)
-        del shares["test"]
-    for label, members in by_class.items():
-        for name, share in shares.items():
-            count = min(round(share * totals[label]), len(members) - 1)
-            parts[name] += [members.pop() for _ in range(count)]
-    left = {image.path for members in by_class.values() for image in members}
-    parts["train"] = [image for image in parts["train"] if image.path in left]
-    learned = {image.label for name in ("train", "val") for image in parts[name]}
-    if unknown := sorted({image.label for image in parts["test"]} - learned):
-        more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
-        raise UserError(
-            f"'{tree.root}' has images of class '{unknown[0]}'{more} in test alone, so nothing "
-            "teaches it; add some to train, or leave it out"
-        )
-    return {name: sorted(parts[name], key=lambda image: image.path) for name in SPLITS.values()}
-
-
-def _refuse_folds(tree: Tree, parts: Iterable[str], totals: Mapping[str, int]) -> None:
-    if "test" in parts:
-        raise UserError(
-            f"'{tree.root}' has a test split of its own; dataset.folds is for images without one: "
-            "leave it out"
-        )
-    if single := sorted(label for label, total in totals.items() if total == 1):
-        raise UserError(
-            f"'{tree.root}' has one image of class '{single[0]}' to train and test on; folds need "
-            "two of each class: add some, or leave the class out"
-        )
-
-
-def _tested(by_class: Mapping[str, list[Image]], fold: Fold) -> list[Image]:
-    """Take the images of a fold out of the classes; the folds of a class differ by one at most."""
-    found, first = [], 0
-    for label in sorted(by_class):
-        members = by_class[label]
-        folds = [(first + place) % fold.count for place in range(len(members))]
-        # the next class begins where this one ends: so the folds differ by one image at most
-        first += len(members)
-        found += [m for m, own in zip(members, folds, strict=True) if own == fold.number]
-        members[:] = [m for m, own in zip(members, folds, strict=True) if own != fold.number]
-    return found
-
-
-def _rank(path: str, seed: int) -> bytes:
-    return hashlib.sha256(os.fsencode(f"{seed} {path}")).digest()
-
-
-def ignored(tree: Tree) -> list[str]:
-    """A sentence for each kind of file or folder below the root that is not part of the tree."""
-    if not tree.root.is_dir():
-        return _one_sided(tree)
-    images = {tree.root / image.path for image in tree.images}
-    others = [path for path in _visible(tree.root) if path not in images]
-    loose = [path for path in others if path.is_file() and _is_image(path)]
-    empty = [path for path in others if path.is_dir() and not any(images_below(path))]
-    kinds = (
-        (loose, "images outside a class folder are ignored"),
-        (foreign(tree.root), f"files are ignored; the suffix of an image is {USUAL}"),
-        (empty, "folders hold no image"),
-    )
-    sentences = [
-        f"{len(found)} {what}, for example '{found[0]}'" for found, what in kinds if found
-    ]
-    return sentences + _one_sided(tree) + _deep(tree)
-
-
-def _deep(tree: Tree) -> list[str]:
-    """A sentence if images lie in folders inside those of their classes."""
-    deep: dict[str, Image] = {}
-    for image in tree.images:
-        # CLASS/image, or SPLIT/CLASS/image
-        if image.path.count("/") > (1 if image.split is None else 2):
-            deep.setdefault(image.label, image)
-    if not deep:
-        return []
-    example = Path(next(iter(deep.values())).path).parent
-    return [
-        f"{len(deep)} classes have images in folders inside their own, which are no classes, for "
-        f"example '{example}'"
-    ]
-
-
-def _one_sided(tree: Tree) -> list[str]:
-    """A sentence if the user's own splits have different classes."""
-    classes: dict[str, set[str]] = defaultdict(set)
-    for image in tree.images:
-        classes[image.split or "train"].add(image.label)
-    return [
-        f"{len(missing)} classes have no image in {split}, for example '{sorted(missing)[0]}'"
-        for split, present in sorted(classes.items())
-        if (missing := set(tree.names) - present)
-    ]
-
-
-def images_below(folder: Path) -> Iterator[Path]:
-    """All image files below a folder, sorted, without hidden files and folders.
-
-    Linked folders belong to it.
-    """
-    return (path for path in _visible(folder) if _is_image(path) and path.is_file())
-
-
-def foreign(folder: Path) -> list[Path]:
-    """The visible files below a folder whose suffix is not that of an image."""
-    return [path for path in _visible(folder) if not _is_image(path) and path.is_file()]
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in suffixes()
-
-
-@cache
-def suffixes() -> frozenset[str]:
-    """The suffixes of the files that Pillow decodes, with the plugins that are loaded."""
-    from PIL import Image as pillow
-
-    pillow.init()
-    return frozenset(
-        suffix
-        for suffix, name in pillow.registered_extensions().items()
-        if name in pillow.OPEN and name not in NOT_DECODED
-    )
-
-
-def _visible(folder: Path) -> list[Path]:
-    """All that is below a folder and not hidden, sorted; links are followed."""
-    return sorted(_walk(folder, frozenset()))
-
-
-def _walk(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
-    try:
-        place, inside = folder.resolve(), list(folder.iterdir())
-    except OSError as error:
-        raise UserError(f"folder '{folder}' cannot be read: {error.strerror}") from error
-    for path in inside:
-        if _is_hidden(path):
-            continue
-        yield path
-        # a link to a folder above it has no end
-        if path.is_dir() and path.resolve() not in {*above, place, *place.parents}:
-            yield from _walk(path, above | {place})
-
-
 def _class_folders(root: Path) -> Iterator[Image]:
-    folders = _folders(root)
+    folders = subfolders(root)
     splits = [SPLITS.get(folder.name.lower()) for folder in folders]
     others = [folder.name for folder, split in zip(folders, splits, strict=True) if not split]
     # one class may be named `test` by chance; two names of splits are meant as splits
@@ -349,7 +169,7 @@ def _class_folders(root: Path) -> Iterator[Image]:
         )
     if folders and not others:
         for folder, split in zip(folders, splits, strict=True):
-            yield from _images(root, _folders(folder), split)
+            yield from _images(root, subfolders(folder), split)
     else:
         yield from _images(root, folders, None)
 
@@ -359,14 +179,6 @@ def _images(root: Path, folders: Iterable[Path], split: str | None) -> Iterator[
         for file in images_below(folder):
             # folders inside a class folder are not classes
             yield Image(file.relative_to(root).as_posix(), folder.name, split)
-
-
-def _folders(root: Path) -> list[Path]:
-    return sorted(item for item in root.iterdir() if item.is_dir() and not _is_hidden(item))
-
-
-def _is_hidden(path: Path) -> bool:
-    return path.name.startswith(".") or path.name in LEFT_BEHIND
 
 
 def _table(file: Path) -> Iterator[Image]:
