@@ -17,6 +17,7 @@ from petlbench import interrupts
 from petlbench.config import (
     command_line,
     compose,
+    compositions,
     help,
     hydra_keys,
     mistakes,
@@ -49,7 +50,7 @@ def user_errors() -> Iterator[None]:
         raise SystemExit(MISTAKE) from None
     except (HydraException, OmegaConfBaseException) as error:
         chosen = [text for text in sys.argv[1:] if text.partition("=")[0] in command_line.GROUPS]
-        say(f"error: {mistakes.explain(error, lambda: compose.keys_with(chosen))}")
+        say(f"error: {mistakes.explain(error, lambda: compositions.keys_with(chosen))}")
         raise SystemExit(MISTAKE) from None
 
 

@@ -7,18 +7,10 @@ from typing import Any
 from petlbench import registry
 from petlbench.config import compose
 from petlbench.config.construct import build
+from petlbench.config.job_nodes import DataConfig, RecipeConfig, ResultsConfig, WandbConfig
 from petlbench.config.nodes import Augment, BackboneConfig, Input, Schedule, Train
 from petlbench.config.options import content
-from petlbench.config.schema import (
-    Config,
-    DataConfig,
-    DatasetConfig,
-    Factors,
-    RecipeConfig,
-    ResultsConfig,
-    Target,
-    WandbConfig,
-)
+from petlbench.config.schema import Config, DatasetConfig, Factors, Target
 
 TRAIN: dict[str, Any] = {
     "lr": 1e-2,

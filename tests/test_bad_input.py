@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from petlbench.__main__ import main as petlbench_main
 from petlbench.__main__ import run_preset
-from petlbench.config import compose
+from petlbench.config import compositions
 from petlbench.report.read.records import read
 from tests import command
 
@@ -36,10 +36,10 @@ OUTSIDE = ("hydra", "report", "facts", "family")
 
 def leaves(*overrides: str) -> list[str]:
     """Dotted keys that `--cfg job` shows, nodes included."""
-    composed = compose.without_hydra(compose.composition(overrides))
+    composed = compositions.without_hydra(compositions.by_hydra(overrides))
     plain = OmegaConf.to_container(composed)
     assert isinstance(plain, dict)
-    return [key for key in compose.keys(composed) if key.split(".")[0] not in OUTSIDE]
+    return [key for key in compositions.keys(composed) if key.split(".")[0] not in OUTSIDE]
 
 
 @dataclass(frozen=True)

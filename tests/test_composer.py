@@ -10,7 +10,7 @@ import pytest
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from petlbench.config import compose, options
+from petlbench.config import compose, compositions, options
 from petlbench.config.composer import merge
 from petlbench.config.interpolation import NotCovered
 
@@ -18,9 +18,9 @@ METHODS = [name for name in options.names("method") if not options.listed("metho
 
 
 def by_hydra(overrides: Sequence[str]) -> dict[str, Any]:
-    composed = compose.composition(overrides)
+    composed = compositions.by_hydra(overrides)
     choices = dict(composed.hydra.runtime.choices)
-    return compose.finish(compose.without_hydra(composed), choices).plain()
+    return compose.finish(compositions.without_hydra(composed), choices).plain()
 
 
 # select is no protocol of a run
@@ -58,7 +58,8 @@ def combinations() -> list[tuple[str, ...]]:
 def test_combinations_equal_those_of_hydra(every: int) -> None:
     """Values, their types and their order, and the cell of a table."""
     for overrides in combinations()[::every]:
-        fast, slow = compose.typed(*compose._fast(overrides)).plain(), by_hydra(overrides)
+        fast = compose.typed(*compositions.by_composer(overrides)).plain()
+        slow = by_hydra(overrides)
         assert json.dumps(fast) == json.dumps(slow), overrides
 
 
@@ -79,7 +80,7 @@ def test_combinations_equal_those_of_hydra(every: int) -> None:
 )
 def test_what_is_not_plain_is_left_to_hydra(override: str) -> None:
     with pytest.raises(NotCovered):
-        compose._fast([override])
+        compositions.by_composer([override])
 
 
 def test_an_option_that_chooses_for_another_group_is_left_to_hydra(
@@ -89,10 +90,10 @@ def test_an_option_that_chooses_for_another_group_is_left_to_hydra(
     monkeypatch.setattr(store, "repo", copy.deepcopy(store.repo))
     node = {"defaults": [{"override /dataset": "vtab/kitti"}], "title": "Chooser"}
     store.store(group="method", name="chooser", node=node, package="_global_")
-    compose._composer.cache_clear()  # a composer keeps its options
+    compositions._composer.cache_clear()  # a composer keeps its options
     with pytest.raises(NotCovered, match="changes other groups"):
-        compose._fast(["method=chooser"])
-    compose._composer.cache_clear()
+        compositions.by_composer(["method=chooser"])
+    compositions._composer.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -116,9 +117,10 @@ def test_values_are_merged_as_omegaconf_merges(
 
 
 def test_configurations_do_not_share_values() -> None:
-    first, second = (compose._fast(["method=lora"])[0] for _ in range(2))
+    first, second = (compositions.by_composer(["method=lora"])[0] for _ in range(2))
     first["train"]["betas"].append(1)
-    assert second["train"]["betas"] == compose._fast(["method=lora"])[0]["train"]["betas"]
+    third, _ = compositions.by_composer(["method=lora"])
+    assert second["train"]["betas"] == third["train"]["betas"]
 
 
 def test_a_changed_environment_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

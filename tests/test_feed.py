@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from petlbench.config.schema import DataConfig
+from petlbench.config.job_nodes import DataConfig
 from petlbench.data.augment import Augmentation, Drawn, _operations
 from petlbench.data.feed import Feed, ahead
 from petlbench.data.images import View

@@ -35,7 +35,7 @@ from petlbench.commands import predict
 from petlbench.commands.data import archive
 from petlbench.commands.data.examine import examine
 from petlbench.config import compose
-from petlbench.config.schema import DataConfig
+from petlbench.config.job_nodes import DataConfig
 from petlbench.data import images, pixels
 from petlbench.data.images import View
 from petlbench.data.readers import lists, tree

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from petlbench.config import command_line, compose, options
+from petlbench.config import command_line, compositions, options
 from petlbench.config.command_line import GROUPS, check_groups, known_options
 from petlbench.config.composer import merge
 from petlbench.config.interpolation import MISSING, NotCovered
@@ -159,7 +159,7 @@ def test_suites_expand_to_each_member_once_in_order(
 @cache
 def sweeper() -> PetlSweeper:
     made = PetlSweeper(params={"seed": "0,1", "method": "linear"}, dry_run=True, tflops=None)
-    made.loader = compose._current().loader
+    made.loader = compositions.current_composer().loader
     return made
 
 

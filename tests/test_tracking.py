@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from petlbench.config.schema import Config, WandbConfig
+from petlbench.config.job_nodes import WandbConfig
+from petlbench.config.schema import Config
 from petlbench.errors import UserError
 from petlbench.run import lifecycle, tracking
 from tests.records import record

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from petlbench.arguments import MISTYPED, Parser
 from petlbench.commands import source
-from petlbench.config import command_line, compose, construct, mistakes, search_path
+from petlbench.config import command_line, compositions, construct, mistakes, search_path
 from petlbench.config.composer import ROOT
 from petlbench.config.schema import Settings
 from petlbench.errors import UserError
@@ -47,12 +47,12 @@ def explained(key: str, overrides: Sequence[str]) -> list[str]:
 
     Raises UserError for an unknown key.
     """
-    loader, composed = compose.multirun(overrides)
+    loader, composed = compositions.multirun(overrides)
     found = places(loader, overrides)
     try:
         value = _value(composed, key)
     except KeyError:
-        raise UserError(mistakes.no_key(key, compose.keys(composed))) from None
+        raise UserError(mistakes.no_key(key, compositions.keys(composed))) from None
     if isinstance(value, dict):
         return [f"{key}: a node", *_children(key, value, found)]
     comments = [place.comment for place in found.get(key, []) if place.comment]
@@ -197,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"error: {error}")
         return MISTYPED
     except (HydraException, OmegaConfBaseException) as error:
-        say(f"error: {mistakes.explain(error, lambda: compose.keys_with([]))}")
+        say(f"error: {mistakes.explain(error, lambda: compositions.keys_with([]))}")
         return MISTYPED
     return 0
 

@@ -1,6 +1,6 @@
 """Nodes of the configuration that decide what is computed: training, images and backbone.
 
-Each is a frozen dataclass that checks its own ranges; petlbench/config/schema.py has the others.
+Each is a frozen dataclass that checks its own ranges; job_nodes.py has the others.
 """
 
 from dataclasses import dataclass

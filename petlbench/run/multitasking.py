@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from petlbench.checks import is_number
-from petlbench.config.schema import Config, ProbeConfig
+from petlbench.config.job_nodes import ProbeConfig
+from petlbench.config.schema import Config
 from petlbench.cost import speed
 from petlbench.cost.section import Conditions, section
 from petlbench.cost.shapes import flops

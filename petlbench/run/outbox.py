@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from petlbench.config.schema import WandbConfig
+from petlbench.config.job_nodes import WandbConfig
 from petlbench.run.wandb_client import FINISH_S, connected, explained, quiet, within
 from petlbench.run.wandb_run import ARTIFACT, ROW, arguments, artifact_name, complete
 

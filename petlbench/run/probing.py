@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from petlbench import delta
+from petlbench.config.job_nodes import ProbeConfig
 from petlbench.config.nodes import MEMORY_MODES, Train
-from petlbench.config.schema import Config, ProbeConfig
+from petlbench.config.schema import Config
 from petlbench.cost import forecast, memory, speed
 from petlbench.cost.section import Conditions, countable, counts, memory_taken
 from petlbench.delta import trained

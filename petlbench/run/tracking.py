@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from petlbench.config.schema import Config, WandbConfig
+from petlbench.config.job_nodes import WandbConfig
+from petlbench.config.schema import Config
 from petlbench.errors import UserError
 from petlbench.run.wandb_client import INIT_S, line, quiet, reach, within
 from petlbench.run.wandb_run import ROW, arguments, complete

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from petlbench.config.schema import WandbConfig
+from petlbench.config.job_nodes import WandbConfig
 from petlbench.run.identity import without_folders
 from petlbench.run.wandb_client import FINISH_S, quiet, within
 

@@ -9,7 +9,7 @@ from hydra.core.override_parser.types import Override
 from hydra.types import HydraContext
 from omegaconf import OmegaConf
 
-from petlbench.config import command_line, compose, hydra_keys
+from petlbench.config import command_line, compositions, hydra_keys
 from petlbench.config.schema import Config
 from petlbench.errors import UserError
 from petlbench.sweep import plugin
@@ -41,7 +41,8 @@ def expand(arguments: Sequence[str]) -> Expansion:
     command_line.check_backbone(overrides)
     hydra_keys.check(overrides)
     plugin.register()
-    loader, config = compose.multirun(plugin.defer(["-m", *command_line.quoted(overrides)])[1:])
+    deferred = plugin.defer(["-m", *command_line.quoted(overrides)])[1:]
+    loader, config = compositions.multirun(deferred)
     if own := config.hydra.overrides.hydra:
         raise UserError(f"'{own[0]}' is for a sweep of Hydra; leave it out")
     sweeper = plugin.PetlSweeper(params=config.hydra.sweeper.params, dry_run=False, tflops=None)

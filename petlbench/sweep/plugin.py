@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from petlbench.checks import positive
-from petlbench.config import compose, mistakes, options, selection, target
+from petlbench.config import compose, compositions, mistakes, options, selection, target
 from petlbench.config.composer import Composer
 from petlbench.config.interpolation import NotCovered
 from petlbench.config.schema import Config
@@ -161,7 +161,7 @@ class PetlSweeper(Sweeper):
         """What Hydra composes for a choice of options, and the choice of each group."""
         composed = self.loader.load_sweep_config(self.config, list(choice))
         choices = dict(composed.hydra.runtime.choices)
-        return compose.without_hydra(composed), choices
+        return compositions.without_hydra(composed), choices
 
     def _configuration(
         self, composed: DictConfig, choices: dict[str, str], settings: Sequence[str]
@@ -172,7 +172,7 @@ class PetlSweeper(Sweeper):
             self.loader._apply_overrides_to_config(self.parse(settings), changed)
             return compose.finish(changed, choices)
         except (HydraException, OmegaConfBaseException, AssertionError) as error:
-            line = mistakes.explain(error, lambda: compose.keys(composed))
+            line = mistakes.explain(error, lambda: compositions.keys(composed))
             pair = f"method={choices['method']} backbone={choices['backbone']}"
             raise UserError(f"{line} (with {pair} dataset={choices['dataset']})") from error
 

@@ -6,7 +6,7 @@ from functools import cache
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from petlbench.config import command_line, compose, mistakes
+from petlbench.config import command_line, compositions, mistakes
 from petlbench.errors import UserError
 from petlbench.run.record import Record, Store, read
 from petlbench.sweep import conduct
@@ -37,7 +37,7 @@ def _combinations(overrides: Sequence[str]) -> list[Combination]:
         return expand(overrides).combinations
     except (HydraException, OmegaConfBaseException) as error:
         chosen = [text for text in overrides if text.partition("=")[0] in command_line.GROUPS]
-        line = mistakes.explain(error, lambda: compose.keys_with(chosen))
+        line = mistakes.explain(error, lambda: compositions.keys_with(chosen))
         raise UserError(line) from error
 
 

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from petlbench.arguments import MISTYPED, Parser
 from petlbench.checks import positive
 from petlbench.commands.own import settings as own_settings
-from petlbench.config import command_line, compose, mistakes, options
+from petlbench.config import command_line, compose, compositions, mistakes, options
 from petlbench.config.resolvers import name_of
 from petlbench.config.schema import Config
 from petlbench.data.readers import tree
@@ -220,7 +220,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         say(f"error: {error}")
     except (HydraException, OmegaConfBaseException) as error:
-        say(f"error: {mistakes.explain(error, lambda: compose.keys_with(['dataset=folder']))}")
+        line = mistakes.explain(error, lambda: compositions.keys_with(["dataset=folder"]))
+        say(f"error: {line}")
     except KeyboardInterrupt:
         return end("interrupted; finished runs are kept, the same command does the rest")
     return MISTYPED

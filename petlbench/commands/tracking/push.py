@@ -14,7 +14,7 @@ from typing import Any
 from petlbench.commands.tracking import means
 from petlbench.config import compose
 from petlbench.config.construct import build
-from petlbench.config.schema import WandbConfig
+from petlbench.config.job_nodes import WandbConfig
 from petlbench.errors import UserError
 from petlbench.progress import progress, say
 from petlbench.run import wandb_run

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from hydra.core.override_parser.types import Override
 
-from petlbench.config import compose, options
+from petlbench.config import compositions, options
 from petlbench.errors import UserError
 from petlbench.progress import say
 from petlbench.run.record import Store
@@ -71,7 +71,7 @@ def configuration(expansion: Expansion) -> Sweep:
 
 def known_keys() -> Iterable[str]:
     """The keys that an override may set."""
-    return compose.keys_with([])
+    return compositions.keys_with([])
 
 
 def _experiment(expansion: Expansion) -> str | None:
