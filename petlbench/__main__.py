@@ -27,7 +27,8 @@ from petlbench.config import (
 )
 from petlbench.errors import UserError, first_line, one_line
 from petlbench.progress import say
-from petlbench.sweep.plugin import defer, register
+from petlbench.sweep.overrides import defer
+from petlbench.sweep.plugin import register
 from petlbench.system import package_version
 
 log = logging.getLogger("petlbench")

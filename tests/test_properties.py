@@ -27,7 +27,7 @@ from petlbench.report.read import scores
 from petlbench.run import identity
 from petlbench.run import record as store
 from petlbench.run.check import broken
-from petlbench.sweep.plugin import PetlSweeper
+from petlbench.sweep.overrides import Overrides
 from tests.records import probe, record
 
 steady = settings(
@@ -157,10 +157,8 @@ def test_suites_expand_to_each_member_once_in_order(
 
 
 @cache
-def sweeper() -> PetlSweeper:
-    made = PetlSweeper(params={"seed": "0,1", "method": "linear"}, dry_run=True, tflops=None)
-    made.loader = compositions.current_composer().loader
-    return made
+def overrides() -> Overrides:
+    return Overrides(compositions.current_composer().loader)
 
 
 VALUES = st.integers(-9, 9) | st.floats(-9, 9).map(lambda x: round(x, 3)) | st.booleans()
@@ -176,7 +174,8 @@ VALUES = st.integers(-9, 9) | st.floats(-9, 9).map(lambda x: round(x, 3)) | st.b
 )
 def test_a_sweep_has_each_combination_of_its_values_once(axes: dict[str, list[Any]]) -> None:
     written = {key: [json.dumps(value) for value in values] for key, values in axes.items()}
-    found = sweeper().axes([f"{key}={','.join(texts)}" for key, texts in written.items()])
+    arguments = [f"{key}={','.join(texts)}" for key, texts in written.items()]
+    found = overrides().axes(arguments, {"seed": "0,1", "method": "linear"})
     groups, values = found.groups, found.values
     assert groups == {"method": ["method=linear"]}
     assert list(values) == ["seed", *axes]

@@ -4,18 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from hydra._internal.callbacks import Callbacks
 from hydra.core.override_parser.types import Override
-from hydra.types import HydraContext
 from omegaconf import OmegaConf
 
 from petlbench.config import command_line, compositions, hydra_keys
 from petlbench.config.schema import Config
 from petlbench.errors import UserError
-from petlbench.sweep import plugin
 from petlbench.sweep.axes import refuse_selection
-from petlbench.sweep.launchers.foreign import run_composed
+from petlbench.sweep.combine import Combiner
+from petlbench.sweep.overrides import Overrides, defer
 from petlbench.sweep.plan import Combination
+from petlbench.sweep.searches import Searches
 
 
 @dataclass(frozen=True)
@@ -40,20 +39,17 @@ def expand(arguments: Sequence[str]) -> Expansion:
     command_line.check_groups(overrides)
     command_line.check_backbone(overrides)
     hydra_keys.check(overrides)
-    plugin.register()
-    deferred = plugin.defer(["-m", *command_line.quoted(overrides)])[1:]
+    deferred = defer(["-m", *command_line.quoted(overrides)])[1:]
     loader, config = compositions.multirun(deferred)
     if own := config.hydra.overrides.hydra:
         raise UserError(f"'{own[0]}' is for a sweep of Hydra; leave it out")
-    sweeper = plugin.PetlSweeper(params=config.hydra.sweeper.params, dry_run=False, tflops=None)
-    context = HydraContext(config_loader=loader, callbacks=Callbacks())
-    sweeper.setup(hydra_context=context, task_function=run_composed, config=config)
+    read = Overrides(loader)
     task = cast(list[str], OmegaConf.to_container(config.hydra.overrides.task, resolve=False))
-    axes = sweeper.axes(task)
-    if sweeper.selects(axes):
+    axes = read.axes(task, config.hydra.sweeper.params or {})
+    if Searches(read, config).asked_for(axes):
         raise UserError("protocol=select chooses its final runs itself; name another protocol")
     refuse_selection(axes)
     parsed = {
-        key: sweeper.parse(texts) for key, texts in (*axes.groups.items(), *axes.values.items())
+        key: read.parse(texts) for key, texts in (*axes.groups.items(), *axes.values.items())
     }
-    return Expansion(parsed, list(sweeper.combinations(axes, axes.varied)))
+    return Expansion(parsed, list(Combiner(read, config).combinations(axes, axes.varied)))
