@@ -4,12 +4,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+from petlbench.commands.status import lines as status_lines
+from petlbench.commands.status import status
 from petlbench.config import compose
 from petlbench.cost import shapes
 from petlbench.run import build, provenance
 from petlbench.run.record import Record, Store
+from petlbench.sweep import plans
+from petlbench.sweep.estimate import Eta
 from petlbench.sweep.outlook import lines
 from petlbench.sweep.plan import FINISHED, TO_RUN, Planned
 from tests.records import record
@@ -92,6 +97,41 @@ def test_time_comes_from_equal_pairs_then_from_flops(tmp_path: Path) -> None:
     assert "; about 2 min of runs" in line
     [line] = lines([one, planned(tmp_path, "method=bitfit", *settings)], Store, None)
     assert "; about 5 min of runs, from the records of this machine; time of 1 of them unk" in line
+
+
+def test_plan_status_and_eta_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs by their own time, 120 s each, and one by its FLOPs, 60 s, on one store."""
+    done, other = timed("lora", 2.0, 240.0), timed("dtl", 1.0, 999.0, device="another machine")
+    for one in (done, done | {"id": "again"}, other):  # most of them on this machine
+        Store(tmp_path).write(one)
+    names = (("lora", 1), ("lora", 2), ("dtl", 1), ("bitfit", 1))
+    settings = ("dataset=mini/digits", "train.epochs=5")
+    runs = [
+        replace(planned(tmp_path, f"method={name}", f"seed={seed}", *settings), id=f"{name}{seed}")
+        for name, seed in names
+    ]
+    [line] = lines(runs, Store, None)
+    assert line.endswith(
+        "about 5 min of runs, from the records of this machine; time of 1 of them unknown: no "
+        "record of this machine; hydra.sweeper.tflops=N states its speed"
+    )
+    plans.keep(runs)
+    found = status(str(tmp_path))
+    assert (found.hours_left, found.unknown) == (pytest.approx(300 / 3600), 1)
+    assert "about 5 min of runs; time of 1 unknown" in status_lines(found)[-1]
+    monkeypatch.setattr("time.monotonic", lambda: 0.0)
+    first, *known, unknown = (run.config for run in (runs[0], *runs))
+    eta, with_unknown = (Eta(own, [done, other]) for own in ((first, *known), (unknown, first)))
+    ended = timed("lora", 2.0, 120.0)
+    ended["config"]["train"]["epochs"], ended["cost"]["images_seen"] = 5, 5000
+    for one in (eta, with_unknown):
+        assert one.seconds() == 0.0  # nothing has ended
+        one.ended(first, ended)
+    # a run of 120 s has taken 120 s, or 60 s with two workers
+    for now, share in ((120.0, 1.0), (60.0, 0.5)):
+        monkeypatch.setattr("time.monotonic", lambda now=now: now)
+        assert eta.seconds() == pytest.approx(300 * share)
+        assert with_unknown.seconds() == pytest.approx(120 * share)  # as the mean
 
 
 def test_flops_that_were_not_computed_say_nothing_of_the_speed(tmp_path: Path) -> None:

@@ -27,8 +27,9 @@ def root(tmp_path: Path) -> Path:
     top = tmp_path / "runs"
     store = Store(top)
     done = [record("lora", "land", 78.0, seed) for seed in (0, 1)]
-    for one in done:
+    for one in done:  # of the epochs and suite that the plan has
         one["provenance"]["seconds"] = 60.0
+        one["config"]["train"]["epochs"], one["suite"] = config(top).train.epochs, "fake"
     lost = record("dtl", "land", None, reason="no memory")
     lost["provenance"]["seconds"] = 0.0
     for one in (*done, lost, record("vpt", "cells", None) | {"status": "unsupported"}):
@@ -57,6 +58,7 @@ def test_the_state_of_a_sweep(root: Path) -> None:
     assert found.to_do == [planned(root, None, "2").full_name]
     assert found.hours_spent == pytest.approx(2 / 60)
     assert found.hours_left == pytest.approx(2 / 60)  # the running one and the open one
+    assert found.unknown == 0
     shown = lines(found)
     assert shown[1].split() == ["2", "done,", "2", "min", "of", "runs"]
     assert f"process {os.getpid()} on" in shown[3]
@@ -79,6 +81,7 @@ def test_without_a_plan_it_does_not_guess(tmp_path: Path) -> None:
 def test_a_damaged_plan_and_foreign_files_stop_nothing(root: Path) -> None:
     (root / plans.FOLDER / "a").write_text("{oops")
     (root / plans.FOLDER / "b").write_text("[]")
+    (root / plans.FOLDER / "c").write_text('{"1": "a name and no epochs"}')
     (root / "x.json").write_text("[]")
     assert status(str(root)).done == 2
     # a plan is no record

@@ -8,20 +8,19 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from petlbench.arguments import MISTYPED, Parser
-from petlbench.checks import is_number
 from petlbench.errors import UserError
 from petlbench.interrupts import one_line
 from petlbench.progress import say
 from petlbench.run.claims import Claims, Owner
 from petlbench.run.record import Record, Store
 from petlbench.sweep import plans
-from petlbench.sweep.eta import duration
+from petlbench.sweep.estimate import Pace, duration, left, machine_of, seconds_of
 
 EXAMPLE = "example: python -m petlbench.status --records results/runs"
 SHOWN = 20  # failures on the terminal
@@ -33,8 +32,8 @@ class Status:
     """Runs below a root by their state, as `METHOD on BACKBONE TASK seed N`.
 
     to_do: None without a plan. hours_spent: of finished and failed runs. hours_left: of running
-    and open runs one after another, each as long as the mean of its method; None without a
-    finished run.
+    and open runs one after another, on the machine of most finished ones; None without a plan or
+    if no record tells. unknown: number of the runs whose time is not part of it.
     """
 
     root: str
@@ -45,6 +44,7 @@ class Status:
     to_do: list[str] | None
     hours_spent: float
     hours_left: float | None
+    unknown: int | None
 
 
 @one_line
@@ -79,33 +79,35 @@ def status(folder: str) -> Status:
     if not os.path.isdir(root):  # unlike Path.is_dir it accepts names of any length
         raise UserError(f"--records '{folder}' is no folder; give the results.root of a sweep")
     records = {record["id"]: record for record in Store(root).records()}
-    names = plans.read(root)
-    states = {
-        state: [record for record in records.values() if record["status"] == state]
-        for state in {record["status"] for record in records.values()}
-    }
-    done = {record["id"] for record in states.get("finished", [])}
+    kept = plans.read(root)
+    by_state: dict[str, list[Record]] = defaultdict(list)
+    for record in records.values():
+        by_state[record["status"]].append(record)
+    done = {record["id"] for record in by_state["finished"]}
     owners = {key: who for key, who in Claims(root).owners().items() if key not in done}
-    unsupported = states.pop("unsupported", [])
-    failed = [record for record in records.values() if record["status"] not in REACHED]
-    open_runs = {key: name for key, name in names.items() if key not in {*records, *owners}}
-    ran = [record for record in records.values() if record["status"] != "unsupported"]
-    seconds = [value for record in ran if is_number(value := record["provenance"].get("seconds"))]
-    waiting = [*(names.get(key, "") for key in owners), *open_runs.values()]
+    to_do = [key for key in kept if key not in {*records, *owners}]
+    works = Counter(kept[key].work if key in kept else None for key in (*owners, *to_do))
+    rest = left(works, Pace(by_state["finished"]), machine_of(by_state["finished"]))
     return Status(
         root=folder,
         done=len(done),
-        running={_name(key, names, records): who for key, who in owners.items()},
+        running={_name(key, kept, records): who for key, who in owners.items()},
         failed={
-            _name(record["id"], names, records): f"{record['status']}: {record['reason']}"
-            for record in failed
-            if record["id"] not in owners
+            _name(key, kept, records): f"{record['status']}: {record['reason']}"
+            for key, record in records.items()
+            if record["status"] not in REACHED and key not in owners
         },
-        unsupported=len(unsupported),
-        to_do=list(open_runs.values()) if names else None,
-        hours_spent=sum(seconds) / 3600,
-        hours_left=_hours(waiting, states.get("finished", [])) if names else None,
+        unsupported=len(by_state["unsupported"]),
+        to_do=[kept[key].name for key in to_do] if kept else None,
+        hours_spent=_spent(records.values()) / 3600,
+        hours_left=rest.seconds / 3600 if kept and (rest.seconds or not rest.unknown) else None,
+        unknown=rest.unknown if kept else None,
     )
+
+
+def _spent(records: Iterable[Record]) -> float:
+    ran = (record for record in records if record["status"] != "unsupported")
+    return sum(seconds_of(record) or 0.0 for record in ran)
 
 
 def lines(found: Status) -> list[str]:
@@ -124,37 +126,21 @@ def lines(found: Status) -> list[str]:
     if found.to_do is None:
         shown.append("       ? to do: no sweep has left its plan here")
     else:
-        left = found.hours_left
-        time = f", about {duration(3600 * left)} of runs" if left is not None else ""
+        hours = found.hours_left
+        time = f", about {duration(3600 * hours)} of runs" if hours is not None else ""
+        time += f"; time of {found.unknown} unknown" if time and found.unknown else ""
         shown.append(f"  {len(found.to_do):6} to do{time}")
     return shown
 
 
-def _name(key: str, names: Mapping[str, str], records: Mapping[str, Record]) -> str:
-    if key in names:
-        return names[key]
+def _name(key: str, kept: Mapping[str, plans.Kept], records: Mapping[str, Record]) -> str:
+    if key in kept:
+        return kept[key].name
     if key not in records:
         return f"run {key}"
     factors = records[key]["factors"]
-    return f"{_pair(records[key])} {factors['task']} seed {factors['seed']}"
-
-
-def _pair(record: Record) -> str:
-    return f"{record['factors']['method']} on {record['factors']['backbone']}"
-
-
-def _hours(waiting: Sequence[str], finished: Sequence[Record]) -> float | None:
-    """Of runs by their names, from the mean of their method on their backbone, else of all."""
-    times: dict[str, list[float]] = {}
-    for record in finished:
-        seconds: Any = record["provenance"].get("seconds")
-        times.setdefault(_pair(record), []).append(float(seconds))
-    if not times:
-        return None
-    every = [value for values in times.values() for value in values]
-    mean = sum(every) / len(every)
-    means = {pair: sum(values) / len(values) for pair, values in times.items()}
-    return sum(means.get(" ".join(name.split(" ")[:3]), mean) for name in waiting) / 3600
+    pair = f"{factors['method']} on {factors['backbone']}"
+    return f"{pair} {factors['task']} seed {factors['seed']}"
 
 
 if __name__ == "__main__":

@@ -3,45 +3,18 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 
-from petlbench.checks import is_number
 from petlbench.config.schema import Config
 from petlbench.cost import shapes
 from petlbench.data import configured
 from petlbench.errors import UserError
 from petlbench.run import build, provenance
-from petlbench.run.record import Record, Store
-from petlbench.sweep.eta import duration, step_gflops
+from petlbench.run.record import Store
+from petlbench.sweep.estimate import Pace, Work, duration
 from petlbench.sweep.plan import TO_RUN, Planned
 
 SHOWN = 3  # tasks without data in a line
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How fast this machine is, from the records of finished runs on its device.
-
-    seconds: of a run for each epoch, by method, backbone and suite. gflops: of an image in a
-    training step, by method and backbone, on any device. images: of an epoch, by suite. rate:
-    GFLOP in a second of training, by backbone.
-    """
-
-    seconds: dict[tuple[str, str, str], float]
-    gflops: dict[tuple[str, str], float]
-    images: dict[str, float]
-    rate: dict[str, float]
-
-    def of(self, run: Planned) -> float | None:
-        """Seconds of a run; None if no record tells."""
-        factors, suite = run.config.factors, run.config.dataset.suite
-        pair = (factors.method, factors.backbone)
-        found = self.seconds.get((*pair, suite))
-        parts = (self.gflops.get(pair), self.images.get(suite), self.rate.get(factors.backbone))
-        if found is None and None not in parts:
-            gflops, images, rate = (part for part in parts if part is not None)
-            found = gflops * images / rate
-        return None if found is None else found * run.config.train.epochs
 
 
 def lines(
@@ -55,9 +28,9 @@ def lines(
     for run in runs:
         if run.state == TO_RUN:
             groups[_about(run.config)].append(run)
-    paces = cache(partial(_pace, store))
+    pace = cache(lambda root: Pace(store(root).records()))  # of each results.root
     return [
-        f"  {about}: {len(own)} runs{_hours(own, paces, tflops)}{_missing(own)}"
+        f"  {about}: {len(own)} runs{_hours(own, pace, tflops)}{_missing(own)}"
         for about, own in groups.items()
     ]
 
@@ -85,23 +58,20 @@ def _missing(runs: Iterable[Planned]) -> str:
     return f"; no data for {', '.join(found[:SHOWN])}{more}" if found else ""
 
 
-def _hours(
-    runs: Sequence[Planned], paces: Callable[[str, str], Pace | None], tflops: float | None
-) -> str:
+def _hours(runs: Sequence[Planned], pace: Callable[[str], Pace], tflops: float | None) -> str:
     """How long the runs take one after another."""
     if runs[0].config.protocol.fit_on is None:
         return ""
-    measured, stated = 0.0, 0.0
-    left: list[Planned] = []
-    for run in runs:
-        known = paces(run.config.results.root, run.config.device)
-        if (seconds := known.of(run) if known else None) is not None:
-            measured += seconds
-        elif tflops and (work := _training_gflop(run.config)) is not None:
+    measured, stated, unknown = 0.0, 0.0, 0
+    for config in (run.config for run in runs):
+        known = pace(config.results.root).seconds(Work.of(config), _machine(config.device))
+        if known is not None:
+            measured += known
+        elif tflops and (work := _training_gflop(config)) is not None:
             stated += work / (1000 * tflops)
         else:
-            left.append(run)
-    return _time(measured, stated, tflops) + _untold(len(left), len(runs), tflops)
+            unknown += 1
+    return _time(measured, stated, tflops) + _untold(unknown, len(runs), tflops)
 
 
 def _time(measured: float, stated: float, tflops: float | None) -> str:
@@ -152,42 +122,10 @@ def _step_gflop(pair: _Counted) -> float:
     return shapes.gflops(method, batch=config.train.batch_size, size=config.input.size)["step"]
 
 
-def _pace(store: Callable[[str], Store], root: str, device: str) -> Pace | None:
+@cache
+def _machine(device: str) -> str | None:
+    """The name of a device; None if it is not here, as for a plan of another machine's runs."""
     try:
-        name = provenance.device_name(build.device(device))
-    except UserError:  # a plan may be made on a machine without the GPU of its runs
+        return provenance.device_name(build.device(device))
+    except UserError:
         return None
-    return pace((r for r in store(root).records() if r["status"] == "finished"), name)
-
-
-def pace(records: Iterable[Record], device: str) -> Pace:
-    """From finished records; those of other devices tell FLOPs alone."""
-    gflops: dict[tuple[str, str], float] = {}
-    seconds: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-    images: dict[str, list[float]] = defaultdict(list)
-    work: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for record in records:
-        factors, cost = record["factors"], record["cost"]
-        pair = (factors["method"], factors["backbone"])
-        if (flops := step_gflops(record)) is not None:
-            gflops[pair] = flops
-        seen, train_s = cost.get("images_seen"), cost.get("train_s")
-        epochs = record["config"]["train"].get("epochs")
-        is_timed = all(is_number(value) and value > 0 for value in (seen, train_s, epochs))
-        if record["provenance"].get("device") != device or not is_timed:
-            continue
-        seconds[*pair, record["suite"]].append(record["provenance"]["seconds"] / epochs)
-        images[record["suite"]].append(seen / epochs)
-        # a replayed prefix is part of the FLOPs that are counted, and was not computed
-        if flops is not None and "prefix_cache" not in (record.get("notes") or {}):
-            work[pair[1]].append((flops * seen, train_s))
-    return Pace(
-        {key: _mean(values) for key, values in seconds.items()},
-        gflops,
-        {key: _mean(values) for key, values in images.items()},
-        {key: sum(w for w, _ in own) / sum(s for _, s in own) for key, own in work.items()},
-    )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -15,7 +15,7 @@ from petlbench.run.once import once, record_signature
 from petlbench.run.record import Record, Store
 from petlbench.run.result import result_line
 from petlbench.sweep import plan, plans
-from petlbench.sweep.eta import Eta, duration
+from petlbench.sweep.estimate import Eta, duration
 from petlbench.sweep.launchers.launcher import Assignment, Launcher
 from petlbench.system import WriteError
 from petlbench.train.precision import Precision
@@ -55,7 +55,7 @@ def perform(
     _record_refused(runs, store)
     plans.keep(runs)
     failures = []
-    for planned, record in _launched(to_run, launcher):
+    for planned, record in _launched(to_run, store, launcher):
         if record["status"] != "finished":
             failures.append(f"failed: {planned.name}: {result_line(record)}")
     failures += [f"failed: {p.name}: {p.reason}" for p in runs if p.state == plan.BROKEN]
@@ -63,24 +63,30 @@ def perform(
 
 
 def _launched(
-    to_run: Sequence[plan.Planned], launcher: Launcher
+    to_run: Sequence[plan.Planned], store: Callable[[str], Store], launcher: Launcher
 ) -> Iterator[tuple[plan.Planned, Record]]:
     """Each run with its record as it ends, after a line about it."""
-    left, finished = Eta(to_run), 0
     assignments = [
         Assignment(planned, record_signature(planned.config, planned.id)) for planned in to_run
     ]
     if not assignments:  # all are refused: a launcher has no use for no run
         return
+    left, finished = _eta(to_run, store), 0
     launched = bar(launcher.launch(assignments, execute), "runs", len(to_run))
     for number, (planned, record) in enumerate(launched, 1):
-        left.ended(planned, record)
+        left.ended(planned.config, record)
         finished += record["status"] == "finished"
         counts = f"ok={finished} failed={number - finished} eta {duration(left.seconds())}"
         log.info(
             "[%d/%d %s] %s: %s", number, len(to_run), counts, planned.name, result_line(record)
         )
         yield planned, record
+
+
+def _eta(to_run: Sequence[plan.Planned], store: Callable[[str], Store]) -> Eta:
+    configs = [planned.config for planned in to_run]
+    roots = dict.fromkeys(config.results.root for config in configs)
+    return Eta(configs, (record for root in roots for record in store(root).records()))
 
 
 def _to_run(runs: Iterable[plan.Planned]) -> list[plan.Planned]:

@@ -10,7 +10,7 @@ from petlbench.errors import UserError
 from petlbench.main_memory import available
 from petlbench.run import build
 from petlbench.sweep import plan
-from petlbench.sweep.eta import duration
+from petlbench.sweep.estimate import duration
 
 MOST = 3  # methods beside the first one
 TRAINS = "dataset.fold={}"
