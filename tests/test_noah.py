@@ -1,6 +1,7 @@
 """NOAH: the search space, the evolution, the supernet, and an interrupted search that resumes."""
 
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,6 @@ from petlbench.methods.noah import NOAH
 from petlbench.methods.noah_elastic import ElasticPrompts
 from petlbench.methods.noah_genes import MODULES, Genes, Plan, Space, next_generation
 from petlbench.run import build
-from petlbench.run.lifecycle import blank
 from petlbench.run.record import Store
 from petlbench.run.training import run
 from petlbench.testing import declared, images, randomised, tiny, tiny_method
@@ -262,6 +262,7 @@ def test_a_killed_search_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.undo()
     [folder] = (tmp_path / "cut").glob("**/*.unfinished")
     assert {path.name for path in folder.iterdir()} == {"supernet.pt", "search.pt"}
+    shutil.copytree(tmp_path / "cut", tmp_path / "damaged")
     resumed = run(search_config(tmp_path / "cut"))
     assert resumed["status"] == "finished"
     place = "supernet after epoch 1 of 1, search after generation 1 of 2"
@@ -276,14 +277,11 @@ def test_a_killed_search_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert deltas[0].keys() == deltas[1].keys()
     assert all(torch.equal(tensor, deltas[1][name]) for name, tensor in deltas[0].items())
     assert not folder.exists()
-
-
-def test_damaged_files_of_an_earlier_start_are_made_again(tmp_path: Path) -> None:
-    settings = search_config(tmp_path)
-    folder = Store(tmp_path).path(blank(settings), ".unfinished")
-    folder.mkdir(parents=True)
-    for name in ("supernet.pt", "search.pt"):
-        (folder / name).write_bytes(b"PK cut")
-    record = run(settings)
-    assert record["status"] == "finished", record["reason"]
-    assert [part["generation"] for part in record["notes"]["search"]["generations"]] == [1, 2]
+    # a damaged file is made again, and the scores, which were of the network that is lost
+    [damaged] = (tmp_path / "damaged").glob("**/supernet.pt")
+    damaged.write_bytes(b"PK cut")
+    again = run(search_config(tmp_path / "damaged"))
+    assert again["status"] == "finished", again["reason"]
+    assert "resumed" not in again["notes"]
+    assert again["notes"]["search"] == whole["notes"]["search"]
+    assert again["cost"]["images_scored"] == whole["cost"]["images_scored"]

@@ -311,6 +311,26 @@ def test_a_part_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert again.load("other") is None
 
 
+@pytest.mark.parametrize("lost", ["gone", "damaged", "made again"])
+def test_a_part_is_not_used_without_the_one_before_it(
+    lost: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as the scores of a search without the network that they are of."""
+    begun, path = written(tmp_path), tmp_path / "part.pt"
+    for at in ("1 of 2", "2 of 2"):  # each replaces the one before, and is no part after itself
+        begun.save("scores", [1.0], at)
+    whole = unsaved(tmp_path)
+    assert whole.load("part") is not None
+    assert whole.load("scores") == [1.0]
+    path.write_bytes(b"cut") if lost == "damaged" else path.unlink()
+    if lost == "made again":
+        written(tmp_path).save("part", {}, "another one")
+    later = unsaved(tmp_path)
+    assert (later.load("part") is None) == (lost != "made again")
+    assert later.load("scores") is None
+    assert "goes on from a part that is lost; scores starts from the beginning" in caplog.text
+
+
 def test_a_part_of_another_run_or_version_is_not_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -3,7 +3,8 @@
 It is a folder beside the record, with a file for each part of the work: a SHA-256, then plain data
 and tensors as torch.save writes them, read with `weights_only`, so that a file runs no code. A
 part also holds the states of all random generators and what the run has cost: what follows it
-draws and counts as if the run had not been stopped.
+draws and counts as if the run had not been stopped. It names the part before it by its digest, so
+that the scores of a search go with the network that they are of.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from petlbench.system import replacing
 from petlbench.train import random_states
 
 SUFFIX = ".pt"
-KEYS = {"stamp", "at", "state", "random", "spent"}  # of a part
+KEYS = {"stamp", "at", "state", "random", "spent", "after"}  # of a part
 DIGEST = hashlib.sha256().digest_size  # bytes
 Part = dict[str, Any]
 log = logging.getLogger("petlbench")
@@ -79,6 +80,7 @@ class Unfinished:
         self.device = device
         self.spent = Spent(name)
         self.resumed: list[str] = []
+        self._digests: dict[str, str] = {}  # of the parts so far, in their order
         self._is_refused = False
 
     def load(self, name: str, fits: Callable[[Any], bool] = lambda state: True) -> Any:
@@ -90,10 +92,11 @@ class Unfinished:
         if not path.is_file():
             return None
         try:
-            part = self._read(path, fits)
+            part, digest = self._read(path, name, fits)
         except ValueError as error:
             log.warning("'%s' %s; %s starts from the beginning", path, error, name)
             return None
+        self._digests[name] = digest
         random_states.restore(part["random"], self.device)
         self.spent.restore(part["spent"])
         self.resumed.append(f"{name} after {part['at']}")
@@ -107,11 +110,14 @@ class Unfinished:
         """
         seconds = self.spent.seconds
         common = {"random": random_states.taken(self.device), "spent": self.spent.state()}
+        common |= {"stamp": self.stamp, "after": self._before(name)}
         content = io.BytesIO()
-        torch.save({"stamp": self.stamp, "at": at, "state": state, **common}, content)
+        torch.save({"at": at, "state": state, **common}, content)
+        digest = hashlib.sha256(content.getbuffer()).digest()
+        self._digests[name] = digest.hex()
         try:
             with replacing(self._path(name)) as file:
-                file.write(hashlib.sha256(content.getbuffer()).digest())
+                file.write(digest)
                 file.write(content.getbuffer())
         except OSError as error:
             self._warn(name, error)
@@ -123,19 +129,21 @@ class Unfinished:
             log.warning("cannot save '%s' (%s); the run goes on without it", path, reason)
         self._is_refused = True
 
+    def _before(self, name: str) -> str:
+        """The digest of the part before one; empty for the first."""
+        others = [digest for other, digest in self._digests.items() if other != name]
+        return others[-1] if others else ""
+
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}{SUFFIX}"
 
-    def _read(self, path: Path, fits: Callable[[Any], bool]) -> Part:
-        """The part in a file. Raises ValueError, whose text ends a sentence, if it is unusable."""
+    def _read(self, path: Path, name: str, fits: Callable[[Any], bool]) -> tuple[Part, str]:
+        """The part in a file, and its digest.
+
+        Raises ValueError, whose text ends a sentence, if it is unusable.
+        """
         try:
-            content = path.read_bytes()
-            if hashlib.sha256(content[DIGEST:]).digest() != content[:DIGEST]:
-                raise ValueError("its digest is another one")
-            part: Part = torch.load(
-                io.BytesIO(content[DIGEST:]), weights_only=True, map_location="cpu"
-            )
-            part = {key: part[key] for key in KEYS}
+            part, digest = _content(path)
             stamp = part["stamp"]
             is_fit = stamp == self.stamp and fits(part["state"])
         except Exception as error:  # a damaged archive raises anything
@@ -144,6 +152,17 @@ class Unfinished:
             names = sorted(stamp.keys() | self.stamp.keys())
             other = [name for name in names if stamp.get(name) != self.stamp.get(name)]
             raise ValueError(f"was saved with another {', '.join(other)}")
+        if part["after"] != self._before(name):
+            raise ValueError("goes on from a part that is lost")
         if not is_fit:
             raise ValueError("is of another network")
-        return part
+        return part, digest
+
+
+def _content(path: Path) -> tuple[Part, str]:
+    content = path.read_bytes()
+    digest = content[:DIGEST]
+    if hashlib.sha256(content[DIGEST:]).digest() != digest:
+        raise ValueError("its digest is another one")
+    part = torch.load(io.BytesIO(content[DIGEST:]), weights_only=True, map_location="cpu")
+    return {key: part[key] for key in KEYS}, digest.hex()
