@@ -10,20 +10,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.images import write
 from petlbench.data import pixels
 from petlbench.data.feed import Feed
 from petlbench.data.images import View
 from petlbench.data.preparation import Preparation
 from petlbench.data.readers.lists import ImageList
 
-WIDTH, HEIGHT = 500, 375  # of a JPEG photograph, as in Caltech101 or Pets
+SIZE = 500, 375  # width and height of a JPEG photograph, as in Caltech101 or Pets
 
 
 def compare(*, images: int, batch: int, size: int, repeats: int) -> dict[str, Any]:
     """CPU seconds of an epoch of JPEG files by each form, and of the first epoch of petlbench."""
     view = View(size=size, interpolation="bicubic", resize=None, aspect="squash")
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as cache:
-        listed = write(Path(folder), images)
+        listed = write(Path(folder), images, SIZE)
         feed = Feed(
             device=torch.device("cpu"),
             prepare=Preparation(view, mean=[0.5] * 3, std=[0.5] * 3),
@@ -45,7 +46,7 @@ def compare(*, images: int, batch: int, size: int, repeats: int) -> dict[str, An
                 decoded(listed, part.tolist(), size)
             seconds["petlbench"].append(turn - started)
             seconds["textbook"].append(time.process_time() - turn)
-    return {"images": images, "file": f"{WIDTH} x {HEIGHT} JPEG", "first": first, **seconds}
+    return {"images": images, "file": "{} x {} JPEG".format(*SIZE), "first": first, **seconds}
 
 
 def decoded(listed: ImageList, places: list[int], size: int) -> Tensor:
@@ -59,15 +60,3 @@ def decoded(listed: ImageList, places: list[int], size: int) -> Tensor:
         resized = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
         tensors.append((torch.tensor(resized).permute(2, 0, 1).float() / 255 - 0.5) / 0.5)
     return torch.stack(tensors)
-
-
-def write(folder: Path, count: int) -> ImageList:
-    """JPEG files that compress about as well as photographs."""
-    draw = np.random.default_rng(0)
-    ramp = np.linspace(0, 200, WIDTH)[None, :, None] * np.ones((HEIGHT, 1, 3))
-    for number in range(count):
-        noise = draw.normal(0, 12, (HEIGHT, WIDTH, 3))
-        values = (ramp + number % 50 + noise).clip(0, 255).astype(np.uint8)
-        Image.fromarray(values).save(folder / f"{number}.jpg")
-    paths = tuple(f"{number}.jpg" for number in range(count))
-    return ImageList(folder / "list.txt", folder, paths, (0,) * count)

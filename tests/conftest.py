@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from petlbench.mini import suite
+from petlbench.train.output_store import STORE
 from tests.wandb_server import Server, server
 
 
@@ -23,6 +24,14 @@ def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suite, "VAL", 10)
     ends = {"train": (0, 40), "val": (40, 50), "trainval": (0, 50), "test": (50, None)}
     monkeypatch.setattr(suite, "SPLITS", {name: slice(*end) for name, end in ends.items()})
+
+
+@pytest.fixture
+def empty_store() -> Iterator[None]:
+    """No stored outputs before and after."""
+    STORE.clear()
+    yield
+    STORE.clear()
 
 
 @pytest.fixture

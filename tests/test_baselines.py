@@ -19,8 +19,8 @@ from petlbench.methods.logistic import ABSENT, Logistic, refined
 from petlbench.model.backbone import create
 from petlbench.testing import images, method_on, tiny
 from petlbench.testing.networks import FAMILIES
+from tests.loops import bright, feed, trainer
 from tests.settings import train, vit_mini
-from tests.test_trainer import bright, feed, trainer
 
 Array = NDArray[Any]
 

@@ -20,9 +20,9 @@ from petlbench.train.optim import build_optimiser
 from petlbench.train.precision import Precision
 from petlbench.train.step import training_step
 from tests.helpers import sampled, supported_pairs
+from tests.loops import method as fresh
+from tests.loops import tensors, trainer
 from tests.settings import train
-from tests.test_trainer import method as fresh
-from tests.test_trainer import tensors, trainer
 
 
 def compiled_agrees(method: Method, backend: str) -> None:

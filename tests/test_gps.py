@@ -13,9 +13,9 @@ from petlbench.methods.gps import GPS
 from petlbench.methods.gps_entries import Selected
 from petlbench.methods.gps_views import two_views
 from petlbench.testing import images, tiny_method
+from tests.loops import method as fresh
+from tests.loops import trainer
 from tests.settings import train
-from tests.test_trainer import method as fresh
-from tests.test_trainer import trainer
 
 LABELS = torch.tensor([0, 1, 0])
 

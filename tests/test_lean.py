@@ -20,7 +20,7 @@ from petlbench.layers import LowRank, ScaleShift, SideState, Swish
 from petlbench.layers.kept import unchanged
 from petlbench.layers.lean import lean
 from petlbench.layers.linear import Linear
-from petlbench.layers.side_state import recomputed
+from petlbench.layers.side_state import called_again
 from petlbench.method import Method
 from petlbench.methods.dtl import DTL
 from petlbench.model.drop_path import keep_masks
@@ -255,7 +255,7 @@ def test_dtl_has_the_gradients_of_a_running_sum(
     assert bytes_of_ours < bytes_of_theirs
 
 
-def test_recomputed_under_no_grad_calls_the_function_once() -> None:
+def test_called_again_under_no_grad_calls_the_function_once() -> None:
     calls: list[Tensor] = []
 
     def noted(x: Tensor) -> Tensor:
@@ -263,7 +263,7 @@ def test_recomputed_under_no_grad_calls_the_function_once() -> None:
         return x
 
     with torch.no_grad():
-        recomputed(noted, torch.ones(1))
+        called_again(noted, torch.ones(1))
     assert len(calls) == 1
 
 

@@ -10,8 +10,8 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor
 
 from petlbench.train.objective import PLAIN, Objective
+from tests.loops import method, tensors, trainer
 from tests.settings import train
-from tests.test_trainer import method, tensors, trainer
 
 CLASSES = 5
 LABELS = torch.tensor([0, 3, 1, 1])

@@ -1,7 +1,7 @@
 """Prefix replay: equal bits with and without it, what is stored, who shares it, when it is off."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,6 @@ from torch import Tensor, nn
 from petlbench import main_memory
 from petlbench.config import compose
 from petlbench.data.augment import Augmentation
-from petlbench.data.feed import Feed
-from petlbench.data.images import View
-from petlbench.data.preparation import Preparation
-from petlbench.data.task import Split, fingerprint
 from petlbench.delta import delta_tensors
 from petlbench.method import Method, Step, frozen_prefix
 from petlbench.run import contents
@@ -24,7 +20,6 @@ from petlbench.run.identity import identity, placeless
 from petlbench.run.record import Store
 from petlbench.run.training import run
 from petlbench.testing import method_on, tiny, tiny_method
-from petlbench.testing.networks import CLASSES, SIZE
 from petlbench.train.output_store import CPU, STORE, Outputs, OutputStore, limit_of
 from petlbench.train.parts import parts_of
 from petlbench.train.precision import Precision
@@ -33,33 +28,14 @@ from petlbench.train.replay import Replay, Training
 from petlbench.train.replay import replay as replay_of
 from petlbench.train.trainer import TrainingLoop
 from tests.helpers import sampled, supported_pairs, unsaved
+from tests.loops import TINY_VIEW, noise, noise_feed, noise_trainer, outcome
 from tests.settings import augment, config, train
 
-VIEW = View(size=SIZE, interpolation="bicubic", resize=None, aspect="squash")
 IMAGES, BATCH = 20, 8
 
 
-@pytest.fixture(autouse=True)
-def _empty_store() -> Iterator[None]:
-    STORE.clear()
-    yield
-    STORE.clear()
-
-
+pytestmark = pytest.mark.usefixtures("empty_store")
 FAST = {(name, family) for name in ("linear", "dtl", "lst", "lora") for family in ("vit", "swin")}
-
-
-def split(images: int = IMAGES) -> Split:
-    """Noise with arbitrary labels."""
-    generator = torch.Generator().manual_seed(1)
-    pixels = torch.randint(0, 256, (images, 3, SIZE, SIZE), generator=generator).to(torch.uint8)
-    labels = torch.arange(images) % CLASSES
-    return Split(pixels, labels, fingerprint(pixels, labels, "test"))
-
-
-def feed(augmentation: Augmentation | None = None) -> Feed:
-    prepare = Preparation(VIEW, mean=[0.5] * 3, std=[0.5] * 3)
-    return Feed(device=CPU, prepare=prepare, augmentation=augmentation, workers=0, seed=0)
 
 
 def training(method: Method, **changes: Any) -> Training:
@@ -68,9 +44,9 @@ def training(method: Method, **changes: Any) -> Training:
     return Training(
         title="a run",
         method=method,
-        split=split(),
+        split=noise(IMAGES),
         train=values,
-        feed=feed(),
+        feed=noise_feed(),
         precision=Precision(values.precision, CPU),
         before_step=method.before_step,
     )
@@ -87,38 +63,13 @@ def links_of(method: Method) -> tuple[int, list[int]]:
     return len(links), read_links(parts, links, examples)
 
 
-def loop(folder: Path, **changes: Any) -> TrainingLoop:
-    others: dict[str, Any] = {
-        name: changes.pop(name) for name in ("on_epoch", "fit") if name in changes
-    }
-    arguments: dict[str, Any] = {"on_epoch": lambda epoch: None, "fit": split()} | others
-    return TrainingLoop(
-        title="a run",
-        feed=feed(),
-        select={},
-        classes=CLASSES,
-        halves=lambda: (split(), split()),
-        keep_best=False,
-        every_epochs=None,
-        seed=0,
-        train=train(**changes),
-        unfinished=unsaved(folder),
-        **arguments,
-    )
-
-
-def trained(method: Method, **changes: Any) -> tuple[list[float], dict[str, Tensor], bool]:
-    """Losses and tensors after a training, and whether it replayed."""
-    torch.manual_seed(5)  # for dropout
-    begun = loop(Path(), **changes)
-    begun.train(method)
-    tensors = {name: value.detach().clone() for name, value in delta_tensors(method).items()}
-    return [epoch.loss for epoch in begun.history], tensors, begun.prefix_cache is not None
+def outcome_of(made: Method, **changes: Any) -> tuple[list[float], dict[str, Tensor], bool]:
+    return outcome(noise_trainer(IMAGES, train=train(**changes)), made)
 
 
 def assert_same_bits(make: Callable[[], Method], **changes: Any) -> None:
-    losses, tensors, replayed = trained(make(), **changes)
-    plain = trained(make(), prefix_cache="off", **changes)
+    losses, tensors, replayed = outcome_of(make(), **changes)
+    plain = outcome_of(make(), prefix_cache="off", **changes)
     assert (replayed, plain[2]) == (True, False)
     assert losses == plain[0]
     assert all(torch.equal(value, plain[1][name]) for name, value in tensors.items())
@@ -180,9 +131,10 @@ def test_a_training_that_was_stopped_goes_on_with_the_same_bits(tmp_path: Path) 
             raise KeyboardInterrupt
 
     def begin(**others: Any) -> TrainingLoop:
-        return loop(tmp_path, epochs=3, checkpoint_every=1, **others)
+        settings = train(epochs=3, checkpoint_every=1)
+        return noise_trainer(IMAGES, train=settings, unfinished=unsaved(tmp_path), **others)
 
-    losses, tensors, _ = trained(tiny_method("dtl", "vit"), epochs=3)
+    losses, tensors, _ = outcome_of(tiny_method("dtl", "vit"), epochs=3)
     torch.manual_seed(5)
     with pytest.raises(KeyboardInterrupt):
         begin(on_epoch=stopping).train(tiny_method("dtl", "vit"))
@@ -521,8 +473,8 @@ def linear() -> Method:
 
 
 def test_augmentation_and_off_turn_it_off() -> None:
-    changes = Augmentation(augment(), VIEW, mean=[0.5] * 3)
-    assert replay_of(replace(training(linear()), feed=feed(changes))) is None
+    changes = Augmentation(augment(), TINY_VIEW, mean=[0.5] * 3)
+    assert replay_of(replace(training(linear()), feed=noise_feed(changes))) is None
     assert replay(linear(), prefix_cache="off") is replay(linear(), prefix_cache=False) is None
 
 

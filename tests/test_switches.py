@@ -3,9 +3,7 @@
 Replay, memory modes, lean layers and precision, through the real training loop.
 """
 
-from collections.abc import Iterator
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,17 +11,10 @@ import torch
 from torch import Tensor
 
 from petlbench.config.nodes import MEMORY_MODES
-from petlbench.data.feed import Feed
-from petlbench.data.images import View
-from petlbench.data.preparation import Preparation
-from petlbench.data.task import Split, fingerprint
-from petlbench.delta import delta_tensors
 from petlbench.layers.lean import OURS, PLAIN, plain
 from petlbench.testing import tiny_method
-from petlbench.testing.networks import CLASSES, SIZE
-from petlbench.train.output_store import STORE
-from petlbench.train.trainer import TrainingLoop
-from tests.helpers import sampled, supported_pairs, unsaved
+from tests.helpers import sampled, supported_pairs
+from tests.loops import noise_trainer, outcome
 from tests.settings import train
 
 CPU = torch.device("cpu")
@@ -43,19 +34,7 @@ Trained = tuple[list[float], dict[str, Tensor]]
 TOLERANCES = {"fp32": 1e-4, "bf16": 2**-7}
 
 
-@pytest.fixture(autouse=True)
-def _empty_store() -> Iterator[None]:
-    STORE.clear()
-    yield
-    STORE.clear()
-
-
-def split() -> Split:
-    """Noise with arbitrary labels."""
-    generator = torch.Generator().manual_seed(1)
-    pixels = torch.randint(0, 256, (IMAGES, 3, SIZE, SIZE), generator=generator).to(torch.uint8)
-    labels = torch.arange(IMAGES) % CLASSES
-    return Split(pixels, labels, fingerprint(pixels, labels, "test"))
+pytestmark = pytest.mark.usefixtures("empty_store")
 
 
 def trained(name: str, family: str, layers: str, **switches: Any) -> tuple[Trained, bool]:
@@ -65,28 +44,10 @@ def trained(name: str, family: str, layers: str, **switches: Any) -> tuple[Train
         plain(method)
     kinds = {type(module) for module in method.modules()}
     assert not kinds & set(PLAIN if layers == "torch's" else OURS)
-    view = View(size=SIZE, interpolation="bicubic", resize=None, aspect="squash")
-    prepare = Preparation(view, mean=[0.5] * 3, std=[0.5] * 3)
     # SGD: a step of Adam has the size of the learning rate also where a gradient is rounding.
     values = train(optimizer="sgd", batch_size=BATCH, drop_last=False, **switches)
-    loop = TrainingLoop(
-        title="a run",
-        feed=Feed(device=CPU, prepare=prepare, augmentation=None, workers=0, seed=0),
-        fit=split(),
-        select={},
-        classes=CLASSES,
-        halves=lambda: (split(), split()),
-        keep_best=False,
-        every_epochs=None,
-        seed=0,
-        train=values,
-        on_epoch=lambda epoch: None,
-        unfinished=unsaved(Path()),
-    )
-    torch.manual_seed(5)  # for dropout
-    loop.train(method)
-    tensors = {key: value.detach().clone() for key, value in delta_tensors(method).items()}
-    return ([epoch.loss for epoch in loop.history], tensors), loop.prefix_cache is not None
+    losses, tensors, is_replayed = outcome(noise_trainer(IMAGES, train=values), method)
+    return (losses, tensors), is_replayed
 
 
 def assert_close(

@@ -4,20 +4,16 @@ import gc
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from petlbench import registry
 from petlbench.cost.section import Conditions, parameters, section
-from petlbench.data.augment import Augmentation
-from petlbench.data.feed import Feed
 from petlbench.data.images import View
 from petlbench.data.preparation import Preparation
-from petlbench.data.task import Score, Split, fingerprint, held_out
+from petlbench.data.task import Score, Split
 from petlbench.delta import trained
 from petlbench.errors import UserError
 from petlbench.method import Method, ParameterGroup, Step
@@ -26,61 +22,8 @@ from petlbench.train.optim import parameter_groups
 from petlbench.train.phase import Diverged, Epoch
 from petlbench.train.precision import Precision
 from petlbench.train.step import accumulated_step, training_step
-from petlbench.train.trainer import TrainingLoop
-from tests.helpers import unsaved
+from tests.loops import CPU, bright, method, tensors, trainer
 from tests.settings import train, vit_mini
-
-CPU = torch.device("cpu")
-VIEW = View(size=48, interpolation="bicubic", resize=None, aspect="squash")
-
-
-def bright(images: int, seed: int) -> Split:
-    """Noise whose label is which channel is bright."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(images) % 2
-    pixels = torch.randint(0, 100, (images, 3, 48, 48), generator=generator)
-    pixels[labels == 1, 0] += 155
-    pixels[labels == 0, 2] += 155
-    pixels = pixels.to(torch.uint8)
-    return Split(pixels, labels, fingerprint(pixels, labels, "test"))
-
-
-def method(name: str = "lora", drop_path: float = 0.0) -> Method:
-    torch.manual_seed(0)
-    backbone = create(vit_mini(drop_path=drop_path, pretrained=False), classes=2, image_size=48)
-    return registry.create(name, backbone)
-
-
-def feed(augmentation: Augmentation | None = None, workers: int = 0) -> Feed:
-    return Feed(
-        device=CPU,
-        prepare=Preparation(VIEW, mean=[0.5] * 3, std=[0.25] * 3),
-        augmentation=augmentation,
-        workers=workers,
-        seed=0,
-    )
-
-
-def trainer(seed: int = 0, **changes: Any) -> TrainingLoop:
-    arguments: dict[str, Any] = {
-        "title": "a run",
-        "feed": feed(),
-        "fit": bright(36, seed=1),
-        "select": {},
-        "classes": 2,
-        "keep_best": False,
-        "every_epochs": None,
-        "seed": seed,
-        "train": train(),
-        "on_epoch": lambda epoch: None,
-        "halves": lambda: held_out(bright(36, seed=1)),
-        "unfinished": unsaved(Path()),
-    }
-    return TrainingLoop(**arguments | changes)
-
-
-def tensors(made: Method) -> list[Tensor]:
-    return [value.detach().clone() for value in trained(made).values()]
 
 
 def fitted(seed: int, drop_path: float = 0.1) -> list[Tensor]:
@@ -313,9 +256,9 @@ def test_a_term_of_the_loss_is_added() -> None:
     plain, own = hooked(), hooked()
     plain.extra_loss = lambda *batch: None  # type: ignore[method-assign]
     images, labels = torch.randn(4, 3, 48, 48), torch.tensor([0, 1, 0, 1])
-    for method in (plain, own):
-        still = torch.optim.SGD(method.parameters(), lr=0.0)
-        training_step(method, still, Precision("fp32", CPU), images, labels)
+    for each in (plain, own):
+        still = torch.optim.SGD(each.parameters(), lr=0.0)
+        training_step(each, still, Precision("fp32", CPU), images, labels)
     assert plain.gain.grad is not None
     assert own.gain.grad is not None
     assert own.gain.grad - plain.gain.grad == pytest.approx(1.0)

@@ -36,8 +36,8 @@ from petlbench.train.trainer import TrainingLoop
 from petlbench.train.unfinished import Unfinished
 from tests import processes
 from tests.helpers import sampled, unsaved
+from tests.loops import VIEW, bright, feed, method, trainer
 from tests.settings import augment, config, train, with_values
-from tests.test_trainer import VIEW, bright, feed, method, trainer
 from tests.torture.scenarios import images_of_a_folder
 
 EPOCHS, STOP = 3, 2

@@ -38,10 +38,10 @@ class SideState:
             codes, ups = torch.cat(factors[:terms], dim=-1), torch.cat(factors[terms:], dim=1)
             return theta(F.linear(codes, ups))
 
-        return recomputed(injected, *self.codes, *self.ups)
+        return called_again(injected, *self.codes, *self.ups)
 
 
-def recomputed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+def called_again(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     """function(*tensors), of which backward keeps the tensors alone and calls it again.
 
     function: without random draws.

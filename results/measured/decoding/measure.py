@@ -1,6 +1,6 @@
 """Images per second of evaluation input: decoded from files every time, or from the cache.
 
-    python results/measured/decoding/measure.py > results/measured/decoding/decoding.json
+    python -m results.measured.decoding.measure > results/measured/decoding/decoding.json
 
 Writes 2000 images of noise over a gradient of each kind, and times uint8 batches of 250 at 224 px:
 PIL (open, RGB, bicubic resize, one process) against `Feed.pixels`, read one batch ahead as in
@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
+from benchmarks.images import write
 from petlbench.data import pixels
 from petlbench.data.feed import Feed, ahead
 from petlbench.data.images import View
@@ -41,18 +41,6 @@ FEED = Feed(
     workers=0,
     seed=0,
 )
-
-
-def write_images(folder: Path, width: int, height: int, suffix: str) -> ImageList:
-    """Images that compress about as well as photographs."""
-    draw = np.random.default_rng(0)
-    ramp = np.linspace(0, 200, width)[None, :, None] * np.ones((height, 1, 3))
-    for number in range(IMAGES):
-        noise = draw.normal(0, 12, (height, width, 3))
-        pixels = (ramp + number % 50 + noise).clip(0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.{suffix}")
-    paths = tuple(f"{number}.{suffix}" for number in range(IMAGES))
-    return ImageList(folder / "list.txt", folder, paths, (0,) * IMAGES)
 
 
 def read_by_pil(images: ImageList) -> None:
@@ -83,7 +71,7 @@ def measure(kind: str, cache: Path) -> dict[str, object]:
     """The rates of one kind of files."""
     width, height, suffix = KINDS[kind]
     with tempfile.TemporaryDirectory() as folder:
-        images = write_images(Path(folder), width, height, suffix)
+        images = write(Path(folder), IMAGES, (width, height), suffix)
         start = time.perf_counter()
         split = pixels.open_list(images, view=VIEW, cache=cache)
         build_s = time.perf_counter() - start
