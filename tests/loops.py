@@ -90,8 +90,13 @@ def noise_feed(augmentation: Augmentation | None = None) -> Feed:
 def noise_trainer(images: int, **changes: Any) -> TrainingLoop:
     """A trainer of a tiny method on so many images."""
     fit = noise(images)
-    own = {"feed": noise_feed(), "fit": fit, "classes": CLASSES, "halves": lambda: (fit, fit)}
-    return trainer(**own | changes)
+    own: dict[str, Any] = {
+        "feed": noise_feed(),
+        "fit": fit,
+        "classes": CLASSES,
+        "halves": lambda: (fit, fit),
+    }
+    return trainer(**(own | changes))
 
 
 def outcome(begun: TrainingLoop, made: Method) -> tuple[list[float], dict[str, Tensor], bool]:

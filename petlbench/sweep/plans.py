@@ -56,5 +56,5 @@ def read(root: Path) -> dict[str, Kept]:
 
 
 def _kept(entry: Mapping[str, Any]) -> Kept:
-    texts = (str(entry[key]) for key in ("method", "backbone", "suite"))
-    return Kept(str(entry["name"]), Work(*texts, int(entry["epochs"])))
+    method, backbone, suite = (str(entry[key]) for key in ("method", "backbone", "suite"))
+    return Kept(str(entry["name"]), Work(method, backbone, suite, int(entry["epochs"])))

@@ -109,10 +109,16 @@ class Unfinished:
         state: plain data and tensors. at: how far the part is, such as `epoch 3 of 10`.
         """
         seconds = self.spent.seconds
-        common = {"random": random_states.taken(self.device), "spent": self.spent.state()}
-        common |= {"stamp": self.stamp, "after": self._before(name)}
+        part = {
+            "stamp": self.stamp,
+            "after": self._before(name),
+            "at": at,
+            "state": state,
+            "random": random_states.taken(self.device),
+            "spent": self.spent.state(),
+        }
         content = io.BytesIO()
-        torch.save({"at": at, "state": state, **common}, content)
+        torch.save(part, content)
         digest = hashlib.sha256(content.getbuffer()).digest()
         self._digests[name] = digest.hex()
         try:

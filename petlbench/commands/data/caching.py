@@ -7,6 +7,7 @@ from typing import Any
 
 from petlbench.commands.data.suites import TaskDraw, task_draws
 from petlbench.data import pixels
+from petlbench.data.cached import CachedPixels
 from petlbench.data.task import Task
 from petlbench.errors import UserError
 from petlbench.progress import say
@@ -21,7 +22,7 @@ class SplitToOpen:
     draw_name: str
     task: Task
     split: str
-    cached: pixels.CachedPixels | None
+    cached: CachedPixels | None
 
 
 def cache(suite: str, root: Path | None, size: int) -> Report:

@@ -6,6 +6,7 @@ each line; the images lie below `root/set/` or `root/set/images/`.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,24 +48,16 @@ def load(
     """
     whole("dataset.draw", draw, low=0, high=DRAWS - 1, of="the lists that NOAH drew")
     base = user_path("dataset.root", root)
-    annotations = _annotations(base, folders, name)
     # NOAH's loader puts images/ before a path (not for Cars), DTL's does not
     roots = [base / folder / below for folder in folders for below in ("images", ".")]
-
-    def read(file: str, **counts: int) -> ImageList:
-        return lists.read(annotations / file, classes=classes, roots=roots, **counts)
-
-    def train() -> ImageList:
-        # not `count`: a list of Pets has twice as many lines as images
-        images = read(TRAIN.format(shots, draw), distinct=classes * shots)
-        return images.without_repeats() if unique else images
-
+    source = _Lists(_annotations(base, folders, name), roots, classes)
+    train = partial(source.train, shots, draw, unique)
     return files.task(
         {
             "train": train,
-            "val": partial(read, VAL, count=val_images),
+            "val": partial(source.read, VAL, count=val_images),
             "trainval": train,  # the published scripts never train on the val list
-            "test": partial(read, TEST, count=test_images),
+            "test": partial(source.read, TEST, count=test_images),
         },
         view=view,
         cache=cache,
@@ -77,6 +70,23 @@ def load(
         tests=("test",),
         parts={},  # one list has both roles, so a search holds out a part of it
     )
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """The lists of a data set. roots: where their paths may start from."""
+
+    folder: Path
+    roots: Sequence[Path]
+    classes: int
+
+    def read(self, file: str, **counts: int) -> ImageList:
+        return lists.read(self.folder / file, classes=self.classes, roots=self.roots, **counts)
+
+    def train(self, shots: int, draw: int, unique: bool) -> ImageList:
+        # not `count`: a list of Pets has twice as many lines as images
+        images = self.read(TRAIN.format(shots, draw), distinct=self.classes * shots)
+        return images.without_repeats() if unique else images
 
 
 def _annotations(base: Path, folders: Sequence[str], name: str) -> Path:
