@@ -18,7 +18,7 @@ from petlbench.data.images import OWN, PUBLISHED, View, original
 from petlbench.data.readers import dg, fewshot, folder, image_files, remarks, tree
 from petlbench.data.task import Task
 from petlbench.errors import UserError
-from petlbench.run import build, single
+from petlbench.run import build, single, splits
 from petlbench.run.identity import identity
 from petlbench.run.record import Store
 from petlbench.run.training import run
@@ -502,13 +502,13 @@ def test_a_search_gets_two_parts_of_the_training_images(tmp_path: Path) -> None:
     few_shot(tmp_path, *LAYOUTS[0])
     task = few_shot_task(tmp_path)
     both = compose.single(["protocol=best_on_val"])
-    first, second = build.halves(both, task)
+    first, second = splits.halves(both, task)
     assert (len(first), len(second)) == (6, 4)
     alone = compose.single(["protocol=final"])
     with pytest.raises(UserError, match="too few training images a class for a search"):
-        build.halves(alone, task)
+        splits.halves(alone, task)
     divided = own_task(own(tmp_path / "pets"), tmp_path / "cache")
-    first, second = build.halves(alone, divided)
+    first, second = splits.halves(alone, divided)
     assert (len(first), len(second)) == (14, 2)
     assert torch.equal(first.labels, divided.open("train").labels)
 
@@ -596,7 +596,7 @@ def test_a_split_without_any_good_image_is_refused(tmp_path: Path) -> None:
     for file in (tmp_path / "pets" / "test").glob("*/*.png"):
         file.write_bytes(file.read_bytes()[:20])
     with pytest.raises(UserError, match=r"no image of '.*' can be decoded"):
-        build.decoded(config)
+        splits.decoded(config)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", "null", '{"sha256": "a"}', "[" * 99999])
@@ -697,7 +697,7 @@ def test_a_run_says_in_one_line_what_it_leaves_out(
     (root / "train" / "cat" / "phone.heic2").touch()
     (root / "train" / "empty").mkdir()
     options = ["dataset=folder", f"dataset.root={root}", f"dataset.cache={tmp_path / 'cache'}"]
-    build.prepared(compose.single(options))
+    splits.prepared(compose.single(options))
     [line] = [entry.getMessage() for entry in caplog.records if "pets" in entry.getMessage()]
     for part in (
         "folder/pets: ",

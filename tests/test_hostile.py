@@ -46,7 +46,7 @@ from petlbench.model.checkpoint import load_checkpoint
 from petlbench.model.weights import WeightSource
 from petlbench.multitask.network import MultiTask
 from petlbench.report.__main__ import main as report_main
-from petlbench.run import build, wandb_client, wandb_run
+from petlbench.run import splits, wandb_client, wandb_run
 from petlbench.run.identity import without_folders
 from petlbench.run.lifecycle import blank, ended
 from petlbench.run.record import Store
@@ -328,7 +328,7 @@ def test_no_name_leads_out_of_its_folder(path: str, tmp_path: Path) -> None:
 def test_a_task_of_too_many_images_is_not_rendered(tmp_path: Path) -> None:
     config = compose.single(["dataset.images=99999999999999", f"dataset.cache={tmp_path}"])
     with pytest.raises(UserError, match=r"dataset.images is 99999999999999; .* to 1000000"):
-        build.data(config)
+        splits.data(config)
 
 
 def _pipe(path: Path) -> None:

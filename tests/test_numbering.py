@@ -8,7 +8,7 @@ from petlbench.config import compose
 from petlbench.data.readers.lists import ImageList
 from petlbench.data.readers.numbering import conflicts
 from petlbench.errors import UserError
-from petlbench.run import build
+from petlbench.run import splits
 from tests import trees
 
 IDS = [f"n{1440764 + 1000 * number:08d}" for number in range(12)]
@@ -82,10 +82,10 @@ def test_verify_and_a_run_refuse_another_numbering(
     options = ["dataset=dg/imagenet", f"data.root={tmp_path}", "protocol=final"]
     folder = tmp_path / "dg/imagenet-adversarial"
     (tmp_path / "dg/imagenet-a").rename(folder / "imagenet-a")
-    build.prepared(compose.single(options))
+    splits.prepared(compose.single(options))
     hard.write_text(hard.read_text().replace(".png 1", ".png 0").replace(".png 4", ".png 1"))
     status, report, _ = trees.data(capsys, "verify", "dg/imagenet", "--root", tmp_path)
     assert status == 1
     assert any("a number 2 classes differently" in line for line in report["tasks"][0]["defects"])
     with pytest.raises(UserError, match=r"^dg/imagenet: .* number 2 classes differently"):
-        build.prepared(compose.single(options))
+        splits.prepared(compose.single(options))

@@ -15,7 +15,7 @@ from petlbench.config.nodes import Schedule
 from petlbench.delta import trained
 from petlbench.errors import UserError
 from petlbench.method import Method
-from petlbench.model import backbone
+from petlbench.model import head_starts
 from petlbench.model.backbone import Backbone
 from petlbench.testing import tiny, tiny_method
 from petlbench.train import optim, precision
@@ -248,4 +248,4 @@ def test_wrong_values_are_refused(change: dict[str, Any], message: str) -> None:
 def test_the_schema_offers_what_the_code_has() -> None:
     assert set(nodes.NO_DECAY) == set(optim.NO_DECAY)
     assert set(nodes.PRECISIONS) == {"auto", *precision.FORMATS}
-    assert set(nodes.HEAD_STARTS) == {nodes.STORED, *backbone.HEAD_STARTS}
+    assert set(nodes.HEAD_STARTS) == {nodes.STORED, *head_starts.HEAD_STARTS}

@@ -16,7 +16,7 @@ import pytest
 
 from petlbench.errors import UserError
 from petlbench.run.claims import Claims
-from petlbench.sweep.launchers import gpus, ray
+from petlbench.sweep.launchers import cluster, gpus, ray
 from petlbench.sweep.launchers.ray import Ray
 from tests.assignments import runs
 from tests.launched import execute
@@ -147,7 +147,7 @@ def test_an_address_that_does_not_answer_is_refused_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needs_ray()
-    monkeypatch.setattr(ray, "ANSWER_S", 0.5)
+    monkeypatch.setattr(cluster, "ANSWER_S", 0.5)
     with pytest.raises(UserError, match=r"address=127.0.0.1:9: no answer within 0.5 s; start Ray"):
         launcher(address="127.0.0.1:9").check([each.planned for each in runs(tmp_path, 1)])
 
@@ -155,10 +155,10 @@ def test_an_address_that_does_not_answer_is_refused_in_time(
 def test_a_node_names_the_folder_that_it_does_not_see(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray, "SEEN_S", 0.0)
+    monkeypatch.setattr(cluster, "SEEN_S", 0.0)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "token").touch()
     seen, unseen = str(tmp_path / "token"), str(tmp_path / "elsewhere" / "token")
-    assert ray._unseen(str(tmp_path), [seen]) is None
-    assert ray._unseen(str(tmp_path), [seen, unseen]) == str(tmp_path / "elsewhere")
-    assert ray._unseen(str(tmp_path / "none"), [seen]) == str(tmp_path / "none")
+    assert cluster._unseen(str(tmp_path), [seen]) is None
+    assert cluster._unseen(str(tmp_path), [seen, unseen]) == str(tmp_path / "elsewhere")
+    assert cluster._unseen(str(tmp_path / "none"), [seen]) == str(tmp_path / "none")

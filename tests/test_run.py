@@ -16,7 +16,7 @@ from petlbench.delta import load
 from petlbench.errors import Unsupported, UserError
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
-from petlbench.run import build
+from petlbench.run import build, splits
 from petlbench.run.lifecycle import Run, attempted, blank, recorded
 from petlbench.run.record import Record, Store
 from petlbench.run.training import run
@@ -58,7 +58,7 @@ def test_the_delta_gives_the_tested_network_back(tmp_path: Path) -> None:
     load(Store(tmp_path).path(record, ".safetensors"), fresh)
     task = configured.task(settings)
     loop = build.trainer(settings, task, lambda epoch: None, unsaved(tmp_path))
-    again = loop.evaluate(fresh, build.tests(settings, task)["test"])
+    again = loop.evaluate(fresh, splits.tests(settings, task)["test"])
     assert again.correct == record["scores"]["test"]["correct"]
 
 
@@ -209,7 +209,7 @@ def test_a_mistake_is_one_line_before_the_run(override: str, message: str) -> No
             raise UserError(mistakes.explain(error, list)) from error
         build.check(composed)
         build.weights(composed)
-        build.data(composed)
+        splits.data(composed)
 
     with pytest.raises(UserError) as caught:
         prepare()

@@ -15,7 +15,7 @@ from petlbench.errors import UserError
 from petlbench.report import registry
 from petlbench.report.model.chart import Chart
 from petlbench.report.read.trials import expected_best, tried
-from petlbench.run import build
+from petlbench.run import splits
 from petlbench.run.lifecycle import blank, ended
 from petlbench.run.record import Record, Store
 from petlbench.sweep import conduct, perform
@@ -53,7 +53,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
         return record
 
     monkeypatch.setattr(perform, "_attempted", attempted)
-    monkeypatch.setattr(build, "prepared", lambda config: None)
+    monkeypatch.setattr(splits, "prepared", lambda config: None)
     monkeypatch.setattr(conduct, "_check", lambda config: None)
 
 

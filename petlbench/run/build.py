@@ -1,6 +1,5 @@
 """From the typed configuration to objects: backbone, method, trainer."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
@@ -15,19 +14,17 @@ from petlbench.data import configured
 from petlbench.data.augment import Augmentation
 from petlbench.data.feed import Feed
 from petlbench.data.preparation import Preparation
-from petlbench.data.readers import numbering
-from petlbench.data.task import Split, Task, held_out
+from petlbench.data.task import Task
 from petlbench.errors import UserError, unknown
 from petlbench.method import Method
 from petlbench.model import backbone as backbones
 from petlbench.model.backbone import Backbone
 from petlbench.model.template import Template
 from petlbench.model.weights import WeightSource
+from petlbench.run import splits
 from petlbench.train.phase import Epoch
 from petlbench.train.trainer import TrainingLoop
 from petlbench.train.unfinished import Unfinished
-
-log = logging.getLogger("petlbench")
 
 
 def device(name: str) -> torch.device:
@@ -119,10 +116,10 @@ def trainer(
     return TrainingLoop(
         title=f"{factors.method} {factors.task} seed {factors.seed}",
         feed=feed(config),
-        fit=opened.open(_fit_on(config)),
-        select={name: opened.open(name) for name in select_names(config, opened)},
+        fit=opened.open(splits.fit_on(config)),
+        select={name: opened.open(name) for name in splits.select_names(config, opened)},
         classes=opened.classes,
-        halves=partial(halves, config, opened),
+        halves=partial(splits.halves, config, opened),
         # not for the tests: the audit compares their best epoch with the last one
         keep_best=protocol.select_on == "val",
         every_epochs=protocol.every_epochs,
@@ -131,106 +128,6 @@ def trainer(
         on_epoch=on_epoch,
         unfinished=unfinished,
     )
-
-
-def halves(config: Config, opened: Task) -> tuple[Split, Split]:
-    """The two parts of the training split that a search inside a method trains and scores on.
-
-    They are train and val where the protocol selects on val.
-    """
-    fit_on = _fit_on(config)
-    if fit_on in opened.parts:
-        first, second = opened.parts[fit_on]
-        return opened.open(first), opened.open(second)
-    if config.protocol.select_on == "val":
-        return opened.open(fit_on), opened.open("val")
-    # few-shot and DG lists have no parts, and a search sees val only if the protocol selects on it
-    first_part, second_part = held_out(opened.open(fit_on))
-    if not len(second_part):
-        raise UserError(
-            f"{opened.suite}/{opened.name} has too few training images a class for a search to "
-            "score on some of them; protocol=best_on_val scores on val"
-        )
-    return first_part, second_part
-
-
-def select_names(config: Config, opened: Task) -> tuple[str, ...]:
-    """Splits that the protocol scores during training: none, val, or (dishonestly) the tests."""
-    chosen = config.protocol.select_on
-    return opened.tests if chosen == "tests" else (chosen,) if chosen else ()
-
-
-def tests(config: Config, opened: Task) -> dict[str, Split]:
-    """The splits to score at the end; opened here, after training, and not before."""
-    return {name: opened.open(name) for name in scored_names(config, opened)}
-
-
-def scored_names(config: Config, opened: Task) -> tuple[str, ...]:
-    """The splits that the protocol scores at the end."""
-    names = config.protocol.tests
-    return opened.tests if names == "all" else tuple(names)
-
-
-def data(config: Config) -> Task:
-    """The task; refused if it lacks what the protocol needs. Nothing is decoded."""
-    opened = configured.task(config)
-    if config.protocol.fit_on is None:  # a probe opens no data
-        return opened
-    scored = scored_names(config, opened)
-    for name in scored:
-        if name not in (known := (*opened.tests, "val")):  # val: of protocol=trial
-            raise unknown("split in protocol.tests", name, known)
-    for split in _needed(config, opened):
-        opened.check(split)
-    return opened
-
-
-def opened_names(config: Config, opened: Task) -> tuple[str, ...]:
-    """The splits that a run may open: those of its protocol, and the parts for a search."""
-    return tuple(dict.fromkeys((*_needed(config, opened), *opened.parts.get(_fit_on(config), ()))))
-
-
-def _needed(config: Config, opened: Task) -> tuple[str, ...]:
-    """The splits of a protocol. A search opens parts of them, whose images these have too."""
-    names = (*select_names(config, opened), *scored_names(config, opened))
-    return tuple(dict.fromkeys((_fit_on(config), *names)))
-
-
-def prepared(config: Config) -> None:
-    """`decoded`, and a line for what the reader leaves out.
-
-    Raises UserError also for lists that number their classes differently.
-    """
-    opened = data(config)
-    _check_numbering(config, opened)
-    _decode(config, opened)
-    if opened.splits and (remarks := opened.remarks()):
-        log.warning("%s/%s: %s", opened.suite, opened.name, "; ".join(remarks))
-
-
-def _check_numbering(config: Config, opened: Task) -> None:
-    # a user's own folder names its classes itself, and a probe opens no data
-    if opened.names is not None or config.protocol.fit_on is None:
-        return
-    needed = [name for name in _needed(config, opened) if name in opened.lists]
-    conflict = next(numbering.conflicts({name: opened.lists[name]() for name in needed}), None)
-    if conflict is not None:
-        raise UserError(f"{opened.suite}/{opened.name}: {conflict}")
-
-
-def decoded(config: Config) -> Task:
-    """The task, with the images that the protocol needs decoded, but not scored.
-
-    A broken one shows before hours of training. Raises UserError for it, and as `data` does.
-    """
-    opened = data(config)
-    _decode(config, opened)
-    return opened
-
-
-def _decode(config: Config, opened: Task) -> None:
-    for split in _needed(config, opened) if config.protocol.fit_on is not None else ():
-        opened.decode(split)
 
 
 @dataclass(frozen=True)
@@ -254,12 +151,6 @@ def _backbone_on_meta(config: Config) -> Backbone:
 
 def _on_cpu(config: Config) -> Config:
     return replace(config, device="cpu")
-
-
-def _fit_on(config: Config) -> str:
-    if config.protocol.fit_on is None:
-        raise UserError("protocol=probe trains nothing; choose another protocol")
-    return config.protocol.fit_on
 
 
 def _backbone(config: Config) -> Backbone:

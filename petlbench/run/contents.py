@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from petlbench.config.schema import Config
+from petlbench.data import configured
 from petlbench.errors import UserError
+from petlbench.run import splits
 from petlbench.system import sha256_of
 
 Contents = dict[str, Any]
@@ -70,12 +72,9 @@ def _checkpoint(file: str | None) -> str | None:
 
 
 def _splits(config: Config) -> Contents:
-    from petlbench.data import configured
-    from petlbench.run import build  # imports torch
-
     try:
         task = configured.task(config)
-        names = build.opened_names(config, task)
+        names = splits.opened_names(config, task)
     except UserError:
         return {}  # as above
     if task.digest is None:

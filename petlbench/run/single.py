@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from petlbench.config.schema import Config
 from petlbench.errors import UserError
-from petlbench.run import build, contents, job
+from petlbench.run import build, contents, job, splits
 from petlbench.run.identity import identity
 from petlbench.run.lifecycle import failed
 from petlbench.run.once import POLL_S, once, record_signature
@@ -59,7 +59,7 @@ def _check_available(config: Config) -> None:
     """Refuse an unavailable device, format, weights or data before anything is written."""
     Precision(config.train.precision, build.device(config.device))
     build.weights(config)
-    build.prepared(config)
+    splits.prepared(config)
 
 
 def _bug(config: Config, work: job.Job) -> Exception | None:

@@ -15,7 +15,7 @@ from petlbench.cost.section import Conditions, section
 from petlbench.data.predictions import PredictionFile, Predictions, save, wanted
 from petlbench.data.task import Score, Split, Task
 from petlbench.method import Fitted
-from petlbench.run import build, costs, logs, provenance
+from petlbench.run import build, costs, logs, provenance, splits
 from petlbench.run.check import plain
 from petlbench.run.job import Job
 from petlbench.run.lifecycle import Run, recorded, seed_everything
@@ -41,7 +41,7 @@ def _fill(run: Run) -> None:
     # first: the head and the tensors of the method are drawn from this state
     seed_everything(config.seed)
     device = build.device(config.device)
-    task = build.decoded(config)
+    task = splits.decoded(config)
     method = build.method(config)
     record["provenance"] |= provenance.of_run(config, device, method.backbone)
     conditions = measuring(config, device)
@@ -63,7 +63,7 @@ def _fill(run: Run) -> None:
         method.to("cpu")  # its memory is not part of the fitted network's peak
         record["cost"] |= {"search": before}
         record["cost"] |= section(fitted.network, conditions, record["notes"])
-    tests = build.tests(config, task)  # opened here, and not before
+    tests = splits.tests(config, task)  # opened here, and not before
     started = time.perf_counter()
     predictions: dict[str, Predictions] = {}
     if wanted(config.results.predictions, task.classes * sum(map(len, tests.values()))):

@@ -9,7 +9,7 @@ from petlbench.config.schema import Config
 from petlbench.cost import shapes
 from petlbench.data import configured
 from petlbench.errors import UserError
-from petlbench.run import build, provenance
+from petlbench.run import build, provenance, splits
 from petlbench.run.record import Store
 from petlbench.sweep.estimate import Pace, Work, duration
 from petlbench.sweep.plan import TO_RUN, Planned
@@ -51,7 +51,7 @@ def _missing(runs: Iterable[Planned]) -> str:
     found = []
     for task, config in {run.config.factors.task: run.config for run in runs}.items():
         try:
-            build.data(config)
+            splits.data(config)
         except UserError:
             found.append(task)
     more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""

@@ -9,7 +9,7 @@ from petlbench.config.schema import Config
 from petlbench.data import configured
 from petlbench.errors import UserError
 from petlbench.progress import bar
-from petlbench.run import build, job
+from petlbench.run import build, job, splits
 from petlbench.run.lifecycle import blank, ended, failed
 from petlbench.run.once import once, record_signature
 from petlbench.run.record import Record, Store
@@ -37,7 +37,7 @@ def check(runs: Sequence[plan.Planned], *, dry_run: bool) -> None:
     for config in (*_differing(to_run, "device"), *_differing(to_run, "train")):
         Precision(config.train.precision, build.device(config.device))
     _refuse_all(_differing(to_run, "backbone"), build.weights, lambda c: c.factors.backbone)
-    _refuse_all(_differing(to_run, "dataset"), build.data, _task_name)
+    _refuse_all(_differing(to_run, "dataset"), splits.data, _task_name)
 
 
 def perform(
@@ -49,7 +49,7 @@ def perform(
     """
     to_run = _to_run(runs)
     # first: a mistake leaves no file; not before the plan is printed, since it takes longest
-    _refuse_all(_differing(to_run, "dataset", "protocol", "input"), build.prepared, _task_name)
+    _refuse_all(_differing(to_run, "dataset", "protocol", "input"), splits.prepared, _task_name)
     for root in dict.fromkeys(planned.config.results.root for planned in runs):
         store(root).check_writable()
     _record_refused(runs, store)

@@ -5,41 +5,28 @@ no file.
 """
 
 import atexit
-import contextlib
 import os
 import secrets
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib import import_module
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from petlbench.checks import whole
 from petlbench.errors import UserError, one_line
 from petlbench.run.record import Record
-from petlbench.sweep.launchers import engine, gpus, room
+from petlbench.sweep.launchers import cluster, engine, gpus, room
 from petlbench.sweep.launchers.launcher import Assignment, Execute
 from petlbench.sweep.plan import Planned
-from petlbench.system import cpu_count, temporary_file
+from petlbench.system import cpu_count
 
-ANSWER_S = 20.0  # that a standing cluster has to answer
-SEEN_S = 5.0  # after which another machine must see a new file
 END_S = 10.0  # that tasks have to clean up before they are killed
 LOOPBACK = "127.0.0.2"  # Ray takes 127.0.0.1 for the address that others see
-QUIET: Mapping[str, Any] = {
-    "log_to_driver": False,
-    "configure_logging": False,
-    "logging_level": "ERROR",
-}
 # what tasks on other machines need to know; those of this machine inherit all
 SENT = ("PETLBENCH_", "WANDB_", "HF_", "PYTHONPATH")
-
-
-T = TypeVar("T")
 
 
 class Ray:
@@ -80,7 +67,7 @@ class Ray:
         """Yield each run with its record as it ends."""
         tasks = _Tasks(execute, self.options)
         try:
-            _check_folders({each.planned.config.results.root for each in assignments})
+            cluster.check_folders({each.planned.config.results.root for each in assignments})
             yield from engine.results(tasks, assignments, self.retries)
         finally:
             tasks.end()
@@ -88,7 +75,7 @@ class Ray:
 
     def _share(self, runs: Sequence[Planned]) -> float:
         """The part of a GPU that a run takes; 0 without GPUs."""
-        if any(_has(node, "GPU") for node in _nodes()):
+        if any(cluster.has(node, "GPU") for node in cluster.nodes()):
             return self.share
         if any(run.config.device == "cuda" for run in runs):
             raise UserError("device=cuda, and no node of Ray has a GPU; set device=cpu or auto")
@@ -98,12 +85,20 @@ class Ray:
         """The memory of the smallest GPU."""
         if self.address is None:
             return gpus.memory_mib()
-        return min(_ask(node, gpus.memory_mib) for node in _nodes() if _has(node, "GPU"))
+        return min(
+            cluster.ask(node, gpus.memory_mib)
+            for node in cluster.nodes()
+            if cluster.has(node, "GPU")
+        )
 
     def _check_room(self, share: float) -> None:
-        able = [n for n in _nodes() if _has(n, "GPU") >= share and _has(n, "CPU") >= self.cpus]
+        able = [
+            n
+            for n in cluster.nodes()
+            if cluster.has(n, "GPU") >= share and cluster.has(n, "CPU") >= self.cpus
+        ]
         if not able:
-            most = max((_has(node, "CPU") for node in _nodes()), default=0)
+            most = max((cluster.has(node, "CPU") for node in cluster.nodes()), default=0)
             raise UserError(
                 f"hydra.launcher.cpus_per_run={self.cpus} with {share:g} GPUs fits on no node of "
                 f"Ray; the largest has {most:g} processors"
@@ -115,11 +110,11 @@ class Ray:
             os.environ.setdefault("RAY_AUTH_MODE", "token")
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray = _ray()
+        ray = cluster.load()
         if self.address is not None:
-            _check_answer(self.address)
+            cluster.check_answer(self.address)
             sent = {name: value for name, value in os.environ.items() if name.startswith(SENT)}
-            ray.init(self.address, runtime_env={"env_vars": sent}, **QUIET)
+            ray.init(self.address, runtime_env={"env_vars": sent}, **cluster.QUIET)
             return
         self.folder = tempfile.mkdtemp(prefix="petlbench-ray-")
         atexit.register(self._stop)  # if the sweep ends before `launch`
@@ -131,11 +126,11 @@ class Ray:
             include_dashboard=False,
             _temp_dir=self.folder,
             **place,
-            **QUIET,
+            **cluster.QUIET,
         )
 
     def _stop(self) -> None:
-        _ray().shutdown()
+        cluster.load().shutdown()
         if self.address is None:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -144,7 +139,7 @@ class _Tasks:
     """The tasks that have not ended."""
 
     def __init__(self, execute: Execute, options: Mapping[str, Any]) -> None:
-        self.ray = _ray()
+        self.ray = cluster.load()
         self.task = self.ray.remote(_work).options(**options)
         self.given = execute, str(Path.cwd()), options["num_cpus"]
         self.running: dict[Any, Assignment] = {}
@@ -188,83 +183,3 @@ def _work(
     os.chdir(folder)
     engine.use_threads(threads)
     return engine.answer(execute, assignment)
-
-
-def _ray() -> Any:
-    try:
-        ray: Any = import_module("ray")
-    except ImportError as error:
-        raise UserError("hydra/launcher=ray needs Ray; pip install 'petlbench[ray]'") from error
-    # it prints each killed worker, which `engine` says in a line of its own
-    ray._private.worker._worker_logs_enabled = False
-    return ray
-
-
-def _check_answer(address: str) -> None:
-    """Refuse an address without a cluster; in a process that can be killed while it waits."""
-    script = f"import ray, sys; ray.init(sys.argv[1], **{QUIET})"  # what it says goes to the pipe
-    command = [sys.executable, "-c", script, address]
-    try:
-        answered = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S)
-        lines = answered.stderr.strip().splitlines() or ["it ended"]
-        reason = lines[-1].rstrip(".") if answered.returncode else None
-    except subprocess.TimeoutExpired:
-        reason = f"no answer within {ANSWER_S:g} s"
-    if reason is not None:
-        raise UserError(
-            f"hydra.launcher.address={address}: {reason}; start Ray there (ray start --head), or "
-            "leave it out"
-        )
-
-
-def _nodes() -> list[Any]:
-    return [node for node in _ray().nodes() if node["Alive"]]
-
-
-def _has(node: Any, resource: str) -> float:
-    return float(node["Resources"].get(resource, 0))
-
-
-def _check_folders(roots: set[str]) -> None:
-    """Refuse a node that does not see the folder of the command or what is written to a root."""
-    with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(temporary_file(Path(root).expanduser())) for root in roots]
-        names = [file.name for file in files]
-        for node in _nodes():
-            unseen = _ask(node, _unseen, str(Path.cwd()), names)
-            if unseen is not None:
-                raise UserError(
-                    f"node {node['NodeManagerHostname']} of Ray does not see '{unseen}'; set "
-                    "results.root to a folder that all nodes share, and start the command in one"
-                )
-
-
-def _ask(node: Any, function: Callable[..., T], *arguments: Any) -> T:
-    """What a function returns on a node. Raises UserError if it cannot be called there."""
-    ray = _ray()
-    affinity = import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
-    place = affinity(node["NodeID"], soft=False)
-    task = ray.remote(function).options(num_cpus=0, scheduling_strategy=place)
-    try:
-        answer: T = ray.get(task.remote(*arguments))
-    except ray.exceptions.RayError as error:
-        raise UserError(
-            f"node {node['NodeManagerHostname']} of Ray cannot work: {one_line(error)}; install "
-            "the same petlbench there"
-        ) from error
-    return answer
-
-
-def _unseen(folder: str, names: Sequence[str]) -> str | None:
-    """A task: the first folder that this node does not see, or None."""
-    try:
-        os.chdir(folder)
-    except OSError:
-        return folder
-    end = time.monotonic() + SEEN_S
-    for name in names:
-        while not os.path.exists(name):  # file systems of a network may show it later
-            if time.monotonic() > end:
-                return os.path.dirname(name)
-            time.sleep(0.1)
-    return None
