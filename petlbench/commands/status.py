@@ -80,9 +80,7 @@ def status(folder: str) -> Status:
         raise UserError(f"--records '{folder}' is no folder; give the results.root of a sweep")
     records = {record["id"]: record for record in Store(root).records()}
     kept = plans.read(root)
-    by_state: dict[str, list[Record]] = defaultdict(list)
-    for record in records.values():
-        by_state[record["status"]].append(record)
+    by_state = _by_state(records.values())
     done = {record["id"] for record in by_state["finished"]}
     owners = {key: who for key, who in Claims(root).owners().items() if key not in done}
     to_do = [key for key in kept if key not in {*records, *owners}]
@@ -103,6 +101,13 @@ def status(folder: str) -> Status:
         hours_left=rest.seconds / 3600 if kept and (rest.seconds or not rest.unknown) else None,
         unknown=rest.unknown if kept else None,
     )
+
+
+def _by_state(records: Iterable[Record]) -> Mapping[str, list[Record]]:
+    found: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        found[record["status"]].append(record)
+    return found
 
 
 def _spent(records: Iterable[Record]) -> float:
