@@ -3,8 +3,9 @@
 import json
 import os
 import socket
-import threading
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,7 @@ from petlbench.run import training
 from petlbench.run.claims import Claims
 from petlbench.run.record import Record, Store
 from petlbench.sweep import perform
+from petlbench.sweep.launchers import basic
 from tests.command import run
 from tests.trees import paint
 
@@ -156,7 +158,14 @@ def test_a_sweep_of_workers_equals_one_without(given: list[str], tmp_path: Path)
     assert (code, told.splitlines()[0]) == (0, "plan: 3 runs, 3 finished (skipped), 0 to run")
 
 
-def test_what_others_do_is_in_the_plan_and_is_awaited(given: list[str], tmp_path: Path) -> None:
+def while_waiting(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+    """Call act when a sweep waits for the runs of others, once its plan is told."""
+    monkeypatch.setattr(basic, "time", SimpleNamespace(sleep=lambda _: act()))
+
+
+def test_what_others_do_is_in_the_plan_and_is_awaited(
+    given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sweep = ["-m", *given, "seed=0,1", "results.root=a"]
     run(tmp_path, *sweep)
     [path] = (tmp_path / "a").glob("**/*-seed0-*.json")
@@ -169,7 +178,7 @@ def test_what_others_do_is_in_the_plan_and_is_awaited(given: list[str], tmp_path
         path.write_text(whole)
         claim.release()
 
-    threading.Timer(2.0, finish).start()
+    while_waiting(monkeypatch, finish)
     code, told = run(tmp_path, *sweep)
     assert code == 0, told
     assert f"in work: 1 by process {os.getpid()} on {socket.gethostname()}" in told
@@ -178,7 +187,7 @@ def test_what_others_do_is_in_the_plan_and_is_awaited(given: list[str], tmp_path
 
 
 def test_a_run_that_failed_elsewhere_is_reported_and_not_repeated(
-    given: list[str], tmp_path: Path
+    given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep = ["-m", *given, "seed=0,1", "results.root=a"]
     run(tmp_path, *sweep)
@@ -192,7 +201,7 @@ def test_a_run_that_failed_elsewhere_is_reported_and_not_repeated(
         path.write_text(json.dumps(content | {"status": "diverged", "reason": "too hot"}))
         claim.release()
 
-    threading.Timer(2.0, fail).start()
+    while_waiting(monkeypatch, fail)
     code, told = run(tmp_path, *sweep)
     assert code == 1, told
     assert "failed: linear folder/pets seed 0: diverged: too hot" in told

@@ -1,6 +1,5 @@
 """Folding modules that stand in for linear maps and norms back into plain ones."""
 
-import copy
 from typing import Protocol, runtime_checkable
 
 from torch import nn
@@ -8,6 +7,7 @@ from torch import nn
 from petlbench.layers.frozen import whole
 from petlbench.layers.lean import plain
 from petlbench.model.drop_path import DropPath
+from petlbench.model.template import Template
 
 
 @runtime_checkable
@@ -25,7 +25,7 @@ def folded(net: nn.Module) -> nn.Module:
     and timm. Raises Unsupported if a module
     cannot be folded.
     """
-    network = copy.deepcopy(net).eval()
+    network = Template(net).copy().eval()
     whole(network)  # first: what is folded may read weights and set them
     _fold(network)
     plain(network)

@@ -188,11 +188,16 @@ def _full_size(option: str, classes: int, device: str) -> Template[Backbone]:
 
 def timm_network(family: str) -> nn.Module:
     """The tiny network as timm builds it, in eval mode."""
+    return _timm_network(family).copy()
+
+
+@cache
+def _timm_network(family: str) -> Template[nn.Module]:
     size: dict[str, Any] = {} if family == "convnext" else {"img_size": SIZE}
     network: nn.Module = timm.create_model(
         f"petlbench_{family}", num_classes=CLASSES, drop_path_rate=0.0, **size
     )
-    return network.eval()
+    return Template(network.eval())
 
 
 def images(count: int = 3) -> Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from petlbench import delta, registry
 from petlbench.delta import trained
@@ -122,32 +122,36 @@ def a_delta_reloads_exactly(case: Case) -> None:
 def merged_is_equal_or_refused(case: Case) -> None:
     """The merged network loads into timm's own and computes the same; a refusal has a reason."""
     method = case.randomised().eval()
-    denied = case.family in declared(case.method).get("unmergeable", ())
-    refusal = error_of(lambda: merged(method))
-    if refusal is not None:
-        assert method.unmergeable in refusal, f"unmergeable is not the reason of: {refusal}"
-        assert method.unmergeable or denied, (
-            f"{refusal}; set unmergeable, or declare facts.unmergeable: [{case.family}]"
-        )
-        return
-    assert not method.unmergeable, "the method merges, but unmergeable has a reason"
-    assert not denied, "the method merges, but facts.unmergeable denies it"
-    _check_merged(case, method, merged(method))
-
-
-def _check_merged(case: Case, method: Method, net: nn.Module) -> None:
     before = {name: tensor.clone() for name, tensor in tensors(method)}
-    backbone = _timm_backbone(case.family, net)
-    with torch.no_grad():
-        expected = method(images())
-        for logits in (net(images()), Method(backbone).eval()(images())):
-            difference = (logits - expected).abs().max() / expected.abs().max()
-            # Relative to the largest logit: what float32 rounds off.
-            assert difference <= 1e-4, f"merged logits differ by {difference:.1e}"
-        merged(method)
-        assert torch.equal(method(images()), expected), "merging changes the method"
+    expected = method(images()).detach()
+    nets: list[nn.Module] = []
+    refusal = error_of(lambda: nets.append(merged(method)))
+    _check_refusal(case, method, refusal)
+    for net in nets:
+        _check_logits(expected, net, Method(_timm_backbone(case.family, net)).eval())
+    assert torch.equal(method(images()), expected), "merging changes the method"
     for name, tensor in tensors(method):
         assert torch.equal(tensor, before[name]), f"merging changes {name}"
+
+
+def _check_refusal(case: Case, method: Method, refusal: str | None) -> None:
+    denied = case.family in declared(case.method).get("unmergeable", ())
+    if refusal is None:
+        assert not method.unmergeable, "the method merges, but unmergeable has a reason"
+        assert not denied, "the method merges, but facts.unmergeable denies it"
+        return
+    assert method.unmergeable in refusal, f"unmergeable is not the reason of: {refusal}"
+    assert method.unmergeable or denied, (
+        f"{refusal}; set unmergeable, or declare facts.unmergeable: [{case.family}]"
+    )
+
+
+@torch.no_grad()
+def _check_logits(expected: Tensor, *nets: nn.Module) -> None:
+    for net in nets:
+        difference = (net(images()) - expected).abs().max() / expected.abs().max()
+        # Relative to the largest logit: what float32 rounds off.
+        assert difference <= 1e-4, f"merged logits differ by {difference:.1e}"
 
 
 def _timm_backbone(family: str, net: nn.Module) -> Backbone:
