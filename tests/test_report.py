@@ -126,6 +126,8 @@ def test_unequal_numbers_of_runs_are_noted() -> None:
     result = table([*records(), record("lora", "land", 80.0, seed=1)])
     assert result.values.loc["LoRA", "mini/land"] == 79
     assert "1 to 2 runs in a cell" in result.notes[0]
+    others = [record("lora", "land", 80.0), record("linear", "land", 80.0, seed=1)]
+    assert "mean over 2 seeds, 1 run in a cell;" in table(others).notes[0]
 
 
 def test_ranks_are_those_of_the_printed_figures() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from petlbench.report.read.fields import Labelled, config_value, differences
-from petlbench.run.budget import PROBED, largest_batches
+from petlbench.run.budget import PROBED, is_complete, largest_batches
 from petlbench.run.record import Record
 
 PROBE = "probe"  # the protocol
@@ -13,8 +13,16 @@ VALUES = {"backbone.pretrained", "backbone.checkpoint"}  # of weights, which mem
 
 
 def probes(labelled: Iterable[Labelled], records: Sequence[Record]) -> dict[str, Record]:
-    """Row -> a probe of the same method, backbone, images, batch and memory mode."""
-    probed = [r for r in records if r["protocol"] == PROBE and r["status"] in PROBED]
+    """Row -> a probe of the same method, backbone, images, batch and memory mode.
+
+    A probe whose memory could not be counted is none.
+    """
+    probed = [
+        record
+        for record in records
+        if record["protocol"] == PROBE and record["status"] in PROBED
+        if is_complete(record["cost"])
+    ]
     found: dict[str, Record] = {}
     for row, record in labelled:
         for probe in probed:
