@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ from rich.console import Console
 
 from petlbench.errors import UserError
 from petlbench.report.__main__ import main
+from petlbench.report.draw import text as text_of_figures
 from petlbench.report.model.report import Report
 from petlbench.report.model.table import Column, Table
 from petlbench.report.read.means import GROUP_MEAN, TASK_MEAN
 from petlbench.report.read.records import read
 from petlbench.report.read.rows import members
 from petlbench.report.registry import build, find, names
-from petlbench.report.render import latex, markdown, terminal
+from petlbench.report.render import files, latex, markdown, terminal
 from petlbench.report.table import costs
 from petlbench.run.record import Record
 from tests.records import keep, record
@@ -776,6 +778,32 @@ def test_xelatex_prints_names_in_any_script(tmp_path: Path) -> None:
 
 def test_latex_has_no_control_characters() -> None:
     assert latex.escaped("a\x1bb\nc\x00") == "ab c"
+
+
+def test_names_of_any_bytes_are_shown_and_turn_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Line breaks, escape sequences, characters that turn the writing, and no UTF-8 at all."""
+    odd = "a\x1b[2J|\nb\u202ec\udcff"
+    runs = [record(m, t, 70.0 + len(m)) for m in ("lora", "linear") for t in ("digits", "land")]
+    for run in runs:
+        run["title"] = {"lora": odd, "linear": "שלום 猫 \u200d"}[run["factors"]["method"]]
+        run["task_title"] = f"{run['task_title']} {odd}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # such as a character that the font of a chart lacks
+        result = build(runs, find("leaderboard"))
+        paths = files.write(result, "x", tmp_path, "command")
+    terminal.show(result)
+    plain = r"a\x1b[2J| b\u202ec\udcff"
+    assert plain in capsys.readouterr().out
+    texts = {path.suffix: path.read_text() for path in paths if path.suffix in (".html", ".md")}
+    assert plain.replace("| b", "|\nb") in texts[".html"]
+    assert markdown.escaped(plain) in texts[".md"]
+    for text in texts.values():
+        assert not {"\x1b", "\u202e"} & set(text)
+    assert ["שלום 猫 \u200d" in text for text in texts.values()] == [True, True]
+    assert r"\udcff" in (tmp_path / "x.csv").read_text()
+    assert text_of_figures.drawable("שלום é") == "shlvm é"
 
 
 def test_the_two_measures_of_memory_have_two_names() -> None:
