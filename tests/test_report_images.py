@@ -106,6 +106,11 @@ def test_figures_of_classes() -> None:
     assert table.values["interval"].isna().tolist() == [False, False, True]
     assert any("1 classes have no test image, e.g. c" in note for note in table.notes)
     assert matrix_of(of(one), "row").labels == ["a", "b", "c"]
+    # thirds of runs add up to whole images
+    thirds = of(*(certain([answer] * 7, [0] * 7) for answer in range(3)))
+    lines = class_table({"row": thirds}, "row").values
+    assert lines["images"].tolist() == [7, 0, 0]
+    assert lines["interval"].tolist()[0] == interval_text(7 / 3, 7)
 
 
 def test_a_test_of_one_class_is_one_class_whose_accuracy_is_the_balanced_one() -> None:

@@ -41,21 +41,20 @@ def confusion(outcomes: Outcomes) -> Array:
     An image counts once, with the mean over its runs.
     """
     lines = outcomes.lines()
-    counts = confusion_matrix(
+    counts: Array = confusion_matrix(
         lines["label"],
         lines["predicted"],
         labels=np.arange(len(outcomes.classes)),
         sample_weight=lines["share"],
     )
-    rounded: Array = np.round(counts, DIGITS)  # three thirds are one
-    return rounded
+    return counts
 
 
 def class_table(outcomes: Mapping[str, Outcomes], best: str) -> Table:
     """A row a class: test images, accuracy of each method, and what `best` takes it for."""
     matrices = {row: confusion(outcome) for row, outcome in outcomes.items()}
     classes = list(outcomes[best].classes)
-    images = matrices[best].sum(axis=1)
+    images = np.round(matrices[best].sum(axis=1))  # whole, but for thirds of runs
     values = pd.DataFrame({"images": images}, index=classes)
     for row, matrix in matrices.items():
         values[f"accuracy {row}"] = _shares(matrix)
@@ -87,7 +86,7 @@ def class_table(outcomes: Mapping[str, Outcomes], best: str) -> Table:
 def matrix_of(outcomes: Outcomes, row: str) -> Matrix:
     """The confusion matrix of a row, of at most MOST classes: those with the most mistakes."""
     counts = confusion(outcomes)
-    wrong = counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()
+    wrong = np.round(counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal(), DIGITS)
     shown = np.sort(np.argsort(-wrong, kind="stable")[:MOST])
     caption = f"Confusion matrix of {row}: test images of a class by predicted class"
     caption += ", mean over the runs of each image." if len(outcomes.test) > 1 else "."
@@ -102,12 +101,12 @@ def _shares(matrix: Array) -> Array:
     """Accuracy of each class in percent; NaN without a test image."""
     with np.errstate(invalid="ignore"):
         shares: Array = 100 * matrix.diagonal() / matrix.sum(axis=1)
-    return shares
+    return np.round(shares, DIGITS)
 
 
 def _mistaken(matrix: Array, number: int, classes: Sequence[str]) -> str:
     """The class that another is most often taken for, with the number of images."""
-    wrong = matrix[number].copy()
+    wrong = np.round(matrix[number], DIGITS)
     wrong[number] = 0
     place = int(wrong.argmax())
     return f"{classes[place]} ({wrong[place]:.3g})" if wrong[place] else DASH
