@@ -189,7 +189,8 @@ def test_without_predictions_the_figures_of_counts_remain(tmp_path: Path) -> Non
     )
     assert [table.name for table in result.tables] == [""]
     [table] = result.tables
-    again = "made without predictions; run again with results.predictions=true"
+    again = "made without predictions; delete their records and run again with "
+    again += "results.predictions=true"
     assert f"Linear, LoRA: {again}." in table.notes
     assert table.values["interval"].tolist() == ["67.0–88.8", "68.1–89.5"]
     with pytest.raises(UserError, match="--images needs predictions: the best run was made"):
@@ -292,7 +293,7 @@ def test_predictions_of_another_run_are_refused(tmp_path: Path) -> None:
     one, other = (with_predictions("lora", predicted(n), tmp_path, seed=n) for n in (0, 1))
     files = [beside(Path(each["file"]), PREDICTIONS) for each in (one, other)]
     files[0].write_bytes(files[1].read_bytes())
-    with pytest.raises(UserError, match=r"belong to run lora1, not to lora0; delete the file"):
+    with pytest.raises(UserError, match=r"belong to run lora1, not to lora0; delete the rec"):
         report([one, other])
     files[0].write_bytes(b"")
     with pytest.raises(UserError, match=r"predictions '.*' cannot be read"):

@@ -102,7 +102,11 @@ def load(path: Path) -> PredictionFile:
     except FileNotFoundError as error:
         raise UserError(f"no predictions '{path}'") from error
     except DAMAGED as error:
-        raise UserError(f"predictions '{path}' cannot be read: {one_line(error)}") from error
+        # a run that is finished is not repeated
+        raise UserError(
+            f"predictions '{path}' cannot be read: {one_line(error)}; delete the record beside "
+            "them and run again"
+        ) from error
     return content
 
 

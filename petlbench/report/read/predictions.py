@@ -16,7 +16,9 @@ from petlbench.report.read.fields import Labelled, finished, main_test
 from petlbench.run.record import PREDICTIONS, Record, beside
 
 VAL = "val"
-AGAIN = "made without predictions; run again with results.predictions=true"
+AGAIN = (
+    "made without predictions; delete their records and run again with results.predictions=true"
+)
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,8 @@ def _file(record: Record, path: Path) -> PredictionFile:
     content = load(path)
     if content.record != record["id"]:
         raise UserError(
-            f"predictions '{path}' belong to run {content.record}, not to {record['id']}; "
-            "delete the file and run again"
+            f"predictions '{path}' belong to run {content.record}, not to {record['id']}; delete "
+            "the record beside them and run again"
         )
     return content
 
@@ -146,7 +148,7 @@ def _test(record: Record, file: PredictionFile) -> Predictions:
     if split is None or split.score != score:
         raise UserError(
             f"predictions of run {record['id']} do not fit its score on {name}; "
-            "delete the file and run again"
+            "delete its record and run again"
         )
     return split
 
