@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from petlbench.errors import UserError
@@ -445,6 +446,19 @@ def test_the_terminal_shows_every_column_of_a_wide_suite(width: int) -> None:
     assert "…" not in output
     for task in result.columns[:19]:
         assert task.title in output
+
+
+def test_a_long_name_cuts_no_figure_of_the_terminal() -> None:
+    names = {"lora": "a" * 200 + "/end.png", "linear": "猫" * 200, "full": "Full"}
+    runs = [record(m, "land", 80.0 + n) for n, m in enumerate(names)]
+    for run in runs:
+        run["title"] = names[run["factors"]["method"]]
+    output = re.sub(r"\x1b\[[0-9;]*m", "", shown(table(runs), 110))
+    lines = [line for line in output.splitlines() if line.startswith(("aaa", "猫", "Full"))]
+    assert max(map(cell_len, output.splitlines())) <= 110
+    figures = {line[0]: line.split()[1:] for line in lines[:3]}
+    assert figures == {"a": ["80.0"] * 3, "猫": ["81.0"] * 3, "F": ["82.0"] * 3}
+    assert "a…aaaaaaaaaaaaaaaaaaaaa/end.png " in output
 
 
 def test_the_terminal_marks_best_and_second() -> None:

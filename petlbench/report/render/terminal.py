@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from textwrap import wrap
 
 from rich import box
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -18,6 +19,7 @@ STYLES = {1: "bold", 2: "underline", None: ""}
 WIDTH = 110  # characters if the output is not a terminal
 PADDING = 2  # spaces beside a cell
 HEAD = 11  # characters of a line of a head
+LABEL, TEXT = 60, 40  # columns of the terminal that a label and a text in a cell take at most
 
 
 def show(report: Report) -> None:
@@ -53,9 +55,9 @@ def _fitting(table: Table, columns: Sequence[Column], width: int) -> list[list[C
     """Groups of columns side by side as far as they fit; a group wider than `width` is split."""
     labels = [
         *(_with_letters(table, table.printed_label(row), row) for row in table.rows),
-        *map(printable, table.sections.values()),
+        *(_short(section, LABEL) for section in table.sections.values()),
     ]
-    room = width - max(map(len, labels)) - PADDING
+    room = width - max(map(cell_len, labels)) - PADDING
     groups = [list(m) for _, m in itertools.groupby(columns, key=lambda column: column.group)]
     lines: list[list[Column]] = [[]]
     for group in groups:
@@ -68,11 +70,12 @@ def _fitting(table: Table, columns: Sequence[Column], width: int) -> list[list[C
 
 
 def _width(table: Table, columns: Sequence[Column]) -> int:
-    """Characters of columns side by side."""
-    return sum(
-        PADDING + max(map(len, [*head.split("\n"), *(_text(table, row, c) for row in table.rows)]))
-        for head, c in zip(_heads(table, columns), columns, strict=True)
+    """Columns of the terminal that columns side by side take."""
+    texts = (
+        [*head.split("\n"), *(_text(table, row, column) for row in table.rows)]
+        for head, column in zip(_heads(table, columns), columns, strict=True)
     )
+    return sum(PADDING + max(map(cell_len, of_column)) for of_column in texts)
 
 
 def _text(table: Table, row: str, column: Column) -> str:
@@ -81,7 +84,7 @@ def _text(table: Table, row: str, column: Column) -> str:
 
 def _cell(table: Table, row: str, column: Column) -> Text:
     """The figure in its style, and its flag."""
-    figure = printable(table.text(row, column)), STYLES[table.rank(row, column)]
+    figure = _short(table.text(row, column), TEXT), STYLES[table.rank(row, column)]
     return Text.assemble(figure, table.flags.get((row, column.key), ""))
 
 
@@ -110,7 +113,7 @@ def _table(table: Table, columns: Sequence[Column]) -> RichTable:
         grid.add_column(Text(head), justify="right", no_wrap=True)
     for section, rows in table.parts():
         if section:
-            grid.add_row(Text(printable(section), "italic"))
+            grid.add_row(Text(_short(section, LABEL), "italic"))
         for row in rows:
             cells = [_cell(table, row, column) for column in columns]
             grid.add_row(Text(_with_letters(table, table.printed_label(row), row)), *cells)
@@ -119,4 +122,14 @@ def _table(table: Table, columns: Sequence[Column]) -> RichTable:
 
 def _with_letters(table: Table, title: str, of: str) -> str:
     letters = table.letters(of)
-    return printable(f"{title} ({letters})" if letters else title)
+    name = _short(title, LABEL)
+    return f"{name} ({letters})" if letters else name
+
+
+def _short(text: str, most: int) -> str:
+    """Text without its middle if it is too wide: rich would cut the figures beside it."""
+    plain = printable(text)
+    if cell_len(plain) <= most:
+        return plain
+    half = (most - 1) // 2
+    return f"{set_cell_size(plain, half)}…{set_cell_size(plain[::-1], half)[::-1]}"
