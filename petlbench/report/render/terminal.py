@@ -132,4 +132,6 @@ def _short(text: str, most: int) -> str:
     if cell_len(plain) <= most:
         return plain
     half = (most - 1) // 2
-    return f"{set_cell_size(plain, half)}…{set_cell_size(plain[::-1], half)[::-1]}"
+    # a blank stands for half of a wide character
+    begin, end = (set_cell_size(side, half).rstrip() for side in (plain, plain[::-1]))
+    return f"{begin}…{end[::-1]}"
