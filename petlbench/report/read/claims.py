@@ -85,7 +85,7 @@ class Row:
         """Whether the record is of this method, and has its settings and else its recipe."""
         if record["factors"]["method"] != self.method:
             return False
-        values = recipe(record) | self.settings
+        values = {**recipe(record), **self.settings}
         return all(fields.config_value(record, key) == value for key, value in values.items())
 
 

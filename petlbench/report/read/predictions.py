@@ -182,14 +182,15 @@ def _refuse_other_images(runs: Sequence[_Run]) -> None:
     contents: dict[tuple[str, ...], tuple[str, str]] = {}
     for run in runs:
         for image, label in zip(run.images, run.test.labels.tolist(), strict=True):
-            if (other := labels.setdefault(image, (label, run.row)))[0] != label:
-                names = f"{run.classes[other[0]]} for {other[1]}, {run.classes[label]}"
-                raise _changed(f"the class of test image '{image}' is {names} for {run.row}")
+            known, row = labels.setdefault(image, (label, run.row))
+            if known != label:
+                names = f"{run.classes[known]} for {row}, {run.classes[label]} for {run.row}"
+                raise _changed(f"the class of test image '{image}' is {names}")
         splits = fields.config_value(run.record, "contents.splits") or {}
         if digest := splits.get(main_test(run.record)):
-            other = contents.setdefault(tuple(run.images), (digest, run.row))
-            if other[0] != digest:
-                raise _changed(f"{other[1]} and {run.row} were tested on other files of one name")
+            tested, row = contents.setdefault(tuple(run.images), (digest, run.row))
+            if tested != digest:
+                raise _changed(f"{row} and {run.row} were tested on other files of one name")
 
 
 def _refuse_overlap(runs: Sequence[_Run]) -> None:
