@@ -822,6 +822,13 @@ def test_names_of_any_bytes_are_shown_and_turn_nothing(
     assert text_of_figures.drawable("שלום é") == "slvm é"
 
 
+def test_a_rounded_zero_has_no_sign() -> None:
+    column = Column("gap", "gap", "group")
+    values = pd.DataFrame({"gap": [-0.04, -0.06]}, index=["a", "b"])
+    result = Table(["a", "b"], [column], values, pd.DataFrame(index=["a", "b"]), "caption")
+    assert [result.text(row, column) for row in "ab"] == ["0.0", "−0.1"]
+
+
 def test_the_two_measures_of_memory_have_two_names() -> None:
     text = " ".join(costs.meaning(["peak_mib", "saved_mb"]))
     assert "Peak memory: " in text

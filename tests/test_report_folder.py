@@ -202,6 +202,12 @@ def test_without_predictions_the_figures_of_counts_remain(tmp_path: Path) -> Non
     )
 
 
+def test_failed_runs_of_the_best_method_are_in_the_answer() -> None:
+    runs = [record("lora", "folder/pets", top1, seed) for seed, top1 in enumerate((80.0, None))]
+    assert ", mean over" not in (answer := report(runs).answer)
+    assert " test images. 1 of its 2 runs failed. " in answer
+
+
 def test_scores_of_trials_are_no_scores_on_test_images() -> None:
     tried = [record("linear", "folder/pets", 90.0, n, protocol="trial") for n in range(2)]
     for run in tried:
@@ -246,6 +252,12 @@ def test_a_probe_says_what_fits(tmp_path: Path) -> None:
     table = named(report([run, measured], budget_gib=2.0), "")
     # 1200 MiB are reserved at 32 images: 848 MiB more are room for 84 of 10 MiB
     assert table.values.loc["LoRA", ["step_mib", "batch"]].tolist() == [1200, 116]
+    # images that are only prepared otherwise take as much memory, another optimiser does not
+    measured["config"]["input"] = {"augment": None}
+    assert "step_mib" in named(report([run, measured]), "").values
+    measured["config"]["train"]["optimizer"] = "sgd"
+    assert "step_mib" not in named(report([run, measured]), "").values
+    measured["config"]["train"].pop("optimizer")
     assert "largest batch in 2 GiB" in [column.title for column in table.columns]
     uncounted = measured | {"cost": measured["cost"] | {"peak_mib": None, "predicted_mib": None}}
     for runs in ([run], [run, uncounted]):

@@ -96,7 +96,7 @@ def _gaps(scores: Scores) -> pd.DataFrame:
     ends = zip(against["low"], against["high"], strict=True)
     # every sample of one task is that task: its interval would have no width
     spans = [
-        f"[{low:.1f}, {high:.1f}]".replace("-", MINUS) if len(scores.keys) > 1 else None
+        f"[{low:z.1f}, {high:z.1f}]".replace("-", MINUS) if len(scores.keys) > 1 else None
         for low, high in ends
     ]
     return pd.DataFrame({GAP.key: against["difference"], INTERVAL.key: spans})

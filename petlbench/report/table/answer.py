@@ -39,11 +39,14 @@ def answer(
     correct, total = right_images(scores, outcomes)[best]
     low, high = wilson(correct, total)
     [task] = scores.keys
+    tried = sum(row == best for row, _ in scores.labelled)
     runs = sum(row == best for row, _ in fields.finished(scores.labelled))
     sentence = (
         f"{best}, {scores.means.at[best, task]:.1f} % (95 % interval {low:.0f}–{high:.0f}) on "
         f"{total} test image{'s' * (total != 1)}{f', mean over {runs} runs' if runs > 1 else ''}."
     )
+    if runs < tried:
+        sentence += f" {tried - runs} of its {tried} runs failed."
     if best in outcomes and low <= (frequent := most_frequent(outcomes[best]))[1]:
         sentence += f" Always answering {frequent[0]} ({frequent[1]:.1f} %) may do as well."
     others = [row for row in scores.rows if row != best and scores.means[task].notna()[row]]
