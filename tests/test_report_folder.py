@@ -202,6 +202,15 @@ def test_without_predictions_the_figures_of_counts_remain(tmp_path: Path) -> Non
     )
 
 
+def test_methods_that_share_no_image_are_not_compared(tmp_path: Path) -> None:
+    best = with_predictions("lora", predicted(), tmp_path, files=[f"{n}.png" for n in range(12)])
+    others = [with_predictions(m, predicted(0), tmp_path) for m in ("linear", "full")]
+    assert report([best, *others]).answer.endswith(
+        "No other figure is higher. Whether another differs is not known: none was tested on the "
+        "same images."
+    )
+
+
 def test_failed_runs_of_the_best_method_are_in_the_answer() -> None:
     runs = [record("lora", "folder/pets", top1, seed) for seed, top1 in enumerate((80.0, None))]
     assert ", mean over" not in (answer := report(runs).answer)

@@ -53,7 +53,7 @@ def answer(
     if not others:
         return f"{sentence} No other method has a result to compare it with."
     if not comparisons:
-        return f"{sentence} It has the highest figure. {_no_comparison(outcomes, [best, *others])}"
+        return f"{sentence} No other figure is higher. {_no_comparison(outcomes, [best, *others])}"
     same = [row for row, comparison in comparisons.items() if not comparison.differs]
     sentences = [sentence, *_same(scores, same, comparisons, best), *_differing(comparisons)]
     if unknown := [row for row in others if row not in comparisons]:
@@ -131,7 +131,7 @@ def _no_comparison(outcomes: Mapping[str, Outcomes], rows: Sequence[str]) -> str
     without = [row for row in rows if row not in outcomes]
     if without:
         return f"Whether another differs is not known: {_listed(without)} were {AGAIN}."
-    return "Whether another differs is not known: no two were tested on the same images."
+    return "Whether another differs is not known: none was tested on the same images."
 
 
 def _listed(rows: Sequence[str]) -> str:
