@@ -820,6 +820,7 @@ def test_names_of_any_bytes_are_shown_and_turn_nothing(
     assert ["שלום 猫 \u200d" in text for text in texts.values()] == [True, True]
     assert r"\udcff" in (tmp_path / "x.csv").read_text()
     assert text_of_figures.drawable("שלום é") == "slvm é"
+    assert text_of_figures.drawable("photographs 12", longest=9) == "phot…s 12"
 
 
 def test_a_rounded_zero_has_no_sign() -> None:

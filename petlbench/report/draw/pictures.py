@@ -26,7 +26,7 @@ def matrix(picture: Matrix) -> Figure:
     with np.errstate(invalid="ignore"):
         shares = picture.counts / picture.total[:, None]  # NaN, hence white, without an image
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    labels = [_short(label) for label in picture.labels]
+    labels = [drawable(label, LONGEST) for label in picture.labels]
     size = min(8.0, 190 / count)
     axis.set_xticks(range(count), labels, rotation=90, fontsize=size)
     axis.set_yticks(range(count), labels, fontsize=size)
@@ -59,12 +59,6 @@ def sheet(picture: Sheet) -> Figure:
             axis.text(0.5, 0.5, "no image", ha="center", transform=axis.transAxes)
         else:
             axis.imshow(tile.image)
-        text = "\n".join(_short(line) for line in tile.text.split("\n"))
+        text = "\n".join(drawable(line, LONGEST) for line in tile.text.split("\n"))
         axis.set_title(text, fontsize=6, fontweight="normal")
     return figure
-
-
-def _short(text: str) -> str:
-    """A label that is not too long."""
-    plain = drawable(text)
-    return plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 1]}…"
