@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+JOINERS = "\u200c\u200d"  # within words of some scripts, and within emoji; they turn nothing
+
 
 class UserError(ValueError):
     """A mistake that the user can correct; commands print it without a traceback.
@@ -23,7 +25,8 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(
-        sign if sign.isprintable() else " " if sign.isspace() else _escape(sign) for sign in text
+        sign if sign.isprintable() or sign in JOINERS else " " if sign.isspace() else _escape(sign)
+        for sign in text
     )
 
 

@@ -76,7 +76,7 @@ def user_path(name: str, value: str | Path) -> Path:
         path = Path(text).expanduser()
         path.exists()  # raises OSError for a name that is too long
     except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
         raise UserError(f"{name} is '{text}': {reason}; give another path") from error
     return path
 

@@ -71,6 +71,7 @@ def with_predictions(
     seed: int = 0,
     task: str = "folder/pets",
     with_val: bool = False,
+    files: Sequence[str] | None = None,
     **changes: Any,
 ) -> Record:
     """A finished run on own images, written with its predictions; 0.9 is its confidence."""
@@ -81,7 +82,7 @@ def with_predictions(
     classes = len(CLASSES)
     values = np.full((len(labels), classes), 0.1 / (classes - 1), np.float32)
     values[np.arange(len(labels)), predicted] = 0.9
-    names = tuple(f"{CLASSES[k]}/{n}.png" for n, k in enumerate(labels))
+    names = tuple(files or (f"{CLASSES[k]}/{n}.png" for n, k in enumerate(labels)))
     split = Predictions(np.log(values), np.array(predicted), np.array(labels), names)
     splits = {"val": split, "test": split} if with_val else {"test": split}
     file = folder / task / f"{run['id']}.json"

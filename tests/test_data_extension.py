@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -160,6 +161,21 @@ def test_verify_reports_what_a_reader_must_not_return(
     assert (status, len(defects)) == (1, 4)
     assert defects[0].startswith("train ")
     assert message in defects[0]
+
+
+def test_a_task_names_all_classes_or_none(
+    readers: ModuleType, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = readers.made
+    monkeypatch.setattr(readers, "made", lambda **values: replace(made(**values), names=("a",)))
+    status, report, _ = data(capsys, "verify", "theirs/made")
+    assert (status, report["tasks"][0]["defects"]) == (
+        1,
+        [
+            "dataset._target_ theirs.readers.made names 1 of 3 classes; give Task.names a name "
+            "for each, or None"
+        ],
+    )
 
 
 def test_cache_decodes_files_and_opens_splits(

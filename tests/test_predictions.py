@@ -48,6 +48,8 @@ def test_a_file_gives_back_what_was_saved_in_equal_bytes(tmp_path: Path) -> None
         {"log_probabilities": np.zeros(2, np.float32)},
         {"log_probabilities": np.full((2, 3), np.nan, np.float32)},
         {"log_probabilities": np.ones((2, 3), np.float32)},
+        {"log_probabilities": np.zeros((2, 3), np.float32)},
+        {"predicted": np.array([1, 2])},
         {"files": ("one",)},
     ],
 )
@@ -78,6 +80,10 @@ def test_what_is_no_such_file_is_refused(tmp_path: Path) -> None:
     np.savez(file, record=np.array("x"))
     with pytest.raises(UserError, match=r"it holds no split"):
         predictions.load(file)
+    for names in (("a", "b"), tuple("abcd")):
+        predictions.save(file, PredictionFile("x", names, {"test": SPLIT}))
+        with pytest.raises(UserError, match="splits and names have different numbers of classes"):
+            predictions.load(file)
 
 
 def test_a_changed_byte_is_refused_or_changes_nothing(tmp_path: Path) -> None:

@@ -8,23 +8,26 @@ import os
 import re
 import shutil
 import subprocess
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from petlbench.errors import UserError
 from petlbench.report.__main__ import main
+from petlbench.report.draw import text as text_of_figures
 from petlbench.report.model.report import Report
 from petlbench.report.model.table import Column, Table
 from petlbench.report.read.means import GROUP_MEAN, TASK_MEAN
 from petlbench.report.read.records import read
 from petlbench.report.read.rows import members
 from petlbench.report.registry import build, find, names
-from petlbench.report.render import latex, markdown, terminal
+from petlbench.report.render import files, latex, markdown, terminal
 from petlbench.report.table import costs
 from petlbench.run.record import Record
 from tests.records import keep, record
@@ -126,6 +129,8 @@ def test_unequal_numbers_of_runs_are_noted() -> None:
     result = table([*records(), record("lora", "land", 80.0, seed=1)])
     assert result.values.loc["LoRA", "mini/land"] == 79
     assert "1 to 2 runs in a cell" in result.notes[0]
+    others = [record("lora", "land", 80.0), record("linear", "land", 80.0, seed=1)]
+    assert "mean over 2 seeds, 1 run in a cell;" in table(others).notes[0]
 
 
 def test_ranks_are_those_of_the_printed_figures() -> None:
@@ -443,6 +448,19 @@ def test_the_terminal_shows_every_column_of_a_wide_suite(width: int) -> None:
         assert task.title in output
 
 
+def test_a_long_name_cuts_no_figure_of_the_terminal() -> None:
+    names = {"lora": "a" * 200 + "/end.png", "linear": "猫" * 200, "full": "Full"}
+    runs = [record(m, "land", 80.0 + n) for n, m in enumerate(names)]
+    for run in runs:
+        run["title"] = names[run["factors"]["method"]]
+    output = re.sub(r"\x1b\[[0-9;]*m", "", shown(table(runs), 110))
+    lines = [line for line in output.splitlines() if line.startswith(("aaa", "猫", "Full"))]
+    assert max(map(cell_len, output.splitlines())) <= 110
+    figures = {line[0]: line.split()[1:] for line in lines[:3]}
+    assert figures == {"a": ["80.0"] * 3, "猫": ["81.0"] * 3, "F": ["82.0"] * 3}
+    assert "a…aaaaaaaaaaaaaaaaaaaaa/end.png " in output
+
+
 def test_the_terminal_marks_best_and_second() -> None:
     output = shown(table(records()), 100)
     assert "\x1b[1m80.0\x1b[0m" in output
@@ -496,7 +514,8 @@ def test_a_run_in_two_folders_counts_once_and_as_finished(tmp_path: Path) -> Non
     ("arguments", "message"),
     [
         (["--records", "none"], "--records 'none' is not a folder; give the results.root"),
-        (["--records", "x" * 300], "is not a folder; give the results.root"),
+        (["--records", "x" * 300], "x': File name too long; give another path"),
+        (["--records", "~none/x"], "--records is '~none/x': Could not determine home directory;"),
         (["--records", ""], "--records is empty; give it a value"),
         (["--records", "empty"], "--records empty holds no records; python -m petlbench -m"),
         (["--suite", "vtap"], "unknown suite among the records 'vtap'; Known: mini"),
@@ -516,7 +535,8 @@ def test_a_run_in_two_folders_counts_once_and_as_finished(tmp_path: Path) -> Non
         (["--records", "later"], "record 'later/0.json' has schema 2, this petlbench reads 1"),
         (["--out", "runs/0.json"], "--out 'runs/0.json' cannot be written (Not a directory)"),
         (["--out", "runs/0.json/x"], "--out 'runs/0.json/x' cannot be written (Not a directory)"),
-        (["--out", "x" * 300], "cannot be written (File name too long); give a folder"),
+        (["--out", "x" * 300], "x': File name too long; give another path"),
+        (["--out", "~none/x"], "--out is '~none/x': Could not determine home directory;"),
         (["--out", ""], "--out is empty; give it a value or leave it out"),
         (["--records", "none", "--out", "runs/0.json"], "--out 'runs/0.json' cannot be written"),
     ],
@@ -774,6 +794,40 @@ def test_xelatex_prints_names_in_any_script(tmp_path: Path) -> None:
 
 def test_latex_has_no_control_characters() -> None:
     assert latex.escaped("a\x1bb\nc\x00") == "ab c"
+
+
+def test_names_of_any_bytes_are_shown_and_turn_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Line breaks, escape sequences, characters that turn the writing, and no UTF-8 at all."""
+    odd = "a\x1b[2J|\nb\u202ec\udcff"
+    runs = [record(m, t, 70.0 + len(m)) for m in ("lora", "linear") for t in ("digits", "land")]
+    for run in runs:
+        run["title"] = {"lora": odd, "linear": "שלום 猫 \u200d"}[run["factors"]["method"]]
+        run["task_title"] = f"{run['task_title']} {odd}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # such as a character that the font of a chart lacks
+        result = build(runs, find("leaderboard"))
+        paths = files.write(result, "x", tmp_path, "command")
+    terminal.show(result)
+    plain = r"a\x1b[2J| b\u202ec\udcff"
+    assert plain in capsys.readouterr().out
+    texts = {path.suffix: path.read_text() for path in paths if path.suffix in (".html", ".md")}
+    assert plain.replace("| b", "|\nb") in texts[".html"]
+    assert markdown.escaped(plain) in texts[".md"]
+    for text in texts.values():
+        assert not {"\x1b", "\u202e"} & set(text)
+    assert ["שלום 猫 \u200d" in text for text in texts.values()] == [True, True]
+    assert r"\udcff" in (tmp_path / "x.csv").read_text()
+    assert text_of_figures.drawable("שלום é") == "slvm é"
+    assert text_of_figures.drawable("photographs 12", longest=9) == "phot…s 12"
+
+
+def test_a_rounded_zero_has_no_sign() -> None:
+    column = Column("gap", "gap", "group")
+    values = pd.DataFrame({"gap": [-0.04, -0.06]}, index=["a", "b"])
+    result = Table(["a", "b"], [column], values, pd.DataFrame(index=["a", "b"]), "caption")
+    assert [result.text(row, column) for row in "ab"] == ["0.0", "−0.1"]
 
 
 def test_the_two_measures_of_memory_have_two_names() -> None:

@@ -1,6 +1,8 @@
 """The report of one data set: its answer, and what it says without predictions."""
 
+import ast
 import copy
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from petlbench.report.model.table import Table
 from petlbench.report.registry import build, find
 from petlbench.run import job
 from petlbench.run.record import DELTA, PREDICTIONS, Record, beside
-from tests.records import LABELS, keep, probe, record, with_predictions
+from tests.records import CLASSES, LABELS, keep, probe, record, with_predictions
 from tests.trees import paint
 
 
@@ -57,6 +59,10 @@ def test_a_time_of_another_device_is_not_compared(tmp_path: Path) -> None:
     answer = report([slow, fast]).answer
     assert "time" not in answer
     # of equal accuracy the fast one is named first
+    mixed = with_predictions("lora", predicted(0), tmp_path, seed=1)
+    mixed["provenance"] |= {"device": "another"}
+    more = with_predictions("linear", predicted(1), tmp_path, seed=1)
+    assert "time" not in report([slow, mixed, fast, more]).answer
     faster = with_predictions("full", predicted(0), tmp_path)
     faster["cost"] |= {"train_s": 1.0}
     answer = report([slow, faster]).answer
@@ -93,6 +99,78 @@ def test_seeds_are_no_images(tmp_path: Path) -> None:
     assert list(named(many, "").values["interval"]) == list(named(single, "").values["interval"])
 
 
+def test_the_method_with_most_images_is_not_called_worse(tmp_path: Path) -> None:
+    """Linear loses six images in all runs, LoRA another seventeen in one run of three each."""
+    labels = [n % 3 for n in range(40)]
+
+    def run(method: str, seed: int, wrong: set[int]) -> Record:
+        predicted = [(label + (n in wrong)) % 3 for n, label in enumerate(labels)]
+        return with_predictions(method, predicted, tmp_path, labels=labels, seed=seed)
+
+    runs = [run("lora", seed, set(range(6 + seed, 23, 3))) for seed in range(3)]
+    result = report([*runs, *(run("linear", seed, set(range(6))) for seed in range(3))])
+    pairs = named(result, "pairs").values.loc["Linear"]
+    assert pairs[["first", "second"]].tolist() == [6, 17]
+    # 2 (C(23, 0) + ... + C(23, 6)) / 2^23
+    assert pairs["p"] == pytest.approx(0.0346, abs=1e-4)
+    assert result.answer.endswith(
+        "On significantly more of the images Linear is the better one, with a lower accuracy, so "
+        "neither is clearly better."
+    )
+
+
+def fold(method: str, number: int, wrong: set[int], folder: Path, **changes: Any) -> Record:
+    """A run that tests every fifth of 22 images, from `number` on."""
+    images = list(range(number, 22, 5))
+    labels = [n % 3 for n in images]
+    predicted = [(n + (n in wrong)) % 3 for n in images]
+    files = [f"{n}.png" for n in images]
+    run = with_predictions(method, predicted, folder, labels, number, files=files, **changes)
+    run["factors"] |= {"draw": number, "seed": 0}
+    run["config"]["dataset"] = {"folds": 5, "fold": number}
+    return run
+
+
+def test_folds_are_images_and_not_runs_of_the_same_ones(tmp_path: Path) -> None:
+    runs = [fold("lora", n, {3, 21}, tmp_path) for n in range(5)]
+    result = report(runs)
+    # the mean of 5/5, 4/5 (21), 4/4, 3/4 (3), 4/4; Wilson's interval of 20 of 22
+    assert result.answer.startswith(
+        "LoRA, 91.0 % (95 % interval 72–97) on 22 test images, mean over 5 runs."
+    )
+    table = named(result, "")
+    # classes of 8, 7 and 7 images, of which two of the first are mistaken
+    assert table.values.at["LoRA", "balanced"] == pytest.approx(100 * (6 / 8 + 2) / 3)
+    assert "Always answering cat, the most frequent class, scores 36.4 %." in table.notes
+    assert named(result, "classes").values["images"].tolist() == [8, 7, 7]
+    assert named(result, "mistakes").values["wrong"].tolist() == [1, 1]
+    # a mean of right images can exceed the images of the smallest fold: 22 / 5 > 4
+    plain = [fold("lora", n, set(), tmp_path) | {"file": None} for n in range(5)]
+    assert "(95 % interval 85–100) on 22 test images" in report(plain).answer
+    intervals = build(plain, replace(find("table"), intervals=True)).tables[-1]
+    assert intervals.values.loc["LoRA"].tolist() == ["85.1–100.0"]
+
+
+def test_images_that_changed_between_the_runs_are_not_compared(tmp_path: Path) -> None:
+    one, other = (with_predictions(m, predicted(), tmp_path) for m in ("lora", "linear"))
+    for run, digest in ((one, "a"), (other, "b")):
+        run["config"]["contents"] = {"splits": {"test": digest}}
+    with pytest.raises(UserError, match="LoRA and Linear were tested on other files of one name:"):
+        report([one, other])
+    labels = [1, *LABELS[1:]]
+    files = [f"{CLASSES[label]}/{n}.png" for n, label in enumerate(LABELS)]
+    moved = with_predictions("full", labels, tmp_path, labels, files=files)
+    with pytest.raises(
+        UserError, match=r"of test image 'cat/0\.png' is cat for LoRA, dog for full"
+    ):
+        report([one, moved])
+    folds = [fold("bitfit", number, set(), tmp_path) for number in range(2)]
+    again = copy.deepcopy(folds[1])
+    again["factors"]["draw"] = again["config"]["dataset"]["fold"] = 4
+    with pytest.raises(UserError, match=r"folds 1 and 4 of bitfit both test '1\.png': the images"):
+        report([*folds, again])
+
+
 def test_few_images_do_not_beat_the_most_frequent_class(tmp_path: Path) -> None:
     run = with_predictions("lora", [0, 0, 0, 1], tmp_path, labels=[0, 0, 0, 1])
     assert report([run]).answer == (
@@ -111,7 +189,8 @@ def test_without_predictions_the_figures_of_counts_remain(tmp_path: Path) -> Non
     )
     assert [table.name for table in result.tables] == [""]
     [table] = result.tables
-    again = "made without predictions; run again with results.predictions=true"
+    again = "made without predictions; delete their records and run again with "
+    again += "results.predictions=true"
     assert f"Linear, LoRA: {again}." in table.notes
     assert table.values["interval"].tolist() == ["67.0–88.8", "68.1–89.5"]
     with pytest.raises(UserError, match="--images needs predictions: the best run was made"):
@@ -121,6 +200,32 @@ def test_without_predictions_the_figures_of_counts_remain(tmp_path: Path) -> Non
     assert report([*plain, *kept]).answer.endswith(
         "Not compared on the same images: Linear and LoRA."
     )
+
+
+def test_methods_that_share_no_image_are_not_compared(tmp_path: Path) -> None:
+    best = with_predictions("lora", predicted(), tmp_path, files=[f"{n}.png" for n in range(12)])
+    others = [with_predictions(m, predicted(0), tmp_path) for m in ("linear", "full")]
+    assert report([best, *others]).answer.endswith(
+        "No other figure is higher. Whether another differs is not known: none was tested on the "
+        "same images."
+    )
+
+
+def test_failed_runs_of_the_best_method_are_in_the_answer() -> None:
+    runs = [record("lora", "folder/pets", top1, seed) for seed, top1 in enumerate((80.0, None))]
+    assert ", mean over" not in (answer := report(runs).answer)
+    assert " test images. 1 of its 2 runs failed. " in answer
+
+
+def test_scores_of_trials_are_no_scores_on_test_images() -> None:
+    tried = [record("linear", "folder/pets", 90.0, n, protocol="trial") for n in range(2)]
+    for run in tried:
+        run["scores"] = {"val": run["scores"].pop("test")}
+    assert report([*tried, record("lora", "folder/pets", 80.0)]).answer.startswith("LoRA, 80.0 %")
+    with pytest.raises(UserError, match="unknown protocol among the records 'final'"):
+        report(tried)
+    with pytest.raises(UserError, match="trials have no score on test images"):
+        build(tried, replace(find("folder"), protocol="trial"))
 
 
 def test_no_finished_run_is_no_answer() -> None:
@@ -156,9 +261,17 @@ def test_a_probe_says_what_fits(tmp_path: Path) -> None:
     table = named(report([run, measured], budget_gib=2.0), "")
     # 1200 MiB are reserved at 32 images: 848 MiB more are room for 84 of 10 MiB
     assert table.values.loc["LoRA", ["step_mib", "batch"]].tolist() == [1200, 116]
+    # images that are only prepared otherwise take as much memory, another optimiser does not
+    measured["config"]["input"] = {"augment": None}
+    assert "step_mib" in named(report([run, measured]), "").values
+    measured["config"]["train"]["optimizer"] = "sgd"
+    assert "step_mib" not in named(report([run, measured]), "").values
+    measured["config"]["train"].pop("optimizer")
     assert "largest batch in 2 GiB" in [column.title for column in table.columns]
-    alone = named(report([run], budget_gib=2.0), "")
-    assert any("What fits is not known" in note for note in alone.notes)
+    uncounted = measured | {"cost": measured["cost"] | {"peak_mib": None, "predicted_mib": None}}
+    for runs in ([run], [run, uncounted]):
+        alone = named(report(runs, budget_gib=2.0), "")
+        assert any("What fits is not known" in note for note in alone.notes)
 
 
 def test_the_most_confident_mistakes_come_with_their_images(tmp_path: Path) -> None:
@@ -182,16 +295,33 @@ def test_the_most_confident_mistakes_come_with_their_images(tmp_path: Path) -> N
     assert sheet.tiles[0].text == "owl\n→ cat (90 %)"
     with pytest.raises(UserError, match=r"has none of the test images, e\.g\. 'owl/5\.png'"):
         report([run], images=str(tmp_path / "elsewhere"))
+    with pytest.raises(UserError, match=r"--images is '/a+': File name too long"):
+        report([run], images=f"/{300 * 'a'}")
+
+
+def test_a_command_names_its_file_in_any_script(tmp_path: Path) -> None:
+    run = with_predictions("lora", predicted(5), tmp_path / "猫 🐱 'a' \"b\"")
+    delta = beside(Path(run["file"]), DELTA)
+    delta.touch()
+    predict, *others = [shlex.split(command.text) for command in report([run]).commands]
+    assert predict[4] == str(delta)
+    for words in others:
+        literal = words[2].partition("predictor(Path(")[2].partition("), checkpoint=")[0]
+        assert ast.literal_eval(literal) == str(delta)
 
 
 def test_predictions_of_another_run_are_refused(tmp_path: Path) -> None:
     one, other = (with_predictions("lora", predicted(n), tmp_path, seed=n) for n in (0, 1))
     files = [beside(Path(each["file"]), PREDICTIONS) for each in (one, other)]
     files[0].write_bytes(files[1].read_bytes())
-    with pytest.raises(UserError, match=r"belong to run lora1, not to lora0; delete the file"):
+    with pytest.raises(UserError, match=r"belong to run lora1, not to lora0; delete the rec"):
         report([one, other])
     files[0].write_bytes(b"")
     with pytest.raises(UserError, match=r"predictions '.*' cannot be read"):
+        report([one, other])
+    # of the same run, but other ones than those that its record counts
+    with_predictions("lora", predicted(0, 1), tmp_path)
+    with pytest.raises(UserError, match="predictions of run lora0 do not fit its score on test"):
         report([one, other])
 
 

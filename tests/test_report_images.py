@@ -1,6 +1,7 @@
 """Statistics over test images, against numbers computed by hand and by scipy."""
 
 import math
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -36,7 +37,7 @@ def certain(predicted: list[int], labels: list[int], classes: int = 3) -> Predic
 def of(*tests: Predictions) -> Outcomes:
     """A row of runs on the same images."""
     names = [str(n) for n in range(len(tests[0]))]
-    classes = tuple("abc"[: tests[0].log_probabilities.shape[1]])
+    classes = tuple("abcdef"[: tests[0].log_probabilities.shape[1]])
     return Outcomes(classes, tests, [None] * len(tests), [names] * len(tests))
 
 
@@ -95,7 +96,7 @@ def test_pairs_with_the_best_are_corrected_for_all_pairs() -> None:
 def test_figures_of_classes() -> None:
     # class a: 3 of 4 right, class b: 1 of 2; c has no image
     one = certain([0, 0, 0, 1, 1, 2], [0, 0, 0, 0, 1, 1])
-    assert balanced_accuracy(one) == pytest.approx(100 * (3 / 4 + 1 / 2) / 2)
+    assert balanced_accuracy(of(one)) == pytest.approx(100 * (3 / 4 + 1 / 2) / 2)
     assert confusion(of(one)).tolist() == [[3, 1, 0], [0, 1, 1], [0, 0, 0]]
     other = certain([0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 1, 1])
     assert confusion(of(one, other)).tolist() == [[3.5, 0.5, 0], [0, 1.5, 0.5], [0, 0, 0]]
@@ -105,12 +106,24 @@ def test_figures_of_classes() -> None:
     assert table.values["interval"].isna().tolist() == [False, False, True]
     assert any("1 classes have no test image, e.g. c" in note for note in table.notes)
     assert matrix_of(of(one), "row").labels == ["a", "b", "c"]
+    # thirds of runs add up to whole images
+    thirds = of(*(certain([answer] * 7, [0] * 7) for answer in range(3)))
+    lines = class_table({"row": thirds}, "row").values
+    assert lines["images"].tolist() == [7, 0, 0]
+    assert lines["interval"].tolist()[0] == interval_text(7 / 3, 7)
+
+
+def test_a_test_of_one_class_is_one_class_whose_accuracy_is_the_balanced_one() -> None:
+    one = certain([0, 0, 1, 2], [0, 0, 0, 0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert balanced_accuracy(of(one)) == 50
 
 
 def test_a_class_among_the_five_most_probable_counts() -> None:
     ranks = [[0.3, 0.2, 0.15, 0.13, 0.12, 0.1]] * 4
-    assert top_accuracy(split(ranks, [0, 4, 5, 5])) == 50
-    assert math.isnan(top_accuracy(certain([0], [0])))
+    assert top_accuracy(of(split(ranks, [0, 4, 5, 5]))) == 50
+    assert math.isnan(top_accuracy(of(certain([0], [0]))))
 
 
 def test_the_calibration_error_is_the_mean_gap_of_bins() -> None:

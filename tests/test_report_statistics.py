@@ -99,6 +99,18 @@ def test_the_least_p_is_that_of_a_row_that_always_loses(tasks: int) -> None:
     )
 
 
+def test_a_row_that_wins_most_tasks_is_not_below_the_one_with_the_highest_mean() -> None:
+    """One task outweighs eighteen in the mean, and one rank in the test."""
+    wins = [50.0 + n for n in range(1, 19)]
+    table = frame(best=[50.0] * 19, wins=[*wins, 50.0 - 200], loses=[*(np.array(wins) - 20), 0])
+    against = statistics.against_best(table)
+    # Holm multiplies the larger of two by 1
+    assert against.loc["wins", "p"] == pytest.approx(wilcoxon(table.loc["wins"] - 50).pvalue)
+    assert against["p"].lt(statistics.LEVEL).tolist() == [True, True]
+    assert against["difference"].lt(0).tolist() == [True, True]
+    assert against["below"].tolist() == [False, True]
+
+
 def test_a_rounding_error_is_no_difference() -> None:
     table = frame(best=[1.0] * 9 + [1.1], other=[1.0 - 1.4e-14 * n for n in range(1, 11)])
     assert statistics.against_best(table).loc["other", "p"] > statistics.LEVEL

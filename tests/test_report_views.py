@@ -460,6 +460,13 @@ def test_a_leaderboard_ranks_complete_rows_only() -> None:
     assert any("hence without a rank: Full" in note for note in table.notes)
 
 
+def test_one_task_has_no_interval_over_tasks() -> None:
+    runs = [r for r in SWEEPS["mini"]() if r["task_title"] == "Land"]
+    values = build("leaderboard", runs).tables[0].values
+    assert values["gap"].notna().sum() == len(values) - 1
+    assert values["interval"].isna().all()
+
+
 MINI = ["--records", "mini", "--suite", "mini"]
 
 

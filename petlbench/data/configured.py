@@ -16,6 +16,11 @@ def task(config: Config) -> Task:
     built = reader(config)(**node.values, view=view(config.input))
     if not isinstance(built, Task):
         raise UserError(f"dataset._target_ {node.path} returns a {type(built).__name__}, no Task")
+    if built.names is not None and len(built.names) != built.classes:
+        raise UserError(
+            f"dataset._target_ {node.path} names {len(built.names)} of {built.classes} classes; "
+            "give Task.names a name for each, or None"
+        )
     return built
 
 

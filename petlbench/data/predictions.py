@@ -25,7 +25,7 @@ from petlbench.data.task import Score
 from petlbench.errors import UserError, one_line
 from petlbench.system import write_atomically
 
-ROUNDING = 1e-3  # of a probability of 1
+ROUNDING = 1e-2  # of a log-probability: float16 changes those that matter by 0.4 % at most
 SMALL = 2_000_000  # log-probabilities in all: 4 MB before they are compressed
 Array = NDArray[Any]
 # What numpy, zipfile and zlib raise for a file that is cut, changed, encrypted or another one.
@@ -98,13 +98,25 @@ def load(path: Path) -> PredictionFile:
         splits = {name: _split(arrays, name) for name in names}
         classes = tuple(map(str, arrays["classes"])) if "classes" in arrays else None
         content = PredictionFile(str(arrays["record"]), classes, splits)
-        if not splits:
-            raise ValueError("it holds no split")
+        _check_classes(content)
     except FileNotFoundError as error:
         raise UserError(f"no predictions '{path}'") from error
     except DAMAGED as error:
-        raise UserError(f"predictions '{path}' cannot be read: {one_line(error)}") from error
+        # a run that is finished is not repeated
+        raise UserError(
+            f"predictions '{path}' cannot be read: {one_line(error)}; delete the record beside "
+            "them and run again"
+        ) from error
     return content
+
+
+def _check_classes(content: PredictionFile) -> None:
+    """Raise ValueError unless there is a split, and all of them have the classes of the file."""
+    counts = {split.log_probabilities.shape[1] for split in content.splits.values()}
+    if not counts:
+        raise ValueError("it holds no split")
+    if len(counts | ({len(content.classes)} if content.classes is not None else set())) > 1:
+        raise ValueError("its splits and names have different numbers of classes")
 
 
 def _split(arrays: Mapping[str, Array], name: str) -> Predictions:
@@ -114,17 +126,22 @@ def _split(arrays: Mapping[str, Array], name: str) -> Predictions:
     files = arrays.get(f"{name}/files")
     if values.ndim != 2 or values.dtype.kind != "f" or not len(values):
         raise ValueError(f"{name}/log_probabilities is no table of numbers")
-    if np.isnan(values).any() or values.max() > ROUNDING:
+    values = values.astype(np.float32)
+    with np.errstate(over="ignore"):
+        sums = np.exp(values).sum(axis=1)
+    if not np.allclose(sums, 1, rtol=0, atol=ROUNDING):
         raise ValueError(f"{name}/log_probabilities has values that are no logarithms")
     for part, array in (("predicted", predicted), ("labels", labels)):
         if array.shape != values.shape[:1] or array.dtype.kind not in "iu":
             raise ValueError(f"{name}/{part} does not fit to {name}/log_probabilities")
         if array.min() < 0 or array.max() >= values.shape[1]:
             raise ValueError(f"{name}/{part} has a class that does not exist")
+    if (values[np.arange(len(values)), predicted] < values.max(axis=1) - ROUNDING).any():
+        raise ValueError(f"{name}/predicted is not the most probable class")
     if files is not None and (files.shape != values.shape[:1] or files.dtype.kind != "U"):
         raise ValueError(f"{name}/files does not fit to {name}/log_probabilities")
     return Predictions(
-        values.astype(np.float32),
+        values,
         predicted.astype(np.int64),
         labels.astype(np.int64),
         None if files is None else tuple(map(str, files)),

@@ -22,6 +22,7 @@ from petlbench.interrupts import one_line
 from petlbench.report import registry
 from petlbench.report.model.spec import ReportSpec
 from petlbench.report.read.records import read
+from petlbench.system import user_path
 
 PROGRAM = ["python", "-m", "petlbench.report"]
 OF_KIND = ("images", "budget_gib")  # options that only some kinds have
@@ -143,7 +144,7 @@ def run(arguments: Sequence[str]) -> None:
     from petlbench.report.render.files import check_target, write
 
     spec = specification(options)
-    name, folder = options.name or options.report, Path(options.out)
+    name, folder = options.name or options.report, user_path("--out", options.out)
     # before the records are read, which takes longer
     check_target(name, folder)
     report = registry.build(read([Path(path) for path in options.records]), spec)

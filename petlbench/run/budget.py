@@ -58,13 +58,13 @@ def summary(config: Config, store: Store, identities: Collection[str]) -> list[s
         # the folder may hold probes that this command did not ask for
         if record["id"] in identities
         and record["status"] in PROBED
-        and _is_whole(record["cost"])
+        and is_complete(record["cost"])
         and is_number(record["config"]["train"].get("batch_size"))
     ]
     return table(probes, gib) if probes else []
 
 
-def _is_whole(cost: Mapping[str, Any]) -> bool:
+def is_complete(cost: Mapping[str, Any]) -> bool:
     """Whether all was counted that an estimate needs; a cost that cannot be counted is null."""
     parts = cost.get("peak_mib") or cost.get("predicted_mib") or {}
     figures = [parts.get(key) for key in (*STATE, "allocated")]
@@ -94,7 +94,7 @@ def largest_batches(record: Record, gib: float) -> dict[str, int]:
     return {
         mode: _largest(known[mode], train["batch_size"], gib)
         for mode in MEMORY_MODES
-        if _is_whole(known.get(mode) or {})
+        if is_complete(known.get(mode) or {})
     }
 
 

@@ -1,15 +1,12 @@
 """A confusion matrix and a sheet of images, by matplotlib."""
 
 import math
-from functools import cache
 
 import numpy as np
-from anyascii import anyascii
-from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from petlbench.report.draw.style import FONT
+from petlbench.report.draw.text import drawable
 from petlbench.report.model.picture import Matrix, Sheet
 
 WIDTH = 6.9  # inches, both columns of a paper
@@ -29,7 +26,7 @@ def matrix(picture: Matrix) -> Figure:
     with np.errstate(invalid="ignore"):
         shares = picture.counts / picture.total[:, None]  # NaN, hence white, without an image
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    labels = [printable(label) for label in picture.labels]
+    labels = [drawable(label, LONGEST) for label in picture.labels]
     size = min(8.0, 190 / count)
     axis.set_xticks(range(count), labels, rotation=90, fontsize=size)
     axis.set_yticks(range(count), labels, fontsize=size)
@@ -62,20 +59,6 @@ def sheet(picture: Sheet) -> Figure:
             axis.text(0.5, 0.5, "no image", ha="center", transform=axis.transAxes)
         else:
             axis.imshow(tile.image)
-        text = "\n".join(printable(line) for line in tile.text.split("\n"))
+        text = "\n".join(drawable(line, LONGEST) for line in tile.text.split("\n"))
         axis.set_title(text, fontsize=6, fontweight="normal")
     return figure
-
-
-def printable(text: str) -> str:
-    """A label that is not too long, in characters that the font has."""
-    known = _characters()
-    plain = "".join(c if ord(c) in known else anyascii(c) for c in text)
-    return plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 1]}…"
-
-
-@cache
-def _characters() -> frozenset[int]:
-    """The characters of the font of all figures."""
-    font = font_manager.get_font(font_manager.findfont(FONT))
-    return frozenset(font.get_charmap())

@@ -14,6 +14,7 @@ from petlbench.report.draw import pictures, ranks
 from petlbench.report.draw.labels import label_points
 from petlbench.report.draw.scale import Scale, front, scales
 from petlbench.report.draw.style import FONT, styles
+from petlbench.report.draw.text import drawable
 from petlbench.report.model.chart import Chart, Panel, Point, Ranks, Series
 from petlbench.report.model.picture import Matrix, Sheet
 
@@ -112,7 +113,7 @@ def _legend(figure: Figure, axes: Any, looks: Styles, columns: int) -> None:
     shown = [label for label in looks if label in handles]
     figure.legend(
         [handles[label] for label in shown],
-        shown,
+        [drawable(label) for label in shown],
         loc="outside lower center",
         ncols=min(len(shown), columns),
         columnspacing=1.2,
@@ -130,7 +131,7 @@ def _panel(axis: Any, panel: Panel, looks: Styles, *, titled: bool) -> None:
         _front(axis, points, x, y)
     for series in panel.series:
         _series(axis, series, looks[series.label], x, y, joined=panel.joined and not series.alone)
-    axis.set(title=panel.title, xlabel=panel.x.title, xlim=(0, 1), ylim=(0, 1))
+    axis.set(title=drawable(panel.title), xlabel=panel.x.title, xlim=(0, 1), ylim=(0, 1))
     axis.set_ylabel(panel.y.title if titled else "")
     axis.set_xticks([at for at, _ in x.ticks], [text for _, text in x.ticks])
     axis.set_yticks([at for at, _ in y.ticks], [text for _, text in y.ticks])
@@ -153,7 +154,7 @@ def _labels(panel: Panel, x: Scale, y: Scale) -> list[tuple[float, float, str]]:
         (
             x.position(point.x),
             y.position(point.y),
-            f"{series.label} {point.y:.1f} ↓" if y.cuts(point.y) else series.label,
+            drawable(f"{series.label} {point.y:.1f} ↓" if y.cuts(point.y) else series.label),
         )
         for series in panel.series
         for point in series.points

@@ -8,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from petlbench.report.draw.scale import joined
+from petlbench.report.draw.text import drawable
 from petlbench.report.model.chart import Ranks
 
 WIDTH = 4.2  # inches
@@ -62,7 +63,8 @@ def _method(
     """A line from the rank down and outwards to the label; outwards: signed axis length."""
     stop = end + 0.04 * outwards
     axis.plot([rank, rank, stop], [0, height, height], color="#555555", linewidth=0.6)
-    text = f"{rank:.2f}  {label}" if outwards > 0 else f"{label}  {rank:.2f}"
+    name = drawable(label)
+    text = f"{rank:.2f}  {name}" if outwards > 0 else f"{name}  {rank:.2f}"
     side = "left" if outwards > 0 else "right"
     axis.text(stop + 0.015 * outwards, height, text, ha=side, va="center")
 

@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from petlbench.cost.figures import COSTS
 from petlbench.errors import UserError
 from petlbench.report import registry
 from petlbench.report.model.report import Report
 from petlbench.report.model.spec import ReportSpec
 from petlbench.report.model.table import MINUS, Column, Table
 from petlbench.report.read.claims import Claim, Measurement, Row, read
+from petlbench.report.read.rows import members
 from petlbench.report.table.provenance import row_text
 from petlbench.run.record import Record
 
@@ -87,17 +89,22 @@ def _own(
         for record in records
         if record["status"] == "finished" and measurement.takes(record)
         if row.fits(record)
-        or (record["factors"]["method"] in beside and record["factors"]["method"] != row.method)
+        or any(name != row.method and Row(row.by, name).fits(record) for name in beside)
     ]
 
 
 def _figure(claim: Claim, row: Row, measurement: Measurement, records: Sequence[Record]) -> float:
-    """A cell of the report; NaN if it is missing, or a method beside the row lacks a task."""
+    """A cell of the report; NaN if it is missing, or a method beside the row lacks a task.
+
+    A cost of a suite is a mean over all its tasks, as a mean of accuracies is.
+    """
     tasks: dict[str, set[str]] = defaultdict(set)
     for record in records:
         tasks[record["factors"]["method"]].add(record["factors"]["task"])
     own = tasks[row.method]
     if not own or any(own - tasks[name] for name in claim.beside):
+        return math.nan
+    if claim.column in COSTS and own != set(members("dataset", measurement.accepts["suite"])):
         return math.nan
     report = registry.build(records, _spec(measurement))
     table = report.tables[0]

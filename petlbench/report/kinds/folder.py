@@ -10,6 +10,7 @@ from petlbench.report.model.report import Report
 from petlbench.report.model.spec import ReportSpec
 from petlbench.report.read import fields
 from petlbench.report.read.scores import Scores, gather
+from petlbench.report.read.trials import TRIAL
 from petlbench.run.record import Record
 
 SUITE = "folder"  # of own images
@@ -44,7 +45,7 @@ def build(
     comparisons = pairs.compared(outcomes, best) if best in outcomes else {}
     tables = [accuracies.accuracies(scores, outcomes, records, budget_gib)]
     if best is not None and comparisons:
-        tables.append(pairs.pair_table(comparisons, best, len(outcomes)))
+        tables.append(pairs.pair_table(comparisons, best))
     of_best = [record for row, record in fields.finished(scores.labelled) if row == best]
     further = details.details(outcomes, best, of_best, images)
     return Report(
@@ -64,8 +65,14 @@ def _of_one_task(records: Sequence[Record], spec: ReportSpec) -> Scores:
         spec = replace(spec, suite=SUITE)
     if spec.protocol == SCORED:
         scored = Counter(record["protocol"] for record in records if record["scores"])
+        scored.pop(TRIAL, None)
         protocols = [name for name, _ in scored.most_common(1)]
         spec = replace(spec, protocol=[*protocols, "final"][0])
+    if spec.protocol == TRIAL:
+        raise UserError(
+            "trials have no score on test images, which this report is about; leave out "
+            "--protocol, or give --protocol final"
+        )
     scores = gather(records, spec)
     if len(scores.tasks) > 1:
         names = ", ".join(scores.keys)

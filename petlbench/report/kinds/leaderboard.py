@@ -93,9 +93,11 @@ def _gaps(scores: Scores) -> pd.DataFrame:
         return pd.DataFrame(columns=[GAP.key, INTERVAL.key], dtype=object)
     # the best row itself is missing here and gets dashes
     against = statistics.against_best(means)
+    ends = zip(against["low"], against["high"], strict=True)
+    # every sample of one task is that task: its interval would have no width
     spans = [
-        f"[{low:.1f}, {high:.1f}]".replace("-", MINUS)
-        for low, high in zip(against["low"], against["high"], strict=True)
+        f"[{low:z.1f}, {high:z.1f}]".replace("-", MINUS) if len(scores.keys) > 1 else None
+        for low, high in ends
     ]
     return pd.DataFrame({GAP.key: against["difference"], INTERVAL.key: spans})
 
@@ -105,7 +107,8 @@ def _rank_notes(scores: Scores, ranks: pd.Series) -> list[str]:
     lines = [
         f"Average rank: mean over {len(scores.keys)} tasks of the rank of the mean over runs; "
         "equal scores share a rank. Behind the highest: difference of task means; its interval is "
-        f"the middle 95 % of a paired bootstrap over tasks ({statistics.SAMPLES} samples)."
+        f"the middle 95 % of a paired bootstrap over tasks ({statistics.SAMPLES} samples; none "
+        "over one task)."
     ]
     if missing := [row for row in scores.rows if row not in ranks]:
         lines.append(f"Without a score on every task, hence without a rank: {', '.join(missing)}.")

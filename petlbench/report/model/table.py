@@ -156,7 +156,7 @@ class Table:
 
 
 def _rounded(value: float, column: Column) -> str:
-    return f"{value:.{column.digits}f}".replace("-", MINUS)
+    return f"{value:z.{column.digits}f}".replace("-", MINUS)  # z: no zero has a sign
 
 
 def _printed(value: float, column: Column) -> float:

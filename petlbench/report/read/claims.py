@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from petlbench.config import options
+from petlbench.config import options, recipes
+from petlbench.config.construct import flat
 from petlbench.errors import UserError, unknown
 from petlbench.report.read import fields
 from petlbench.run.record import Record
@@ -81,12 +82,11 @@ class Row:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def fits(self, record: Record) -> bool:
-        """Whether the record is of this method and has its settings."""
+        """Whether the record is of this method, and has its settings and else its recipe."""
         if record["factors"]["method"] != self.method:
             return False
-        return all(
-            fields.config_value(record, key) == value for key, value in self.settings.items()
-        )
+        values = {**recipe(record), **self.settings}
+        return all(fields.config_value(record, key) == value for key, value in values.items())
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,27 @@ class Claim:
     def rows(self) -> list[Row]:
         """The rows that it compares."""
         return [self.row] if self.minus is None else [self.row, self.minus]
+
+
+def recipe(record: Record) -> dict[str, Any]:
+    """The published values of a run with recipe=paper by their keys; a command can override them.
+
+    Empty for a run with another recipe.
+    """
+    if fields.config_value(record, "recipe.name") != recipes.NAME:
+        return {}
+    factors = record["factors"]
+    row = recipes.row(factors["method"], factors["backbone"], factors["task"]) or {}
+    values = flat({key: node for key, node in row.items() if key != "recipe"})
+    return {key: _resolved(record, value) for key, value in values}
+
+
+def _resolved(record: Record, value: Any) -> Any:
+    """A value of a recipe; ${train.lr} is that value of the run."""
+    text = str(value)
+    if text.startswith("${"):
+        return fields.config_value(record, text[2:-1])
+    return value
 
 
 @cache  # nothing changes what it returns

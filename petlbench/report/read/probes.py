@@ -3,18 +3,30 @@
 from collections.abc import Iterable, Sequence
 
 from petlbench.report.read.fields import Labelled, config_value, differences
-from petlbench.run.budget import PROBED, largest_batches
+from petlbench.run.budget import PROBED, is_complete, largest_batches
 from petlbench.run.record import Record
 
 PROBE = "probe"  # the protocol
-SAME = ("method", "backbone", "input")  # nodes of the configuration that memory depends on
-STEP = ("train.batch_size", "train.memory")
+SAME = ("method", "backbone")  # nodes of the configuration that memory depends on
+MODE = "train.memory"
+STEP = (  # and values
+    *("input.size", "train.batch_size", "train.accumulate"),
+    *(MODE, "train.optimizer", "train.precision"),
+)
 VALUES = {"backbone.pretrained", "backbone.checkpoint"}  # of weights, which memory is not
 
 
 def probes(labelled: Iterable[Labelled], records: Sequence[Record]) -> dict[str, Record]:
-    """Row -> a probe of the same method, backbone, images, batch and memory mode."""
-    probed = [r for r in records if r["protocol"] == PROBE and r["status"] in PROBED]
+    """Row -> a probe of the same method, backbone, image size and step of training.
+
+    A probe whose memory could not be counted is none.
+    """
+    probed = [
+        record
+        for record in records
+        if record["protocol"] == PROBE and record["status"] in PROBED
+        if is_complete(record["cost"])
+    ]
     found: dict[str, Record] = {}
     for row, record in labelled:
         for probe in probed:
@@ -27,5 +39,5 @@ def probes(labelled: Iterable[Labelled], records: Sequence[Record]) -> dict[str,
 
 def batch_that_fits(probe: Record, gib: float) -> float:
     """The largest batch in `gib` of GPU memory in the probe's memory mode; NaN if unknown."""
-    mode = str(config_value(probe, STEP[1]))
+    mode = str(config_value(probe, MODE))
     return float(largest_batches(probe, gib).get(mode, float("nan")))

@@ -7,6 +7,7 @@ from pathlib import Path
 from petlbench.errors import UserError
 from petlbench.run import identity
 from petlbench.run.record import Record, Store
+from petlbench.system import user_path
 
 
 def read(folders: Sequence[Path]) -> list[Record]:
@@ -15,7 +16,7 @@ def read(folders: Sequence[Path]) -> list[Record]:
     Raises UserError if a folder is missing or no folder holds a record.
     """
     records: dict[tuple[str, str], Record] = {}
-    stores = [Store(folder) for folder in folders]
+    stores = [Store(user_path("--records", folder)) for folder in folders]
     for store in stores:
         for record in _read_folder(store):
             key = (record["protocol"], record["id"])

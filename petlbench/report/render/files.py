@@ -57,7 +57,9 @@ def contents(report: Report, name: str, command: str) -> dict[str, bytes]:
         for part, files in drawn.items()
         for suffix, content in files.items()
     }
-    return {file: text.encode() for file, text in texts.items()} | charts
+    # a file name need not be UTF-8, and Python keeps its other bytes as characters that are none
+    encoded = {file: text.encode(errors="backslashreplace") for file, text in texts.items()}
+    return encoded | charts
 
 
 def write(report: Report, name: str, folder: Path, command: str) -> list[Path]:

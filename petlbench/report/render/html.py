@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from petlbench.errors import printable
 from petlbench.report.draw.scale import Scale, scale, scales
 from petlbench.report.draw.style import styles
 from petlbench.report.model.chart import Axis, Chart, Panel, Point, Ranks, Series
@@ -46,6 +47,7 @@ def render(report: Report, command: str, pictures: Sequence[bytes] = ()) -> str:
     environment = Environment(
         loader=PackageLoader("petlbench.report.render", "page"),
         autoescape=True,  # titles and reasons may hold any text
+        finalize=_visible,
         undefined=StrictUndefined,  # a missing variable is an error, not an empty text
         trim_blocks=True,
         lstrip_blocks=True,
@@ -64,6 +66,13 @@ def render(report: Report, command: str, pictures: Sequence[bytes] = ()) -> str:
         charts_first=report.charts_first,
         data=_script([_chart(chart) for chart in report.charts]),
     )
+
+
+def _visible(value: object) -> object:
+    """A text without what would turn the writing, or is no UTF-8; its lines stay."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return "\n".join(map(printable, value.split("\n")))
+    return value
 
 
 def _caption(chart: Chart | Ranks) -> str:

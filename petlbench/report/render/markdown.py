@@ -4,6 +4,7 @@ import itertools
 import re
 from collections.abc import Sequence
 
+from petlbench.errors import printable
 from petlbench.report.model.report import Report
 from petlbench.report.model.table import Column, Table
 from petlbench.report.render.latex import part_name
@@ -13,9 +14,9 @@ FORMS = {1: "**%s**", 2: "<u>%s</u>", None: "%s"}
 
 
 def escaped(text: str) -> str:
-    """Text with the special characters of Markdown and its tables escaped."""
+    """Text in one line, with the special characters of Markdown and its tables escaped."""
     # < and > too: Markdown may contain HTML
-    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", text)
+    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", printable(text))
 
 
 def render(report: Report, name: str = "report") -> str:
@@ -28,7 +29,7 @@ def render(report: Report, name: str = "report") -> str:
     for picture in report.pictures:
         lines += [f"![{escaped(picture.caption)}]({part_name(name, picture.name)}.png)", ""]
     for command in report.commands:
-        lines += [f"{escaped(command.title)}:", "", f"    {command.text}", ""]
+        lines += [f"{escaped(command.title)}:", "", f"    {printable(command.text)}", ""]
     return "\n".join(lines)
 
 

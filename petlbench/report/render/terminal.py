@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from textwrap import wrap
 
 from rich import box
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from petlbench.errors import printable
 from petlbench.report.model.report import Report
 from petlbench.report.model.table import COST, Column, Table
 
@@ -17,6 +19,7 @@ STYLES = {1: "bold", 2: "underline", None: ""}
 WIDTH = 110  # characters if the output is not a terminal
 PADDING = 2  # spaces beside a cell
 HEAD = 11  # characters of a line of a head
+LABEL, TEXT = 60, 40  # columns of the terminal that a label and a text in a cell take at most
 
 
 def show(report: Report) -> None:
@@ -24,18 +27,20 @@ def show(report: Report) -> None:
     # None: rich asks the terminal
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     if report.answer:
-        console.print(f"{report.answer}\n", style="bold", highlight=False, markup=False)
+        console.print(f"{printable(report.answer)}\n", style="bold", highlight=False, markup=False)
     for table in report.tables:
         for part in render(table, console.width):
             console.print(part, "")
         for line in table.lines():
             # rich would take [brackets] in a reason for markup
-            console.print(line, style="dim", highlight=False, markup=False)
+            console.print(printable(line), style="dim", highlight=False, markup=False)
         console.print()
     for command in report.commands:
         console.print(f"{command.title}:", highlight=False, markup=False)
         # a wrapped command could not be copied
-        console.print(f"    {command.text}\n", soft_wrap=True, highlight=False, markup=False)
+        console.print(
+            f"    {printable(command.text)}\n", soft_wrap=True, highlight=False, markup=False
+        )
 
 
 def render(table: Table, width: int) -> list[RichTable]:
@@ -50,9 +55,9 @@ def _fitting(table: Table, columns: Sequence[Column], width: int) -> list[list[C
     """Groups of columns side by side as far as they fit; a group wider than `width` is split."""
     labels = [
         *(_with_letters(table, table.printed_label(row), row) for row in table.rows),
-        *table.sections.values(),
+        *(_short(section, LABEL) for section in table.sections.values()),
     ]
-    room = width - max(map(len, labels)) - PADDING
+    room = width - max(map(cell_len, labels)) - PADDING
     groups = [list(m) for _, m in itertools.groupby(columns, key=lambda column: column.group)]
     lines: list[list[Column]] = [[]]
     for group in groups:
@@ -65,22 +70,29 @@ def _fitting(table: Table, columns: Sequence[Column], width: int) -> list[list[C
 
 
 def _width(table: Table, columns: Sequence[Column]) -> int:
-    """Characters of columns side by side."""
-    return sum(
-        PADDING + max(map(len, [*head.split("\n"), *(_text(table, row, c) for row in table.rows)]))
-        for head, c in zip(_heads(table, columns), columns, strict=True)
+    """Columns of the terminal that columns side by side take."""
+    texts = (
+        [*head.split("\n"), *(_text(table, row, column) for row in table.rows)]
+        for head, column in zip(_heads(table, columns), columns, strict=True)
     )
+    return sum(PADDING + max(map(cell_len, of_column)) for of_column in texts)
 
 
 def _text(table: Table, row: str, column: Column) -> str:
-    return table.text(row, column) + table.flags.get((row, column.key), "")
+    return _cell(table, row, column).plain
+
+
+def _cell(table: Table, row: str, column: Column) -> Text:
+    """The figure in its style, and its flag."""
+    figure = _short(table.text(row, column), TEXT), STYLES[table.rank(row, column)]
+    return Text.assemble(figure, table.flags.get((row, column.key), ""))
 
 
 def _heads(table: Table, columns: Sequence[Column]) -> list[str]:
     """Heads with equal numbers of lines: the group over its first column, then the title."""
     titles = [wrap(_with_letters(table, c.title, c.key), HEAD) for c in columns]
     depth = max(map(len, titles))
-    groups = [c.group.capitalize() for c in columns]
+    groups = [printable(c.group.capitalize()) for c in columns]
     # rich has no heads over several columns
     first = [
         group * (group != before) for before, group in zip(["", *groups], groups, strict=False)
@@ -101,19 +113,25 @@ def _table(table: Table, columns: Sequence[Column]) -> RichTable:
         grid.add_column(Text(head), justify="right", no_wrap=True)
     for section, rows in table.parts():
         if section:
-            grid.add_row(Text(section, "italic"))
+            grid.add_row(Text(_short(section, LABEL), "italic"))
         for row in rows:
-            cells = [
-                Text.assemble(
-                    (table.text(row, c), STYLES[table.rank(row, c)]),
-                    table.flags.get((row, c.key), ""),
-                )
-                for c in columns
-            ]
+            cells = [_cell(table, row, column) for column in columns]
             grid.add_row(Text(_with_letters(table, table.printed_label(row), row)), *cells)
     return grid
 
 
 def _with_letters(table: Table, title: str, of: str) -> str:
     letters = table.letters(of)
-    return f"{title} ({letters})" if letters else title
+    name = _short(title, LABEL)
+    return f"{name} ({letters})" if letters else name
+
+
+def _short(text: str, most: int) -> str:
+    """Text without its middle if it is too wide: rich would cut the figures beside it."""
+    plain = printable(text)
+    if cell_len(plain) <= most:
+        return plain
+    half = (most - 1) // 2
+    # a blank stands for half of a wide character
+    begin, end = (set_cell_size(side, half).rstrip() for side in (plain, plain[::-1]))
+    return f"{begin}…{end[::-1]}"

@@ -15,7 +15,7 @@ from petlbench.report.table import calibration, classes, notes
 from petlbench.report.table.costs import column, meaning
 from petlbench.report.table.footnotes import footnotes
 from petlbench.report.table.images import interval_text
-from petlbench.report.table.intervals import MEANING
+from petlbench.report.table.intervals import MEANING, counted
 from petlbench.report.table.provenance import provenance
 from petlbench.run.budget import occupied, peak
 from petlbench.run.record import Record
@@ -82,14 +82,11 @@ def accuracies(
 
 def right_images(scores: Scores, outcomes: Mapping[str, Outcomes]) -> dict[str, tuple[float, int]]:
     """Row -> right test images (mean over runs) and test images, of rows with a score."""
-    main = scores.finished[scores.finished["main"]]
-    counted: dict[str, tuple[float, int]] = {
-        str(row): (fmean(part["top1"] * part["images"] / 100), int(part["images"].min()))
-        for row, part in main.groupby("row")
-    }
+    cells = counted(scores).droplevel("task").itertuples()
+    of_scores = {str(cell.Index): (float(cell.correct), int(cell.images)) for cell in cells}
     # runs may have been tested on different images, which then count all
     shares = {row: outcome.shares() for row, outcome in outcomes.items()}
-    return counted | {row: (float(share.sum()), len(share)) for row, share in shares.items()}
+    return of_scores | {row: (float(share.sum()), len(share)) for row, share in shares.items()}
 
 
 def _top1(scores: Scores, outcomes: Mapping[str, Outcomes]) -> Part:
@@ -108,7 +105,7 @@ def _top1(scores: Scores, outcomes: Mapping[str, Outcomes]) -> Part:
 
 def most_frequent(outcomes: Outcomes) -> tuple[str, float]:
     """The most frequent class of the test images, and the percent of the images that have it."""
-    counts = np.bincount(outcomes.test[0].labels)
+    counts = np.bincount(outcomes.lines().drop_duplicates("image")["label"])
     return outcomes.classes[int(counts.argmax())], float(100 * counts.max() / counts.sum())
 
 
@@ -137,8 +134,8 @@ def _figures(outcomes: Outcomes) -> list[float]:
         for split, temperature in zip(tests, temperatures, strict=False)
     ]
     return [
-        fmean(map(classes.balanced_accuracy, tests)),
-        fmean(map(classes.top_accuracy, tests)),
+        classes.balanced_accuracy(outcomes),
+        classes.top_accuracy(outcomes),
         fmean(map(calibration.calibration_error, tests)),
         fmean(temperatures) if whole else float("nan"),
         fmean(tempered) if whole else float("nan"),

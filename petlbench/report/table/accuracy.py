@@ -68,14 +68,14 @@ def significance(scores: Scores) -> tuple[str, dict[CellKey, str]]:
     if len(complete) < 2 or least >= statistics.LEVEL:
         return _no_test(tasks, len(complete), least), {}
     against = statistics.against_best(means)
-    worse = list(against.index[(against["p"] < statistics.LEVEL) & (against["difference"] < 0)])
+    worse = list(against.index[against["below"]])
     # the row that against_best compares the others with
     best = complete.mean(axis=1).idxmax()
     text = (
         f"{WORSE}: task mean significantly below that of {best}, the highest (two-sided Wilcoxon "
         f"signed-rank test over {tasks} tasks, on means over runs; Holm's correction for "
-        f"{len(against)} rows; level {statistics.LEVEL}); unmarked rows do not differ "
-        "significantly from it."
+        f"{len(against)} row{'s' * (len(against) != 1)}; level {statistics.LEVEL}); unmarked "
+        "rows are not significantly below it."
     )
     return text, {(row, TASK_MEAN): WORSE for row in worse}
 

@@ -39,20 +39,23 @@ def answer(
     correct, total = right_images(scores, outcomes)[best]
     low, high = wilson(correct, total)
     [task] = scores.keys
+    tried = sum(row == best for row, _ in scores.labelled)
     runs = sum(row == best for row, _ in fields.finished(scores.labelled))
     sentence = (
         f"{best}, {scores.means.at[best, task]:.1f} % (95 % interval {low:.0f}–{high:.0f}) on "
         f"{total} test image{'s' * (total != 1)}{f', mean over {runs} runs' if runs > 1 else ''}."
     )
+    if runs < tried:
+        sentence += f" {tried - runs} of its {tried} runs failed."
     if best in outcomes and low <= (frequent := most_frequent(outcomes[best]))[1]:
         sentence += f" Always answering {frequent[0]} ({frequent[1]:.1f} %) may do as well."
     others = [row for row in scores.rows if row != best and scores.means[task].notna()[row]]
     if not others:
         return f"{sentence} No other method has a result to compare it with."
     if not comparisons:
-        return f"{sentence} It has the highest figure. {_no_comparison(outcomes, [best, *others])}"
+        return f"{sentence} No other figure is higher. {_no_comparison(outcomes, [best, *others])}"
     same = [row for row, comparison in comparisons.items() if not comparison.differs]
-    sentences = [sentence, *_same(scores, same, comparisons, best), *_worse(comparisons)]
+    sentences = [sentence, *_same(scores, same, comparisons, best), *_differing(comparisons)]
     if unknown := [row for row in others if row not in comparisons]:
         sentences.append(f"Not compared on the same images: {_listed(unknown)}.")
     return " ".join(sentences)
@@ -85,7 +88,8 @@ def _time(scores: Scores, best: str, cheapest: str, others: Sequence[str]) -> li
     for label, record in fields.finished(scores.labelled):
         devices.setdefault(label, set()).add(str(record["provenance"].get("device")))
     own, other = (float(scores.costs.at[name, TIME]) for name in (cheapest, best))
-    elsewhere = any(devices[row] != devices[best] for row in (cheapest, *others))
+    # a mean over runs on two devices compares with no other
+    elsewhere = len(set().union(*(devices[row] for row in (best, cheapest, *others)))) > 1
     if elsewhere or own == other or not own > 0 < other:
         return []
     if own > other:
@@ -110,16 +114,24 @@ def _needed(comparison: Comparison, best: str, row: str) -> str:
     )
 
 
-def _worse(comparisons: Mapping[str, Comparison]) -> list[str]:
-    rows = [row for row, comparison in comparisons.items() if comparison.differs]
-    return [f"It is significantly better than {_listed(rows)}."] if rows else []
+def _differing(comparisons: Mapping[str, Comparison]) -> list[str]:
+    """The rows that differ significantly from the best one."""
+    worse = [row for row, comparison in comparisons.items() if comparison.better]
+    sentences = [f"It is significantly better than {_listed(worse)}."] if worse else []
+    if other := [row for row, one in comparisons.items() if one.differs and not one.better]:
+        verb = "is" if len(other) == 1 else "are"
+        sentences.append(
+            f"On significantly more of the images {_listed(other)} {verb} the better one, with a "
+            "lower accuracy, so neither is clearly better."
+        )
+    return sentences
 
 
 def _no_comparison(outcomes: Mapping[str, Outcomes], rows: Sequence[str]) -> str:
     without = [row for row in rows if row not in outcomes]
     if without:
         return f"Whether another differs is not known: {_listed(without)} were {AGAIN}."
-    return "Whether another differs is not known: no two were tested on the same images."
+    return "Whether another differs is not known: none was tested on the same images."
 
 
 def _listed(rows: Sequence[str]) -> str:

@@ -13,7 +13,8 @@ def below(scores: Scores) -> list[str]:
     left out.
     """
     means = statistics.complete(scores.means[scores.keys]).astype(float)
-    averages = means.mean(axis=1).round(1)  # as printed: no 72.0 is below a 72.0
+    # as printed: no 72.0 is below a 72.0; round(1) of pandas gives other digits for some halves
+    averages = means.mean(axis=1).map(lambda mean: float(f"{mean:.1f}"))
     baselines = averages[[row for row in averages.index if row in scores.baselines]]
     if not len(baselines):
         return []
@@ -34,8 +35,8 @@ def _significance(means: pd.DataFrame, rows: list[str], best: str) -> str:
         return f"No signed-rank test of these differences ({tasks} task{'s' * (tasks != 1)})."
     differences = [(means.loc[row] - means.loc[best]).round(statistics.DIGITS) for row in rows]
     values = statistics.holm([statistics.signed_rank(each.to_numpy()) for each in differences])
-    pairs = zip(rows, values, strict=True)
-    worse = [row for row, value in pairs if value < statistics.LEVEL]
+    tested = zip(rows, differences, values, strict=True)
+    worse = [row for row, each, p in tested if statistics.is_below(each.to_numpy(), p)]
     return (
         f"Significantly: {', '.join(worse) or 'none'} (two-sided Wilcoxon signed-rank test over "
         f"{tasks} tasks; Holm's correction for {len(rows)} row{'s' * (len(rows) != 1)}; level "

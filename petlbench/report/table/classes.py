@@ -1,61 +1,65 @@
 """Accuracy by class, the confusion matrix, and the figures that follow from them."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.metrics import balanced_accuracy_score, confusion_matrix, top_k_accuracy_score
+from sklearn.metrics import confusion_matrix, top_k_accuracy_score
 
-from petlbench.data.predictions import Predictions
 from petlbench.report.model.picture import Matrix
 from petlbench.report.model.table import DASH, Column, Table
 from petlbench.report.read.predictions import Outcomes
 from petlbench.report.table.images import interval_text
+from petlbench.report.table.statistics import DIGITS
 
 TOP = 5
 MOST = 40  # classes of a matrix that is still readable
 Array = NDArray[np.float64]
 
 
-def balanced_accuracy(split: Predictions) -> float:
+def balanced_accuracy(outcomes: Outcomes) -> float:
     """Mean over the classes with a test image of their accuracy, in percent."""
-    with warnings.catch_warnings():
-        # a predicted class without a test image counts in no mean
-        warnings.filterwarnings("ignore", "y_pred contains classes")
-        return float(100 * balanced_accuracy_score(split.labels, split.predicted))
+    return float(np.nanmean(_shares(confusion(outcomes))))
 
 
-def top_accuracy(split: Predictions) -> float:
+def top_accuracy(outcomes: Outcomes) -> float:
     """Percent of images whose class is among the TOP most probable; NaN with as few classes."""
-    classes = split.log_probabilities.shape[1]
-    if classes <= TOP:
+    classes = np.arange(len(outcomes.classes))
+    if len(classes) <= TOP:
         return float("nan")
-    scores = split.log_probabilities
-    return float(
-        100 * top_k_accuracy_score(split.labels, scores, k=TOP, labels=np.arange(classes))
-    )
+    runs = [
+        top_k_accuracy_score(split.labels, split.log_probabilities, k=TOP, labels=classes)
+        for split in outcomes.test
+    ]
+    return float(100 * np.average(runs, weights=[len(split) for split in outcomes.test]))
 
 
 def confusion(outcomes: Outcomes) -> Array:
-    """(K, K) images of each class (row) by predicted class (column), mean over runs."""
-    classes = np.arange(len(outcomes.classes))
-    runs = [confusion_matrix(s.labels, s.predicted, labels=classes) for s in outcomes.test]
-    mean: Array = np.mean(runs, axis=0)
-    return mean
+    """(K, K) test images of each class (row) by predicted class (column).
+
+    An image counts once, with the mean over its runs.
+    """
+    lines = outcomes.lines()
+    counts: Array = confusion_matrix(
+        lines["label"],
+        lines["predicted"],
+        labels=np.arange(len(outcomes.classes)),
+        sample_weight=lines["share"],
+    )
+    return counts
 
 
 def class_table(outcomes: Mapping[str, Outcomes], best: str) -> Table:
     """A row a class: test images, accuracy of each method, and what `best` takes it for."""
     matrices = {row: confusion(outcome) for row, outcome in outcomes.items()}
     classes = list(outcomes[best].classes)
-    images = matrices[best].sum(axis=1)
+    images = np.round(matrices[best].sum(axis=1))  # whole, but for thirds of runs
     values = pd.DataFrame({"images": images}, index=classes)
     for row, matrix in matrices.items():
         values[f"accuracy {row}"] = _shares(matrix)
     values["interval"] = [
-        interval_text(matrices[best][n, n], round(total)) if total >= 1 else None
+        interval_text(matrices[best][n, n], int(total)) if total else None
         for n, total in enumerate(images)
     ]
     values["mistaken"] = [_mistaken(matrices[best], n, classes) for n in range(len(classes))]
@@ -70,7 +74,8 @@ def class_table(outcomes: Mapping[str, Outcomes], best: str) -> Table:
         columns=columns,
         values=values,
         spread=pd.DataFrame(index=classes),
-        caption=f"Accuracy by class, mean over runs; interval and confusion of {best}.",
+        caption="Accuracy by class, mean over the runs of each image; interval and confusion of "
+        f"{best}.",
         name="classes",
         head="class",
         methods=dict.fromkeys(classes, " ".join(outcomes)),  # every filter of methods keeps them
@@ -81,10 +86,10 @@ def class_table(outcomes: Mapping[str, Outcomes], best: str) -> Table:
 def matrix_of(outcomes: Outcomes, row: str) -> Matrix:
     """The confusion matrix of a row, of at most MOST classes: those with the most mistakes."""
     counts = confusion(outcomes)
-    wrong = counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()
+    wrong = np.round(counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal(), DIGITS)
     shown = np.sort(np.argsort(-wrong, kind="stable")[:MOST])
     caption = f"Confusion matrix of {row}: test images of a class by predicted class"
-    caption += ", mean over runs." if len(outcomes.test) > 1 else "."
+    caption += ", mean over the runs of each image." if len(outcomes.test) > 1 else "."
     if len(shown) < len(counts):
         caption += f" The {MOST} of {len(counts)} classes with the most mistakes."
     labels = [outcomes.classes[n] for n in shown]
@@ -96,12 +101,12 @@ def _shares(matrix: Array) -> Array:
     """Accuracy of each class in percent; NaN without a test image."""
     with np.errstate(invalid="ignore"):
         shares: Array = 100 * matrix.diagonal() / matrix.sum(axis=1)
-    return shares
+    return np.round(shares, DIGITS)
 
 
 def _mistaken(matrix: Array, number: int, classes: Sequence[str]) -> str:
     """The class that another is most often taken for, with the number of images."""
-    wrong = matrix[number].copy()
+    wrong = np.round(matrix[number], DIGITS)
     wrong[number] = 0
     place = int(wrong.argmax())
     return f"{classes[place]} ({wrong[place]:.3g})" if wrong[place] else DASH

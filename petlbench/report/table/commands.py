@@ -25,8 +25,8 @@ def commands(record: Record) -> list[Command]:
     checkpoint = config_value(record, "backbone.checkpoint")
     weights = ["--checkpoint", checkpoint] if checkpoint else []
     # double quotes, since the shell has single ones around the code
-    named = json.dumps(checkpoint) if checkpoint else None
-    load = LOAD.format(delta=json.dumps(str(delta)), checkpoint=named)
+    named = _quoted(checkpoint) if checkpoint else None
+    load = LOAD.format(delta=_quoted(str(delta)), checkpoint=named)
     predict = ["python", "-m", "petlbench.predict", "--delta", str(delta), *weights, "NEW_IMAGES"]
     return [
         Command("Classify new images", shlex.join(predict)),
@@ -40,3 +40,8 @@ def commands(record: Record) -> list[Command]:
             shlex.join(["python", "-c", load + EXPORT]),
         ),
     ]
+
+
+def _quoted(text: str) -> str:
+    # JSON writes characters beyond 16 bits as two escapes, which are two characters in Python
+    return json.dumps(text, ensure_ascii=False)

@@ -13,7 +13,7 @@ from petlbench.config import options
 from petlbench.cost.figures import COSTS
 from petlbench.errors import unknown
 from petlbench.report.model.table import COST, MEAN, Column, Table
-from petlbench.report.read import costs, means
+from petlbench.report.read import costs, fields, means
 from petlbench.report.read.scores import Scores
 from petlbench.report.table import published
 from petlbench.report.table.statistics import DIGITS, complete
@@ -136,15 +136,15 @@ def _saved(
 
 
 def _elsewhere(scores: Scores, method: str) -> set[str]:
-    """The measured rows whose devices are not those of the method."""
+    """The measured rows that did not all run on the one device of the method."""
     devices: dict[str, set[str]] = {}
     of_method: set[str] = set()
-    for row, record in scores.labelled:
+    for row, record in fields.finished(scores.labelled):
         device = str(record["provenance"]["device"])
         devices.setdefault(row, set()).add(device)
         if record["factors"]["method"] == method:
             of_method.add(device)
-    return {row for row, seen in devices.items() if seen != of_method}
+    return {row for row, seen in devices.items() if len(seen | of_method) > 1}
 
 
 def _published(keys: Sequence[str], saving: Saving) -> tuple[str, str]:

@@ -36,13 +36,13 @@ class Pair:
 
     @property
     def needed(self) -> int | None:
-        """Images that would show the observed difference at LEVEL with POWER; None: there is none.
+        """Images that would show that the first is better, at LEVEL with POWER; None: it is not.
 
         n = (z_a sqrt(psi) + z_b sqrt(psi - delta^2))^2 / delta^2 with psi and delta, the sum and
         the difference of the shares of images on which one alone is better, and the normal
         quantiles z_a of 1 - LEVEL / 2 and z_b of POWER (Connor, Biometrics 43, 1987).
         """
-        if self.first == self.second:
+        if self.first <= self.second:
             return None
         psi = (self.first + self.second) / self.images
         delta = (self.first - self.second) / self.images

@@ -6,22 +6,35 @@ import pandas as pd
 
 from petlbench.errors import UserError
 from petlbench.report.model.table import Table
+from petlbench.report.read import fields
 from petlbench.report.read.scores import Scores
 from petlbench.report.table import notes
 from petlbench.report.table.images import interval_text
 
 MEANING = (
-    "Interval: Wilson's 95 % interval of the mean number of right images, over the test images "
-    "of one run. Seeds and draws are no further images, so more runs do not shorten it; it says "
-    "nothing of how another training or other data would differ."
+    "Interval: Wilson's 95 % interval of the share of right images, a mean over runs, over the "
+    "test images of one run, or of one run of each fold. Seeds and draws are no further images, "
+    "so more runs do not shorten it; it says nothing of how another training or other data would "
+    "differ."
 )
+
+
+def counted(scores: Scores) -> pd.DataFrame:
+    """(row, task) -> its test images, and how many of them are right (mean over runs)."""
+    folded = [record["id"] for _, record in scores.labelled if fields.folds(record)]
+    main = scores.finished[scores.finished["main"]]
+    # each fold tests other images, and each seed of it the same ones
+    part = main["draw"].where(main["id"].isin(folded), 0)
+    parts = main.assign(part=part).groupby(["row", "task", "part"])
+    figures = parts.agg({"top1": "mean", "images": "min"})
+    # of the images first: the mean number of right ones can exceed the least number of images
+    figures["correct"] = figures["top1"] / 100 * figures["images"]
+    return figures[["correct", "images"]].groupby(["row", "task"]).sum()
 
 
 def intervals(scores: Scores) -> pd.DataFrame:
     """The interval in percent as text, rows x tasks (or test sets); None without a score."""
-    main = scores.finished[scores.finished["main"]]
-    counted = main.assign(correct=main["top1"] * main["images"] / 100)
-    cells = counted.groupby(["row", "task"]).agg({"correct": "mean", "images": "min"})
+    cells = counted(scores)
     texts = pd.Series(
         [interval_text(cell.correct, int(cell.images)) for cell in cells.itertuples()],
         index=cells.index,

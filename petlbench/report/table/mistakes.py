@@ -1,5 +1,6 @@
 """The most confident wrong predictions of a row: a table and a sheet of the images."""
 
+import os
 from dataclasses import replace
 from pathlib import Path, PurePath
 
@@ -12,6 +13,7 @@ from petlbench.errors import UserError
 from petlbench.report.model.picture import Sheet, Tile
 from petlbench.report.model.table import Column, Table
 from petlbench.report.read.predictions import Outcomes
+from petlbench.system import user_path
 
 MOST = 24  # mistakes that are shown
 SIDE = 220  # pixels of an image on the sheet
@@ -63,8 +65,8 @@ def mistake_table(found: pd.DataFrame, outcomes: Outcomes, best: str) -> Table:
         head="file" if files else "place in the split",
         methods=dict.fromkeys(rows, best),
         notes=[
-            f"Confidence: probability of the wrong class, mean over {len(outcomes.test)} "
-            f"run{'s' * (len(outcomes.test) > 1)}; a right run counts as 0.",
+            "Confidence: probability of the wrong class, mean over the runs that tested the "
+            "image; a right run counts as 0.",
             "A confident mistake is often a wrong label, or an image of two classes: look first.",
         ],
     )
@@ -75,7 +77,7 @@ def sheet(found: pd.DataFrame, folder: str, grey_max: int) -> Sheet:
 
     Raises UserError if none of them is in the folder.
     """
-    root = Path(folder).expanduser()
+    root = user_path("--images", folder)
     root = root.parent if root.is_file() else root  # dataset.root may be a CSV file
     shown = found.head(MOST)
     paths = {image: _inside(root, str(image)) for image in shown.index}
@@ -99,9 +101,10 @@ def sheet(found: pd.DataFrame, folder: str, grey_max: int) -> Sheet:
 def _inside(root: Path, name: str) -> Path | None:
     """The file of an image; a file of predictions cannot name one elsewhere."""
     relative = PurePath(name)
-    if relative.is_absolute() or ".." in relative.parts or not (root / relative).is_file():
+    if relative.is_absolute() or ".." in relative.parts or "\0" in name:
         return None
-    return root / relative
+    path = root / relative
+    return path if os.path.isfile(path) else None  # unlike Path.is_file for any length
 
 
 def _pixels(path: Path | None, grey_max: int) -> np.ndarray | None:

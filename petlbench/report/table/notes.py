@@ -77,7 +77,7 @@ def row_marks(scores: Scores) -> dict[str, str]:
 
 
 def _runs(labelled: Iterable[Labelled]) -> str:
-    """`one seed`, `mean over 3 seeds`, or the range of runs if cells differ."""
+    """`one seed`, `mean over 3 seeds`, and the runs of a cell if they are not all of these."""
     finished = fields.finished(labelled)
     cells = Counter((row, record["factors"]["task"]) for row, record in finished)
     if not cells:
@@ -87,9 +87,11 @@ def _runs(labelled: Iterable[Labelled]) -> str:
     text = "one seed" if len(seeds) == 1 else f"mean over {len(seeds)} seeds"
     what = "folds" if any(fields.folds(record) for _, record in finished) else "draws"
     text += f" and {len(draws)} {what}" if len(draws) > 1 else ""
-    # unequal cells, e.g. of a sweep that has not ended: the numbers of seeds would mislead
+    # e.g. of a sweep that has not ended, or rows of different seeds: their number would mislead
     least, most = min(cells.values()), max(cells.values())
-    return text if least == most else f"{text}, {least} to {most} runs in a cell"
+    if least == most == len(seeds) * len(draws):
+        return text
+    return f"{text}, {least}{f' to {most}' * (most > least)} run{'s' * (most > 1)} in a cell"
 
 
 def _hardware(finished: Sequence[Record]) -> list[str]:

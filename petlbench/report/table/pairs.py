@@ -23,15 +23,27 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class Comparison:
-    """The row with the highest accuracy against another one; p: corrected for all pairs."""
+    """The row with the highest accuracy against another one.
+
+    p: corrected for all pairs of rows with common images, which are `pairs`.
+    """
 
     pair: Pair
     p: float
+    pairs: int
 
     @property
     def differs(self) -> bool:
         """Whether the images show a difference."""
         return self.p < LEVEL
+
+    @property
+    def better(self) -> bool:
+        """Whether they show that the row with the highest accuracy is the better one.
+
+        Of several runs, or of runs on further images, it can be right less often on most images.
+        """
+        return self.differs and self.pair.first > self.pair.second
 
 
 def compared(outcomes: Mapping[str, Outcomes], best: str) -> dict[str, Comparison]:
@@ -46,17 +58,18 @@ def compared(outcomes: Mapping[str, Outcomes], best: str) -> dict[str, Compariso
     pairs = {rows: one for rows, one in pairs.items() if one.images}
     corrected = holm([one.p for one in pairs.values()])
     return {
-        rows[1]: Comparison(one, p)
+        rows[1]: Comparison(one, p, len(pairs))
         for (rows, one), p in zip(pairs.items(), corrected, strict=True)
         if rows[0] == best
     }
 
 
-def pair_table(comparisons: Mapping[str, Comparison], best: str, rows: int) -> Table:
-    """A row a method that `best` is compared with. rows: all rows among the tested pairs."""
+def pair_table(comparisons: Mapping[str, Comparison], best: str) -> Table:
+    """A row a method that `best` is compared with."""
     figures = {row: _figures(comparison) for row, comparison in comparisons.items()}
     keys = [column.key for column in COLUMNS]
     images = sorted({comparison.pair.images for comparison in comparisons.values()})
+    [pairs] = {comparison.pairs for comparison in comparisons.values()}
     return Table(
         rows=list(figures),
         columns=COLUMNS,
@@ -69,8 +82,9 @@ def pair_table(comparisons: Mapping[str, Comparison], best: str, rows: int) -> T
             "several runs, the method with the larger share of right runs has the image; equal "
             "shares count for neither. The trained networks are compared: another training can "
             "give another order.",
-            f"p: McNemar's exact test, two-sided; Holm's correction for {rows * (rows - 1) // 2} "
-            f"pairs, all of {rows} methods; below {LEVEL}, the methods differ.",
+            f"p: McNemar's exact test, two-sided; Holm's correction for {pairs} "
+            f"pair{'s' * (pairs != 1)}, all that have common images; below {LEVEL}, the methods "
+            "differ.",
             "Images needed, where they do not: to find the observed difference with probability "
             f"{POWER:g} at level {LEVEL} without correction, if it is the true one (Connor 1987): "
             "(1.96 sqrt(s) + 0.84 sqrt(s − d^2))^2 / d^2 with s and d, the sum and the difference "

@@ -68,7 +68,7 @@ def against_best(means: pd.DataFrame) -> pd.DataFrame:
 
     Columns: difference of the means over tasks, low and high (95 % paired bootstrap over tasks),
     p (Wilcoxon signed-rank, two-sided, Holm's correction over the rows; NaN if it cannot reach
-    the level).
+    the level), below (whether the row is significantly below the best).
     """
     full = complete(means)
     best = full.mean(axis=1).idxmax()
@@ -78,12 +78,14 @@ def against_best(means: pd.DataFrame) -> pd.DataFrame:
     drawn = np.random.default_rng(0).integers(rows.shape[1], size=(SAMPLES, rows.shape[1]))
     intervals = [_interval(row, drawn) for row in rows]
     too_few = least_p(full.shape[1], len(rows)) >= LEVEL
+    values = [math.nan] * len(rows) if too_few else holm([signed_rank(row) for row in rows])
     return pd.DataFrame(
         {
             "difference": differences.mean(axis=1),
             "low": [low for low, _ in intervals],
             "high": [high for _, high in intervals],
-            "p": math.nan if too_few else holm([signed_rank(row) for row in rows]),
+            "p": values,
+            "below": [is_below(row, p) for row, p in zip(rows, values, strict=True)],
         },
         index=differences.index,
     )
@@ -100,14 +102,21 @@ def holm(values: Sequence[float]) -> list[float]:
     return [float(value) for value in corrected]
 
 
+def is_below(differences: np.ndarray, p: float) -> bool:
+    """Whether the signed-rank test with this p-value says that the differences are negative.
+
+    Their mean need not have the sign of their ranks: one task can outweigh all others.
+    """
+    kept, ranks = _ranked(differences)
+    return p < LEVEL and bool(2 * ranks[kept > 0].sum() < ranks.sum())
+
+
 def signed_rank(differences: np.ndarray) -> float:
     """Two-sided p-value of the Wilcoxon signed-rank test, exact also with ties.
 
     Zeros are left out, as Wilcoxon did; without another difference it is 1.
     """
-    kept = differences[differences != 0]
-    # twice the ranks are whole numbers, also where ties share a mean rank
-    ranks = (2 * pd.Series(abs(kept)).rank()).astype(int)
+    kept, ranks = _ranked(differences)
     # probability of each sum of the ranks of positive differences, all signs equally likely
     sums = np.ones(1)
     for rank in ranks:
@@ -115,6 +124,13 @@ def signed_rank(differences: np.ndarray) -> float:
     positive = int(ranks[kept > 0].sum())
     tail = min(positive, int(ranks.sum()) - positive)
     return min(1.0, 2 * float(sums[: tail + 1].sum()))
+
+
+def _ranked(differences: np.ndarray) -> tuple[np.ndarray, pd.Series]:
+    """The differences that are not zero, and twice their ranks by size."""
+    kept = differences[differences != 0]
+    # twice the ranks are whole numbers, also where ties share a mean rank
+    return kept, (2 * pd.Series(abs(kept)).rank()).astype(int)
 
 
 def _interval(differences: np.ndarray, drawn: np.ndarray) -> tuple[float, float]:
