@@ -25,6 +25,7 @@ from petlbench.config import (
     selection,
 )
 from petlbench.errors import UserError, first_line, one_line
+from petlbench.garbage import uncollected
 from petlbench.progress import say
 from petlbench.sweep.plugin import defer, register
 from petlbench.system import package_version
@@ -59,7 +60,8 @@ def run_single(composed: DictConfig) -> None:
     refuse_a_sweep(HydraConfig.get().sweeper)
     config = compose.finish(composed, HydraConfig.get().runtime.choices)
     recipes.check(config)
-    from petlbench.run import single  # imports torch, so after cheap mistakes
+    with uncollected():
+        from petlbench.run import single  # imports torch, so after cheap mistakes
 
     if not single.run(config):
         raise SystemExit(FAILED)

@@ -27,6 +27,7 @@ from petlbench.config.interpolation import NotCovered
 from petlbench.config.schema import Config
 from petlbench.config.selection import SelectConfig
 from petlbench.errors import UserError, unknown
+from petlbench.garbage import uncollected
 from petlbench.sweep import conduct, plan, select, space
 from petlbench.sweep.axes import Axes, cells, refuse_selection
 from petlbench.sweep.launchers.basic import Basic
@@ -83,7 +84,8 @@ class PetlSweeper(Sweeper):
             code = select.sweep(found, settings, launcher, **asked)
         else:
             refuse_selection(axes)
-            combinations = list(self.combinations(axes, axes.varied))
+            with uncollected():
+                combinations = list(self.combinations(axes, axes.varied))
             code = conduct.sweep(combinations, launcher, **asked)
         # `hydra.main` discards what a sweeper returns
         raise SystemExit(code)
