@@ -55,10 +55,18 @@ def _same(x: Tensor, **others: Any) -> Tensor | None:
     return torch.empty_like(x) if _are_plain(x) else None
 
 
-def _sum(x: Any, y: Any, **others: Any) -> Tensor | None:
-    """(...), (...) -> (...), of equal shapes alone"""
-    is_plain = not others and _are_plain(x, y) and x.shape == y.shape
-    return torch.empty_like(x) if is_plain else None
+def _sum(x: Tensor, y: Any, **others: Any) -> Tensor | None:
+    """(...), (...) or a number -> (...), as an entrywise product too"""
+    if others or not _are_plain(x):
+        return None
+    if type(y) is float and x.is_floating_point():
+        return torch.empty_like(x)
+    return x.new_empty(torch.broadcast_shapes(x.shape, y.shape)) if _are_plain(x, y) else None
+
+
+def _drawn(x: Tensor, *bounds: Any, **others: Any) -> Tensor | None:
+    """(...) -> (...), in place"""
+    return x if x.is_meta else None
 
 
 def _layer_norm(
@@ -118,6 +126,8 @@ QUICK: dict[Any, Callable[..., Any]] = {
     F.scaled_dot_product_attention: _attention,
     Tensor.add: _sum,
     Tensor.mul: _sum,
+    Tensor.normal_: _drawn,
+    Tensor.uniform_: _drawn,
     torch.block_diag: _block_diagonal,
     torch.randperm: _permutation,
 }
