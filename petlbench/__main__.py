@@ -26,6 +26,7 @@ from petlbench.config import (
     selection,
 )
 from petlbench.errors import UserError, first_line, one_line
+from petlbench.garbage import uncollected
 from petlbench.progress import say
 from petlbench.sweep.overrides import defer
 from petlbench.sweep.plugin import register
@@ -61,7 +62,8 @@ def run_single(composed: DictConfig) -> None:
     refuse_a_sweep(HydraConfig.get().sweeper)
     config = compose.finish(composed, HydraConfig.get().runtime.choices)
     recipes.check(config)
-    from petlbench.run import single  # imports torch, so after cheap mistakes
+    with uncollected():
+        from petlbench.run import single  # imports torch, so after cheap mistakes
 
     if not single.run(config):
         raise SystemExit(FAILED)

@@ -11,7 +11,17 @@ ROOT = Path(__file__).parent.parent
 # From the bottom; a module may import from its own layer (without a cycle of packages) and below.
 # Commands of `python -m` are entry points: they stand on top, wherever their file lies.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "checks", "system", "main_memory", "progress", "arguments", "cells", "interrupts"),
+    (
+        "errors",
+        "checks",
+        "system",
+        "garbage",
+        "main_memory",
+        "progress",
+        "arguments",
+        "cells",
+        "interrupts",
+    ),
     ("config",),
     ("layers", "swap"),
     ("model",),

@@ -1,5 +1,6 @@
 """From Hydra's composed configuration to the typed one of a run."""
 
+import copy
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -86,7 +87,8 @@ def target_of(node: Mapping[str, Any], where: str) -> Target:
     path = node.get("_target_")
     if not isinstance(path, str) or "." not in path:
         raise UserError(f"{where}._target_ is {path}; it must be the dotted name of a class")
-    return Target(path, {key: value for key, value in node.items() if not key.startswith("_")})
+    values = {key: value for key, value in node.items() if not key.startswith("_")}
+    return Target(path, copy.deepcopy(values))  # the code of others gets them
 
 
 def _container(composed: DictConfig) -> Plain:
@@ -122,10 +124,18 @@ def _dataset(node: Plain, option: str) -> DatasetConfig:
 
 def _refuse_not_finite(plain: Plain) -> None:
     """Refuse nan and inf where no other check has: JSON has neither, and records are JSON."""
+    if _is_finite(plain):
+        return
     for key, value in flat(plain):
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, float) and not math.isfinite(one):
-                raise UserError(f"{key} is {value}; it must be finite")
+        if not _is_finite(value):
+            raise UserError(f"{key} is {value}; it must be finite")
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a value is finite, or all values in it are."""
+    if isinstance(value, dict | list):
+        return all(map(_is_finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _refuse_suites(composed: DictConfig, choices: Mapping[str, str]) -> None:

@@ -9,6 +9,7 @@ OmegaConf explain it. Like sweep/plugin.py, this module uses Hydra's private int
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -35,17 +36,19 @@ class Composer:
     def __init__(self, loader: ConfigLoaderImpl) -> None:
         self.loader = loader
         self._sets: dict[tuple[str, ...], OptionSet] = {}
+        self._is_group = cache(loader.repository.group_exists)
 
     def compose(self, overrides: Sequence[Override]) -> tuple[Plain, dict[str, str]]:
         """Typed plain values without Hydra's node, and the choice of each group.
 
-        Raises NotCovered if Hydra has to compose them.
+        Callers do not change them, since other combinations share them. Raises NotCovered if Hydra
+        has to compose them.
         """
         fixed, chosen, values = [], [], []
         for override in overrides:
             if override.is_hydra_override():
                 fixed.append(override)
-            elif not self.loader.repository.group_exists(override.key_or_group):
+            elif not self._is_group(override.key_or_group):
                 values.append(override)
             elif override.get_key_element() in GROUPS and isinstance(override.value(), str):
                 chosen.append(override)
@@ -59,7 +62,7 @@ class Composer:
             if any(_is_suite(plain.get(group)) for group in GROUPS):
                 raise NotCovered("a suite is no run")
             for override in values:
-                assign(plain, override)
+                plain = assigned(plain, override)
             return resolved(plain), choices
         except (HydraException, OmegaConfBaseException) as error:
             raise NotCovered(str(error)) from error
@@ -78,9 +81,19 @@ class OptionSet:
         self.base = Listing(self.repository, self.fixed)
         self._segments: dict[tuple[str, ...], tuple[str, list[File]]] = {}
         self._contents: dict[File, Plain] = {}
+        self._last: tuple[list[str], tuple[Plain, dict[str, str]]] | None = None
 
     def merged(self, chosen: Sequence[Override]) -> tuple[Plain, dict[str, str]]:
-        """Plain values with interpolations, and the choice of each group."""
+        """Plain values with interpolations, and the choice of each group.
+
+        Callers do not change them: the same choice often comes again, with other values.
+        """
+        texts = [str(override.input_line) for override in chosen]
+        if self._last is None or texts != self._last[0]:
+            self._last = texts, self._merged(chosen)
+        return self._last[1]
+
+    def _merged(self, chosen: Sequence[Override]) -> tuple[Plain, dict[str, str]]:
         choices = dict(self.base.choices)
         changed: dict[str, list[File]] = {}
         for override in chosen:
@@ -216,16 +229,23 @@ def merge(below: Plain, above: Mapping[str, Any]) -> None:
             below[key] = copy.copy(value)
 
 
-def assign(plain: Plain, override: Override) -> None:
-    """Set a value of the command line whose key exists. Raises NotCovered for other overrides."""
+def assigned(plain: Plain, override: Override) -> Plain:
+    """A copy with a value of the command line, whose key exists; it shares the other nodes.
+
+    Raises NotCovered for other overrides.
+    """
     value = override.value()
     *above, last = override.key_or_group.split(".")
-    node: Any = plain
-    for key in above:
-        node = node.get(key) if isinstance(node, dict) else None
-    is_plain = override.type is OverrideType.CHANGE and override.package is None
-    if not is_plain or not isinstance(node, dict) or last not in node:
+    if override.type is not OverrideType.CHANGE or override.package is not None:
         raise NotCovered(override.input_line)
-    if isinstance(value, dict) or isinstance(node[last], dict):
+    changed = dict(plain)
+    node: Any = changed
+    for key in above:
+        if not isinstance(node.get(key), dict):
+            raise NotCovered(override.input_line)
+        node[key] = dict(node[key])
+        node = node[key]
+    if last not in node or isinstance(value, dict) or isinstance(node[last], dict):
         raise NotCovered(override.input_line)
     node[last] = value
+    return changed

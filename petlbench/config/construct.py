@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, field, fields, is_dataclass, make_dataclass
 from functools import cache
 from importlib import import_module
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -56,28 +56,22 @@ def build(schema: type[T], plain: Mapping[str, Any], where: str = "") -> T:
     where: dotted name of the node, for the message. Raises UserError for unknown, missing and
     wrong values.
     """
-    hints = _hints(schema)  # type: ignore[arg-type]
-    prefix = f"{where}." if where else ""
-    known = [part.name for part in fields(schema)]  # type: ignore[arg-type]
+    prefix, keys = f"{where}." if where else "", _keys(schema)
     for key in plain:
-        if key not in known:
-            raise UserError(
-                f"no key '{prefix}{key}'; {where or 'the root'} has {', '.join(known)}"
-            )
+        if key not in keys:
+            raise UserError(f"no key '{prefix}{key}'; {where or 'the root'} has {', '.join(keys)}")
     values: dict[str, Any] = {}
-    for part in fields(schema):  # type: ignore[arg-type]
-        name = f"{prefix}{part.name}"
-        if part.name not in plain:
-            if part.default is MISSING and part.default_factory is MISSING:
-                raise UserError(f"{name} is missing; set {name}=VALUE")
+    for name, key in keys.items():
+        if name not in plain:
+            if key.is_required:
+                raise UserError(f"{prefix}{name} is missing; set {prefix}{name}=VALUE")
             continue
-        value = plain[part.name]
-        nested = _nested(hints[part.name])
-        if nested is not None and value is not None:
+        value = plain[name]
+        if key.nested is not None and value is not None:
             # `composable` makes an optional node Any, so OmegaConf has not converted its values
-            value = typed(nested, value, name) if _is_optional(hints[part.name]) else value
-            value = build(nested, value, name)
-        values[part.name] = value
+            value = typed(key.nested, value, prefix + name) if key.is_optional else value
+            value = build(key.nested, value, prefix + name)
+        values[name] = value
     return schema(**values)
 
 
@@ -114,9 +108,25 @@ def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix[:-1], node
 
 
+class _Key(NamedTuple):
+    """A key of a schema. nested: the dataclass of its values, if they are nodes."""
+
+    nested: type | None
+    is_optional: bool
+    is_required: bool
+
+
 @cache
-def _hints(schema: type) -> dict[str, Any]:
-    return get_type_hints(schema)
+def _keys(schema: type) -> dict[str, _Key]:
+    hints = get_type_hints(schema)
+    return {
+        part.name: _Key(
+            _nested(hints[part.name]),
+            is_optional=type(None) in _kinds(hints[part.name]),
+            is_required=part.default is MISSING and part.default_factory is MISSING,
+        )
+        for part in fields(schema)
+    }
 
 
 def _kinds(hint: Any) -> tuple[Any, ...]:
@@ -128,7 +138,3 @@ def _nested(hint: Any) -> type | None:
     return next(
         (kind for kind in _kinds(hint) if isinstance(kind, type) and is_dataclass(kind)), None
     )
-
-
-def _is_optional(hint: Any) -> bool:
-    return type(None) in _kinds(hint)

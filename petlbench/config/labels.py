@@ -60,7 +60,7 @@ def _values(group: str, option: str) -> Plain:
 
 def _merged(group: str, place: str, option: str) -> dict[str, Any]:
     """The node `group` of an option of the group `place`."""
-    content = options.content(place, option)
+    content = options.shared_content(place, option)
     values: dict[str, Any] = {}
     for parent in content.get("defaults", []):
         # others choose options of other groups

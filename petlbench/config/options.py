@@ -36,6 +36,11 @@ def content(group: str, name: str) -> dict[str, Any]:
 
     Raises UserError if the file is not a yaml mapping.
     """
+    return copy.deepcopy(shared_content(group, name))
+
+
+def shared_content(group: str, name: str) -> Mapping[str, Any]:
+    """`content` without a copy: callers do not change it."""
     file = _files(group).get(name)
     try:
         values = _parsed(file.read_text()) if file is not None else {}
@@ -43,7 +48,7 @@ def content(group: str, name: str) -> dict[str, Any]:
         raise UserError(f"'{file}' is not yaml: {one_line(error)}") from error
     if not isinstance(values, dict):
         raise UserError(f"'{file}' holds a {type(values).__name__}; it must map keys to values")
-    return copy.deepcopy(values)
+    return values
 
 
 @cache  # by the text, so that a changed file is seen: a sweep reads an option for each run

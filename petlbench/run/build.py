@@ -19,6 +19,7 @@ from petlbench.errors import UserError, unknown
 from petlbench.method import Method
 from petlbench.model import backbone as backbones
 from petlbench.model.backbone import Backbone
+from petlbench.model.quick_shapes import QuickShapes
 from petlbench.model.template import Template
 from petlbench.model.weights import WeightSource
 from petlbench.run import splits
@@ -91,6 +92,14 @@ def check(config: Config) -> None:
         target.check_arguments(kind, config.method.values, "method", given=["backbone"])
         kind.check(_backbone_on_meta(config), **config.method.values)
         return
+    try:
+        with QuickShapes():
+            _try(config)
+    except Exception:
+        _try(config)  # the verdict and its words are those of torch's own operations
+
+
+def _try(config: Config) -> None:
     built = on_meta(config)
     with torch.device("meta"):
         # shapes that do not fit show only in a forward pass

@@ -216,7 +216,8 @@ def write(record: Record, path: Path) -> None:
 
 def read(path: Path) -> Record:
     """The record in a file. Raises NoRecord if it cannot be read or has a wrong value."""
-    content, is_json = _content(path)
+    text = _text(path)
+    content, is_json = _parsed(path, text)
     if not isinstance(content, dict) or "schema" not in content:
         raise NoRecord(f"'{path}' is no record: it has no schema")
     if content["schema"] != SCHEMA or isinstance(content["schema"], bool):
@@ -224,7 +225,7 @@ def read(path: Path) -> Record:
             f"record '{path}' has schema {content['schema']}, this petlbench reads {SCHEMA}; "
             "use the version that wrote it, or move it elsewhere"
         )
-    if places := wrong(content) if is_json and is_shallow(content) else broken(content):
+    if places := wrong(content) if is_json and is_shallow(content, text) else broken(content):
         more = f" and {len(places) - MAX_PLACES} more" if len(places) > MAX_PLACES else ""
         raise NoRecord(
             f"record '{path}' is broken: {', '.join(places[:MAX_PLACES])}{more} missing or wrong; "
@@ -233,25 +234,35 @@ def read(path: Path) -> Record:
     return content
 
 
-def _content(path: Path) -> tuple[Any, bool]:
+def _text(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _parsed(path: Path, text: bytes) -> tuple[Any, bool]:
     """The content of a file, and whether JSON can hold all of it."""
     try:
-        content = path.read_bytes()
+        return orjson.loads(text), True  # four times as fast
+    except orjson.JSONDecodeError:
         try:
-            return orjson.loads(content), True  # four times as fast
-        except orjson.JSONDecodeError:
             # accepts more, such as NaN, so that `broken` can name its place
-            return json.loads(content.decode("utf-8")), False
-    except (OSError, ValueError, RecursionError) as error:
-        raise NoRecord(
-            f"record '{path}' cannot be read ({first_line(error)}); delete it or restore it"
-        ) from error
+            return json.loads(text.decode("utf-8")), False
+        except (ValueError, RecursionError) as error:
+            raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> NoRecord:
+    return NoRecord(
+        f"record '{path}' cannot be read ({first_line(error)}); delete it or restore it"
+    )
 
 
 def _schema(path: Path) -> int:
     """The schema of the record in a file; 0 if the file holds none."""
     try:
-        content = _content(path)[0] if path.is_file() else None
+        content = _parsed(path, _text(path))[0] if path.is_file() else None
     except NoRecord:
         return 0
     schema = content.get("schema") if isinstance(content, dict) else None

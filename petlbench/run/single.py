@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from petlbench.config.schema import Config
 from petlbench.errors import UserError
+from petlbench.garbage import uncollected
 from petlbench.run import build, contents, job, splits
 from petlbench.run.identity import identity
 from petlbench.run.lifecycle import failed
@@ -62,6 +63,7 @@ def _check_available(config: Config) -> None:
     splits.prepared(config)
 
 
+@uncollected()
 def _bug(config: Config, work: job.Job) -> Exception | None:
     """The error of a method that fails when it is tried on shapes.
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 
 from petlbench.config.schema import Config
+from petlbench.garbage import uncollected
 from petlbench.run import job
 from petlbench.run.claims import Claims
 from petlbench.run.record import Store
@@ -35,11 +36,13 @@ def sweep(
     return 0 if dry_run else end(runs, done(runs, store, launcher), store)
 
 
+@uncollected()
 def planned(combinations: Iterable[plan.Combination], store: Stores) -> list[plan.Planned]:
     """The runs of a sweep, and what the records say of them now."""
     return plan.build(combinations, cache(lambda root: store(root).finished()), _check)
 
 
+@uncollected()
 def check(runs: Sequence[plan.Planned], launcher: Launcher, *, dry_run: bool) -> None:
     """Refuse what cannot work before the plan is printed. Raises UserError."""
     if open_runs := _open(runs):
@@ -51,6 +54,7 @@ def check(runs: Sequence[plan.Planned], launcher: Launcher, *, dry_run: bool) ->
             launcher.check(to_run)
 
 
+@uncollected()
 def announce(
     headline: str,
     runs: Sequence[plan.Planned],

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from petlbench.checks import positive
 from petlbench.config import target
 from petlbench.errors import UserError
+from petlbench.garbage import uncollected
 from petlbench.sweep import conduct, select
 from petlbench.sweep.axes import refuse_selection
 from petlbench.sweep.combine import Combiner
@@ -72,7 +73,8 @@ class PetlSweeper(Sweeper):
             code = select.sweep(cells, settings, launcher, **asked)
         else:
             refuse_selection(axes)
-            combinations = list(combiner.combinations(axes, axes.varied))
+            with uncollected():
+                combinations = list(combiner.combinations(axes, axes.varied))
             code = conduct.sweep(combinations, launcher, **asked)
         # `hydra.main` discards what a sweeper returns
         raise SystemExit(code)

@@ -17,6 +17,7 @@ from statistics import fmean
 
 from petlbench.config.schema import Config
 from petlbench.config.selection import SUITE, SelectConfig
+from petlbench.garbage import uncollected
 from petlbench.run import contents
 from petlbench.run.identity import identity
 from petlbench.run.once import Signature, record_signature
@@ -139,6 +140,7 @@ def sweep(
     return conduct.end([*trials, *runs], failures, store)
 
 
+@uncollected()
 def _searches(cells: Iterable[Cell], selection: SelectConfig) -> list[Search]:
     """The cells that share a choice, with the trials of their points."""
     by_name: dict[tuple[str, ...], list[tuple[Cell, list[list[plan.Combination]]]]] = {}

@@ -61,11 +61,11 @@ def _deviating(
 ) -> list[Remark]:
     """Rows with a value other than the most common one among their peers; None is skipped."""
     # None: an older record without the field is no deviation
-    lines = ((row, peers_of(r), field(r)) for row, r in labelled)
-    values = [line for line in lines if line[2] is not None]
+    lines = Counter((row, peers_of(r), field(r)) for row, r in labelled)
+    values = {line: runs for line, runs in lines.items() if line[2] is not None}
     counts: dict[str, Counter[Any]] = defaultdict(Counter)
-    for _, peers, value in values:
-        counts[peers][value] += 1
+    for (_, peers, value), runs in values.items():
+        counts[peers][value] += runs
     usual = {peers: counter.most_common(1)[0][0] for peers, counter in counts.items()}
     # dict[str, None] is a set in the order of insertion
     rows: dict[tuple[Any, Any], dict[str, None]] = defaultdict(dict)
