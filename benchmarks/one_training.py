@@ -27,5 +27,5 @@ def timed(file: Path) -> Any:
 
 
 if __name__ == "__main__":
-    setattr(TrainingLoop, "train", timed(Path(sys.argv.pop(1))))
+    TrainingLoop.train = timed(Path(sys.argv.pop(1)))  # type: ignore[method-assign]
     main()
