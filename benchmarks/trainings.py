@@ -4,7 +4,7 @@
     python -m benchmarks.trainings BEFORE
 
 Both trees take turns, with equal settings and one thread; a process for each run. Writes
-training.json beside the records of `benchmarks`.
+a record beside those of `benchmarks`.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks.__main__ import FOLDER
 
+FILE = "training.json"
 NOW = Path(__file__).parents[1]
 DRIVER = Path(__file__).with_name("one_training.py")
 BARS = {"linear": 0.05, "lst": 0.5, "dtl": 0.65, "dtl_plus": 0.65}
@@ -38,7 +39,8 @@ def run(tree: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
         record = json.loads(file.read_text())
         return {
             "seconds": float(seconds.read_text()),
-            "top1": [score["top1"] for score in record["scores"].values()],
+            "top1": record["scores"]["test"]["top1"],
+            "epochs": record["config"]["train"]["epochs"],
             "device": record["provenance"]["device"],
             "versions": record["provenance"]["versions"],
         }
@@ -58,7 +60,7 @@ def measured(before: Path, methods: list[str], repeats: int) -> Iterator[dict[st
         for _ in range(repeats):
             for form, tree in trees.items():
                 ended = run(tree, (f"method={method}", *SETTINGS))
-                record["device"] = ended["device"]
+                record |= {key: ended[key] for key in ("device", "epochs")}
                 record.setdefault("versions", {})[form] = ended["versions"]
                 row["seconds"].setdefault(form, []).append(ended["seconds"])
                 row["top1"][form] = ended["top1"]
@@ -79,7 +81,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="runs of each (default: 3)")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the record")
     options = parser.parse_args()
-    path = options.out / "training.json"
+    path = options.out / FILE
     for record in measured(options.before, options.method or list(BARS), options.repeats):
         path.write_text(json.dumps(record, indent=1) + "\n")
     print(f"wrote {path}")
