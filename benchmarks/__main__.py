@@ -31,6 +31,7 @@ from petlbench.testing import networks
 from petlbench.train.precision import Precision
 
 FOLDER = Path(__file__).parent.parent / "results" / "measured" / "speed"
+DEVICES = ("cpu", "cuda")  # a record each
 VIT_B = ("backbone=vit_b16",)
 # for a test: the same comparisons on a network of 12 blocks of width 32
 TINY = ("backbone=vit_b16", "backbone.name=petlbench_vit", f"input.size={networks.SIZE}")
@@ -133,7 +134,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--device", choices=DEVICES, default="cpu")
     parser.add_argument("--repeats", type=int, default=3, help="measured steps (default: 3)")
     parser.add_argument("--quick", action="store_true", help="a tiny network, for tests")
     names = [row.name for row in (*CASES, *MODES)]

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.__main__ import FOLDER
+from benchmarks.__main__ import DEVICES, FOLDER
+from benchmarks.trainings import FILE
 
 Record = Mapping[str, Any]
 INTRODUCTION = (
@@ -145,6 +146,34 @@ def verdict(value: float, bar: float) -> str:
     return f"≤ {bar:g}: {'met' if value <= bar else 'not met'}"
 
 
+def trainings(record: Record) -> Iterator[str]:
+    """The part on whole trainings."""
+    commits = {form: versions["commit"] for form, versions in record["versions"].items()}
+    yield "## Whole trainings beside an earlier petlbench\n"
+    yield (
+        "`python -m benchmarks.trainings BEFORE` (BEFORE: a clone at the earlier commit): CPU "
+        f"seconds of the training, {' '.join(record['settings'])}, {record['epochs']} epochs; "
+        f"both trees take turns. Now: commit {commits['now']}; before: {commits['before']}. "
+        f"{record['device']}, {record['cores']} cores, {record['date']}.\n"
+    )
+    heads = ["method", "now, s", "before, s", "ratio", "bar", "top-1 now", "top-1 before"]
+    yield _row(heads)
+    yield _row(["---", *["--:"] * 3, "---", "--:", "--:"])
+    for row in record["rows"]:
+        yield _row(_training(row))
+    yield ""
+
+
+def _training(row: Record) -> Iterator[str]:
+    now, before = row["seconds"]["now"], row["seconds"]["before"]
+    ratios = [a / b for a, b in zip(now, before, strict=True)]
+    yield f"`method={row['method']}`"
+    yield from (f"{statistics.median(values):.1f}" for values in (now, before))
+    yield spread(ratios)
+    yield verdict(statistics.median(ratios), row["bar"])
+    yield from (f"{row['top1'][form]:.1f}" for form in ("now", "before"))
+
+
 def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
@@ -154,8 +183,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.page", description=__doc__)
     parser.add_argument("--records", type=Path, default=FOLDER, help="folder of the records")
     folder: Path = parser.parse_args().records
-    records = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    (folder / "README.md").write_text(page(records))
+    devices = (folder / f"{device}.json" for device in DEVICES)
+    text = page(json.loads(path.read_text()) for path in devices if path.exists())
+    if (path := folder / FILE).exists():
+        text = "\n".join([text, *trainings(json.loads(path.read_text()))])
+    (folder / "README.md").write_text(text)
     print(f"wrote {folder / 'README.md'}")
 
 

@@ -9,13 +9,20 @@ from safetensors.torch import save
 from torch import nn
 
 from petlbench.errors import Unsupported
+from petlbench.layers.frozen import FrozenLinear
 from petlbench.layers.lean import plain
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
+from petlbench.model.folding import Foldable
 from petlbench.model.pooling import set_pooling
 from petlbench.system import write_atomically
 
 TOLERANCE = 1e-2  # of the largest logit: a wrong merge differs by more, rounding by far less
+
+
+# Merging takes as long as the merged network saves on 120 to 210 images: LoRA, SSF and FacT-TK on
+# ViT-B/16, docs/speed.md.
+WORTH = 250  # images
 
 
 def merged(method: Method) -> nn.Module:
@@ -27,6 +34,27 @@ def merged(method: Method) -> nn.Module:
     differ.
     """
     return merged_with_pooling(method)[0]
+
+
+def for_inference(method: Method, images: int) -> nn.Module:
+    """What to call on so many images: the merged network if that saves time, or the method itself.
+
+    It does if layers disappear and the images are many. Layers that hold their weights in fewer
+    bits stay, since a merged network holds them in fp32.
+    """
+    if images < WORTH or not _merges_layers(method):
+        return method
+    try:
+        return merged(method)
+    except Unsupported:  # on this backbone, or with what it has learned
+        return method
+
+
+def _merges_layers(method: Method) -> bool:
+    if method.unmergeable or any(isinstance(part, FrozenLinear) for part in method.modules()):
+        return False
+    is_own = type(method).merge is not Method.merge
+    return is_own or any(isinstance(part, Foldable) for part in method.modules())
 
 
 def save_merged(method: Method, folder: Path) -> None:

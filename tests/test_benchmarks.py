@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import __main__, page
+from benchmarks import __main__, page, trainings
 from benchmarks.cases import CASES, FORECASTS, KEPT, MODES, Case
 from benchmarks.compare import Setting, Unequal, compare
 from benchmarks.textbook import DTL
@@ -86,3 +86,21 @@ def test_forms_that_compute_something_else_are_refused() -> None:
 def test_a_bar_is_met_up_to_its_value() -> None:
     assert page.verdict(0.76, 0.76) == "≤ 0.76: met"
     assert page.verdict(0.77, 0.76) == "≤ 0.76: not met"
+
+
+def test_a_record_of_trainings_and_its_part_of_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(tree: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
+        is_now = tree == trainings.NOW
+        about = {"versions": {"commit": "new" if is_now else "old"}, "device": "A CPU"}
+        return about | {"seconds": 2.0 if is_now else 4.0, "top1": 90.0, "epochs": 10}
+
+    monkeypatch.setattr(trainings, "run", ended)
+    out = ("--out", str(tmp_path))
+    run(monkeypatch, trainings.main, str(tmp_path), "--method", "dtl", "--repeats", "2", *out)
+    run(monkeypatch, page.main, "--records", str(tmp_path))
+    text = (tmp_path / "README.md").read_text()
+    assert "10 epochs; both trees take turns. Now: commit new; before: old. A CPU" in text
+    row = "| 2.0 | 4.0 | 0.500 [0.500, 0.500] | ≤ 0.65: met | 90.0 | 90.0 |"
+    assert f"| `method=dtl` {row}" in text

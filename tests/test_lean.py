@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from petlbench.cost import shapes
-from petlbench.cost.forecast import LiveBytes
 from petlbench.delta import trained
 from petlbench.layers import LowRank, ScaleShift, SideState, Swish
 from petlbench.layers.kept import unchanged
@@ -27,6 +26,7 @@ from petlbench.model.drop_path import keep_masks
 from petlbench.testing import images, loss, randomised, tiny_method
 from petlbench.train import frozen
 from petlbench.train.frozen import frozen_in_16_bit
+from petlbench.train.live_bytes import LiveBytes
 from petlbench.train.precision import Precision
 
 CPU = torch.device("cpu")

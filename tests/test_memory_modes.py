@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from petlbench.config import compose
 from petlbench.config.nodes import MEMORY_MODES
-from petlbench.cost import forecast, shapes
+from petlbench.cost import shapes
 from petlbench.delta import trained
 from petlbench.method import Method, frozen_prefix
 from petlbench.model.drop_path import keep_masks
@@ -23,7 +23,7 @@ from petlbench.run.check import broken
 from petlbench.run.identity import identity
 from petlbench.run.record import Record
 from petlbench.testing import FAMILIES, images, method_on, randomised, tiny, tiny_method
-from petlbench.train import recompute
+from petlbench.train import live_bytes, recompute
 from petlbench.train.precision import Precision
 from petlbench.train.recompute import MODES
 from tests.helpers import sampled, supported_pairs
@@ -134,13 +134,13 @@ def test_the_bytes_kept_are_those_that_live_after_the_forward_pass(name: str) ->
     method, batch = randomised(tiny_method(name, "vit")).train(), images()
     for mode in MEMORY_MODES:
         saved = kept(method, mode)
-        with keep_masks(method, len(batch)), forecast.LiveBytes() as live:
+        with keep_masks(method, len(batch)), live_bytes.LiveBytes() as live:
             live.note([*method.parameters(), *method.buffers(), batch])
             before, counted = live.live, len(live._counted)
             with recompute.held(method, mode)():
                 logits = method(batch)
             # each is rounded up by less than that
-            rounding = forecast.GRAIN * (len(live._counted) - counted)
+            rounding = live_bytes.GRAIN * (len(live._counted) - counted)
         assert logits.requires_grad
         assert saved - batch.nbytes <= live.live - before <= saved + rounding
         assert rounding < saved / 2

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from petlbench.errors import Unsupported
-from petlbench.merge import merged, save_merged
+from petlbench.merge import WORTH, for_inference, merged, save_merged
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
 from petlbench.testing import images, method_on, randomised, tiny, tiny_method
@@ -36,6 +36,38 @@ def test_a_merged_network_needs_no_class_of_petlbench(name: str, family: str) ->
         assert found <= expected | {nn.Identity}
     # the method itself goes on with its own
     assert any("petlbench.layers" in type(part).__module__ for part in method.modules())
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "weights", "is_merged"),
+    [
+        ("lora", WORTH, "fp32", True),
+        ("rlrr", WORTH, "fp32", True),
+        ("lora", WORTH - 1, "fp32", False),
+        ("lora", WORTH, "int8", False),  # in fp32 it would take four times the memory
+        ("bitfit", WORTH, "fp32", False),  # it would be a copy
+        ("adaptformer", WORTH, "fp32", False),
+    ],
+)
+def test_many_images_are_classified_by_the_merged_network(
+    name: str, images: int, weights: str, is_merged: bool
+) -> None:
+    method = method_on(tiny("vit", weights=weights), name).eval()
+    method.backbone.hold_frozen()
+    tested = for_inference(method, images)
+    assert isinstance(tested, Method) != is_merged
+    assert is_merged or tested is method
+
+
+@pytest.mark.parametrize("name", ["lora", "ssf", "fact_tk"])
+def test_the_merged_network_differs_by_rounding_alone(name: str) -> None:
+    """So the classes of two images can differ in ties alone. Every method: the properties."""
+    method = randomised(tiny_method(name, "vit")).double().eval()
+    batch = images().double()
+    with torch.no_grad():
+        logits = method(batch)
+        difference = (for_inference(method, WORTH)(batch) - logits).abs().max()
+    assert difference <= 1e-12 * logits.abs().max()
 
 
 def test_merging_changes_the_network() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from petlbench import merge
 from petlbench.data import predictions
 from petlbench.data.predictions import PredictionFile, Predictions
 from petlbench.errors import UserError
@@ -110,13 +111,21 @@ def test_small_sets_are_kept_unless_the_user_says_else(
     assert predictions.wanted(choice, values) == is_kept
 
 
-@pytest.mark.parametrize("protocol", ["final", "best_on_val"])
-def test_a_run_keeps_what_its_score_counts(protocol: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("protocol", "merged"), [("final", False), ("best_on_val", True)])
+def test_a_run_keeps_what_its_score_counts(
+    protocol: str, merged: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the tests are so large that they run on the merged network."""
+    monkeypatch.setattr(merge, "WORTH", 1 if merged else merge.WORTH)
     record = job.of(settings := config(tmp_path, protocol=protocol)).execute(settings)
     assert record["status"] == "finished", record["reason"]
     content = predictions.load(Store(tmp_path).path(record, PREDICTIONS))
     assert content.record == record["id"]
     assert content.splits.keys() == set(record["provenance"]["splits"]) - {"trainval", "train"}
+    assert record["notes"].get("tested") == ("merged network" if merged else None)
+    if merged:  # during training the network itself was scored
+        epoch = str(record["selection"]["epoch"])
+        assert content.splits["val"].score.top1 == record["selection"]["scores"]["val"][epoch]
     test = content.splits["test"]
     score = record["scores"]["test"]
     assert (test.score.correct, len(test)) == (score["correct"], score["total"])

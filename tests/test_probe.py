@@ -28,6 +28,7 @@ from petlbench.run import budget, build, job, probing
 from petlbench.run.identity import identity
 from petlbench.run.record import Record, Store
 from petlbench.testing import trains
+from petlbench.train.live_bytes import LiveBytes
 from petlbench.train.precision import Precision
 from tests.command import run as in_process
 from tests.helpers import sampled
@@ -234,7 +235,7 @@ def test_memory_modes_of_a_swin_have_predicted_peaks() -> None:
 
 
 def test_live_bytes_are_those_of_tensors_that_live() -> None:
-    with forecast.LiveBytes() as live:
+    with LiveBytes() as live:
         first = torch.zeros(1024)  # 4096 bytes
         second = first + 1
         view = second[:10]

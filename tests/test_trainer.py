@@ -18,6 +18,10 @@ from petlbench.delta import trained
 from petlbench.errors import UserError
 from petlbench.method import Method, ParameterGroup, Step
 from petlbench.model.backbone import Backbone, create
+from petlbench.testing import tiny_method
+from petlbench.testing.networks import SIZE
+from petlbench.train import evaluation
+from petlbench.train.live_bytes import LiveBytes
 from petlbench.train.optim import parameter_groups
 from petlbench.train.phase import Diverged, Epoch
 from petlbench.train.precision import Precision
@@ -47,6 +51,24 @@ def test_it_learns_what_can_be_learned() -> None:
     assert after.top1 == 100
     assert [epoch.number for epoch in loop.history] == list(range(1, 11))
     assert loop.history[-1].loss < loop.history[0].loss
+
+
+def test_an_evaluation_takes_the_images_that_fit() -> None:
+    """What one more image takes is counted on shapes, and exact."""
+    made, precision = tiny_method("vpt_deep", "vit").eval(), Precision("fp32", CPU)
+    few, many = (evaluation.forward_bytes(made, precision, SIZE, n) for n in (200, 400))
+    assert many - few == peak(made, 400) - peak(made, 200)
+    for room, images in [(99, 62), (100, 125), (399, 250), (400, 500), (1e9, 1000), (0, 1)]:
+        assert evaluation.fitting(200, 400, room) == images
+    assert evaluation.batch_size(made, precision, SIZE) == evaluation.USUAL  # on a CPU
+
+
+def peak(made: Method, images: int) -> int:
+    """Bytes of a forward pass, with the batch that is read meanwhile."""
+    with torch.no_grad(), LiveBytes() as live:
+        batches = [torch.zeros(images, 3, SIZE, SIZE) for _ in range(2)]
+        made(batches[0])
+    return live.peak
 
 
 @pytest.mark.parametrize(("drop_last", "images"), [(True, 32), (False, 36)])

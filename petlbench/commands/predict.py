@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from petlbench import checks, delta, registry
 from petlbench.arguments import MISTYPED, Parser
@@ -31,7 +31,7 @@ from petlbench.data.preparation import Preparation
 from petlbench.data.readers.image_files import USUAL, foreign, images_below
 from petlbench.errors import UserError
 from petlbench.interrupts import one_line, reader_may_end
-from petlbench.method import Method
+from petlbench.merge import for_inference
 from petlbench.model.backbone import create
 from petlbench.progress import say
 from petlbench.run import build, identity
@@ -46,9 +46,12 @@ EXAMPLE = (
 
 @dataclass(frozen=True)
 class Predictor:
-    """A fine-tuned network, the preparation of its images, and the names of its classes."""
+    """A fine-tuned network, the preparation of its images, and the names of its classes.
 
-    method: Method
+    network: images (B, 3, size, size) -> logits (B, classes).
+    """
+
+    network: nn.Module
     decoding: Decoding
     view: View
     prepare: Preparation
@@ -60,7 +63,7 @@ class Predictor:
         stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)  # (B, 3, size, size)
         with torch.inference_mode():
             images = self.prepare(stacked.to(self.device))
-            probabilities: Tensor = self.method(images).float().softmax(1).cpu()
+            probabilities: Tensor = self.network(images).float().softmax(1).cpu()
         return probabilities
 
     def best(
@@ -92,11 +95,11 @@ class Predictor:
                 yield path, [(self.names[k], p) for k, p in zip(classes, values, strict=True)]
 
 
-def load(file: Path, *, checkpoint: str | None, device: str) -> Predictor:
+def load(file: Path, *, checkpoint: str | None, device: str, images: int = 0) -> Predictor:
     """The fine-tuned network of a delta.
 
     checkpoint: file of the backbone's weights, if they are neither in the package nor on the hub.
-    device: auto, cpu or cuda.
+    device: auto, cpu or cuda. images: how many there are, if known; for many it is merged.
     Raises UserError if the delta or the weights are missing or do not fit.
     """
     network, target = delta.network(file), delta.target(file)
@@ -117,7 +120,8 @@ def load(file: Path, *, checkpoint: str | None, device: str) -> Predictor:
     prepare = Preparation(view, mean=config.mean, std=config.std)
     # as dataset=folder reads images, whatever the network was trained on
     decoding = replace(OWN, grey_max=network.get("grey_max", GREY_MAX))
-    return Predictor(method.eval().to(place), decoding, view, prepare, names, place)
+    tested = for_inference(method.eval().to(place), images)
+    return Predictor(tested, decoding, view, prepare, names, place)
 
 
 def node(schema: type[T], values: Mapping[str, Any], name: str) -> T:
@@ -216,7 +220,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         top = checks.whole("--top", options.top, low=1)
         paths = images(options.images)
-        predictor = load(options.delta, checkpoint=options.checkpoint, device=options.device)
+        predictor = load(
+            options.delta,
+            checkpoint=options.checkpoint,
+            device=options.device,
+            images=len(paths),
+        )
         with reader_may_end():
             write(predictor.best(paths, top, refuse), as_json=options.json)
     except UserError as error:

@@ -27,7 +27,7 @@ A record is a plain dictionary with `schema: 1`:
                 Multi-task inference adds multitask: {tasks, shared_blocks, blocks, images,
                 gflops: {shared, batch}, saved_percent, seconds, spread_s, saved_time_percent}
     notes       remarks of the method and reasons of missing costs, by name; resumed: where a run
-                that was stopped went on
+                that was stopped went on; tested: that the tests ran on the merged network
     provenance  {splits: {name: fingerprint, and of own images how they are decoded}, checkpoint:
                 {tag, file, sha256}, versions, device, precision, attention (fused | unfused |
                 null), deterministic, started (UTC), seconds}; the last two of the last start

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from petlbench import delta
 from petlbench.config.schema import Config
 from petlbench.cost.section import Conditions, section
 from petlbench.data.predictions import PredictionFile, Predictions, save, wanted
 from petlbench.data.task import Score, Split, Task
-from petlbench.method import Fitted
+from petlbench.merge import for_inference
+from petlbench.method import Fitted, Method
 from petlbench.run import build, costs, logs, provenance, splits
 from petlbench.run.check import plain
 from petlbench.run.job import Job
@@ -65,21 +67,31 @@ def _fill(run: Run) -> None:
         record["cost"] |= section(fitted.network, conditions, record["notes"])
     tests = splits.tests(config, task)  # opened here, and not before
     started = time.perf_counter()
+    images = sum(map(len, tests.values()))
+    tested = _tested(fitted.network, images, record["notes"])
     predictions: dict[str, Predictions] = {}
-    if wanted(config.results.predictions, task.classes * sum(map(len, tests.values()))):
-        predictions = {n: trainer.predictions(fitted.network, split) for n, split in tests.items()}
+    if wanted(config.results.predictions, task.classes * images):
+        predictions = {name: trainer.predictions(tested, split) for name, split in tests.items()}
         scores = {name: split.score for name, split in predictions.items()}
     else:
-        scores = {name: trainer.evaluate(fitted.network, split) for name, split in tests.items()}
+        scores = {name: trainer.evaluate(tested, split) for name, split in tests.items()}
     _note_tests(record, trainer, scores, time.perf_counter() - started)
     record["provenance"]["splits"] = _fingerprints(config, trainer, tests)
     # last, so that a run that fails leaves no file without a finished record
     if predictions:
         # what a temperature is fitted on; the tests are done, so that it can choose nothing else
-        selected = {n: trainer.predictions(fitted.network, s) for n, s in trainer.select.items()}
+        selected = {name: trainer.predictions(tested, s) for name, s in trainer.select.items()}
         content = PredictionFile(record["id"], task.names, selected | predictions)
         save(run.store.path(record, PREDICTIONS), content)
     _store_delta(run, task, trainer.fit, fitted)
+
+
+def _tested(method: Method, images: int, notes: dict[str, Any]) -> nn.Module:
+    """What is tested on so many images; a note says if it is the merged network."""
+    network = for_inference(method, images)
+    if network is not method:
+        notes["tested"] = "merged network"
+    return network
 
 
 def measuring(config: Config, device: torch.device) -> Conditions:

@@ -15,6 +15,7 @@ from petlbench.delta import delta_tensors, non_finite
 from petlbench.errors import UserError
 from petlbench.method import Method
 from petlbench.progress import progress
+from petlbench.train.evaluation import batch_size
 from petlbench.train.frozen import frozen_in_16_bit
 from petlbench.train.outputs import ImageOutputs
 from petlbench.train.phase import Diverged, Epoch, Means, Phase, State
@@ -22,7 +23,6 @@ from petlbench.train.precision import Precision
 from petlbench.train.replay import StepHook
 from petlbench.train.unfinished import Unfinished
 
-EVALUATION_BATCH = 250
 NOT_FINITE = "logits are not finite numbers; lower train.lr"
 
 
@@ -171,9 +171,9 @@ class TrainingLoop:
         """Give logits (B, K) and labels (B,) of a split to `note`, batch by batch."""
         method.to(self.device).eval()
         self.spent.images_scored += len(split)
-        batches = self.feed.in_order(split, EVALUATION_BATCH)
-        number = math.ceil(len(split) / EVALUATION_BATCH)
         with frozen_in_16_bit(method, self.precision), torch.inference_mode():
+            size = batch_size(method, self.precision, self.feed.prepare.size)
+            batches, number = self.feed.in_order(split, size), math.ceil(len(split) / size)
             for images, labels in progress(batches, f"{self.title}: testing", number):
                 with self.precision.autocast():
                     logits = method(images)

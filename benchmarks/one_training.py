@@ -1,0 +1,31 @@
+"""One run of the petlbench that PYTHONPATH names, and the CPU seconds of its training.
+
+    python benchmarks/one_training.py FILE OVERRIDES     the seconds into FILE
+
+`benchmarks.trainings` starts it in two trees, so it uses only what both have.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from petlbench.__main__ import main
+from petlbench.train.trainer import TrainingLoop
+
+
+def timed(file: Path) -> Any:
+    """`TrainingLoop.train` that writes how many CPU seconds the process took for it."""
+    train = TrainingLoop.train
+
+    def call(self: TrainingLoop, method: Any) -> None:
+        started = time.process_time()
+        train(self, method)
+        file.write_text(str(time.process_time() - started))
+
+    return call
+
+
+if __name__ == "__main__":
+    TrainingLoop.train = timed(Path(sys.argv.pop(1)))  # type: ignore[method-assign]
+    main()

@@ -1,0 +1,59 @@
+"""How many images an evaluation computes at once: on a GPU as many as its memory allows."""
+
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from petlbench.train.live_bytes import LiveBytes
+from petlbench.train.precision import Precision
+
+USUAL = 250  # images; also where memory is not predicted
+MOST = 4 * USUAL  # the pixels of two batches wait in pinned memory
+SHARE = 0.25  # of a GPU's free memory; what lives between two evaluations may grow
+# Passes on shapes take longer than a small test, and a search scores one network a thousand times.
+_BATCHES: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+
+
+def batch_size(network: nn.Module, precision: Precision, size: int) -> int:
+    """Images of a batch for a network in eval mode, which lies on the device of `precision`.
+
+    size: side of the images in pixels. USUAL on a CPU, and for a network that does not run on
+    shapes alone.
+    """
+    if precision.device.type != "cuda":
+        return USUAL
+    if network not in _BATCHES:
+        free, _ = torch.cuda.mem_get_info(precision.device)
+        try:
+            taken = [forward_bytes(network, precision, size, n) for n in (USUAL, 2 * USUAL)]
+            _BATCHES[network] = fitting(*taken, SHARE * free)
+        except Exception:  # whatever the method's own code raises
+            _BATCHES[network] = USUAL
+    return _BATCHES[network]
+
+
+def fitting(usual: float, twice: float, room: float) -> int:
+    """The largest of ..., USUAL / 2, USUAL, 2 USUAL, ..., MOST images that fit into `room` bytes.
+
+    usual, twice: bytes of USUAL images and of twice as many. At least one image. Not any number,
+    so that free memory that differs a little changes no rounding.
+    """
+    image, number = (twice - usual) / USUAL, MOST
+    while number > 1 and usual + (number - USUAL) * image > room:
+        number //= 2
+    return number
+
+
+def forward_bytes(network: nn.Module, precision: Precision, size: int, number: int) -> int:
+    """The peak of a forward pass without gradients, from shapes: images (number, 3, size, size).
+
+    Weights are not counted, but for 16-bit copies of them.
+    """
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with fake, torch.no_grad(), precision.autocast(), LiveBytes() as live:
+        # this batch, and the next one that is read meanwhile
+        batches = [torch.empty(number, 3, size, size, device=precision.device) for _ in range(2)]
+        network(batches[0])
+    return live.peak
