@@ -356,6 +356,21 @@ def test_a_cost_that_shapes_do_not_tell_is_null_with_a_note() -> None:
     assert all(note.startswith("not counted: ") for note in notes.values())
 
 
+@pytest.mark.parametrize(
+    ("own", "spins"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
+)
+def test_waiting_threads_sleep_soon_unless_the_user_wants_it_otherwise(
+    own: dict[str, str], spins: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(key, raising=False)
+    for key, value in own.items():
+        monkeypatch.setenv(key, value)
+    wait_briefly()
+    assert os.environ.get("GOMP_SPINCOUNT") == spins
+
+
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="MKL alone is asked for it")
 def test_the_number_of_threads_changes_no_bit() -> None:
     code = """

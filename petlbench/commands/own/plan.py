@@ -42,7 +42,10 @@ class Candidate:
     def line(self) -> str:
         """The method, its runs, memory and time, or why it is left out."""
         found = self.estimate
-        parts = [f"{len(self.runs)} runs, {len(self.runs) - self.left} finished"]
+        total, finished = len(self.runs), len(self.runs) - self.left
+        parts = [f"{total} run{'s' * (total != 1)}"]
+        if finished:
+            parts.append(f"{finished} finished")
         if found and found.peak_gib is not None:
             mode = f" with train.memory={found.memory}" if found.memory != "fast" else ""
             parts.append(f"{found.peak_gib:.2f} GiB{mode}")
