@@ -22,6 +22,7 @@ from petlbench.delta import trained
 from petlbench.errors import UserError
 from petlbench.method import Method, ParameterGroup, Step
 from petlbench.model.backbone import Backbone, create
+from petlbench.system import wait_briefly
 from petlbench.train.optim import parameter_groups
 from petlbench.train.phase import Diverged, Epoch
 from petlbench.train.precision import Precision
