@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from petlbench import run
 from petlbench.interrupts import hear_in_commands
-from petlbench.system import order_sums
+from petlbench.system import order_sums, wait_briefly
 
 if TYPE_CHECKING:
     from petlbench.commands.predict import load as predictor
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 hear_in_commands()  # before a command imports what takes seconds
 order_sums()  # before torch calls MKL
+wait_briefly()  # before torch loads OpenMP
 
 # In a checkout, methods/, conf/ and results/published/ lie beside this folder; an installed
 # package has them inside.

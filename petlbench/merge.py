@@ -102,6 +102,7 @@ def merged_with_pooling(method: Method) -> tuple[nn.Module, dict[str, Any]]:
         raise Unsupported(f"{name} cannot be merged into its backbone: {method.unmergeable}")
     try:
         net = method.merge().eval()
+        _check_plain(net, method.backbone)
     except Unsupported as error:
         raise Unsupported(
             f"{name} cannot be merged into {method.backbone.tag}: {error}"
@@ -110,6 +111,21 @@ def merged_with_pooling(method: Method) -> tuple[nn.Module, dict[str, Any]]:
     pooling = set_pooling(net, method.backbone.pool)
     _check_outputs(net, method)
     return net.requires_grad_(False), pooling
+
+
+def _check_plain(net: nn.Module, backbone: Backbone) -> None:
+    """Refuse a network with tensors that timm's own does not have: a module was not folded."""
+    extra = next((name for name in net.state_dict() if name not in backbone.plain_state), None)
+    if extra is None:
+        return
+    path = extra.rpartition(".")[0]
+    while not any(name.startswith(f"{path}.") for name in backbone.plain_state) and path:
+        path = path.rpartition(".")[0]  # up to the module that was replaced
+    kind = type(net.get_submodule(path)).__name__
+    raise Unsupported(
+        f"{kind} at {path} has {extra[len(path) + 1 :]}, which the plain network lacks; give the "
+        "module folded(), which returns the plain one, or set the method's unmergeable to a reason"
+    )
 
 
 def _check_outputs(net: nn.Module, method: Method) -> None:

@@ -4,14 +4,24 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from typing import TextIO, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn, track
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+)
 from rich.progress import Progress as Bar
+from rich.text import Text
 
 LOG_EVERY_S = 30.0
 CONSOLE = Console(stderr=True)  # one for all bars: only then may one run below another
+NAME = TextColumn("{task.description}", markup=False)  # brackets in names of folders
 log = logging.getLogger("petlbench")
 T = TypeVar("T")
 
@@ -43,11 +53,32 @@ def progress(items: Iterable[T], description: str, total: int) -> Iterator[T]:
             say(f"{description}: {number + 1} of {total}")
 
 
-def bar(items: Iterable[T], description: str, total: int) -> Iterable[T]:
+def bar(items: Iterable[T], description: str, total: int) -> Iterator[T]:
     """Yield the items with a bar on a terminal, and no lines elsewhere."""
+    columns = (NAME, BarColumn(), TaskProgressColumn(), TimeLeft())
+    with _shown(*columns) as shown:
+        yield from shown.track(items, total, description=description)
+
+
+def _shown(*columns: ProgressColumn) -> Bar:
     # the frames of a bar would fill a log file
     hidden = not sys.stderr.isatty()
-    return track(items, description, total=total, transient=True, console=CONSOLE, disable=hidden)
+    return Bar(*columns, transient=True, console=CONSOLE, disable=hidden)
+
+
+class TimeLeft(ProgressColumn):
+    """The time left, as all steps so far went; rich's own column forgets those of over 30 s.
+
+    The field `first` of a task counts the steps of an earlier start.
+    """
+
+    def render(self, task: Task) -> Text:
+        """0:01:30, or dashes before the first step has ended."""
+        done = task.completed - task.fields.get("first", 0)
+        if not done or task.elapsed is None or task.remaining is None:
+            return Text("-:--:--")
+        left_s = task.elapsed / done * task.remaining
+        return Text(str(timedelta(seconds=round(left_s))), "progress.remaining")
 
 
 class EpochProgress:
@@ -61,14 +92,15 @@ class EpochProgress:
         self.first = self.done = done
         self.logged = self.started = time.monotonic()  # the wall clock may be set back
         columns = (
-            TextColumn("{task.description} epoch"),
+            NAME,
+            TextColumn("epoch"),
             MofNCompleteColumn(),
             BarColumn(),
             TextColumn("{task.fields[note]}"),
-            TimeRemainingColumn(),
+            TimeLeft(),
         )
-        self.bar = Bar(*columns, transient=True, console=CONSOLE, disable=not sys.stderr.isatty())
-        self.task = self.bar.add_task(title, total=epochs, completed=done, note="")
+        self.bar = _shown(*columns)
+        self.task = self.bar.add_task(title, total=epochs, completed=done, first=done, note="")
 
     def __enter__(self) -> "EpochProgress":
         self.bar.start()

@@ -21,6 +21,7 @@ except ImportError:  # Windows has no advisory locks; runs are then not protecte
     fcntl = None  # type: ignore[assignment]
 
 MAX_THREADS = 32
+SPINS = 1000  # of a waiting thread; its default is 300 000
 TEMPORARY = ".tmp-"  # how names of temporary files begin
 ABANDONED_S = 3600  # age of an abandoned temporary file where files cannot be locked
 
@@ -51,6 +52,17 @@ def order_sums() -> None:
         if needed <= set(flags):
             os.environ.setdefault("MKL_CBWR", f"{mode},STRICT")
             return
+
+
+def wait_briefly() -> None:
+    """Let the threads of an operation sleep soon while they wait for each other.
+
+    On a machine that does other work, threads that spin keep from the processors the thread that
+    they wait for. GOMP_SPINCOUNT, which libgomp reads when torch loads it, stays as it is if the
+    user has set it or OMP_WAIT_POLICY. docs/speed.md has the times.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
 
 
 @contextmanager

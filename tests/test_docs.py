@@ -51,6 +51,14 @@ def test_a_dead_link_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ]
 
 
+def test_a_block_within_a_list_is_indented_as_the_site_needs() -> None:
+    """By four columns: GitHub also takes three, with which the site ends the list."""
+    for page in links.pages():
+        text = re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.M | re.S)
+        indents = [len(found) for found in re.findall(r"^\n( +)(?=\S)", text, flags=re.M)]
+        assert [width for width in indents if width % 4] == [], page
+
+
 def navigation(entries: Sequence[Any]) -> Iterator[str]:
     for entry in entries:
         for value in entry.values() if isinstance(entry, dict) else [entry]:

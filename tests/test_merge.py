@@ -12,9 +12,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from petlbench.errors import Unsupported
+from petlbench.layers import ScaleShift
 from petlbench.merge import WORTH, for_inference, merged, save_merged
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
+from petlbench.swap import swap
 from petlbench.testing import images, method_on, randomised, tiny, tiny_method
 from petlbench.testing.networks import CLASSES, timm_network
 
@@ -165,6 +167,18 @@ def test_what_was_learned_outside_the_layers_is_not_lost_in_silence() -> None:
 
     with pytest.raises(Unsupported, match="something was learned outside its layers"):
         merged(Shifted(tiny("vit")))
+
+
+def test_a_module_that_cannot_be_folded_is_named_with_the_next_step() -> None:
+    class Scaled(Method):
+        def __init__(self, backbone: Backbone) -> None:
+            super().__init__(backbone)
+            swap(backbone.net, "*.mlp", lambda mlp: nn.Sequential(mlp, ScaleShift(16)))
+
+    with pytest.raises(
+        Unsupported, match=r"Sequential at blocks\.0\.mlp has .* give .*folded\(\)"
+    ):
+        merged(Scaled(tiny("vit")))
 
 
 class Rescaled(Method):

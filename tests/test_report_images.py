@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import binomtest
 
 from petlbench.data.predictions import Predictions
+from petlbench.report.model.table import Column, Table
 from petlbench.report.read.predictions import Outcomes
 from petlbench.report.table.calibration import calibration_error, fitted_temperature, tempered
 from petlbench.report.table.classes import (
@@ -91,6 +92,13 @@ def test_pairs_with_the_best_are_corrected_for_all_pairs() -> None:
     assert found["worst"].p == pytest.approx(3 * 2 / 2**10)
     assert found["middle"].p == 1
     assert (found["worst"].differs, found["middle"].differs) == (True, False)
+
+
+def test_a_probability_is_never_printed_as_zero() -> None:
+    column = Column("p", "p", "Exact test", 4, is_probability=True)
+    values = pd.DataFrame({"p": [2 / 2**20, 0.25]}, index=["a", "b"])
+    table = Table(["a", "b"], [column], values, pd.DataFrame(), "")
+    assert [table.text(row, column) for row in table.rows] == ["< 0.0001", "0.2500"]
 
 
 def test_figures_of_classes() -> None:

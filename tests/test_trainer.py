@@ -18,6 +18,7 @@ from petlbench.delta import trained
 from petlbench.errors import UserError
 from petlbench.method import Method, ParameterGroup, Step
 from petlbench.model.backbone import Backbone, create
+from petlbench.system import wait_briefly
 from petlbench.testing import tiny_method
 from petlbench.testing.networks import SIZE
 from petlbench.train import evaluation
@@ -319,6 +320,21 @@ def test_a_cost_that_shapes_do_not_tell_is_null_with_a_note() -> None:
     assert cost["parameters"] == {"method": 1, "head": 194}
     assert notes.keys() == {"gflops", "saved_mb"}
     assert all(note.startswith("not counted: ") for note in notes.values())
+
+
+@pytest.mark.parametrize(
+    ("own", "spins"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)],
+)
+def test_waiting_threads_sleep_soon_unless_the_user_wants_it_otherwise(
+    own: dict[str, str], spins: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(key, raising=False)
+    for key, value in own.items():
+        monkeypatch.setenv(key, value)
+    wait_briefly()
+    assert os.environ.get("GOMP_SPINCOUNT") == spins
 
 
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="MKL alone is asked for it")

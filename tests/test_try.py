@@ -111,7 +111,7 @@ def test_methods_are_taken_in_their_order_as_far_as_they_fit() -> None:
         "bitfit": "more than the 2 s that are left",
     }
     assert found[2].runs[0].config.train.memory == "lean"
-    assert found[2].line().endswith("7.00 GiB with train.memory=lean, at most 50 s")
+    assert found[2].line() == "lora: 1 run, 7.00 GiB with train.memory=lean, at most 50 s"
 
 
 def test_what_is_finished_takes_no_time_and_four_methods_are_enough() -> None:
@@ -123,6 +123,9 @@ def test_what_is_finished_takes_no_time_and_four_methods_are_enough() -> None:
 def test_a_first_method_that_does_not_fit_ends_the_command() -> None:
     with pytest.raises(UserError, match=r"full: .*left out: more than 8 GiB; give more --min"):
         judged("full,linear", 1)
+    epochs = compose.single(["method=lora"]).train.epochs  # which take 50 s
+    with pytest.raises(UserError, match=f"or set train.epochs={epochs * 3 // 10}$"):
+        judged("lora,linear", 0.5)
 
 
 def attempt(capsys: Capture, *arguments: object) -> tuple[int, str, str]:

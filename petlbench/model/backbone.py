@@ -27,7 +27,8 @@ class Backbone(nn.Module):
       norm_then_mean        the mean of the normalised patch tokens
       attention             the network's own attention pooling of the normalised tokens (SigLIP)
     `plain_modules` and `plain_parameters` are those of the network as it was built, without the
-    head: what a method adds is not listed, and what it removes stays listed.
+    head: what a method adds is not listed, and what it removes stays listed. `plain_state` has the
+    names of its tensors, with those of the head.
     """
 
     def __init__(self, net: nn.Module, config: BackboneConfig, *, image_size: int) -> None:
@@ -60,6 +61,7 @@ class Backbone(nn.Module):
         # Lists, not sets of ids: a copy of the backbone then lists the parts of the copy.
         self.plain_modules = [part for part in self.modules() if id(part) not in head]
         self.plain_parameters = [part for part in net.parameters() if id(part) not in head]
+        self.plain_state = frozenset(net.state_dict())
 
     @property
     def tag(self) -> str:

@@ -116,7 +116,7 @@ def _from_hub(name: str) -> Path:
     address = f"{constants.ENDPOINT}/{entry.hf_hub_id}/resolve/main/{HUB_FILE}"
     advice = (
         f"download {address} on another machine and set backbone.checkpoint=FILE, "
-        "or set backbone.pretrained=false"
+        "or set backbone.pretrained=false for random weights"
     )
     if constants.HF_HUB_OFFLINE:
         raise UserError(

@@ -42,7 +42,10 @@ class Candidate:
     def line(self) -> str:
         """The method, its runs, memory and time, or why it is left out."""
         found = self.estimate
-        parts = [f"{len(self.runs)} runs, {len(self.runs) - self.left} finished"]
+        total, finished = len(self.runs), len(self.runs) - self.left
+        parts = [f"{total} run{'s' * (total != 1)}"]
+        if finished:
+            parts.append(f"{finished} finished")
         if found and found.peak_gib is not None:
             mode = f" with train.memory={found.memory}" if found.memory != "fast" else ""
             parts.append(f"{found.peak_gib:.2f} GiB{mode}")
@@ -99,7 +102,7 @@ def candidates(
         if not found and one.reason is not None:
             raise UserError(
                 f"{one.line()}; give more --minutes or --budget-gib, choose another --backbone, "
-                "or set train.epochs=N"
+                f"or set train.epochs={_fitting_epochs(one, left_s) or 'N'}"
             )
         found.append(one)
     return found
@@ -125,6 +128,12 @@ def _judged(
     if one.seconds > left_s:
         return replace(one, reason=f"more than the {duration(max(0.0, left_s))} that are left")
     return one
+
+
+def _fitting_epochs(one: Candidate, left_s: float) -> int:
+    """Epochs for which half of the time is enough, 0 if there are none or the time is unknown."""
+    epochs = one.runs[0].config.train.epochs
+    return int(epochs * left_s / one.seconds / 2) if one.seconds else 0
 
 
 def budget(device: str) -> float:

@@ -36,6 +36,9 @@ class Column:
     group: str
     digits: int | None = 1
     best: Literal["high", "low"] | None = None  # None: the column is not ranked
+    is_probability: bool = (
+        False  # never printed as 0: one that rounds to it is below the last digit
+    )
 
 
 @dataclass
@@ -156,7 +159,10 @@ class Table:
 
 
 def _rounded(value: float, column: Column) -> str:
-    return f"{value:z.{column.digits}f}".replace("-", MINUS)  # z: no zero has a sign
+    text = f"{value:z.{column.digits}f}"  # z: no zero has a sign
+    if column.is_probability and not float(text):
+        return f"< {text[:-1]}1"
+    return text.replace("-", MINUS)
 
 
 def _printed(value: float, column: Column) -> float:

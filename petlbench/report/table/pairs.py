@@ -15,8 +15,8 @@ COLUMNS = [
     Column("difference", "points behind", "Accuracy", 1),
     Column("first", "only the highest", "Images that one alone gets right", 0),
     Column("second", "only this one", "Images that one alone gets right", 0),
-    Column("p", "p", "Exact test", 4),
-    Column("corrected", "p (Holm)", "Exact test", 4),
+    Column("p", "p", "Exact test", 4, is_probability=True),
+    Column("corrected", "p (Holm)", "Exact test", 4, is_probability=True),
     Column("needed", "images needed", "Exact test", 0),
 ]
 
