@@ -6,10 +6,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from petlbench.arguments import Parser
+from petlbench.arguments import Parser, command
 from petlbench.commands import source
 from petlbench.config import options
-from petlbench.interrupts import one_line
 
 COUNTED_ON = "vit_b16"  # the backbone of the parameters
 Row = dict[str, Any]
@@ -89,12 +88,14 @@ def _cell(key: str, value: Any) -> str:
     return f"{value} classes" if key == "classes" else str(value)
 
 
-@one_line
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the options of a kind."""
-    parser = Parser("petlbench", description="List the options, one line each.")
-    parser.add_argument("kind", choices=KINDS, help="methods, tasks or backbones")
-    parser.add_argument("--json", action="store_true", help="print a JSON list")
+    parser = Parser("petlbench")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    for kind in KINDS:
+        listed = kinds.add_parser(kind, description=f"List the {kind}, one line each.")
+        listed.add_argument("--json", action="store_true", help="print a JSON list")
     chosen = parser.parse_args(arguments)
     rows = KINDS[chosen.kind]()
     if chosen.json:

@@ -1,4 +1,4 @@
-"""python -m petlbench.push_hub RECORD: the delta of a run with a model card, for others to load.
+"""Share the delta of a run with a model card, for others to load.
 
 Writes README.md (the model card), delta.safetensors and record.json to a folder (--to), or to a
 repository on Hugging Face (--repo), which needs a token with write permission.
@@ -11,40 +11,30 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from petlbench.arguments import MISTYPED, Parser
+from petlbench.arguments import Parser, command
 from petlbench.errors import UserError, first_line
-from petlbench.interrupts import one_line
-from petlbench.progress import say
 from petlbench.run.record import DELTA, Record, read, write
 from petlbench.system import write_atomically
 
-EXAMPLE = (
-    "example: python -m petlbench.push_hub results/runs/mini/digits/lora-*.json --to share/digits"
-)
+EXAMPLE = "example: petlbench push-hub results/runs/mini/digits/lora-*.json --to share/digits"
 CARD, FILE, RECORD = "README.md", "delta.safetensors", "record.json"
 
 
-@one_line
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; a mistake is one line on stderr and status 2."""
     options = parser().parse_args(arguments)
-    try:
-        place = (
-            to_folder(options.record, options.to)
-            if options.to
-            else to_hub(options.record, options.repo, private=options.private)
-        )
-    except UserError as error:
-        say(f"error: {error}")
-        return MISTYPED
-    print(place)
+    if options.to is not None:
+        print(to_folder(options.record, options.to))
+    else:
+        print(to_hub(options.record, options.repo, private=options.private))
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     options = Parser(
-        prog="python -m petlbench.push_hub",
+        prog="petlbench push-hub",
         description=__doc__,
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,

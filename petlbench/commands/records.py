@@ -1,4 +1,4 @@
-"""python -m petlbench.records check PATH...: whether records can be contributed.
+"""Check whether records can be contributed.
 
 PATH is a record or a folder of records. Each must be a finished run in the schema of this version,
 with its provenance, without a path of a machine, of a known method, with scores that its test sets
@@ -14,16 +14,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from petlbench.arguments import MISTYPED, Parser
+from petlbench.arguments import Parser, command
 from petlbench.checks import is_whole
-from petlbench.errors import UserError
-from petlbench.errors import one_line as line_of
-from petlbench.interrupts import one_line
-from petlbench.progress import say
+from petlbench.errors import UserError, one_line
 from petlbench.run.identity import completed, identity, without_folders
 from petlbench.run.record import NoRecord, Record, Store, read
 
-EXAMPLE = "example: python -m petlbench.records check results/community"
+EXAMPLE = "example: petlbench records check results/community"
 FAULTY = 1
 NEEDED = ("versions", "device", "started")  # of the provenance; of runs on data also the splits
 PROBE = "probe"  # the protocol
@@ -31,15 +28,11 @@ WINDOWS = re.compile(r"\b[A-Za-z]:\\")  # how a path begins there
 Faults = Iterator[str]
 
 
-@one_line
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; a mistake is one line on stderr."""
     options = parser().parse_args(arguments)
-    try:
-        files = [file for path in options.paths for file in found(path)]
-    except UserError as error:
-        say(f"error: {error}")
-        return MISTYPED
+    files = [file for path in options.paths for file in found(path)]
     lines = [f"{file}: {fault}" for file in files for fault in faults(file)]
     lines += _twice(files)
     print("\n".join([*lines, f"{len(files)} records, {len(lines)} faults"]))
@@ -49,12 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     options = Parser(
-        prog="python -m petlbench.records",
+        prog="petlbench records",
         description=__doc__,
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = options.add_subparsers(required=True, metavar="check")
+    commands = options.add_subparsers(required=True, metavar="COMMAND")
     check = commands.add_parser("check", help="print what is wrong with records")
     check.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="record or folder")
     return options
@@ -145,7 +138,7 @@ def _network(record: Record) -> Faults:
     except UserError as error:
         yield str(error)
     except Exception as error:  # whatever a constructor makes of strange values
-        yield f"its values build no network ({line_of(error)})"
+        yield f"its values build no network ({one_line(error)})"
     else:
         stated = record["cost"].get("parameters")
         if own is not None and own != stated:
@@ -170,7 +163,7 @@ def _counted(nodes: str, name: str, classes: int, size: int) -> dict[str, int] |
     import torch
 
     from petlbench import registry
-    from petlbench.commands.predict import node
+    from petlbench.commands.predictor import node
     from petlbench.config.nodes import BackboneConfig
     from petlbench.cost.section import parameters
     from petlbench.method import Method
