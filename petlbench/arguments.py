@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any, NoReturn, ParamSpec
 
-from petlbench.errors import UserError, unknown
+from petlbench.errors import UserError, printable, unknown
 from petlbench.interrupts import one_line
 from petlbench.progress import say
 
-MISTYPED = 2  # exit status after a mistake of the user
+FAILED, MISTYPED = 1, 2  # exit status after a refused file, and after a mistake of the user
 UNRECOGNIZED = "unrecognized arguments: "  # how argparse's message begins
 
 P = ParamSpec("P")
@@ -25,6 +25,11 @@ def command(main: Callable[P, int]) -> Callable[P, int]:
         except UserError as error:
             say(f"error: {error}")
             return MISTYPED
+        except OSError as error:
+            if error.filename is None:
+                raise
+            say(f"error: '{printable(str(error.filename))}': {error.strerror or error}")
+            return FAILED
 
     return one_line(guarded)
 

@@ -48,6 +48,7 @@ from petlbench.run.identity import without_folders
 from petlbench.system import (
     TEMPORARY,
     WriteError,
+    file_status,
     folder_lock,
     remove_abandoned,
     temporary_file,
@@ -236,6 +237,7 @@ def read(path: Path) -> Record:
 def _content(path: Path) -> tuple[Any, bool]:
     """The content of a file, and whether JSON can hold all of it."""
     try:
+        file_status(path)  # reading a pipe would wait for its other end
         content = path.read_bytes()
         try:
             return orjson.loads(content), True  # four times as fast
@@ -243,8 +245,9 @@ def _content(path: Path) -> tuple[Any, bool]:
             # accepts more, such as NaN, so that `broken` can name its place
             return json.loads(content.decode("utf-8")), False
     except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise NoRecord(
-            f"record '{path}' cannot be read ({first_line(error)}); delete it or restore it"
+            f"record '{path}' cannot be read ({reason}); delete it or restore it"
         ) from error
 
 

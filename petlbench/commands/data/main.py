@@ -140,8 +140,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             report = run(parsed)
     except NoImages as error:
         return _fail(f"error: {error}", MISTYPED)
-    except OSError as error:
-        return _fail(f"error: '{error.filename}': {error.strerror or error}", WRONG)
     except KeyboardInterrupt:
         return end("interrupted; the same command continues where it ended")
     with reader_may_end():
