@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 
 import torch
 
@@ -205,7 +205,13 @@ def prepared(config: Config) -> None:
     _check_numbering(config, opened)
     _decode(config, opened)
     if opened.splits and (remarks := opened.remarks()):
-        log.warning("%s/%s: %s", opened.suite, opened.name, "; ".join(remarks))
+        _warn_once(f"{opened.suite}/{opened.name}: {'; '.join(remarks)}")
+
+
+@cache
+def _warn_once(line: str) -> None:
+    """Log a warning unless this process has: the folds of a folder have the same one."""
+    log.warning("%s", line)
 
 
 def _check_numbering(config: Config, opened: Task) -> None:

@@ -20,6 +20,7 @@ from petlbench.commands.own import settings as own_settings
 from petlbench.config import command_line, compose, mistakes, options
 from petlbench.config.resolvers import name_of
 from petlbench.config.schema import Config
+from petlbench.data import configured
 from petlbench.data.readers import tree
 from petlbench.errors import UserError, unknown
 from petlbench.interrupts import end
@@ -77,11 +78,12 @@ def attempt(asked: argparse.Namespace, typed: str) -> int:
     out = user_path("--out", asked.out or f"results/try/{name_of(asked.folder)}")
     paths = (asked.folder, asked.backbone, str(out / "runs"))
     first = compose.single([f"method={methods[0]}", *own_settings.overrides(*paths, {}, own)])
+    configured.task(first)  # refuses wrong values of the user before they are used
     _check_weights(first)
     if not _verified(asked):
         return FAILED
     sizes = own_settings.sizes(images, first.dataset.target.values, own)
-    chosen = own_settings.chosen(sizes, own)
+    chosen = own_settings.chosen(sizes, own, first.train)
     for line in _about(images, sizes, chosen, own):
         print(line)
     found = _plan(asked, methods, own_settings.overrides(*paths, chosen, own), sizes, first)
