@@ -12,6 +12,7 @@ import pytest
 from petlbench import console, interrupts
 from petlbench.arguments import Parser
 from petlbench.commands import listing, show
+from petlbench.config import options
 from tests.command import run
 
 Capture = pytest.CaptureFixture[str]
@@ -146,6 +147,16 @@ def test_a_method_has_its_declared_parameters_and_a_sentence() -> None:
     [lora] = [row for row in listing.methods() if row["name"] == "lora"]
     assert lora["parameters"] == 294_912
     assert lora["about"].startswith("A low-rank update of the query and value projections")
+
+
+def test_a_tuner_of_peft_is_described_by_its_yaml() -> None:
+    head = "# @package _global_\n# 9 L\n# W + B A\n# with B = 0; https://x.org/1\ntitle: A\n# b\n"
+    assert listing.update(head) == "W + B A with B = 0"
+    assert listing.update("# @package _global_\n# 9 L\ntitle: A\n") == ""
+    for row in listing.methods():
+        said = listing.update(options.text("method", row["name"]))
+        is_bridged = "peft_tuner." in options.text("method", row["name"])
+        assert not (is_bridged and said) or row["about"] == said
 
 
 @pytest.mark.parametrize(

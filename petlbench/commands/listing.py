@@ -3,7 +3,9 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from typing import Any
 
 from petlbench.arguments import Parser, command
@@ -15,16 +17,20 @@ Row = dict[str, Any]
 
 
 def methods() -> list[Row]:
-    """Name, title, trained parameters without the head, and what the class says of itself."""
+    """Name, title, trained parameters without the head, and what the method does."""
+    found = options.contents("method")
+    classes = Counter(_class(content) for content in found.values())
     return [
         {
             "name": name,
             "title": content.get("title", name),
             "parameters": ((content.get("facts") or {}).get("parameters") or {}).get(COUNTED_ON),
-            "about": source.first_sentence(str(content["method"].get("_target_")))
+            # one class has many tuners of PEFT, and their yamls say what each does
+            "about": (classes[_class(content)] > 1 and update(options.text("method", name)))
+            or source.first_sentence(_class(content))
             or comment("method", name),
         }
-        for name, content in options.contents("method").items()
+        for name, content in found.items()
         if isinstance(content.get("method"), dict)
     ]
 
@@ -56,11 +62,27 @@ def backbones() -> list[Row]:
     ]
 
 
+def _class(content: dict[str, Any]) -> str:
+    node = content.get("method")
+    return str(node.get("_target_")) if isinstance(node, dict) else ""
+
+
 def comment(group: str, name: str) -> str:
     """The first comment of an option's yaml, without Hydra's line; empty without one."""
-    lines = options.text(group, name).splitlines()
-    comments = (line.lstrip("# ") for line in lines if line.startswith("#"))
-    return next((text for text in comments if not text.startswith("@package")), "")
+    return next(_head(options.text(group, name)), "")
+
+
+def update(text: str) -> str:
+    """What the head of a method's yaml says between the parameters and the link, in one line."""
+    _, *lines = [*_head(text), ""]
+    return " ".join(lines).partition("https://")[0].rstrip(" ;,.")
+
+
+def _head(text: str) -> Iterator[str]:
+    """The comments above the keys of a yaml, without Hydra's line."""
+    for line in takewhile(lambda line: line.startswith("#"), text.splitlines()):
+        if not line.startswith("# @package"):
+            yield line.lstrip("# ")
 
 
 KINDS: dict[str, Callable[[], list[Row]]] = {
