@@ -17,7 +17,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from petlbench.commands import predict
+from petlbench.commands import predictor
 from petlbench.config import compose
 from petlbench.data.feed import Feed
 from petlbench.data.task import Split
@@ -75,7 +75,7 @@ def compared(file: Path, repeats: int) -> Iterator[str]:
     task = json.loads(file.with_suffix(".json").read_text())["factors"]["task"]
     config = compose.single(["method=linear", f"dataset={task}", "device=cpu"])
     feed, split = build.feed(config), build.data(config).open("test")
-    method = predict.load(file, checkpoint=None, device="cpu").network
+    method = predictor.load(file, checkpoint=None, device="cpu").network
     started = time.process_time()
     networks = {"trained": method, "merged": merged(cast(Method, method))}
     yield f"{file.stem}: merged in {time.process_time() - started:.2f} CPU s"

@@ -11,7 +11,7 @@ from petlbench.interrupts import hear_in_commands
 from petlbench.system import order_sums, wait_briefly
 
 if TYPE_CHECKING:
-    from petlbench.commands.predict import load as predictor
+    from petlbench.commands.predictor import load as predictor
     from petlbench.delta import load
     from petlbench.exported import export
     from petlbench.merge import merged, save_merged
@@ -40,7 +40,7 @@ _HOMES = {
     "load": "petlbench.delta:load",
     "merged": "petlbench.merge:merged",
     "names": "petlbench.registry:names",
-    "predictor": "petlbench.commands.predict:load",
+    "predictor": "petlbench.commands.predictor:load",
     "save_merged": "petlbench.merge:save_merged",
     "to_peft": "petlbench.peft:to_peft",
 }

@@ -3,15 +3,13 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import hydra
 import yaml
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from petlbench import interrupts
 from petlbench.config import (
@@ -42,7 +40,7 @@ COMPOSITION_ERRORS = (AssertionError, AttributeError, TypeError, ValueError, Loo
 def user_errors() -> Iterator[None]:
     """Print a mistake of the user in one line, without a traceback; a bug keeps its own."""
     try:
-        with interrupts.reader_may_end():
+        with interrupts.reader_may_end(), mistakes.as_user_errors(_known_keys):
             yield
     except KeyboardInterrupt:
         line = "interrupted; finished runs are kept, the same command does the rest"
@@ -50,10 +48,10 @@ def user_errors() -> Iterator[None]:
     except UserError as error:
         say(f"error: {error}")
         raise SystemExit(MISTAKE) from None
-    except (HydraException, OmegaConfBaseException) as error:
-        chosen = [text for text in sys.argv[1:] if text.partition("=")[0] in command_line.GROUPS]
-        say(f"error: {mistakes.explain(error, lambda: compositions.keys_with(chosen))}")
-        raise SystemExit(MISTAKE) from None
+
+
+def _known_keys() -> Iterable[str]:
+    return compositions.keys_with(command_line.chosen(sys.argv[1:]))
 
 
 @user_errors()  # here too: Hydra prints a line of its own for errors that reach it
@@ -112,6 +110,7 @@ def main(*preset: str) -> None:
     shown = {text.partition("=")[0] for text in arguments} & {"-c", "--cfg"}
     if {"-m", "--multirun"} & set(arguments) and shown:
         raise UserError("--cfg shows the configuration of one run; leave out -m")
+    hydra_keys.check_flags(arguments)
     command_line.check_groups(arguments)
     command_line.check_backbone(arguments)
     hydra_keys.check(arguments)

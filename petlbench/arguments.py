@@ -1,9 +1,37 @@
-"""Parsing of command lines."""
+"""Parsing of command lines, and what all commands have in common."""
 
 import argparse
-from typing import NoReturn
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any, NoReturn, ParamSpec
 
-MISTYPED = 2  # exit status after a mistake of the user
+from petlbench.errors import UserError, printable, unknown
+from petlbench.interrupts import one_line
+from petlbench.progress import say
+
+FAILED, MISTYPED = 1, 2  # exit status after a refused file, and after a mistake of the user
+UNRECOGNIZED = "unrecognized arguments: "  # how argparse's message begins
+
+P = ParamSpec("P")
+
+
+def command(main: Callable[P, int]) -> Callable[P, int]:
+    """A command whose mistakes and interruption are one line on stderr and an exit status."""
+
+    @wraps(main)
+    def guarded(*arguments: P.args, **options: P.kwargs) -> int:
+        try:
+            return main(*arguments, **options)
+        except UserError as error:
+            say(f"error: {error}")
+            return MISTYPED
+        except OSError as error:
+            if error.filename is None:
+                raise
+            say(f"error: '{printable(str(error.filename))}': {error.strerror or error}")
+            return FAILED
+
+    return one_line(guarded)
 
 
 class Parser(argparse.ArgumentParser):
@@ -11,4 +39,26 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the message and exit with status 2."""
+        if message.startswith(UNRECOGNIZED):
+            message = self._unrecognized(message.removeprefix(UNRECOGNIZED).split()[0])
         self.exit(MISTYPED, f"error: {message}; {self.prog} --help shows the options\n")
+
+    def _unrecognized(self, text: str) -> str:
+        if text.startswith("-"):
+            return str(unknown("option", text.partition("=")[0], {*_options(self)}))
+        return f"'{text}' is one argument too many"
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        # argparse names the choices, but not the nearest one
+        if action.choices is not None and value not in action.choices:
+            kind = str(action.metavar or action.dest).lower()
+            raise argparse.ArgumentError(None, str(unknown(kind, value, action.choices)))
+
+
+def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """The options of a parser and of its subcommands, in their long form."""
+    for action in parser._actions:
+        yield from action.option_strings[-1:]
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from _options(below)

@@ -41,7 +41,7 @@ COMMANDS = {
     "push-hub": Command("petlbench.push_hub", "share a run with a model card"),
     "records": Command("petlbench.records", "check records that others contribute"),
     "tracking": Command("petlbench.tracking", "Weights & Biases before and after the runs"),
-    "testing": Command("petlbench.testing", "test the properties of a method"),
+    "testing": Command("petlbench.commands.testing", "test the properties of a method"),
 }
 
 

@@ -156,6 +156,12 @@ def method_spec(path: Path, backbone: Backbone) -> MethodSpec:
     return MethodSpec(_target(path, metadata), len(_network(path, metadata)["classes"]))
 
 
+def run_of(path: Path) -> str | None:
+    """The identity of the run that wrote a delta. Raises UserError for a file that is damaged."""
+    metadata, _ = _read(path)
+    return str(_value(path, metadata, "record")) if "record" in metadata else None
+
+
 @contextmanager
 def building(path: Path) -> Iterator[None]:
     """Report the values of a delta that build no network: they are a mistake of the file."""

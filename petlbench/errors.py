@@ -55,8 +55,8 @@ def unknown(kind: str, value: object, choices: Iterable[str]) -> UserError:
     known, name = sorted(choices), str(value)
     # A title such as DTL+* finds its option, dtl_plus_star.
     key = name.replace("+", "_plus").replace("*", "_star").replace("-", "_").lower()
-    near = [choice for choice in known if f"{choice}_".startswith(f"{key}_")][:1]
+    near = [choice for choice in known if key and f"{choice}_".startswith(f"{key}_")][:1]
     near = near or get_close_matches(key, known, n=1, cutoff=0.6)
-    near = near or [choice for choice in known if choice.startswith(key)][:1]
+    near = near or [choice for choice in known if key and choice.startswith(key)][:1]
     hint = f"did you mean '{near[0]}'? " if near else ""
     return UserError(f"unknown {kind} '{name}'; {hint}Known: {', '.join(known) or 'none'}")

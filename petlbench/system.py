@@ -151,7 +151,9 @@ def folder_lock(folder: Path) -> Iterator[None]:
 
 
 def _refused(path: Path, error: OSError) -> WriteError:
-    return WriteError(f"cannot write '{path}' ({error.strerror}); free space or set results.root")
+    return WriteError(
+        f"cannot write '{path}' ({error.strerror}); free space, or name another folder"
+    )
 
 
 def sha256_of(path: Path) -> str:

@@ -4,14 +4,20 @@ import json
 import runpy
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from petlbench import console, interrupts
+from petlbench.arguments import Parser
 from petlbench.commands import listing, show
+from petlbench.config import options
+from tests.command import run
 
 Capture = pytest.CaptureFixture[str]
+# the others take what Hydra takes, and share the help of `petlbench run`
+OWN_HELP = console.COMMANDS.keys() - {"run", "sweep", "probe", "multitask"}
 
 
 @pytest.fixture
@@ -70,10 +76,11 @@ def test_an_unknown_command_is_one_line(
 
 
 def test_help_and_lists_import_no_torch() -> None:
+    typed = [[], ["methods"], ["show", "train.lr"], *([name, "--help"] for name in OWN_HELP)]
     code = (
         "import sys; from petlbench import console\n"
-        "for name in ('--help', 'methods', 'show'):\n"
-        "    sys.argv = ['petlbench', name, *['train.lr'][:name == 'show']]\n"
+        f"for typed in {typed}:\n"
+        "    sys.argv = ['petlbench', *typed]\n"
         "    try: console.main()\n"
         "    except SystemExit as leaving: assert not leaving.code\n"
         "assert 'torch' not in sys.modules"
@@ -82,6 +89,47 @@ def test_help_and_lists_import_no_torch() -> None:
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     ).stdout
     assert all(f"\n  {name} " in output for name in console.COMMANDS)
+    assert all(f"\nusage: petlbench {name} [-h]" in output for name in OWN_HELP)
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ([], "the following arguments are required: KEY"),
+        (["pick", "a", "--al=3", "--jsn"], "argument --all: ignored explicit argument '3'; "),
+        (["pick", "a", "--jsn"], "unknown option '--jsn'; Known: --all, --help; test --help"),
+        (["pikc"], "unknown key 'pikc'; did you mean 'pick'? Known: pick; test --help shows"),
+        (["pick", "a", "b"], "'b' is one argument too many; test --help shows"),
+    ],
+)
+def test_a_mistyped_argument_is_one_line(typed: list[str], line: str, capsys: Capture) -> None:
+    parser = Parser(prog="test")
+    below = parser.add_subparsers(required=True, metavar="KEY").add_parser("pick")
+    below.add_argument("one")
+    below.add_argument("--all", action="store_true")
+    with pytest.raises(SystemExit) as leaving:
+        parser.parse_args(typed)
+    assert leaving.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {line}")
+    assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("--bogus", "unrecognized arguments: --bogus; values are given as KEY=VALUE"),
+        ("lora", "'lora' is no KEY=VALUE; values are given as method=lora"),
+        ("=3", "'=3' has no key"),
+        ("lr=3", "no key 'lr' to set; did you mean 'train.lr'?"),
+    ],
+)
+def test_what_a_run_does_not_take_is_one_line(typed: str, line: str, tmp_path: Path) -> None:
+    code, message = run(tmp_path, typed)
+    assert code == 2
+    assert message.startswith(f"error: {line}")
+    assert message.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kind", listing.KINDS)
@@ -99,6 +147,16 @@ def test_a_method_has_its_declared_parameters_and_a_sentence() -> None:
     [lora] = [row for row in listing.methods() if row["name"] == "lora"]
     assert lora["parameters"] == 294_912
     assert lora["about"].startswith("A low-rank update of the query and value projections")
+
+
+def test_a_tuner_of_peft_is_described_by_its_yaml() -> None:
+    head = "# @package _global_\n# 9 L\n# W + B A\n# with B = 0; https://x.org/1\ntitle: A\n# b\n"
+    assert listing.update(head) == "W + B A with B = 0"
+    assert listing.update("# @package _global_\n# 9 L\ntitle: A\n") == ""
+    for row in listing.methods():
+        said = listing.update(options.text("method", row["name"]))
+        is_bridged = "peft_tuner." in options.text("method", row["name"])
+        assert not (is_bridged and said) or row["about"] == said
 
 
 @pytest.mark.parametrize(

@@ -61,8 +61,8 @@ WRONG_SIZES: list[Mistake] = [
 ]
 MISTAKES: list[Mistake] = [
     (["verify"], "the following arguments are required: suite"),
-    (["verify", "vtab", "--roof", "x"], "unrecognized arguments: --roof x"),
-    (["look"], "argument COMMAND: invalid choice: 'look'"),
+    (["verify", "vtab", "--roof", "x"], "unknown option '--roof'; Known: --allow-duplicates"),
+    (["look"], "unknown command 'look'; Known: cache, fetch"),
     ([], "the following arguments are required: COMMAND"),
     (["verify", "folder"], "folder reads a folder of your own; set --root FOLDER"),
     (["verify", "folder", "--root", "/nowhere/'x"], None),

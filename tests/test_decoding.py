@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 
-from petlbench.commands import predict
+from petlbench.commands import predictor
 from petlbench.config import compose
 from petlbench.data import configured
 from petlbench.data.images import OWN, PUBLISHED, grey_peak, grey_range, original
@@ -145,7 +145,7 @@ def test_the_range_is_of_all_splits_and_stated(tmp_path: Path) -> None:
     file = Store(tmp_path / "runs").path(record, ".safetensors")
     with safe_open(file, framework="pt") as content:
         assert json.loads(content.metadata()["network"])["grey_max"] == 4095
-    found = predict.load(file, checkpoint=None, device="cpu")
+    found = predictor.load(file, checkpoint=None, device="cpu")
     assert found.decoding == task.lists["test"]().decoding
 
 

@@ -37,7 +37,7 @@ COMMANDS = [
     ("petlbench.probe", "omegaconf"),
     ("petlbench.multitask -m", "torch"),
     ("petlbench.report table --records . --out out", "pandas"),
-    ("petlbench.predict --delta x.safetensors .", "PIL"),
+    ("petlbench.predict --delta x.safetensors sitecustomize.py", "PIL"),
     ("petlbench.data list", "rich"),
     ("petlbench.data list", "petlbench.commands.data.listing"),
     ("petlbench.support", "torch"),
@@ -79,7 +79,7 @@ def test_sigterm_is_like_ctrl_c(tmp_path: Path) -> None:
 MAINS: list[tuple[str, Callable[[list[str]], int], list[str]]] = [
     ("petlbench.report.__main__.read", report.main, ["table", "--records", ".", "--out", "out"]),
     ("petlbench.sweep.choose.trials", choose.main, ["--records", "."]),
-    ("petlbench.commands.predict.load", predict.main, ["--delta", "x", "."]),
+    ("petlbench.commands.predictor.load", predict.main, ["--delta", "x", "."]),
     ("petlbench.commands.data.main.run", data.main, ["list"]),
     ("petlbench.config.options.names", support.main, []),
 ]

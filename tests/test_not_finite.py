@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from petlbench import delta
-from petlbench.commands import predict
+from petlbench.commands import predictor
 from petlbench.errors import UserError
 from petlbench.method import Method
 from petlbench.run.record import Store
@@ -65,7 +65,7 @@ def test_predict_leaves_out_images_without_a_number(tmp_path: Path) -> None:
         Image.new("RGB", (8, 8), (shade,) * 3).save(tmp_path / f"{name}.png")
     view = View(8, "bicubic", None, "squash")
     prepare = Preparation(view, mean=[0.0] * 3, std=[1.0] * 3)
-    found = predict.Predictor(
+    found = predictor.Predictor(
         Odd(tiny("vit")), OWN, view, prepare, ["a", "b"], torch.device("cpu")
     )
     refused: list[UserError] = []

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from petlbench.commands import predict
+from petlbench.commands import predict, predictor
 from petlbench.config import compose
 from petlbench.data.images import OWN, original
 from petlbench.errors import UserError
@@ -81,7 +81,7 @@ def test_a_folder_is_predicted_with_the_names_of_its_classes(
 
 
 def test_probabilities_are_the_methods(images: Path, delta: Path) -> None:
-    found = predict.load(delta, checkpoint=None, device="cpu")
+    found = predictor.load(delta, checkpoint=None, device="cpu")
     paths = predict.images([images])
     pixels = [found.view.of(original(path, OWN)) for path in paths[:5]]
     whole = found.probabilities(pixels)

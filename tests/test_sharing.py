@@ -2,6 +2,8 @@
 
 import base64
 import json
+import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -10,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from huggingface_hub import constants
+from safetensors.numpy import save
 
 from petlbench.commands import push_hub, records
 from petlbench.report.__main__ import main as report
@@ -74,12 +79,16 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, bytes]]]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A committed record with a delta beside it; what the delta holds does not matter here."""
+    """A committed record with its delta beside it; the tensors do not matter here."""
     file = tmp_path / "runs" / ADAPTFORMER.name
     file.parent.mkdir()
     shutil.copy(ADAPTFORMER, file)
-    file.with_suffix(".safetensors").write_bytes(b"tensors")
+    file.with_suffix(".safetensors").write_bytes(delta_of(ADAPTFORMER.stem[-16:]))
     return file
+
+
+def delta_of(identifier: str) -> bytes:
+    return save({"bias": np.ones(2)}, metadata={"record": json.dumps(identifier)})
 
 
 def test_a_folder_has_the_card_the_delta_and_the_record(run: Path, tmp_path: Path) -> None:
@@ -92,7 +101,9 @@ def test_a_folder_has_the_card_the_delta_and_the_record(run: Path, tmp_path: Pat
     assert "trained parameters: 19,680, and 970 of the head" in card
     assert "petlbench.predictor(Path(file), checkpoint=None" in card
     assert str(tmp_path) not in card
-    assert (folder / "delta.safetensors").read_bytes() == b"tensors"
+    assert (folder / "delta.safetensors").read_bytes() == run.with_suffix(
+        ".safetensors"
+    ).read_bytes()
 
 
 def test_an_upload_is_one_commit(
@@ -104,7 +115,8 @@ def test_an_upload_is_one_commit(
     lines = [json.loads(line) for line in commit.splitlines()]
     files = {one["value"]["path"]: one["value"] for one in lines if one["key"] == "file"}
     assert files.keys() == FILES
-    assert base64.b64decode(files["delta.safetensors"]["content"]) == b"tensors"
+    delta = run.with_suffix(".safetensors").read_bytes()
+    assert base64.b64decode(files["delta.safetensors"]["content"]) == delta
     assert b"hf_hub_download('me/digits'" in base64.b64decode(files["README.md"]["content"])
 
 
@@ -136,10 +148,49 @@ def test_what_cannot_be_shared_is_one_line(
 ) -> None:
     assert push_hub.main([str(run), "--to", str(run.parent)]) == 2
     assert "is not an empty folder" in capsys.readouterr().err
+    assert push_hub.main([str(run), "--to", "x" * 300]) == 2
+    assert "File name too long; give another path" in capsys.readouterr().err
+    run.with_suffix(".safetensors").write_bytes(delta_of("another"))
+    assert push_hub.main([str(run), "--to", str(tmp_path / "new")]) == 2
+    assert "is of run another, and record" in capsys.readouterr().err
     run.with_suffix(".safetensors").unlink()
     assert push_hub.main([str(run), "--to", str(tmp_path / "new")]) == 2
     assert "has no delta" in capsys.readouterr().err
+    os.mkfifo(tmp_path / "pipe.json")
+    assert push_hub.main([str(tmp_path / "pipe.json"), "--to", str(tmp_path / "new")]) == 2
+    assert "a pipe or a device, and no file" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+HOSTILE = (
+    "x`\n---\nlicense: mit\n# Title\n<script>alert(1)</script> [a](http://b) | \u202e`]"
+    + "y" * 1000
+)
+
+
+def test_no_text_of_a_record_is_markup_of_the_card() -> None:
+    hostile = json.loads(ADAPTFORMER.read_text())
+    plain = push_hub.card(hostile, None)
+    for node, key in (*((hostile, key) for key in ("title", "task_title")), *places(hostile)):
+        node[key] = HOSTILE
+    hostile["scores"][HOSTILE] = hostile["scores"].pop("test")
+    hostile["provenance"]["splits"] = {HOSTILE: {"sha256": HOSTILE}}
+    card = push_hub.card(hostile, None)
+    assert len(card.splitlines()) == len(plain.splitlines()) - 1  # one split instead of two
+    assert max(map(len, card.splitlines())) < 2000
+    start, _, rest = card[4:].partition("\n---\n")
+    assert yaml.safe_load(start).keys() == {"library_name", "pipeline_tag", "tags"}
+    assert card.count("\n---\n") == 1
+    outside = re.sub(r"`[^`\n]*`", "", rest)  # of code, which has no markup
+    assert not re.search(r"(?<!\\)<|(?<!\\)\]\(|\u202e|\n# Title|http:", outside)
+
+
+def places(record: Any) -> list[tuple[Any, str]]:
+    """Texts below a record that a card shows, each as a mapping and a key."""
+    provenance, factors = record["provenance"], record["factors"]
+    nodes = (factors, provenance["versions"], provenance["checkpoint"], record["config"]["method"])
+    found = [(n, key) for n in nodes for key, value in n.items() if isinstance(value, str)]
+    return [*found, (provenance, "device"), (record["selection"], "fit_on")]
 
 
 def test_committed_records_pass_the_check(capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,6 +210,21 @@ def test_a_probe_needs_no_splits(capsys: pytest.CaptureFixture[str]) -> None:
         (("cost", "parameters", "method"), 19_681, "but its network has {'method': 19680"),
         (("config", "method", "rank"), 4, "they were changed by hand"),
         (("scores", "test"), {"top1": 50.0, "correct": 1, "total": 2}, "has 797 images"),
+        (("factors", "seed"), 1, "factors is {'method': 'adaptformer'"),
+        (("title",), "DTL", "title is 'DTL', but its configuration has 'AdaptFormer'"),
+        (("suite",), "vtab", "suite is 'vtab', but its configuration has 'mini'"),
+        (("config", "method"), None, "its values build no network"),
+        (("selection", "select_on"), "val", "selection.select_on is 'val', but its protocol"),
+        (("cost", "train_s"), -1.0, "cost.train_s is -1.0; it must be a number of at least 0"),
+        (("provenance", "seconds"), -1, "provenance.seconds is -1; it must be"),
+        (("provenance", "started"), "2999-01-01T00:00:00+00:00", "it must be a past time"),
+        (("provenance", "started"), "2026-01-01", "it must be a past time with its zone"),
+        (("provenance", "versions", "commit"), "main", "it must be a commit of git, or null"),
+        (("provenance", "checkpoint", "sha256"), "0", "checkpoint.sha256 must be 64 hex"),
+        (("provenance", "splits", "test", "images"), 9, "must be the sum of its labels"),
+        (("notes",), {"x": "file:///home/me/x"}, "names a path of a machine"),
+        (("notes",), {"x": "C:/me"}, "names a path of a machine"),
+        (("notes",), {"x": "\n/a/b" + "y" * 999}, "' /a/byy"),
         (("scores", "test", "top1"), 99.0, "scores.test missing or wrong"),
         (("provenance", "device"), "/home/me/gpu", "names a path of a machine"),
         (("provenance", "splits"), None, "provenance.splits is missing"),
@@ -176,8 +242,32 @@ def test_a_faulty_contribution_is_named(
     node[place[-1]] = value
     run.write_text(json.dumps(record))
     assert records.main(["check", str(run)]) == 1
-    assert fault in capsys.readouterr().out
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if fault in line]
+    assert last == f"1 records, {len(lines)} faults"
+    assert max(map(len, lines)) < len(str(run)) + 310
     assert records.main(["check", str(run.parent / "nothing")]) == 2
+
+
+def test_a_record_has_the_labels_of_its_values(run: Path, tmp_path: Path, capsys: Any) -> None:
+    record = json.loads(run.read_text())
+    for method, fault in (
+        ("lora", "records would name the wrong method"),
+        ("../../lora", "factors.method is '../../lora'; it must be a name"),
+    ):
+        renamed = {**record["factors"], "method": method}
+        content = record | {"factors": renamed, "config": {**record["config"], "factors": renamed}}
+        run.write_text(json.dumps(content))
+        assert records.main(["check", str(run)]) == 1
+        assert fault in capsys.readouterr().out
+    shutil.copy(ADAPTFORMER, run)
+    shutil.copy(ADAPTFORMER, tmp_path / "runs" / "other.json")
+    assert records.main(["check", str(run.parent)]) == 1
+    assert f"the same run as {run}\n" in capsys.readouterr().out
+    with run.open("ab") as file:
+        file.truncate(21_000_000)  # a hole, which takes no room
+    assert records.main(["check", str(run)]) == 1
+    assert "it has more than 20 MB" in capsys.readouterr().out
 
 
 def test_contributed_rows_are_ranked_among_themselves(

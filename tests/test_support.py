@@ -69,5 +69,5 @@ def test_an_unknown_backbone_is_refused_in_one_line(
 ) -> None:
     assert main(["vit_b16", argument]) == 2
     out, error = capsys.readouterr()
-    assert error.startswith(message)
+    assert error.startswith(f"error: {message}")
     assert (out, error.count("\n")) == ("", 1)

@@ -36,7 +36,7 @@ def test_an_unknown_name_is_refused_in_one_line(
 ) -> None:
     assert main(arguments) == 2
     out, error = capsys.readouterr()
-    assert error.startswith(message)
+    assert error.startswith(f"error: {message}")
     assert (out, error.count("\n")) == ("", 1)
 
 

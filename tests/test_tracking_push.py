@@ -203,7 +203,7 @@ def test_a_record_without_some_values_has_a_summary() -> None:
         (["push", "--records", "nowhere"], "--records 'nowhere' is no folder"),
         (["push", "--records", "."], "no records in .; give the results.root"),
         (["push"], "the following arguments are required: --records"),
-        (["pull"], "invalid choice: 'pull'"),
+        (["pull"], "unknown command 'pull'"),
         (["sweep"], "the following arguments are required: KEY=VALUE"),
         (["sweep", "experiment=tabel2"], "unknown experiment 'tabel2'; did you mean 'table2'"),
         (["sweep", "method=", "--print"], "method"),

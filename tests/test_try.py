@@ -54,11 +54,16 @@ def test_few_images_are_tested_in_folds_and_others_in_a_split(tmp_path: Path) ->
 def test_settings_depend_on_the_number_of_images_and_give_way_to_the_users(
     tmp_path: Path,
 ) -> None:
-    few = settings.chosen(settings.Sizes(20, 5, 5), {})
-    many = settings.chosen(settings.Sizes(50_000, 10_000, None), {})
+    train = compose.single(["train.epochs=+30", "train.batch_size=4"]).train
+    few = settings.chosen(settings.Sizes(20, 5, 5), {}, train)
+    many = settings.chosen(settings.Sizes(50_000, 10_000, None), {}, train)
     assert (few["train.epochs"].value, few["train.batch_size"].value) == ("100", "20")
     assert (many["train.epochs"].value, many["input.augment"].value) == ("10", "null")
-    own = settings.chosen(settings.Sizes(20, 5, 5), {"train.epochs": "30"})
+    small = settings.chosen(settings.Sizes(5_000, 100, None), {"train.batch_size": "4"}, train)
+    assert "train.batch_size" not in small
+    assert small["train.epochs"].value == "10"
+    given = settings.given(["+train.epochs=+30"])
+    own = settings.chosen(settings.Sizes(20, 5, 5), given, train)
     assert "train.epochs" not in own
     assert own["train.schedule.warmup_epochs"].value == "3"
     root = str(folder(tmp_path / "x y"))
@@ -177,6 +182,12 @@ def three(root: Path) -> None:
         (folder, ("epochs=3",), "no key 'epochs' to set; did you mean 'train.epochs'?"),
         (folder, ("method=lora",), "method cannot be set here; use --methods"),
         (folder, ("lora",), "'lora' is no KEY=VALUE"),
+        (folder, ("~train.epochs=3",), "'~train.epochs=3' is no KEY=VALUE"),
+        (folder, ("++method=lora",), "method cannot be set here; use --methods"),
+        (folder, ("results.predictions=false",), "results.predictions cannot be set here"),
+        (folder, ("dataset.folds=x",), "dataset.folds is 'x'; it must be a whole number or null"),
+        (folder, ("dataset.folds=99",), "dataset.folds is 99; it must be a whole number from 2"),
+        (folder, ("dataset.test_share=2",), "dataset.test_share is 2; it must be a number"),
         (folder, ("--methods", "lorra"), "unknown method 'lorra'; did you mean 'lora'?"),
         (folder, ("--minutes", "0"), "--minutes is 0.0; it must be a number above 0"),
         (folder, ("backbone.checkpoint=x.pth",), "or add --backbone vit_mini"),

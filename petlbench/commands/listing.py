@@ -3,29 +3,34 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from typing import Any
 
-from petlbench.arguments import Parser
+from petlbench.arguments import Parser, command
 from petlbench.commands import source
 from petlbench.config import options
-from petlbench.interrupts import one_line
 
 COUNTED_ON = "vit_b16"  # the backbone of the parameters
 Row = dict[str, Any]
 
 
 def methods() -> list[Row]:
-    """Name, title, trained parameters without the head, and what the class says of itself."""
+    """Name, title, trained parameters without the head, and what the method does."""
+    found = options.contents("method")
+    classes = Counter(_class(content) for content in found.values())
     return [
         {
             "name": name,
             "title": content.get("title", name),
             "parameters": ((content.get("facts") or {}).get("parameters") or {}).get(COUNTED_ON),
-            "about": source.first_sentence(str(content["method"].get("_target_")))
+            # one class has many tuners of PEFT, and their yamls say what each does
+            "about": (classes[_class(content)] > 1 and update(options.text("method", name)))
+            or source.first_sentence(_class(content))
             or comment("method", name),
         }
-        for name, content in options.contents("method").items()
+        for name, content in found.items()
         if isinstance(content.get("method"), dict)
     ]
 
@@ -57,11 +62,27 @@ def backbones() -> list[Row]:
     ]
 
 
+def _class(content: dict[str, Any]) -> str:
+    node = content.get("method")
+    return str(node.get("_target_")) if isinstance(node, dict) else ""
+
+
 def comment(group: str, name: str) -> str:
     """The first comment of an option's yaml, without Hydra's line; empty without one."""
-    lines = options.text(group, name).splitlines()
-    comments = (line.lstrip("# ") for line in lines if line.startswith("#"))
-    return next((text for text in comments if not text.startswith("@package")), "")
+    return next(_head(options.text(group, name)), "")
+
+
+def update(text: str) -> str:
+    """What the head of a method's yaml says between the parameters and the link, in one line."""
+    _, *lines = [*_head(text), ""]
+    return " ".join(lines).partition("https://")[0].rstrip(" ;,.")
+
+
+def _head(text: str) -> Iterator[str]:
+    """The comments above the keys of a yaml, without Hydra's line."""
+    for line in takewhile(lambda line: line.startswith("#"), text.splitlines()):
+        if not line.startswith("# @package"):
+            yield line.lstrip("# ")
 
 
 KINDS: dict[str, Callable[[], list[Row]]] = {
@@ -89,12 +110,14 @@ def _cell(key: str, value: Any) -> str:
     return f"{value} classes" if key == "classes" else str(value)
 
 
-@one_line
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the options of a kind."""
-    parser = Parser("petlbench", description="List the options, one line each.")
-    parser.add_argument("kind", choices=KINDS, help="methods, tasks or backbones")
-    parser.add_argument("--json", action="store_true", help="print a JSON list")
+    parser = Parser("petlbench")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    for kind in KINDS:
+        listed = kinds.add_parser(kind, description=f"List the {kind}, one line each.")
+        listed.add_argument("--json", action="store_true", help="print a JSON list")
     chosen = parser.parse_args(arguments)
     rows = KINDS[chosen.kind]()
     if chosen.json:

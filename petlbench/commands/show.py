@@ -9,19 +9,16 @@ from typing import Any, NamedTuple, get_type_hints
 
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from petlbench.arguments import MISTYPED, Parser
+from petlbench.arguments import Parser, command
 from petlbench.commands import source
 from petlbench.config import command_line, compositions, construct, mistakes, search_path
 from petlbench.config.composer import ROOT
 from petlbench.config.schema import Settings
 from petlbench.errors import UserError
-from petlbench.interrupts import one_line
-from petlbench.progress import say
 
 WRONG = (-1, "?", None)  # values that a check refuses, with the range in its message
 RANGE = r"(?:unknown )?{} (?:is )?[^;]*; (?:it must be|(?:did you mean .*\? )?Known:) (.*)"
@@ -178,7 +175,7 @@ def _lines(text: str, file: str) -> Iterator[tuple[str, Place]]:
             stack.append((f"{name}.", value))
 
 
-@one_line
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the explanation; 2 for a mistake."""
     parser = Parser(
@@ -188,17 +185,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("key", help="a dotted key, such as train.memory")
-    parser.add_argument("override", nargs="*", help="options and values, such as method=lora")
+    parser.add_argument(
+        "override", nargs="*", default=[], help="options and values, such as method=lora"
+    )
     chosen = parser.parse_args(arguments)
-    try:
-        command_line.check_groups(chosen.override)
+    command_line.check_groups(chosen.override)
+    with mistakes.as_user_errors(lambda: compositions.keys_with([])):
         print("\n".join(explained(chosen.key, chosen.override)))
-    except UserError as error:
-        say(f"error: {error}")
-        return MISTYPED
-    except (HydraException, OmegaConfBaseException) as error:
-        say(f"error: {mistakes.explain(error, lambda: compositions.keys_with([]))}")
-        return MISTYPED
     return 0
 
 

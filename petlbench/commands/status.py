@@ -1,4 +1,4 @@
-"""python -m petlbench.status: what is done, running, failed and to do below a results.root.
+"""What is done, running, failed and to do below a results.root.
 
 Reads records, the claims of running processes and the plans of sweeps; changes nothing. A run that
 failed is tried again by the same sweep.
@@ -13,16 +13,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from petlbench.arguments import MISTYPED, Parser
+from petlbench.arguments import Parser, command
 from petlbench.errors import UserError
-from petlbench.interrupts import one_line
-from petlbench.progress import say
 from petlbench.run.claims import Claims, Owner
 from petlbench.run.record import Record, Store
 from petlbench.sweep import plans
 from petlbench.sweep.estimate import Pace, duration, left, machine_of, seconds_of
 
-EXAMPLE = "example: python -m petlbench.status --records results/runs"
+EXAMPLE = "example: petlbench status --records results/runs"
 SHOWN = 20  # failures on the terminal
 REACHED = ("finished", "unsupported")  # states that the same sweep leaves as they are
 
@@ -47,15 +45,11 @@ class Status:
     unknown: int | None
 
 
-@one_line
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; an error is one line on stderr. Exit status: 2 for a mistake, else 0."""
     options = parser().parse_args(arguments)
-    try:
-        found = [status(folder) for folder in options.records]
-    except UserError as error:
-        say(f"error: {error}")
-        return MISTYPED
+    found = [status(folder) for folder in options.records]
     if options.json:
         print(json.dumps([asdict(one) for one in found], indent=1))
     else:
@@ -65,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    options = Parser(prog="python -m petlbench.status", description=__doc__, epilog=EXAMPLE)
+    options = Parser(prog="petlbench status", description=__doc__, epilog=EXAMPLE)
     options.add_argument(
         "--records", nargs="+", required=True, metavar="DIR", help="the results.root of sweeps"
     )

@@ -1,25 +1,23 @@
-"""Which method works on which backbone: python -m petlbench.support [BACKBONE ...].
+"""Print which method works on which backbone, as a table in Markdown.
 
-Builds each pair on the meta device, as the plan of a sweep does, and prints a table in Markdown; a
-second or two per pair. `make docs` writes docs/support.md.
+Builds each pair on the meta device, as the plan of a sweep does; a second or two per
+pair. `make docs` writes docs/support.md.
 """
 
-import argparse
-import sys
 from collections.abc import Iterable, Sequence
 from itertools import count
 
-from petlbench import registry
+from petlbench.arguments import Parser, command
 from petlbench.config import compose, options
-from petlbench.errors import Unsupported, UserError, unknown
-from petlbench.interrupts import one_line
-from petlbench.run import build
+from petlbench.errors import Unsupported, unknown
 
 YES = "yes"
 
 
 def reason(method: str, backbone: str) -> str | None:
     """Why the method does not work on the backbone, or None if it does."""
+    from petlbench.run import build  # imports torch
+
     config = compose.single([f"method={method}", f"backbone={backbone}"])
     try:
         build.check(config)
@@ -48,24 +46,19 @@ def _line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-@one_line
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; returns 2 for an unknown backbone, else 0."""
     backbones = options.names("backbone")
-    parser = argparse.ArgumentParser(
-        "petlbench.support",
-        description="Not every method works on every backbone: print a table in Markdown.",
-    )
+    parser = Parser("petlbench support", description=__doc__)
     parser.add_argument(
         "backbone", nargs="*", help=f"columns of the table (default: all): {', '.join(backbones)}"
     )
     chosen = parser.parse_args(arguments).backbone or backbones
-    try:
-        for name in chosen:
-            if name not in backbones:
-                raise unknown("backbone", name, backbones)
-        print(table(registry.names(), dict.fromkeys(chosen)), end="")  # each column once
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    for name in chosen:
+        if name not in backbones:
+            raise unknown("backbone", name, backbones)
+    from petlbench import registry  # imports torch, so after cheap mistakes
+
+    print(table(registry.names(), dict.fromkeys(chosen)), end="")  # each column once
     return 0

@@ -22,10 +22,17 @@ NEEDED = ("method", "backbone", "dataset", "protocol", "recipe")
 DATASET_TEXTS = ("dataset.root", "dataset.cache", "dataset.name", "dataset.title")
 
 
+def chosen(arguments: Sequence[str]) -> list[str]:
+    """The arguments that choose an option of a group."""
+    return [text for text in arguments if text.partition("=")[0] in GROUPS]
+
+
 def check_groups(arguments: Sequence[str]) -> None:
     """Refuse an unknown option, and a group without one, before anything slow is imported."""
     for argument in arguments:
         group, sign, values = argument.partition("=")
+        if sign and not group.lstrip("+~"):
+            raise UserError(f"'{argument}' has no key; values are given as KEY=VALUE")
         if group.startswith("~") and group[1:] in NEEDED:
             raise UserError(f"{group[1:]} cannot be left out; a run needs one: {group[1:]}=NAME")
         # Other values, such as glob(*) and quoted ones, are left to Hydra's grammar.

@@ -1,8 +1,9 @@
 """Which of Hydra's own keys may be set. Hydra accepts all of them, also those without effect."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
+from hydra._internal.utils import get_args_parser
 from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
@@ -11,6 +12,19 @@ from petlbench.errors import UserError, unknown
 # relative paths start from the folder of the command, and only results.root is written
 PLACES = ("hydra.run", "hydra.sweep", "hydra.output_subdir", "hydra.job.chdir")
 SWEEPER = ("dry_run", "params", "tflops")  # keys of `PetlSweeper`
+
+
+def check_flags(arguments: Sequence[str]) -> None:
+    """Refuse options that Hydra has not, and those without their value: it would print a usage."""
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]
+    parser.parse_args(arguments)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UserError(
+        f"{message}; values are given as KEY=VALUE, such as method=lora; --help shows more"
+    )
 
 
 def check(arguments: Sequence[str]) -> None:

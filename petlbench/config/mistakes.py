@@ -1,7 +1,8 @@
 """What Hydra and OmegaConf refuse, in one line that names the key, the value and the choices."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 from hydra.errors import HydraException, OverrideParseException
@@ -12,6 +13,15 @@ from petlbench.errors import UserError, first_line
 # The patterns below are messages of Hydra 1.3 and OmegaConf 2.3; others are shown as they are.
 SUGGESTED = 3  # keys of other nodes with the same last part
 TYPES = {"Float": "a number", "Integer": "a whole number"}
+
+
+@contextmanager
+def as_user_errors(known: Callable[[], Iterable[str]]) -> Iterator[None]:
+    """Raise what Hydra and OmegaConf refuse as a UserError; known: as for `explain`."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, known)) from error
 
 
 def explain(error: Exception, known: Callable[[], Iterable[str]]) -> str:
@@ -105,6 +115,8 @@ def unexplained(line: str, arguments: Iterable[str]) -> str:
 
 def _unreadable(error: OverrideParseException) -> str:
     """An override that Hydra's grammar refuses."""
+    if error.override and re.fullmatch(r"[\w/.-]+", error.override):
+        return f"'{error.override}' is no KEY=VALUE; values are given as method=lora train.lr=1e-3"
     if error.override and "=~" in error.override:
         return f"cannot read '{error.override}'; write the folder out, without ~"
     return (

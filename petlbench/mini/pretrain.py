@@ -26,13 +26,11 @@ from torch import nn
 from torch.multiprocessing.spawn import ProcessExitedException, spawn
 from torch.nn.parallel import DistributedDataParallel
 
-from petlbench.arguments import MISTYPED, Parser
+from petlbench.arguments import MISTYPED, Parser, command
 from petlbench.errors import UserError, unknown
-from petlbench.interrupts import one_line
 from petlbench.mini.objective import Pretraining, held_out, losses
 from petlbench.mini.recipe import Recipe, check_resumable
 from petlbench.mini.scenes import Generator, Scenes
-from petlbench.progress import say
 from petlbench.system import user_path
 
 CHUNK = 8  # steps for which scenes are drawn at once
@@ -245,22 +243,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-@one_line
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line. Exit status: 0, or 2 if the user made a mistake."""
     options = vars(parse(arguments))
     folder, device, resume = (options.pop(key) for key in ("out", "device", "resume"))
-    try:
-        recipe = Recipe(**options)
-        _check_device(device)
-        out = _prepare_folder(folder, resume)
-        if recipe.processes == 1:
-            work(0, recipe, out, device, resume)
-        else:
-            _spawned(recipe, out, device, resume)
-    except UserError as error:
-        say(f"error: {error}")
-        return MISTYPED
+    recipe = Recipe(**options)
+    _check_device(device)
+    out = _prepare_folder(folder, resume)
+    if recipe.processes == 1:
+        work(0, recipe, out, device, resume)
+    else:
+        _spawned(recipe, out, device, resume)
     return 0
 
 

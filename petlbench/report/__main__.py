@@ -14,11 +14,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from petlbench.arguments import MISTYPED
+from petlbench.arguments import Parser, command
 from petlbench.errors import UserError
-from petlbench.interrupts import one_line
 from petlbench.report import registry
 from petlbench.report.model.spec import ReportSpec
 from petlbench.report.read.records import read
@@ -26,11 +25,11 @@ from petlbench.system import user_path
 
 PROGRAM = ["python", "-m", "petlbench.report"]
 OF_KIND = ("images", "budget_gib")  # options that only some kinds have
-EXAMPLE = "example: python -m petlbench.report leaderboard --records results/runs --out results"
+EXAMPLE = "example: petlbench report leaderboard --records results/runs --out results"
 
 
-class Parser(argparse.ArgumentParser):
-    """Lists the reports in its help, and reports a mistake in one line, without the usage."""
+class NamesParser(Parser):
+    """Lists the reports in its help."""
 
     def format_help(self) -> str:
         """The help; the names are read only here because they take a second."""
@@ -38,15 +37,11 @@ class Parser(argparse.ArgumentParser):
         self.epilog = "\n".join(["names:", *names, "", EXAMPLE])
         return super().format_help()
 
-    def error(self, message: str) -> NoReturn:
-        """Exit with status 2."""
-        self.exit(MISTYPED, f"error: {message}; --help lists the options\n")
-
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    options = Parser(
-        prog=" ".join(PROGRAM),
+    options = NamesParser(
+        prog="petlbench report",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -154,14 +149,10 @@ def run(arguments: Sequence[str]) -> None:
     print("\n".join(f"wrote {path}" for path in paths))
 
 
-@one_line
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; a UserError is one line on stderr and status 2."""
-    try:
-        run(sys.argv[1:] if arguments is None else arguments)
-    except UserError as error:
-        print("error:", *str(error).splitlines(), file=sys.stderr)  # a value may have several
-        return MISTYPED
+    run(sys.argv[1:] if arguments is None else arguments)
     return 0
 
 

@@ -92,7 +92,7 @@ def _replaced(contents: Plain) -> set[str]:
 
 def first_form(config: Plain) -> dict[str, Any]:
     """A configuration with the names that the first records had, so that all can be compared."""
-    form = dict(config)
+    form = {key: node for key, node in config.items() if node is not None}
     if "backbone" in form:
         form["backbone"] = {**form["backbone"], **BACKBONE}
     for node in ("method", "dataset"):
@@ -149,7 +149,7 @@ def placeless(config: Plain) -> dict[str, Any]:
         node, _, key = place.partition(".")
         if isinstance(kept.get(node), dict):
             kept[node].pop(key, None)
-    if isinstance(file := kept.get("backbone", {}).get("checkpoint"), str):
+    if isinstance(file := (kept.get("backbone") or {}).get("checkpoint"), str):
         kept["backbone"]["checkpoint"] = PurePath(file).name
     return kept
 

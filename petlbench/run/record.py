@@ -48,6 +48,7 @@ from petlbench.run.identity import without_folders
 from petlbench.system import (
     TEMPORARY,
     WriteError,
+    file_status,
     folder_lock,
     remove_abandoned,
     temporary_file,
@@ -236,6 +237,7 @@ def read(path: Path) -> Record:
 
 def _text(path: Path) -> bytes:
     try:
+        file_status(path)  # reading a pipe would wait for its other end
         return path.read_bytes()
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -254,9 +256,8 @@ def _parsed(path: Path, text: bytes) -> tuple[Any, bool]:
 
 
 def _unreadable(path: Path, error: Exception) -> NoRecord:
-    return NoRecord(
-        f"record '{path}' cannot be read ({first_line(error)}); delete it or restore it"
-    )
+    reason = getattr(error, "strerror", None) or first_line(error)
+    return NoRecord(f"record '{path}' cannot be read ({reason}); delete it or restore it")
 
 
 def _schema(path: Path) -> int:

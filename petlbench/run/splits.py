@@ -1,6 +1,7 @@
 """The splits of a task that a protocol trains on, selects on and scores. Imports no torch."""
 
 import logging
+from functools import cache
 
 from petlbench.config.schema import Config
 from petlbench.data import configured
@@ -90,7 +91,13 @@ def prepared(config: Config) -> None:
     _check_numbering(config, opened)
     _decode(config, opened)
     if opened.splits and (remarks := opened.remarks()):
-        log.warning("%s/%s: %s", opened.suite, opened.name, "; ".join(remarks))
+        _warn_once(f"{opened.suite}/{opened.name}: {'; '.join(remarks)}")
+
+
+@cache
+def _warn_once(line: str) -> None:
+    """Log a warning unless this process has: the folds of a folder have the same one."""
+    log.warning("%s", line)
 
 
 def _check_numbering(config: Config, opened: Task) -> None:

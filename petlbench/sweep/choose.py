@@ -12,10 +12,10 @@ from typing import Any
 
 import pandas as pd
 
-from petlbench.arguments import MISTYPED, Parser
+from petlbench.arguments import Parser, command
 from petlbench.cells import cells
 from petlbench.errors import UserError
-from petlbench.interrupts import one_line
+from petlbench.progress import say
 from petlbench.run.record import Record, Store
 
 KEY = ["method", "backbone"]
@@ -90,7 +90,7 @@ def _look_up(config: Any, dotted: str) -> Any:
     return str(config) if isinstance(config, dict | list) else config
 
 
-@one_line
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Print the points of each method, the chosen one marked; returns 2 after an error."""
     parser = Parser(prog="python -m petlbench.sweep.choose", description=__doc__)
@@ -100,22 +100,19 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, help="write the points as CSV")
     options = parser.parse_args(arguments)
-    try:
-        table = trials(Store(options.records).records(), options.values)
-        grid = points(table, options.values)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return MISTYPED
+    table = trials(Store(options.records).records(), options.values)
+    grid = points(table, options.values)
     print(grid.to_string(index=False, float_format="{:.5g}".format))
     if (warning := unequal(grid)) is not None:
-        print(f"warning: {warning}", file=sys.stderr)
+        say(f"warning: {warning}")
     if options.out is not None:
         try:
             options.out.parent.mkdir(parents=True, exist_ok=True)
             cells(grid).to_csv(options.out, index=False, float_format="%.5g")
         except OSError as error:
-            print(f"error: '{options.out}' cannot be written: {error.strerror}", file=sys.stderr)
-            return MISTYPED
+            raise UserError(
+                f"--out '{options.out}' cannot be written: {error.strerror}; give another file"
+            ) from error
     return 0
 
 

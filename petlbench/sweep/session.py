@@ -3,11 +3,7 @@
 from collections.abc import Sequence
 from functools import cache
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
 from petlbench.config import command_line, compositions, mistakes
-from petlbench.errors import UserError
 from petlbench.run.record import Record, Store, read
 from petlbench.sweep import conduct
 from petlbench.sweep.expansion import expand
@@ -33,12 +29,8 @@ def run(overrides: Sequence[str]) -> list[Record]:
 
 def _combinations(overrides: Sequence[str]) -> list[Combination]:
     """The runs of the overrides; what Hydra refuses is a UserError."""
-    try:
+    with mistakes.as_user_errors(lambda: compositions.keys_with(command_line.chosen(overrides))):
         return expand(overrides).combinations
-    except (HydraException, OmegaConfBaseException) as error:
-        chosen = [text for text in overrides if text.partition("=")[0] in command_line.GROUPS]
-        line = mistakes.explain(error, lambda: compositions.keys_with(chosen))
-        raise UserError(line) from error
 
 
 def _record(planned: Planned, store: Store) -> Record:

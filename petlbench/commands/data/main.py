@@ -11,15 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from petlbench.arguments import MISTYPED, Parser
+from petlbench.arguments import MISTYPED, Parser, command
 from petlbench.commands.data.suites import NoImages
 from petlbench.config import mistakes
 from petlbench.errors import UserError
-from petlbench.interrupts import end, one_line, reader_may_end
+from petlbench.interrupts import end, reader_may_end
 from petlbench.progress import say
 from petlbench.system import user_path
 
@@ -27,11 +25,11 @@ WRONG = 1  # exit status
 WIDTH = 140  # characters if the output is not a terminal
 SIZE = 224  # pixels; the input size of most backbones
 EXAMPLES = """examples:
-  python -m petlbench.data list vtab
-  python -m petlbench.data fetch https://HOST/vtab-1k.zip --sha256 HEX
-  python -m petlbench.data prepare vtab vtab-1k.zip --root /data
-  python -m petlbench.data verify vtab --root /data
-  python -m petlbench.data cache vtab --root /data
+  petlbench data list vtab
+  petlbench data fetch https://HOST/vtab-1k.zip --sha256 HEX
+  petlbench data prepare vtab vtab-1k.zip --root /data
+  petlbench data verify vtab --root /data
+  petlbench data cache vtab --root /data
 """
 ROOT_HELP = """folder that holds vtab/, fewshot/, dg/ (default: PETLBENCH_DATA, or data);
 for the suite folder, the folder of your own images"""
@@ -40,7 +38,7 @@ for the suite folder, the folder of your own images"""
 def parser() -> argparse.ArgumentParser:
     """The subcommands and their options."""
     top = Parser(
-        prog="python -m petlbench.data",
+        prog="petlbench data",
         description=__doc__,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -62,10 +60,10 @@ def parser() -> argparse.ArgumentParser:
     prepare.add_argument("--images", metavar="DIR", help="and folders of images")
     cache = _add(commands, "cache", "decode all images once, before the first run")
     cache.add_argument("suite", help="a suite or task")
-    for command in (listing, verify, prepare, cache):
-        command.add_argument("--root", metavar="DIR", help=ROOT_HELP)
-    for command in (listing, cache):
-        command.add_argument(
+    for subcommand in (listing, verify, prepare, cache):
+        subcommand.add_argument("--root", metavar="DIR", help=ROOT_HELP)
+    for subcommand in (listing, cache):
+        subcommand.add_argument(
             "--size",
             type=int,
             default=SIZE,
@@ -81,11 +79,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add(commands: Any, name: str, description: str) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(
+    added: argparse.ArgumentParser = commands.add_parser(
         name, help=description, description=description
     )
-    command.add_argument("--json", action="store_true", help="print one JSON object")
-    return command
+    added.add_argument("--json", action="store_true", help="print one JSON object")
+    return added
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -126,7 +124,7 @@ def _path(option: str, value: str | None) -> Path | None:
     return None if value is None else user_path(option, value)
 
 
-@one_line
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -137,14 +135,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # to stderr: stdout holds the report alone
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        report = run(parsed)
-    except (UserError, NoImages) as error:
-        return _fail(f"error: {error}", MISTYPED)
-    except (HydraException, OmegaConfBaseException) as error:
         # `list`: no keys to suggest, since the user sets none in this command
-        return _fail(f"error: {mistakes.explain(error, list)}", MISTYPED)
-    except OSError as error:
-        return _fail(f"error: '{error.filename}': {error.strerror or error}", WRONG)
+        with mistakes.as_user_errors(list):
+            report = run(parsed)
+    except NoImages as error:
+        return _fail(f"error: {error}", MISTYPED)
     except KeyboardInterrupt:
         return end("interrupted; the same command continues where it ended")
     with reader_may_end():

@@ -14,18 +14,16 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
-from petlbench.arguments import MISTYPED, Parser
+from petlbench.arguments import Parser, command
 from petlbench.checks import positive
 from petlbench.commands.own import settings as own_settings
 from petlbench.config import command_line, compose, compositions, mistakes, options
 from petlbench.config.resolvers import name_of
 from petlbench.config.schema import Config
+from petlbench.data import configured
 from petlbench.data.readers import tree
 from petlbench.errors import UserError, unknown
-from petlbench.interrupts import end, one_line
+from petlbench.interrupts import end
 from petlbench.progress import Stderr, say
 from petlbench.system import user_path
 
@@ -51,7 +49,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     found.add_argument("folder", metavar="FOLDER", help="your images")
-    found.add_argument("override", metavar="KEY=VALUE", nargs="*", help="values of all runs")
+    found.add_argument(
+        "override", metavar="KEY=VALUE", nargs="*", default=[], help="values of all runs"
+    )
     found.add_argument("--backbone", default="vit_b16", help="default: %(default)s")
     found.add_argument(
         "--methods", default=DEFAULT_METHODS, help="names, the first for comparison"
@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def attempt(asked: argparse.Namespace, command: str) -> int:
+def attempt(asked: argparse.Namespace, typed: str) -> int:
     """Do what the command asks for; 1 if the data are wrong or a run fails."""
     own = own_settings.given(asked.override)
     methods = _methods(asked.methods)
@@ -78,11 +78,12 @@ def attempt(asked: argparse.Namespace, command: str) -> int:
     out = user_path("--out", asked.out or f"results/try/{name_of(asked.folder)}")
     paths = (asked.folder, asked.backbone, str(out / "runs"))
     first = compose.single([f"method={methods[0]}", *own_settings.overrides(*paths, {}, own)])
+    configured.task(first)  # refuses wrong values of the user before they are used
     _check_weights(first)
     if not _verified(asked):
         return FAILED
     sizes = own_settings.sizes(images, first.dataset.target.values, own)
-    chosen = own_settings.chosen(sizes, own)
+    chosen = own_settings.chosen(sizes, own, first.train)
     for line in _about(images, sizes, chosen, own):
         print(line)
     found = _plan(asked, methods, own_settings.overrides(*paths, chosen, own), sizes, first)
@@ -94,7 +95,7 @@ def attempt(asked: argparse.Namespace, command: str) -> int:
     )
     if not _agreed(asked):
         return 0
-    return _done([one for one in found if one.reason is None], out, command)
+    return _done([one for one in found if one.reason is None], out, typed)
 
 
 def _methods(text: str) -> list[str]:
@@ -186,7 +187,7 @@ def _agreed(asked: argparse.Namespace) -> bool:
         return False
 
 
-def _done(chosen: "Sequence[Candidate]", out: Path, command: str) -> int:
+def _done(chosen: "Sequence[Candidate]", out: Path, typed: str) -> int:
     """Do the runs and report them; 1 if one fails."""
     from petlbench.commands.own import results
     from petlbench.run.record import Store
@@ -201,12 +202,12 @@ def _done(chosen: "Sequence[Candidate]", out: Path, command: str) -> int:
         say(failure)
     # the classes lie in it, or in the folders of its splits
     images = Path(str(runs[0].config.dataset.target.values["root"]))
-    lines = results.report(out / "runs", {run.id for run in runs}, images, out, command)
+    lines = results.report(out / "runs", {run.id for run in runs}, images, out, typed)
     print("\n".join(lines))
     return FAILED if failures else 0
 
 
-@one_line
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 2 for a mistake, 130 after Ctrl-C."""
     texts = sys.argv[1:] if arguments is None else list(arguments)
@@ -216,15 +217,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[Stderr()])
     logging.getLogger("petlbench").setLevel(logging.INFO)
     try:
-        return attempt(asked, shlex.join(["petlbench", "try", *texts]))
-    except UserError as error:
-        say(f"error: {error}")
-    except (HydraException, OmegaConfBaseException) as error:
-        line = mistakes.explain(error, lambda: compositions.keys_with(["dataset=folder"]))
-        say(f"error: {line}")
+        with mistakes.as_user_errors(lambda: compositions.keys_with(["dataset=folder"])):
+            return attempt(asked, shlex.join(["petlbench", "try", *texts]))
     except KeyboardInterrupt:
         return end("interrupted; finished runs are kept, the same command does the rest")
-    return MISTYPED
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from petlbench.config.command_line import as_text
+from petlbench.config.nodes import Train
 from petlbench.data.readers.division import divided
 from petlbench.data.readers.tree import Tree
 from petlbench.errors import UserError
@@ -32,6 +33,7 @@ TAKEN = {
     "dataset.root": "FOLDER",
     "dataset.fold": "dataset.folds",
     "results.root": "--out",
+    "results.predictions": "petlbench sweep, since this report shows single images",
 }
 
 
@@ -62,7 +64,8 @@ def given(overrides: Sequence[str]) -> dict[str, str]:
     values = {}
     for text in overrides:
         key, sign, value = text.partition("=")
-        if not sign:
+        key = key.lstrip("+")  # all keys are there already
+        if not sign or key.startswith("~"):
             raise UserError(f"'{text}' is no KEY=VALUE; one folder comes first, then such values")
         if key in TAKEN:
             raise UserError(f"{key} cannot be set here; use {TAKEN[key]}")
@@ -95,11 +98,14 @@ def _is_for_folds(tree: Tree) -> bool:
     return not is_divided and len(tree.images) < FEW and min(classes.values()) > 1
 
 
-def chosen(size: Sizes, own: Mapping[str, str]) -> dict[str, Setting]:
-    """The settings that the user has not set, in the order in which they are shown."""
-    batch = min(BATCH, size.train)
+def chosen(size: Sizes, own: Mapping[str, str], train: Train) -> dict[str, Setting]:
+    """The settings that the user has not set, in the order in which they are shown.
+
+    train: the user's own values, with any others for the rest.
+    """
+    batch = train.batch_size if "train.batch_size" in own else min(BATCH, size.train)
     epochs = min(EPOCHS[1], max(EPOCHS[0], round(STEPS * batch / size.train)))
-    trained = int(text) if (text := own.get("train.epochs", "")).isdecimal() else epochs
+    trained = train.epochs if "train.epochs" in own else epochs
     light = Setting(LIGHT, f"less than {SMALL} training images: random crops, no flips")
     settings = {
         "input.aspect": Setting("keep", "photographs keep their shape; the centre is cut out"),

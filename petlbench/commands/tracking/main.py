@@ -8,44 +8,32 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
-from petlbench.arguments import MISTYPED, Parser
+from petlbench.arguments import Parser, command
 from petlbench.commands.tracking import dashboard, push, sweep
 from petlbench.config import mistakes
-from petlbench.errors import UserError
-from petlbench.interrupts import one_line
-from petlbench.progress import say
 
 EXAMPLES = """examples:
-  python -m petlbench.tracking push --records results/runs
-  python -m petlbench.tracking sweep experiment=table2
-  python -m petlbench.tracking dashboard --project petlbench
+  petlbench tracking push --records results/runs
+  petlbench tracking sweep experiment=table2
+  petlbench tracking dashboard --project petlbench
 """
 
 
-@one_line
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; an error is one line on stderr. Exit status: 2 for a mistake, else 0."""
     # to stderr: stdout holds what a command prints for other commands
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     options = parser().parse_args(arguments)
-    try:
+    with mistakes.as_user_errors(sweep.known_keys):
         options.run(options)
-    except UserError as error:
-        say(f"error: {error}")
-        return MISTYPED
-    except (HydraException, OmegaConfBaseException) as error:
-        say(f"error: {mistakes.explain(error, sweep.known_keys)}")
-        return MISTYPED
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
     """The subcommands and their options."""
     whole = Parser(
-        prog="python -m petlbench.tracking",
+        prog="petlbench tracking",
         description=__doc__,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -57,9 +45,9 @@ def parser() -> argparse.ArgumentParser:
         (dashboard, "make the workspace of a project"),
     ):
         name = module.__name__.rpartition(".")[2]
-        command = commands.add_parser(name, help=text, description=module.__doc__)
-        module.add_options(command)
-        command.set_defaults(run=module.run)
+        subcommand = commands.add_parser(name, help=text, description=module.__doc__)
+        module.add_options(subcommand)
+        subcommand.set_defaults(run=module.run)
     return whole
 
 

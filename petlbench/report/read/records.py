@@ -45,9 +45,7 @@ def _read_folder(store: Store) -> Iterator[Record]:
 
 def comparable(record: Record) -> Record:
     """The record with the configuration keys that later versions added."""
-    # a null node counts as absent: completed() fills in keys of mappings only
-    nodes = {key: node for key, node in record["config"].items() if node is not None}
-    return record | {"config": identity.completed(nodes)}
+    return record | {"config": identity.completed(record["config"])}
 
 
 def _shortened(record: Record) -> Record:
