@@ -40,8 +40,8 @@ ALL = [
     for precision in ("fp32", "bf16")
     if (*pair, precision) != NOT_TRIED
 ]
-OFF = {"layers": "torch's", "prefix_cache": "off", "memory": "fast"}
-ON = {"layers": "ours", "prefix_cache": "auto", "memory": "min"}
+OFF: dict[str, Any] = {"layers": "torch's", "prefix_cache": "off", "memory": "fast"}
+ON: dict[str, Any] = {"layers": "ours", "prefix_cache": "auto", "memory": "min"}
 Trained = tuple[list[float], dict[str, Tensor]]
 
 # Rounding in another order, relative to the largest number of a tensor. test_lean.py and
@@ -144,7 +144,7 @@ def test_all_combinations_train_the_same(name: str, family: str, precision: str)
     expected, _ = trained(name, family, precision=precision, **OFF)
     exact = with_more_digits(name, family, precision)
     for layers, memory in product(("torch's", "ours"), MEMORY_MODES):
-        switches = {"layers": layers, "memory": memory, "precision": precision}
+        switches: dict[str, Any] = {"layers": layers, "memory": memory, "precision": precision}
         plainly, _ = trained(name, family, prefix_cache="off", **switches)
         replayed, _ = trained(name, family, prefix_cache="auto", **switches)
         assert_close(plainly, expected, TOLERANCES[precision], exact)
