@@ -6,7 +6,8 @@ All weight updates of a network are slices of one tensor, which is factorised: a
 V (r, d) shared by all layers of one width, and a core S (r, r) of its own; query, key and value
 are three slices, fc1 four beside each other, fc2 four on top of each other. As in
 JieShibo/PETL-ViT @ 026e4f12; in a Swin, which that code does not support, each stage has factors
-of its own.
+of its own. The MLP of an EVA-02 is 8/3 as wide as the network, which no number of slices fills, so
+neither paper nor code defines FacT there.
 """
 
 from collections.abc import Callable
@@ -23,9 +24,10 @@ from petlbench.method import Method
 from petlbench.methods.fact_factors import Factored, OwnCore, SharedCore, Tucker
 from petlbench.model.backbone import Backbone
 from petlbench.model.stage import Stage
-from petlbench.swap import swap
+from petlbench.swap import matching, swap
 
 SITES = ("*.attn.qkv", "*.attn.proj", "*.mlp.fc1", "*.mlp.fc2")
+MLP = "*.mlp.fc*"
 CoreMaker = Callable[[int, int], nn.Module]  # (ins, outs) -> the core of a layer
 
 
@@ -57,6 +59,8 @@ def factorise(
 
         # This order, block by block and site by site, numbers the slots of FacT-TK's P.
         for block in stage.blocks:
+            for _, layer in matching(cast(nn.Module, block), MLP):  # also those with other names
+                _slices(cast(nn.Linear, layer), width)
             for site in SITES:
                 swap(cast(nn.Module, block), site, update)
 

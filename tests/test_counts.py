@@ -16,7 +16,8 @@ from petlbench.testing.facts import overlay
 from petlbench.testing.networks import FULL_SIZE, full_size
 from petlbench.testing.once import full_size_method
 
-VIT, SWIN = "vit_b16", "swin_b"
+VIT, SWIN, MINI = "vit_b16", "swin_b", "vit_mini"
+NAMES = registry.names()
 BACKBONES = options.names("backbone")
 
 # ViT-B/16 has 12 blocks of width 768; Swin-B 24 blocks, whose widths add up to 12 032.
@@ -68,16 +69,22 @@ def test_trained_parameters_with_other_values(
     assert parameters(full_size_method(name, backbone, **changed))["method"] == expected
 
 
-@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("name", NAMES)
 def test_every_method_is_counted_on_vit_and_swin(name: str) -> None:
     """Add the missing backbones to facts.parameters of the method's yaml."""
     required = {FULL_SIZE[family] for family in ("vit", "swin") if supported(name, family)}
     possible = {FULL_SIZE[family] for family in FULL_SIZE if supported(name, family)}
-    if registry.kind(name).needs_weights:  # built in numbers, which takes minutes at full size
-        required, possible = {"vit_mini"}, {"vit_mini"}
+    if registry.kind(name).needs_weights:
+        required, possible = required | {MINI}, possible | {MINI}
     counted = declared(name).get("parameters", {}).keys()
     assert required <= counted, f"facts.parameters of {name} lacks {required - counted}"
     assert counted <= possible
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if registry.kind(name).needs_weights])
+def test_methods_that_need_weights_are_counted_on_a_small_network(name: str) -> None:
+    """Slow tests count them at full size, where decompositions take up to a minute."""
+    assert parameters(full_size_method(name, MINI))["method"] == declared(name)["parameters"][MINI]
 
 
 @pytest.mark.parametrize("network", ["siglip_b16", "clip_b16"])

@@ -68,6 +68,12 @@ def test_it_does_not_merge_where_the_key_has_no_bias(name: str) -> None:
         merged(randomised(on_eva02(name)))
 
 
+@pytest.mark.parametrize("name", ["fact_tt", "fact_tk"])
+def test_fact_says_which_layer_has_no_slices(name: str) -> None:
+    with pytest.raises(Unsupported, match=r"768 x 768 slices, but one is 2048 x 768; choose ano"):
+        full_size_method(name, "eva02_b14")
+
+
 @pytest.mark.parametrize(
     ("name", "parameters"), [("lora", 294_912), ("dora", 313_344), ("repadapter", 239_808)]
 )

@@ -1,19 +1,20 @@
 """`backbone.weights`: frozen weights in fewer bits."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
-from petlbench import delta, registry
-from petlbench.delta import delta_tensors, trained
+from petlbench import registry
+from petlbench.delta import delta_tensors
 from petlbench.errors import Unsupported, UserError
 from petlbench.layers.frozen import FrozenLinear, check, hold, whole
 from petlbench.layers.linear import Linear
-from petlbench.merge import merged
-from petlbench.testing import images, randomised, tiny
-from petlbench.testing.case import loss
+from petlbench.testing import Case, images, tiny
+from petlbench.testing.properties import (
+    a_delta_reloads_exactly,
+    a_step_moves_the_trained_tensors_alone,
+    merged_is_equal_or_refused,
+)
 
 HELD = ["bf16", "int8", "nf4"]
 # Of a row's largest weight: half a unit of the last bit, or half the widest gap of two levels.
@@ -81,24 +82,18 @@ def test_backward_keeps_the_codes_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "family"), [("lora", "vit"), ("bitfit", "swin"), ("dora", "vit"), ("ssf", "swin")]
+    ("name", "family"),
+    [("lora", "vit"), ("bitfit", "swin"), ("dora", "vit"), ("ssf", "swin"), ("hira", "vit")],
 )
-def test_a_method_trains_merges_and_reloads(name: str, family: str, tmp_path: Path) -> None:
-    method = registry.create(name, tiny(family, weights="int8"))
+def test_a_method_trains_merges_and_reloads(name: str, family: str) -> None:
+    case = Case(name, family, weights="int8")
+    method = case.start()
     held = [part for part in method.modules() if isinstance(part, FrozenLinear)]
     assert len(held) >= 12
-    loss(method.train()).backward()
-    assert all(tensor.grad is not None for tensor in trained(method).values())
-    randomised(method).eval()
-    assert (
-        delta_tensors(method).keys() == delta_tensors(registry.create(name, tiny(family))).keys()
-    )
-    delta.save(tmp_path / "delta.safetensors", method, {})
-    fresh = registry.create(name, tiny(family, weights="int8")).eval()
-    delta.load(tmp_path / "delta.safetensors", fresh)
-    assert torch.equal(fresh(images()), method(images()))
-    torch.testing.assert_close(merged(method)(images()), method(images()), rtol=1e-4, atol=1e-5)
-    assert held[0].codes()  # the method itself stays as it was
+    assert delta_tensors(method).keys() == delta_tensors(Case(name, family).start()).keys()
+    a_step_moves_the_trained_tensors_alone(case)
+    a_delta_reloads_exactly(case)
+    merged_is_equal_or_refused(case)
 
 
 def test_the_network_is_near_the_whole_one() -> None:

@@ -70,7 +70,7 @@ def careless(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda *key: "# @package _global_\n" if key in own else text(*key),
     )
     monkeypatch.setattr(registry, "names", lambda: ["careless"])
-    case._tiny_method.cache_clear()
+    case._template.cache_clear()
 
 
 def test_broken_properties_fail_with_a_reason(careless: None, capsys: Captured) -> None:

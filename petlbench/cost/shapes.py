@@ -30,13 +30,13 @@ def saved_bytes(
     images: (B, 3, H, W). memory: as `train.memory`. Each storage is counted once, with its full
     size.
     """
-    own = {_storage(tensor) for tensor in [*method.parameters(), *method.buffers()]}
-    noted: list[tuple[ref[Tensor], int, int]] = []  # a kept tensor, its storage and bytes
+    tensors = [*method.parameters(), *method.buffers()]
+    own = {storage for tensor in tensors for storage in _storages(tensor)}
+    noted: list[tuple[ref[Tensor], dict[int, int]]] = []  # a kept tensor, its storages
 
     def note(tensor: Tensor) -> Tensor:
         kept = tensor.detach()  # an output that its own node keeps would never be freed
-        if _storage(tensor) not in own:
-            noted.append((ref(kept), _storage(tensor), tensor.untyped_storage().nbytes()))
+        noted.append((ref(kept), _storages(tensor)))
         return kept
 
     # The graph must exist until the count is read: another storage may reuse a freed address.
@@ -44,8 +44,9 @@ def saved_bytes(
         with precision.autocast(), recompute.held(method, memory)():
             logits = method(images)
         # Not the parts of the graph that a method has thrown away.
-        sizes = {storage: size for kept, storage, size in noted if kept() is not None}
-        return sum(sizes.values()) if logits.requires_grad else 0
+        living = (storages for kept, storages in noted if kept() is not None)
+        sizes = {key: size for storages in living for key, size in storages.items()}
+        return sum(sizes[key] for key in sizes.keys() - own) if logits.requires_grad else 0
 
 
 def saved_bytes_on_cpu(
@@ -129,6 +130,9 @@ def masks(method: Method, batch: int) -> AbstractContextManager[None]:
     return keep_masks(method, batch, torch.Generator())
 
 
-def _storage(tensor: Tensor) -> int:
+def _storages(tensor: Tensor) -> dict[int, int]:
+    """Bytes of the storages of a tensor, of which a sparse one has two, by an identity."""
+    parts = (tensor._indices(), tensor._values()) if tensor.is_sparse else (tensor,)
+    storages = (part.untyped_storage() for part in parts)
     # data_ptr does not exist for a tensor without data.
-    return int(tensor.untyped_storage()._cdata)
+    return {int(storage._cdata): storage.nbytes() for storage in storages}

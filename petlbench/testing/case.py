@@ -30,16 +30,12 @@ def tiny_method(name: str, family: str, **changed: Any) -> Method:
     """A method on a tiny network, the same at each call; so is torch's random state afterwards."""
     if changed:
         return method_on(tiny(family), name, **changed)
-    # A copy is cheaper than a new network.
-    method, state = _tiny_method(name, family)
-    # Later draws are then those after a first call.
-    torch.set_rng_state(state)
-    return method.copy()
+    return Case(name, family).start()
 
 
 @lru_cache(maxsize=8)
-def _tiny_method(name: str, family: str) -> tuple[Template[Method], Tensor]:
-    return Template(method_on(tiny(family), name)), torch.get_rng_state()
+def _template(case: "Case") -> tuple[Template[Method], Tensor]:
+    return Template(method_on(case.backbone(), case.method)), torch.get_rng_state()
 
 
 def randomised(method: Method) -> Method:
@@ -94,14 +90,23 @@ def error_of(call: Callable[[], object]) -> str | None:
 
 @dataclass(frozen=True)
 class Case:
-    """A method by name and a family of tiny networks."""
+    """A method by name, a family of tiny networks, and how the network holds frozen weights."""
 
     method: str
     family: str
+    weights: str = "fp32"
+
+    def backbone(self) -> Backbone:
+        """The network without the method."""
+        return tiny(self.family, weights=self.weights)
 
     def start(self) -> Method:
         """The method before training."""
-        return tiny_method(self.method, self.family)
+        # A copy is cheaper than a new network.
+        method, state = _template(self)
+        # Later draws are then those after a first call.
+        torch.set_rng_state(state)
+        return method.copy()
 
     def randomised(self) -> Method:
         """The method with all trained tensors changed."""
@@ -109,4 +114,4 @@ class Case:
 
     def refusal(self) -> str | None:
         """The message of the error if the method does not support the network."""
-        return error_of(lambda: _tiny_method(self.method, self.family))
+        return error_of(lambda: _template(self))
