@@ -23,7 +23,7 @@ from petlbench.data.feed import Feed
 from petlbench.data.task import Split
 from petlbench.merge import merged
 from petlbench.method import Method
-from petlbench.run import build
+from petlbench.run import build, splits
 from petlbench.train.evaluation import USUAL
 from petlbench.train.frozen import frozen_in_16_bit
 from petlbench.train.precision import Precision
@@ -74,7 +74,7 @@ def compared(file: Path, repeats: int) -> Iterator[str]:
     """The lines of one run."""
     task = json.loads(file.with_suffix(".json").read_text())["factors"]["task"]
     config = compose.single(["method=linear", f"dataset={task}", "device=cpu"])
-    feed, split = build.feed(config), build.data(config).open("test")
+    feed, split = build.feed(config), splits.data(config).open("test")
     method = predictor.load(file, checkpoint=None, device="cpu").network
     started = time.process_time()
     networks = {"trained": method, "merged": merged(cast(Method, method))}
