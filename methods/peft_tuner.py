@@ -8,7 +8,9 @@ the docstrings there name the papers. The library is an extra: pip install "petl
 import copy
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from enum import Enum
 from importlib import import_module
@@ -75,7 +77,8 @@ class PEFTTuner(Method):
         twin = copy.deepcopy(self).eval()
         whole(twin.backbone.net)  # PEFT adds to the weights in place
         try:
-            return folded(twin.tuner.merge_and_unload())
+            with _quiet():
+                return folded(twin.tuner.merge_and_unload())
         except ValueError as error:
             raise Unsupported(f"PEFT says '{first_line(error)}'") from error
 
@@ -195,8 +198,9 @@ def _injected(layer: Any, backbone: Backbone, config: Any, tuner: str) -> Any:
     place = next(backbone.net.parameters()).device
     try:
         # Not on meta: random places in a weight are found by operations that need numbers.
-        with torch.device("cpu"):
+        with torch.device("cpu"), _quiet() as heard:
             made = layer(backbone.net, config, ADAPTER)
+        _check_kept(config, heard)
     except (TypeError, ValueError) as error:  # PEFT's for layers, widths and formats of numbers
         raise Unsupported(
             f"PEFT's tuner {tuner} does not fit {backbone.tag}: {first_line(error)}"
@@ -206,6 +210,30 @@ def _injected(layer: Any, backbone: Backbone, config: Any, tuner: str) -> Any:
     _keep_tensors(made)
     backbone.net.to(place)
     return made
+
+
+@contextmanager
+def _quiet() -> Iterator[list[warnings.WarningMessage]]:
+    """Collect the warnings of PEFT, which advise on merging, types and compilers."""
+    compiler = logging.getLogger("torch.utils.cpp_extension")  # BOFT tries to build a kernel
+    level = compiler.level
+    compiler.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            yield heard
+    finally:
+        compiler.setLevel(level)
+
+
+def _check_kept(config: Any, heard: Iterable[warnings.WarningMessage]) -> None:
+    """Refuse values that PEFT replaces with a mere warning: a record would hold others."""
+    for warning in heard:
+        match = re.match(r"Setting (\w+) to (\w+)", str(warning.message))
+        if match and str(given := getattr(config, match[1], match[2])) != match[2]:
+            raise ValueError(
+                f"method.{match[1]} is {given}, which PEFT would set to {match[2]} on this machine"
+            )
 
 
 def _keep_tensors(tuner: Any) -> None:
@@ -244,7 +272,7 @@ def _unmergeable(layer: Any) -> str:
             for tensor in (*twin.parameters(), *twin.buffers()):
                 tensor.zero_()
     try:
-        with torch.device("cpu"):
+        with torch.device("cpu"), _quiet():
             twin.merge()
     except (NotImplementedError, ValueError) as error:
         return f"PEFT says '{first_line(error)}'"
