@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from petlbench.checks import at_least, is_number
 from petlbench.config import target
-from petlbench.errors import Unsupported, UserError, first_line, unknown
+from petlbench.errors import Unsupported, UserError, first_line, one_line, unknown
 from petlbench.layers.frozen import whole
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
@@ -38,6 +38,8 @@ OWN = {
     *("layers_to_transform", "layers_pattern"),
     *("total_step", "tinit", "tfinal", "use_asa"),
 }
+# What PEFT raises of values that it does not check itself, such as a rank of 0.
+UNCHECKED = (ArithmeticError, AssertionError, AttributeError)
 PLAIN = (bool, int, float, str, NoneType, list, Literal)
 
 
@@ -204,6 +206,11 @@ def _injected(layer: Any, backbone: Backbone, config: Any, tuner: str) -> Any:
     except (TypeError, ValueError) as error:  # PEFT's for layers, widths and formats of numbers
         raise Unsupported(
             f"PEFT's tuner {tuner} does not fit {backbone.tag}: {first_line(error)}"
+        ) from error
+    except UNCHECKED as error:
+        raise UserError(
+            f"PEFT's tuner {tuner} cannot be built with these values of method "
+            f"({one_line(error)}); docs/peft.md says where PEFT describes them"
         ) from error
     # The network is a part of the method already; as a module of the tuner it would be one twice.
     vars(made)["model"] = made._modules.pop("model")

@@ -48,6 +48,8 @@ def adapted(name: str, **changed: Any) -> Method:
         ("peft_lora", {"init_lora_weights": "svd"}, "init"),
         ("c3a", {"block_size": 7}, "PEFT's tuner c3a does not fit petlbench_vit: "),
         ("road", {"group_size": 7}, "group_size"),
+        ("vera", {"r": 0}, r"cannot be built with these values of method \(ZeroDivisionError"),
+        ("olora", {"init_lora_weights": 7}, r"these values of method \(AttributeError"),
     ],
 )
 def test_a_wrong_value_is_refused_in_one_line(
