@@ -63,7 +63,10 @@ def test_a_wrong_value_is_refused_in_one_line(
 def test_what_pefts_warnings_say_is_refused_if_it_changes_a_value_and_else_kept_back() -> None:
     with warnings.catch_warnings(action="error"):
         assert adapted("beft").unmergeable == ""
-    heard = [SimpleNamespace(message=UserWarning(f"Setting {key} to 1 to go on")) for key in "ab"]
+    heard = [
+        warnings.WarningMessage(UserWarning(f"Setting {key} to 1 to go on"), UserWarning, "", 1)
+        for key in "ab"
+    ]
     with pytest.raises(ValueError, match="b is 2, which PEFT would set to 1"):
         peft_tuner._check_kept(SimpleNamespace(a=1, b=2), heard)
 
