@@ -8,7 +8,9 @@ the docstrings there name the papers. The library is an extra: pip install "petl
 import copy
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from enum import Enum
 from importlib import import_module
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 
 from petlbench.checks import at_least, is_number
 from petlbench.config import target
-from petlbench.errors import Unsupported, UserError, first_line, unknown
+from petlbench.errors import Unsupported, UserError, first_line, one_line, unknown
 from petlbench.layers.frozen import whole
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
@@ -36,6 +38,8 @@ OWN = {
     *("layers_to_transform", "layers_pattern"),
     *("total_step", "tinit", "tfinal", "use_asa"),
 }
+# What PEFT raises of values that it does not check itself, such as a rank of 0.
+UNCHECKED = (ArithmeticError, AssertionError, AttributeError)
 PLAIN = (bool, int, float, str, NoneType, list, Literal)
 
 
@@ -75,7 +79,8 @@ class PEFTTuner(Method):
         twin = copy.deepcopy(self).eval()
         whole(twin.backbone.net)  # PEFT adds to the weights in place
         try:
-            return folded(twin.tuner.merge_and_unload())
+            with _quiet():
+                return folded(twin.tuner.merge_and_unload())
         except ValueError as error:
             raise Unsupported(f"PEFT says '{first_line(error)}'") from error
 
@@ -195,17 +200,47 @@ def _injected(layer: Any, backbone: Backbone, config: Any, tuner: str) -> Any:
     place = next(backbone.net.parameters()).device
     try:
         # Not on meta: random places in a weight are found by operations that need numbers.
-        with torch.device("cpu"):
+        with torch.device("cpu"), _quiet() as heard:
             made = layer(backbone.net, config, ADAPTER)
+        _check_kept(config, heard)
     except (TypeError, ValueError) as error:  # PEFT's for layers, widths and formats of numbers
         raise Unsupported(
             f"PEFT's tuner {tuner} does not fit {backbone.tag}: {first_line(error)}"
+        ) from error
+    except UNCHECKED as error:
+        raise UserError(
+            f"PEFT's tuner {tuner} cannot be built with these values of method "
+            f"({one_line(error)}); docs/peft.md says where PEFT describes them"
         ) from error
     # The network is a part of the method already; as a module of the tuner it would be one twice.
     vars(made)["model"] = made._modules.pop("model")
     _keep_tensors(made)
     backbone.net.to(place)
     return made
+
+
+@contextmanager
+def _quiet() -> Iterator[list[warnings.WarningMessage]]:
+    """Collect the warnings of PEFT, which advise on merging, types and compilers."""
+    compiler = logging.getLogger("torch.utils.cpp_extension")  # BOFT tries to build a kernel
+    level = compiler.level
+    compiler.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            yield heard
+    finally:
+        compiler.setLevel(level)
+
+
+def _check_kept(config: Any, heard: Iterable[warnings.WarningMessage]) -> None:
+    """Refuse values that PEFT replaces with a mere warning: a record would hold others."""
+    for warning in heard:
+        match = re.match(r"Setting (\w+) to (\w+)", str(warning.message))
+        if match and str(given := getattr(config, match[1], match[2])) != match[2]:
+            raise ValueError(
+                f"method.{match[1]} is {given}, which PEFT would set to {match[2]} on this machine"
+            )
 
 
 def _keep_tensors(tuner: Any) -> None:
@@ -244,7 +279,7 @@ def _unmergeable(layer: Any) -> str:
             for tensor in (*twin.parameters(), *twin.buffers()):
                 tensor.zero_()
     try:
-        with torch.device("cpu"):
+        with torch.device("cpu"), _quiet():
             twin.merge()
     except (NotImplementedError, ValueError) as error:
         return f"PEFT says '{first_line(error)}'"

@@ -12,6 +12,7 @@ from petlbench.errors import Unsupported
 from petlbench.layers.frozen import FrozenLinear
 from petlbench.layers.lean import plain
 from petlbench.method import Method
+from petlbench.model import vit_mini
 from petlbench.model.backbone import Backbone
 from petlbench.model.folding import Foldable
 from petlbench.model.pooling import set_pooling
@@ -67,7 +68,6 @@ def save_merged(method: Method, folder: Path) -> None:
     """
     net, pooling = merged_with_pooling(method)
     tensors = {name: tensor.cpu().contiguous() for name, tensor in net.state_dict().items()}
-    folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "model.safetensors", save(tensors, {"format": "pt"}))
     config = _timm_config(method.backbone, net, pooling)
     write_atomically(folder / "config.json", json.dumps(config, indent=2).encode())
@@ -75,11 +75,13 @@ def save_merged(method: Method, folder: Path) -> None:
 
 def _timm_config(backbone: Backbone, net: nn.Module, pooling: dict[str, Any]) -> dict[str, Any]:
     """What `config.json` of a model on the Hugging Face hub has, for timm."""
-    size, arguments = backbone.image_size, backbone.timm_arguments() | pooling
+    size, name = backbone.image_size, backbone.tag.partition(".")[0]
+    own = vit_mini.SIZES if name in vit_mini.PLAIN else {}
+    arguments = own | backbone.timm_arguments() | pooling
     given: dict[str, Any] = getattr(net, "pretrained_cfg", {})
     kept = {key: given[key] for key in ("first_conv", "classifier") if given.get(key)}
     return {
-        "architecture": backbone.tag.partition(".")[0],
+        "architecture": vit_mini.PLAIN.get(name, name),
         "num_classes": arguments["num_classes"],
         "num_features": backbone.widths[-1],
         "model_args": arguments,

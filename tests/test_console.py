@@ -187,6 +187,7 @@ def test_a_key_is_explained(typed: str, lines: list[str], capsys: Capture) -> No
     ("typed", "line"),
     [
         ("lr", "no key 'lr' to set; did you mean 'train.lr'?"),
+        ("..", "no key '..' to set"),
         ("method.rank method=lorra", "unknown method 'lorra'; did you mean 'lora'?"),
         ("train.lr train.lr=high", "train.lr is high; it must be a number"),
     ],

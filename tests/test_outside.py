@@ -14,13 +14,13 @@ import petlbench
 from petlbench import registry
 from petlbench.commands.data.main import main as data_command
 from petlbench.commands.predict import main as predict
+from petlbench.commands.testing import main as properties
 from petlbench.config import compose, options, search_path
 from petlbench.delta import load
 from petlbench.merge import merged
 from petlbench.report.__main__ import main as report
 from petlbench.run import build
 from petlbench.run.record import Record, Store
-from petlbench.testing.__main__ import main as properties
 from tests.command import run
 from tests.processes import finished
 

@@ -2,6 +2,7 @@
 
 import copy
 import sys
+import warnings
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from petlbench.config.schema import Target
 from petlbench.delta import trained
 from petlbench.errors import Unsupported, UserError
 from petlbench.method import Method, Step
+from petlbench.methods import peft_tuner
 from petlbench.report.read import rows
 from petlbench.run import build
 from petlbench.testing import images, loss, method_on, randomised, tiny, tiny_method
@@ -46,6 +48,8 @@ def adapted(name: str, **changed: Any) -> Method:
         ("peft_lora", {"init_lora_weights": "svd"}, "init"),
         ("c3a", {"block_size": 7}, "PEFT's tuner c3a does not fit petlbench_vit: "),
         ("road", {"group_size": 7}, "group_size"),
+        ("vera", {"r": 0}, r"cannot be built with these values of method \(ZeroDivisionError"),
+        ("olora", {"init_lora_weights": 7}, r"these values of method \(AttributeError"),
     ],
 )
 def test_a_wrong_value_is_refused_in_one_line(
@@ -54,6 +58,17 @@ def test_a_wrong_value_is_refused_in_one_line(
     with pytest.raises(UserError, match=message) as error:
         adapted(name, **changed)
     assert "\n" not in str(error.value)
+
+
+def test_what_pefts_warnings_say_is_refused_if_it_changes_a_value_and_else_kept_back() -> None:
+    with warnings.catch_warnings(action="error"):
+        assert adapted("beft").unmergeable == ""
+    heard = [
+        warnings.WarningMessage(UserWarning(f"Setting {key} to 1 to go on"), UserWarning, "", 1)
+        for key in "ab"
+    ]
+    with pytest.raises(ValueError, match="b is 2, which PEFT would set to 1"):
+        peft_tuner._check_kept(SimpleNamespace(a=1, b=2), heard)
 
 
 def test_a_number_below_zero_that_is_pefts_default_is_a_choice() -> None:

@@ -45,9 +45,11 @@ def test_a_pair_that_is_not_supported_has_a_record(tmp_path: Path) -> None:
         (["train.lrr=3"], "no key 'train.lrr' to set; did you mean 'train.lr'"),
         (["method=lora", "train.lr=[1"], "train.lr"),
         (["protocol=select"], "name another protocol"),
+        ("method=lora", "the overrides are 'method=lora'; they must be a list"),
+        ([1], "the overrides are [1]; they must be a list"),
     ],
 )
-def test_mistakes_are_user_errors(overrides: list[str], line: str) -> None:
+def test_mistakes_are_user_errors(overrides: Any, line: str) -> None:
     with pytest.raises(UserError) as caught:
         run(overrides)
     assert line in str(caught.value)

@@ -5,11 +5,11 @@ import torch
 from torch import Tensor, nn
 
 from petlbench import registry
+from petlbench.commands.testing import main
 from petlbench.config import options
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
 from petlbench.testing import PROPERTIES, Case, Undeclared, case, facts, support_is_as_declared
-from petlbench.testing.__main__ import main
 
 Captured = pytest.CaptureFixture[str]
 

@@ -48,7 +48,7 @@ def explained(key: str, overrides: Sequence[str]) -> list[str]:
     found = places(loader, overrides)
     try:
         value = _value(composed, key)
-    except KeyError:
+    except (KeyError, OmegaConfBaseException):  # the latter for an empty part, as in `..`
         raise UserError(mistakes.no_key(key, compositions.keys(composed))) from None
     if isinstance(value, dict):
         return [f"{key}: a node", *_children(key, value, found)]

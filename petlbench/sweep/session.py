@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import cache
 
 from petlbench.config import command_line, compositions, mistakes
+from petlbench.errors import UserError
 from petlbench.run.record import Record, Store, read
 from petlbench.sweep import conduct
 from petlbench.sweep.expansion import expand
@@ -29,6 +30,11 @@ def run(overrides: Sequence[str]) -> list[Record]:
 
 def _combinations(overrides: Sequence[str]) -> list[Combination]:
     """The runs of the overrides; what Hydra refuses is a UserError."""
+    # a text is a sequence of texts too
+    if isinstance(overrides, str) or not all(isinstance(text, str) for text in overrides):
+        raise UserError(
+            f"the overrides are {overrides!r}; they must be a list such as ['method=lora']"
+        )
     with mistakes.as_user_errors(lambda: compositions.keys_with(command_line.chosen(overrides))):
         return expand(overrides).combinations
 
