@@ -1,6 +1,5 @@
 """From Hydra's composed configuration to the typed one of a run."""
 
-import copy
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -87,8 +86,7 @@ def target_of(node: Mapping[str, Any], where: str) -> Target:
     path = node.get("_target_")
     if not isinstance(path, str) or "." not in path:
         raise UserError(f"{where}._target_ is {path}; it must be the dotted name of a class")
-    values = {key: value for key, value in node.items() if not key.startswith("_")}
-    return Target(path, copy.deepcopy(values))  # the code of others gets them
+    return Target(path, {key: value for key, value in node.items() if not key.startswith("_")})
 
 
 def _container(composed: DictConfig) -> Plain:

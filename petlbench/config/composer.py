@@ -41,8 +41,7 @@ class Composer:
     def compose(self, overrides: Sequence[Override]) -> tuple[Plain, dict[str, str]]:
         """Typed plain values without Hydra's node, and the choice of each group.
 
-        Callers do not change them, since other combinations share them. Raises NotCovered if Hydra
-        has to compose them.
+        Raises NotCovered if Hydra has to compose them.
         """
         fixed, chosen, values = [], [], []
         for override in overrides:
@@ -63,7 +62,7 @@ class Composer:
                 raise NotCovered("a suite is no run")
             for override in values:
                 plain = assigned(plain, override)
-            return resolved(plain), choices
+            return resolved(plain), dict(choices)
         except (HydraException, OmegaConfBaseException) as error:
             raise NotCovered(str(error)) from error
 

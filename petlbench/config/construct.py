@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, field, fields, is_dataclass, make_dataclass
 from functools import cache
 from importlib import import_module
-from typing import Any, NamedTuple, TypeVar, get_type_hints
+from typing import Any, NamedTuple, TypeVar, cast, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -56,10 +56,11 @@ def build(schema: type[T], plain: Mapping[str, Any], where: str = "") -> T:
     where: dotted name of the node, for the message. Raises UserError for unknown, missing and
     wrong values.
     """
-    prefix, keys = f"{where}." if where else "", _keys(schema)
-    for key in plain:
-        if key not in keys:
-            raise UserError(f"no key '{prefix}{key}'; {where or 'the root'} has {', '.join(keys)}")
+    prefix, keys = f"{where}." if where else "", _keys(cast(type, schema))
+    for name in plain:
+        if name not in keys:
+            has = f"{where or 'the root'} has {', '.join(keys)}"
+            raise UserError(f"no key '{prefix}{name}'; {has}")
     values: dict[str, Any] = {}
     for name, key in keys.items():
         if name not in plain:

@@ -29,15 +29,12 @@ class NotCovered(Exception):
 
 
 def resolved(plain: Plain) -> Plain:
-    """Values with their types, without interpolations; equal configurations share them.
-
-    Raises NotCovered if one is missing.
-    """
+    """Values with their types, without interpolations. Raises NotCovered if one is missing."""
     try:
         values = _Values(plain).all(plain)
     except RecursionError as error:
         raise NotCovered("a value refers to itself") from error
-    return {key: _converted(key, _text(value)) for key, value in values.items()}
+    return {key: _typed(key, _text(value)) for key, value in values.items()}
 
 
 class _Values:
@@ -103,9 +100,13 @@ def _text(value: Any) -> str:
         raise NotCovered(str(error)) from error
 
 
+def _typed(key: str, text: str) -> Any:
+    """A top-level value with the types of the schema; a new object at each call."""
+    return copy.deepcopy(_converted(key, text))
+
+
 @cache
 def _converted(key: str, text: str) -> Any:
-    """A top-level value with the types of the schema."""
     if MISSING in text:
         raise NotCovered(key)
     merged = OmegaConf.merge(_schema(key), {key: json.loads(text)})

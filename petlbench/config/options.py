@@ -36,7 +36,7 @@ def content(group: str, name: str) -> dict[str, Any]:
 
     Raises UserError if the file is not a yaml mapping.
     """
-    return copy.deepcopy(shared_content(group, name))
+    return copy.deepcopy(dict(shared_content(group, name)))
 
 
 def shared_content(group: str, name: str) -> Mapping[str, Any]:

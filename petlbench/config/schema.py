@@ -161,11 +161,12 @@ class Config:
 
 def _plain(value: Any) -> Any:
     """A node as nested dictionaries; those of dataclasses.asdict take three times as long."""
-    if is_dataclass(value):
-        return {name: _plain(getattr(value, name)) for name in _names(type(value))}
+    if names := _names(value.__class__):
+        return {name: _plain(getattr(value, name)) for name in names}
     return list(value) if isinstance(value, list) else value
 
 
 @cache
-def _names(schema: type) -> list[str]:
-    return [part.name for part in fields(schema)]  # type: ignore[arg-type]
+def _names(kind: type) -> list[str]:
+    """The fields of a dataclass, none of other types."""
+    return [part.name for part in fields(kind)] if is_dataclass(kind) else []

@@ -4,7 +4,7 @@ On meta torch runs these operations as many smaller ones in Python: a LayerNorm 
 a forward pass of ViT-B/16 60 ms, most of it for what is known at once.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -50,9 +50,9 @@ def _are_plain(*tensors: Any) -> bool:
     return _are_alike(*tensors) and all(tensor.is_contiguous() for tensor in tensors)
 
 
-def _same(x: Tensor, **others: Any) -> Tensor | None:
+def _same(input: Tensor, **others: Any) -> Tensor | None:
     """(...) -> (...), as an activation"""
-    return torch.empty_like(x) if _are_plain(x) else None
+    return torch.empty_like(input) if _are_plain(input) else None
 
 
 def _sum(x: Tensor, y: Any, **others: Any) -> Tensor | None:
@@ -70,30 +70,30 @@ def _drawn(x: Tensor, *bounds: Any, **others: Any) -> Tensor | None:
 
 
 def _layer_norm(
-    x: Tensor,
-    shape: Any,
+    input: Tensor,
+    normalized_shape: Sequence[int],
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor | None:
     """(..., *shape), shape, shape -> (..., *shape)"""
     weights = [tensor for tensor in (weight, bias) if tensor is not None]
-    last = tuple(x.shape[-len(shape) :])
-    fits = all(tuple(sizes) == last for sizes in (shape, *(t.shape for t in weights)))
-    return torch.empty_like(x) if fits and _are_plain(x, *weights) else None
+    last = tuple(input.shape[-len(normalized_shape) :])
+    fits = all(tuple(shape) == last for shape in (normalized_shape, *(t.shape for t in weights)))
+    return torch.empty_like(input) if fits and _are_plain(input, *weights) else None
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
     """(..., in), (out, in), (out) -> (..., out)"""
-    if bias is None or bias.shape != weight.shape[:1] or not _are_plain(x, weight, bias):
+    if bias is None or bias.shape != weight.shape[:1] or not _are_plain(input, weight, bias):
         return None
-    return F.linear(x, weight)  # fast without a bias
+    return F.linear(input, weight)  # fast without a bias
 
 
 def _attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
     attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
@@ -101,10 +101,11 @@ def _attention(
     enable_gqa: bool = False,
 ) -> Tensor | None:
     """(B, H, N, d), (B, H, M, d), (B, H, M, e) -> (B, H, N, e), contiguous whatever the inputs"""
-    fits = q.dim() == 4 and q.shape[:2] == k.shape[:2] and q.shape[3] == k.shape[3]
-    if attn_mask is not None or not fits or k.shape[:3] != v.shape[:3] or not _are_alike(q, k, v):
+    fits = query.dim() == 4 and query.shape[:2] == key.shape[:2] == value.shape[:2]
+    fits = fits and query.shape[3] == key.shape[3] and key.shape[2] == value.shape[2]
+    if attn_mask is not None or not fits or not _are_alike(query, key, value):
         return None
-    return q.new_empty(*q.shape[:3], v.shape[3])
+    return query.new_empty(*query.shape[:3], value.shape[3])
 
 
 def _block_diagonal(*blocks: Tensor) -> Tensor | None:
@@ -119,6 +120,7 @@ def _permutation(n: int, *, generator: Any = None, **others: Any) -> Tensor:
     return torch.arange(n, **others)
 
 
+# their parameters have torch's names, since callers may use them
 QUICK: dict[Any, Callable[..., Any]] = {
     F.gelu: _same,
     F.layer_norm: _layer_norm,

@@ -1,11 +1,12 @@
-"""CPU seconds and memory of a report of 10,000 records, and of a sweep whose runs are finished.
+"""CPU seconds and memory of a report of 10,000 records, and of planning a sweep.
 
     python -m tests.torture.scale --out results/measured/torture/scale.json
 
 Makes both stores itself, in a temporary folder, from composed configurations and drawn scores; no
 data, weights or GPU. A minute on one core. `leaderboard` reports one store: 26 methods x 19 tasks
 of VTAB-1K x about 20 seeds, each with a curve of 100 epochs. `sweep` plans and skips
-26 x 19 x 3 finished runs of the other. Prints the figures as JSON; exits with 1 if one is above
+26 x 19 x 3 finished runs of the other; `plan` is the dry run of the same runs without a record,
+which tries each method on the backbone. Prints the figures as JSON; exits with 1 if one is above
 its bar.
 """
 
@@ -37,7 +38,11 @@ SEEDS = 3  # of the sweep
 RECORDS = 10_000  # of the leaderboard
 EPOCHS = 100  # of VTAB-1K
 # CPU seconds of the user and the system together, and MB (1e6 bytes) of resident memory
-BARS = {"leaderboard": {"cpu_s": 5.0, "peak_mb": 500.0}, "sweep": {"cpu_s": 10.0}}
+BARS = {
+    "leaderboard": {"cpu_s": 5.0, "peak_mb": 500.0},
+    "sweep": {"cpu_s": 10.0},
+    "plan": {"cpu_s": 10.0},
+}
 # A child that measures itself. On Linux ru_maxrss begins with the memory of the parent, and VmHWM
 # does not; both are in KiB there, and ru_maxrss is in bytes on macOS.
 MEASURED = """
@@ -185,15 +190,24 @@ def sweep(every: list[Config], folder: Path) -> Measurement:
     count = SEEDS * len(every)
     for config in runs(every, count):
         store.write(finished(config, draw))
-    seeds = ",".join(map(str, range(SEEDS)))
-    found = measured(
-        folder,
-        "petlbench",
-        *("-m", f"method={','.join(methods())}", "backbone=vit_b16", "dataset=vtab"),
-        *(f"seed={seeds}", f"results.root={store.root}"),
-    )
+    found = measured(folder, "petlbench", *command(store.root))
     assert f"plan: {count} runs, {count} finished (skipped), 0 to run" in found.output, found
     return found
+
+
+def plan(every: list[Config], folder: Path) -> Measurement:
+    """The plan of the same runs, none of them finished."""
+    found = measured(folder, "petlbench", *command(folder / "none"), "hydra.sweeper.dry_run=true")
+    count = SEEDS * len(every)
+    assert f"plan: {count} runs, 0 finished (skipped), {count} to run" in found.output, found
+    return found
+
+
+def command(root: Path) -> list[str]:
+    """The arguments of the sweep."""
+    seeds = ",".join(map(str, range(SEEDS)))
+    options = [f"method={','.join(methods())}", "backbone=vit_b16", "dataset=vtab"]
+    return ["-m", *options, f"seed={seeds}", f"results.root={root}"]
 
 
 def main() -> int:
@@ -206,6 +220,7 @@ def main() -> int:
         results = {
             "leaderboard": leaderboard(every, Path(folder)),
             "sweep": sweep(every, Path(folder)),
+            "plan": plan(every, Path(folder)),
         }
     figures = {
         name: {key: round(getattr(result, key), 2) for key in ("cpu_s", "peak_mb")}
