@@ -111,6 +111,8 @@ def test_methods_are_taken_in_their_order_as_far_as_they_fit() -> None:
         "bitfit": "more than the 2 s that are left",
     }
     assert found[2].runs[0].config.train.memory == "lean"
+    assert plan.lack(found) is None
+    assert str(plan.lack(judged("linear,lora", 0.5))).startswith("Only linear fits")
     assert found[2].line() == "lora: 1 run, 7.00 GiB with train.memory=lean, at most 50 s"
 
 

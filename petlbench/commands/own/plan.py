@@ -108,6 +108,17 @@ def candidates(
     return found
 
 
+def lack(found: Sequence[Candidate]) -> str | None:
+    """Why there will be nothing to compare; None if two methods are run, or one was asked for."""
+    taken = [one.method for one in found if one.reason is None]
+    if len(found) == 1 or len(taken) > 1:
+        return None
+    return (
+        f"Only {taken[0]} fits, which leaves nothing to compare it with; give more --minutes or "
+        "--budget-gib, or a smaller train.epochs."
+    )
+
+
 def _judged(
     one: Candidate,
     of: Combinations,
