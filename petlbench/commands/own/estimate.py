@@ -17,7 +17,7 @@ from petlbench.train.frozen import frozen_in_16_bit
 from petlbench.train.precision import Precision
 
 MIB_OF_GIB = 1024
-CPU_BATCH = 8  # images of a measured step on a CPU, where the time grows with their number
+CPU_BATCH = 8  # images of the first measured steps on a CPU, which a large network makes slow
 ENOUGH_S = 1.0  # of measured steps
 MOST_STEPS = 5
 
@@ -68,24 +68,33 @@ def _precision(config: Config) -> str:
 
 
 def _image_s(config: Config, method: Method) -> float | None:
-    """Seconds of an image in training, by a few steps on noise; None if they do not fit."""
+    """Seconds of an image in training, by a few steps on noise; None if they do not fit.
+
+    Of a batch as in training, unless that takes long on a CPU: small networks take less time for
+    an image of a large batch.
+    """
     device = build.device(config.device)
-    batch = config.train.batch_size
-    batch = min(batch, CPU_BATCH) if device.type == "cpu" else batch
+    whole = config.train.batch_size
+    few = min(whole, CPU_BATCH) if device.type == "cpu" else whole
     precision = Precision(config.train.precision, device)
+    size = (3, config.input.size, config.input.size)
     try:
         free_unused(device)
         method.to(device)
         with unchanged(method, device), frozen_in_16_bit(method, precision):
-            images = torch.randn(batch, 3, config.input.size, config.input.size, device=device)
+            images = torch.randn(few, *size, device=device)
             step = TrainingStep(method, precision, config.train, images)
-            step()  # the first one creates the optimiser's state
-            return _step_s(step, device) / batch
+            image_s = _step_s(step, device) / few
+            if few < whole and image_s * whole < ENOUGH_S:
+                step.change(config.train, torch.randn(whole, *size, device=device))
+                image_s = _step_s(step, device) / whole
+            return image_s
     except torch.OutOfMemoryError:
         return None
 
 
 def _step_s(step: TrainingStep, device: torch.device) -> float:
+    step()  # the first one creates the optimiser's state, or buffers of another size
     steps, start = 0, time.perf_counter()
     while steps < MOST_STEPS and time.perf_counter() - start < ENOUGH_S:
         step()

@@ -87,8 +87,6 @@ def attempt(asked: argparse.Namespace, typed: str) -> int:
     for line in _about(images, sizes, chosen, own):
         print(line)
     found = _plan(asked, methods, own_settings.overrides(*paths, chosen, own), sizes, first)
-    for one in found:
-        print(f"  {one.line()}")
     print(
         "Times are of a few steps on this machine, just now; memory is predicted for a GPU. "
         "Neither counts decoding and start-up."
@@ -160,14 +158,14 @@ def _plan(
     sizes: own_settings.Sizes,
     first: Config,
 ) -> "list[Candidate]":
-    """The methods, with what each takes on this machine."""
+    """The methods, with what each takes on this machine; prints them."""
     from petlbench.commands.own import estimate, plan
     from petlbench.run.record import Store
     from petlbench.sweep import conduct
 
     budget_gib = asked.budget_gib or plan.budget(first.device)
     print(f"Methods, within {budget_gib:.1f} GiB and {asked.minutes:g} min:", flush=True)
-    return plan.candidates(
+    found = plan.candidates(
         methods,
         plan.combinations(common, sizes.runs),
         partial(conduct.planned, store=cache(Store)),
@@ -175,6 +173,11 @@ def _plan(
         budget_gib=budget_gib,
         minutes=asked.minutes,
     )
+    for one in found:
+        print(f"  {one.line()}")
+    if (why := plan.lack(found)) is not None:
+        print(why)
+    return found
 
 
 def _agreed(asked: argparse.Namespace) -> bool:

@@ -108,6 +108,17 @@ def candidates(
     return found
 
 
+def lack(found: Sequence[Candidate]) -> str | None:
+    """Why there will be nothing to compare; None if two methods are run, or one was asked for."""
+    taken = [one.method for one in found if one.reason is None]
+    if len(found) == 1 or len(taken) > 1:
+        return None
+    return (
+        f"Only {taken[0]} fits, which leaves nothing to compare it with; give more --minutes or "
+        "--budget-gib, or a smaller train.epochs."
+    )
+
+
 def _judged(
     one: Candidate,
     of: Combinations,
@@ -131,9 +142,9 @@ def _judged(
 
 
 def _fitting_epochs(one: Candidate, left_s: float) -> int:
-    """Epochs for which half of the time is enough, 0 if there are none or the time is unknown."""
+    """Epochs that take a third of the time, for others fit then; 0 if there are none."""
     epochs = one.runs[0].config.train.epochs
-    return int(epochs * left_s / one.seconds / 2) if one.seconds else 0
+    return int(epochs * left_s / one.seconds / 3) if one.seconds else 0
 
 
 def budget(device: str) -> float:
