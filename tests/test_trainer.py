@@ -69,7 +69,7 @@ def peak(made: Method, images: int) -> int:
     with torch.no_grad(), LiveBytes() as live:
         batches = [torch.zeros(images, 3, SIZE, SIZE) for _ in range(2)]
         made(batches[0])
-    return live.peak
+    return int(live.peak)
 
 
 @pytest.mark.parametrize(("drop_last", "images"), [(True, 32), (False, 36)])

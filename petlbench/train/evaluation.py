@@ -25,13 +25,18 @@ def batch_size(network: nn.Module, precision: Precision, size: int) -> int:
     if precision.device.type != "cuda":
         return USUAL
     if network not in _BATCHES:
-        free, _ = torch.cuda.mem_get_info(precision.device)
         try:
-            taken = [forward_bytes(network, precision, size, n) for n in (USUAL, 2 * USUAL)]
-            _BATCHES[network] = fitting(*taken, SHARE * free)
+            usual, twice = (forward_bytes(network, precision, size, k * USUAL) for k in (1, 2))
+            _BATCHES[network] = fitting(usual, twice, SHARE * _free(precision.device))
         except Exception:  # whatever the method's own code raises
             _BATCHES[network] = USUAL
     return _BATCHES[network]
+
+
+def _free(gpu: torch.device) -> int:
+    """Bytes that no tensor takes, those that torch's allocator holds included."""
+    free, _ = torch.cuda.mem_get_info(gpu)
+    return free + torch.cuda.memory_reserved(gpu) - torch.cuda.memory_allocated(gpu)
 
 
 def fitting(usual: float, twice: float, room: float) -> int:
@@ -56,4 +61,4 @@ def forward_bytes(network: nn.Module, precision: Precision, size: int, number: i
         # this batch, and the next one that is read meanwhile
         batches = [torch.empty(number, 3, size, size, device=precision.device) for _ in range(2)]
         network(batches[0])
-    return live.peak
+    return int(live.peak)

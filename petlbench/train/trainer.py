@@ -171,13 +171,14 @@ class TrainingLoop:
         """Give logits (B, K) and labels (B,) of a split to `note`, batch by batch."""
         method.to(self.device).eval()
         self.spent.images_scored += len(split)
-        with frozen_in_16_bit(method, self.precision), torch.inference_mode():
+        with frozen_in_16_bit(method, self.precision):
             size = batch_size(method, self.precision, self.feed.prepare.size)
             batches, number = self.feed.in_order(split, size), math.ceil(len(split) / size)
-            for images, labels in progress(batches, f"{self.title}: testing", number):
-                with self.precision.autocast():
-                    logits = method(images)
-                note(logits, labels)
+            with torch.inference_mode():
+                for images, labels in progress(batches, f"{self.title}: testing", number):
+                    with self.precision.autocast():
+                        logits = method(images)
+                    note(logits, labels)
 
     def _state(self, phase: Phase, best: dict[str, Tensor]) -> State:
         """All that the epochs after this one depend on; best: tensors of the best epoch."""
