@@ -144,6 +144,7 @@ SWEEPS: dict[str, Callable[[], list[Record]]] = {
     "leaderboard": measured("mini"),
     "mini": measured("mini"),
     "mini_untuned": measured("mini"),
+    "mini_three": measured("demo"),
     "demo": measured("demo"),
     "table": measured("demo"),
     "scatter": measured("mini"),
