@@ -12,7 +12,6 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +21,6 @@ from petlbench.config import compose
 from petlbench.data.feed import Feed
 from petlbench.data.task import Split
 from petlbench.merge import merged
-from petlbench.method import Method
 from petlbench.run import build, splits
 from petlbench.train.evaluation import USUAL
 from petlbench.train.frozen import frozen_in_16_bit
@@ -75,9 +73,9 @@ def compared(file: Path, repeats: int) -> Iterator[str]:
     task = json.loads(file.with_suffix(".json").read_text())["factors"]["task"]
     config = compose.single(["method=linear", f"dataset={task}", "device=cpu"])
     feed, split = build.feed(config), splits.data(config).open("test")
-    method = predictor.load(file, checkpoint=None, device="cpu").network
+    method = predictor.load(file, checkpoint=None, device="cpu").method
     started = time.process_time()
-    networks = {"trained": method, "merged": merged(cast(Method, method))}
+    networks = {"trained": method, "merged": merged(method)}
     yield f"{file.stem}: merged in {time.process_time() - started:.2f} CPU s"
     exact = None
     for precision in ("fp32", "bf16"):

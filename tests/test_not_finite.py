@@ -65,8 +65,9 @@ def test_predict_leaves_out_images_without_a_number(tmp_path: Path) -> None:
         Image.new("RGB", (8, 8), (shade,) * 3).save(tmp_path / f"{name}.png")
     view = View(8, "bicubic", None, "squash")
     prepare = Preparation(view, mean=[0.0] * 3, std=[1.0] * 3)
+    method = Odd(tiny("vit"))
     found = predictor.Predictor(
-        Odd(tiny("vit")), OWN, view, prepare, ["a", "b"], torch.device("cpu")
+        method, method, OWN, view, prepare, ["a", "b"], torch.device("cpu")
     )
     refused: list[UserError] = []
     paths = [tmp_path / "dark.png", tmp_path / "light.png"]

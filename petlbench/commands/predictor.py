@@ -19,6 +19,7 @@ from petlbench.data.images import GREY_MAX, OWN, Decoding, View, original
 from petlbench.data.preparation import Preparation
 from petlbench.errors import UserError
 from petlbench.merge import for_inference
+from petlbench.method import Method
 from petlbench.model.backbone import create
 from petlbench.run import build, identity
 
@@ -30,9 +31,11 @@ T = TypeVar("T")
 class Predictor:
     """A fine-tuned network, the preparation of its images, and the names of its classes.
 
-    network: images (B, 3, size, size) -> logits (B, classes).
+    method and network: normalised images (B, 3, size, size) -> logits (B, classes). The second is
+    the merged network where that pays.
     """
 
+    method: Method
     network: nn.Module
     decoding: Decoding
     view: View
@@ -103,7 +106,7 @@ def load(file: Path, *, checkpoint: str | None, device: str, images: int = 0) ->
     # as dataset=folder reads images, whatever the network was trained on
     decoding = replace(OWN, grey_max=network.get("grey_max", GREY_MAX))
     tested = for_inference(method.eval().to(place), images)
-    return Predictor(tested, decoding, view, prepare, names, place)
+    return Predictor(method, tested, decoding, view, prepare, names, place)
 
 
 def node(schema: type[T], values: Mapping[str, Any], name: str) -> T:

@@ -1,6 +1,7 @@
 """From the typed configuration to objects: backbone, method, trainer."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 
@@ -92,11 +93,10 @@ def check(config: Config) -> None:
         target.check_arguments(kind, config.method.values, "method", given=["backbone"])
         kind.check(_backbone_on_meta(config), **config.method.values)
         return
-    try:
-        with QuickShapes():
-            _try(config)
-    except Exception:
-        _try(config)  # the verdict and its words are those of torch's own operations
+    with suppress(Exception), QuickShapes():
+        _try(config)
+        return
+    _try(config)  # the verdict and its words are those of torch's own operations
 
 
 def _try(config: Config) -> None:
