@@ -43,6 +43,7 @@ def main() -> int:
     about = {
         "kills": options.kills,
         "seed": options.seed,
+        "device": f"{os.cpu_count()} cores of {provenance.device_name(torch.device('cpu'))}",
         "commit": provenance.versions()["commit"],
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
@@ -64,7 +65,6 @@ def _report(figures: dict[str, dict[str, Any]]) -> str:
     result = {
         "faults": sum(one["faults"] for one in figures.values()),
         "attacks": figures,
-        "device": f"{os.cpu_count()} cores of {provenance.device_name(torch.device('cpu'))}",
         "versions": provenance.versions(),
     }
     return json.dumps(result, indent=1) + "\n"
