@@ -17,6 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "system",
         "garbage",
         "main_memory",
+        "gpu_memory",
         "progress",
         "arguments",
         "cells",

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from petlbench import gpu_memory
 from petlbench.train.live_bytes import LiveBytes
 from petlbench.train.precision import Precision
 
@@ -27,16 +28,12 @@ def batch_size(network: nn.Module, precision: Precision, size: int) -> int:
     if network not in _BATCHES:
         try:
             usual, twice = (forward_bytes(network, precision, size, k * USUAL) for k in (1, 2))
-            _BATCHES[network] = fitting(usual, twice, SHARE * _free(precision.device))
+            _BATCHES[network] = fitting(
+                usual, twice, SHARE * gpu_memory.available(precision.device)
+            )
         except Exception:  # whatever the method's own code raises
             _BATCHES[network] = USUAL
     return _BATCHES[network]
-
-
-def _free(gpu: torch.device) -> int:
-    """Bytes that no tensor takes, those that torch's allocator holds included."""
-    free, _ = torch.cuda.mem_get_info(gpu)
-    return free + torch.cuda.memory_reserved(gpu) - torch.cuda.memory_allocated(gpu)
 
 
 def fitting(usual: float, twice: float, room: float) -> int:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from petlbench import main_memory
+from petlbench import gpu_memory, main_memory
 from petlbench.train.parts import Link
 
 SHARE = 0.25  # of the memory that is free without the stored outputs
@@ -135,11 +135,8 @@ def limit_of(place: torch.device, gib: float | None, store: OutputStore) -> int:
 def _free(place: torch.device) -> int | None:
     if place.type != "cuda":
         return main_memory.available()
-    free, _ = torch.cuda.mem_get_info(place)
-    allocated = torch.cuda.memory_allocated(place)
-    pool = torch.cuda.memory_reserved(place) - allocated
-    step = torch.cuda.max_memory_allocated(place) - allocated
-    return max(0, free + pool - step)
+    step = torch.cuda.max_memory_allocated(place) - torch.cuda.memory_allocated(place)
+    return max(0, gpu_memory.available(place) - step)
 
 
 def keys(links: Sequence[Link], about: object) -> list[str]:
