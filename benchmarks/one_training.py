@@ -1,10 +1,11 @@
-"""One run of the petlbench that PYTHONPATH names, and the CPU seconds of its training.
+"""The petlbench that PYTHONPATH names, and the CPU seconds of each of its trainings.
 
-    python benchmarks/one_training.py FILE OVERRIDES     the seconds into FILE
+    python benchmarks/one_training.py FILE ARGUMENTS     a line into FILE for each training
 
 `benchmarks.trainings` starts it in two trees, so it uses only what both have.
 """
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -21,7 +22,10 @@ def timed(file: Path) -> Any:
     def call(self: TrainingLoop, method: Any) -> None:
         started = time.process_time()
         train(self, method)
-        file.write_text(str(time.process_time() - started))
+        seconds = time.process_time() - started
+        name = type(method).__module__.rpartition(".")[2]
+        with file.open("a") as lines:
+            print(json.dumps({"method": name, "seconds": seconds}), file=lines)
 
     return call
 

@@ -91,10 +91,11 @@ def test_a_bar_is_met_up_to_its_value() -> None:
 def test_a_record_of_trainings_and_its_part_of_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def ended(tree: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
-        is_now = tree == trainings.NOW
+    def ended(tree: Path, arguments: tuple[str, ...]) -> trainings.Ended:
+        is_now, is_sweep = tree == trainings.NOW, arguments[0] == "-m"
         about = {"versions": {"commit": "new" if is_now else "old"}, "device": "A CPU"}
-        return about | {"seconds": 2.0 if is_now else 4.0, "top1": 90.0, "epochs": 10}
+        seconds = (1.0 if is_sweep else 2.0) if is_now else 4.0
+        return {"dtl": about | {"seconds": seconds, "top1": 90.0, "epochs": 10}}
 
     monkeypatch.setattr(trainings, "run", ended)
     out = ("--out", str(tmp_path))
@@ -102,5 +103,16 @@ def test_a_record_of_trainings_and_its_part_of_the_page(
     run(monkeypatch, page.main, "--records", str(tmp_path))
     text = (tmp_path / "README.md").read_text()
     assert "10 epochs; both trees take turns. Now: commit new; before: old. A CPU" in text
-    row = "| 2.0 | 4.0 | 0.500 [0.500, 0.500] | ≤ 0.65: met | 90.0 | 90.0 |"
-    assert f"| `method=dtl` {row}" in text
+    alone = "| 2.0 | 4.0 | 0.500 [0.500, 0.500] | ≤ 0.65: met | 90.0 | 90.0 |"
+    swept = "| 1.0 | 4.0 | 0.250 [0.250, 0.250] | ≤ 0.65: met | 90.0 | 90.0 |"
+    _, part = text.split("Each method alone")
+    assert [f"| `method=dtl` {row}" in part for row in (alone, swept)] == [True, True]
+
+
+@pytest.mark.slow
+def test_the_trainings_of_a_sweep_are_timed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = (*trainings.SETTINGS, "train.epochs=1", "train.schedule.warmup_epochs=0")
+    monkeypatch.setattr(trainings, "SETTINGS", settings)
+    ended = trainings.run(trainings.NOW, ("-m", "method=linear,dtl", "seed=0,1"))
+    assert list(ended) == ["linear", "dtl"]
+    assert all(row["epochs"] == 1 and 0 < row["seconds"] < 60 for row in ended.values())

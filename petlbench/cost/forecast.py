@@ -4,6 +4,7 @@ import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from petlbench.method import Method
 from petlbench.train.frozen import frozen_in_16_bit
 from petlbench.train.live_bytes import LiveBytes
 from petlbench.train.precision import Precision
+
+Live = TypeVar("Live", bound=LiveBytes)
 
 
 def peak_mib(
@@ -50,13 +53,9 @@ def peaks_mib(
     during a step, each rounded up as by the allocator. Autocast follows CUDA's rules. The
     workspaces of CUDA's libraries are not included.
     """
-    formats = Precision(precision, shapes.CPU)
-    fake = FakeTensorMode()
-    copy = shapes.empty_copy(method, shapes.CPU, fake)
     # Compilers need real tensors; the peak is that of a step that is not compiled.
     forms = [replace(train, memory=mode, compile=False) for mode in modes]
-    interruptible = interrupts.deferred()  # `LiveBytes` is full of callbacks of weakref
-    with interruptible, fake, CudaRules(), _small_garbage(), frozen_in_16_bit(copy, formats):
+    with on_shapes(method, precision) as (copy, formats):
         first = torch.empty(min(batches), 3, size, size)
         step = memory.TrainingStep(copy, formats, forms[0], first)
         step()  # creates the optimiser's state
@@ -64,6 +63,20 @@ def peaks_mib(
             form.memory: [_peak_mib(step, form, torch.empty(n, 3, size, size)) for n in batches]
             for form in forms
         }
+
+
+@contextmanager
+def on_shapes(method: Method, precision: str) -> Iterator[tuple[Method, Precision]]:
+    """A copy of a method whose tensors, like all that are made inside, have no data.
+
+    Its steps take the formats of `precision` by the rules of CUDA.
+    """
+    formats = Precision(precision, shapes.CPU)
+    fake = FakeTensorMode()
+    copy = shapes.empty_copy(method, shapes.CPU, fake)
+    interruptible = interrupts.deferred()  # `LiveBytes` is full of callbacks of weakref
+    with interruptible, fake, CudaRules(), _small_garbage(), frozen_in_16_bit(copy, formats):
+        yield copy, formats
 
 
 @contextmanager
@@ -80,12 +93,18 @@ def _peak_mib(step: memory.TrainingStep, form: Train, images: Tensor) -> dict[st
     """Images: (B, 3, H, W), without data."""
     step.change(form, images)
     saved = step.saved_bytes()
+    live = watched(step, LiveBytes())
+    parts = memory.split(step.state_bytes(), saved=saved, allocated=live.peak)
+    return memory.in_mib(parts)
+
+
+def watched(step: memory.TrainingStep, live: Live) -> Live:
+    """`live`, which has seen a step and what existed before it."""
     gc.collect()  # else cycles of an earlier step count as live
-    with LiveBytes() as live:
+    with live:
         live.note([*step.method.parameters(), *step.method.buffers(), step.images, step.labels])
         for state in step.optimiser.state.values():
             live.note(value for value in state.values() if isinstance(value, Tensor))
         live.note(t.grad for t in step.method.parameters() if t.grad is not None)
         step()
-    parts = memory.split(step.state_bytes(), saved=saved, allocated=live.peak)
-    return memory.in_mib(parts)
+    return live

@@ -12,28 +12,30 @@ GRAIN = 512  # bytes: CUDA's allocator rounds up to multiples of it
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors that exist at the same time; `peak` is their maximum."""
+    """Counts the bytes of all tensors that exist at the same time; `peak` is their maximum.
+
+    sizes: bytes of the living storages, by an identity.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
-        self._counted: set[int] = set()
+        self.sizes: dict[int, int] = {}
 
     def note(self, tensors: Iterable[Tensor]) -> None:
         """Count the storages of tensors, each once, until they are freed."""
         for tensor in tensors:
             storage = tensor.untyped_storage()
             key = storage._cdata
-            if key not in self._counted:
+            if key not in self.sizes:
                 size = -(-storage.nbytes() // GRAIN) * GRAIN
-                self._counted.add(key)
+                self.sizes[key] = size
                 self.live += size
-                weakref.finalize(storage, self._freed, key, size)
+                weakref.finalize(storage, self._freed, key)
         self.peak = max(self.peak, self.live)
 
-    def _freed(self, key: int, size: int) -> None:
-        self._counted.discard(key)  # another storage may get the address
-        self.live -= size
+    def _freed(self, key: int) -> None:
+        self.live -= self.sizes.pop(key)  # another storage may get the address
 
     def __torch_dispatch__(
         self,
