@@ -9,7 +9,7 @@ trained and the merged one take turns. benchmarks/merged.py compares what they c
 
 import argparse
 import statistics
-import time
+from time import process_time
 
 import torch
 
@@ -27,9 +27,9 @@ def line(setting: Setting, name: str) -> str:
     torch.manual_seed(0)
     method = build.method(config).eval()
     images = build.feed(config).prepare(noise(config, setting.batch).images)
-    started = time.process_time()
+    started = process_time()
     network = merged(method)
-    merging = time.process_time() - started
+    merging = process_time() - started
     with torch.inference_mode():
         seconds = in_turns(
             {"trained": lambda: method(images), "merged": lambda: network(images)}, setting.repeats

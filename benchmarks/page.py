@@ -36,7 +36,7 @@ COUNTED = (
 TRAINED = {
     "alone": "Each method alone in a process, seed 0",
     "swept": "All of these methods in one process, in this order, as a sweep with the seeds 0, 1 "
-    "and 2: means over the seeds",
+    "and 2 (means over the seeds)",
 }
 
 
@@ -153,21 +153,27 @@ def verdict(value: float, bar: float) -> str:
 
 def trainings(record: Record) -> Iterator[str]:
     """The part on whole trainings."""
-    commits = {form: versions["commit"] for form, versions in record["versions"].items()}
     yield "## Whole trainings beside an earlier petlbench\n"
     yield (
         "`python -m benchmarks.trainings BEFORE` (BEFORE: a clone at the earlier commit): CPU "
-        f"seconds of the training, {' '.join(record['settings'])}, {record['epochs']} epochs; "
-        f"both trees take turns. Now: commit {commits['now']}; before: {commits['before']}. "
-        f"{record['device']}, {record['cores']} cores, {record['date']}.\n"
+        "seconds of the training; both trees take turns.\n"
     )
-    for part, title in TRAINED.items():
-        yield f"{title}:\n"
-        heads = ["method", "now, s", "before, s", "ratio", "bar", "top-1 now", "top-1 before"]
-        yield _row(heads)
-        yield _row(["---", *["--:"] * 3, "---", "--:", "--:"])
-        yield from (_row(_training(row)) for row in record[part])
-        yield ""
+    for name, part in record.items():
+        yield from _trainings(TRAINED[name], part)
+
+
+def _trainings(title: str, part: Record) -> Iterator[str]:
+    commits = {form: versions["commit"] for form, versions in part["versions"].items()}
+    yield (
+        f"{title}: {' '.join(part['settings'])}, {part['epochs']} epochs. Now: commit "
+        f"{commits['now']}; before: {commits['before']}. {part['device']}, {part['cores']} cores, "
+        f"{part['date']}.\n"
+    )
+    heads = ["method", "now, s", "before, s", "ratio", "bar", "top-1 now", "top-1 before"]
+    yield _row(heads)
+    yield _row(["---", *["--:"] * 3, "---", "--:", "--:"])
+    yield from (_row(_training(row)) for row in part["rows"])
+    yield ""
 
 
 def _training(row: Record) -> Iterator[str]:

@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
+from torch import Tensor
 
 from benchmarks.compare import Setting
 from benchmarks.steps import in_turns, step_of
@@ -23,16 +24,17 @@ METHODS = ("linear", "lst", "dtl", "dtl_plus")
 EPOCHS = (10, 100)
 
 
-def prefix(step: TrainingStep) -> Callable[[], None]:
-    """The constant blocks of a training step."""
+def prefix(step: TrainingStep) -> Callable[[], Tensor]:
+    """A function that computes the output of the constant blocks of a training step."""
     examples = Examples(step.method, step.precision)
     links = constant_links(parts_of(step.method.backbone), examples)
 
-    def call() -> None:
+    def call() -> Tensor:
         z = step.images
         with torch.no_grad():
             for link in links:
                 z = link.part.call(z)
+        return z
 
     return call
 

@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,22 @@ NOW = Path(__file__).parents[1]
 DRIVER = Path(__file__).with_name("one_training.py")
 BARS = {"linear": 0.05, "lst": 0.5, "dtl": 0.65, "dtl_plus": 0.65}
 SETTINGS = ("dataset=mini/digits", "device=cpu")
-ALONE = ("seed=0",)
-SWEPT = ("seed=0,1,2",)
 Ended = dict[str, dict[str, Any]]  # by the method
+Process = tuple[Sequence[str], Sequence[str]]  # the methods that it trains, its arguments
+
+
+def alone(methods: Sequence[str]) -> Iterator[Process]:
+    """A process for each method."""
+    for name in methods:
+        yield [name], [f"method={name}", "seed=0"]
+
+
+def swept(methods: Sequence[str]) -> Iterator[Process]:
+    """One process for all of them, with several seeds."""
+    yield methods, ["-m", f"method={','.join(methods)}", "seed=0,1,2"]
+
+
+PARTS = {"alone": alone, "swept": swept}
 
 
 def run(tree: Path, arguments: Iterable[str]) -> Ended:
@@ -66,35 +79,40 @@ def _ended(
 
 
 class Comparison:
-    """The record of both trees, which take turns. path: of its file, written after each turn."""
+    """A part of the record: both trees, which take turns. path: of the record."""
 
-    def __init__(self, before: Path, repeats: int, path: Path) -> None:
+    def __init__(self, name: str, before: Path, path: Path) -> None:
         self.trees = {"now": NOW, "before": before.resolve()}
-        self.repeats = repeats
+        self.name = name
         self.path = path
-        self.record: dict[str, Any] = {
+        self.part: dict[str, Any] = {
             "date": datetime.now(UTC).date().isoformat(),
             "cores": os.cpu_count(),
             "settings": list(SETTINGS),
             "versions": {},
+            "rows": [],
         }
 
-    def measure(self, part: str, methods: Sequence[str], arguments: Sequence[str]) -> None:
-        """A row in a part of the record for each method; one process trains all of them."""
+    def measure(self, methods: Sequence[str], arguments: Sequence[str], repeats: int) -> None:
+        """A row for each method; one process trains all of them."""
         rows = {name: _row(name) for name in methods}
-        self.record.setdefault(part, []).extend(rows.values())
-        for _ in range(self.repeats):
+        self.part["rows"].extend(rows.values())
+        for _ in range(repeats):
             for form, tree in self.trees.items():
                 for name, ended in run(tree, arguments).items():
                     self._note(rows[name], form, ended)
-        self.path.write_text(json.dumps(self.record, indent=1) + "\n")
+        self._write()
 
     def _note(self, row: dict[str, Any], form: str, ended: Mapping[str, Any]) -> None:
-        self.record |= {key: ended[key] for key in ("device", "epochs")}
-        self.record["versions"][form] = ended["versions"]
+        self.part |= {key: ended[key] for key in ("device", "epochs")}
+        self.part["versions"][form] = ended["versions"]
         row["seconds"].setdefault(form, []).append(ended["seconds"])
         row["top1"][form] = ended["top1"]
         print(row["method"], form, f"{ended['seconds']:.2f} s", flush=True)
+
+    def _write(self) -> None:
+        record = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.path.write_text(json.dumps(record | {self.name: self.part}, indent=1) + "\n")
 
 
 def _row(method: str) -> dict[str, Any]:
@@ -110,15 +128,19 @@ def main() -> None:
     )
     parser.add_argument("before", type=Path, help="a tree of the earlier petlbench")
     parser.add_argument("--method", action="append", choices=BARS, help="may be repeated")
+    parser.add_argument(
+        "--part", action="append", choices=PARTS, help="alone or swept; both by default"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="processes of each (default: 3)")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the record")
     options = parser.parse_args()
     methods = options.method or list(BARS)
-    comparison = Comparison(options.before, options.repeats, options.out / FILE)
-    for name in methods:
-        comparison.measure("alone", [name], (f"method={name}", *ALONE))
-    comparison.measure("swept", methods, ("-m", f"method={','.join(methods)}", *SWEPT))
-    print(f"wrote {comparison.path}")
+    path = options.out / FILE
+    for part in options.part or PARTS:
+        comparison = Comparison(part, options.before, path)
+        for together, arguments in PARTS[part](methods):
+            comparison.measure(together, arguments, options.repeats)
+    print(f"wrote {path}")
 
 
 if __name__ == "__main__":

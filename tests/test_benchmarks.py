@@ -11,10 +11,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import __main__, page, trainings
+from benchmarks import (
+    __main__,
+    merging,
+    page,
+    peak,
+    prefix,
+    side_state,
+    steps,
+    trainings,
+    waiting,
+)
 from benchmarks.cases import CASES, FORECASTS, KEPT, MODES, Case
 from benchmarks.compare import Setting, Unequal, compare
 from benchmarks.textbook import DTL
+from petlbench.config import compose
+from petlbench.cost import forecast
+from petlbench.layers import side_state as again
+from petlbench.methods import dtl
+from petlbench.run import build
 
 TINY = Setting(__main__.TINY, batch=8, repeats=2, device="cpu", precision="fp32")
 
@@ -91,7 +106,7 @@ def test_a_bar_is_met_up_to_its_value() -> None:
 def test_a_record_of_trainings_and_its_part_of_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def ended(tree: Path, arguments: tuple[str, ...]) -> trainings.Ended:
+    def ended(tree: Path, arguments: list[str]) -> trainings.Ended:
         is_now, is_sweep = tree == trainings.NOW, arguments[0] == "-m"
         about = {"versions": {"commit": "new" if is_now else "old"}, "device": "A CPU"}
         seconds = (1.0 if is_sweep else 2.0) if is_now else 4.0
@@ -102,7 +117,7 @@ def test_a_record_of_trainings_and_its_part_of_the_page(
     run(monkeypatch, trainings.main, str(tmp_path), "--method", "dtl", "--repeats", "2", *out)
     run(monkeypatch, page.main, "--records", str(tmp_path))
     text = (tmp_path / "README.md").read_text()
-    assert "10 epochs; both trees take turns. Now: commit new; before: old. A CPU" in text
+    assert text.count("10 epochs. Now: commit new; before: old. A CPU, ") == 2
     alone = "| 2.0 | 4.0 | 0.500 [0.500, 0.500] | ≤ 0.65: met | 90.0 | 90.0 |"
     swept = "| 1.0 | 4.0 | 0.250 [0.250, 0.250] | ≤ 0.65: met | 90.0 | 90.0 |"
     _, part = text.split("Each method alone")
@@ -113,6 +128,70 @@ def test_a_record_of_trainings_and_its_part_of_the_page(
 def test_the_trainings_of_a_sweep_are_timed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = (*trainings.SETTINGS, "train.epochs=1", "train.schedule.warmup_epochs=0")
     monkeypatch.setattr(trainings, "SETTINGS", settings)
-    ended = trainings.run(trainings.NOW, ("-m", "method=linear,dtl", "seed=0,1"))
+    [(_, arguments)] = trainings.swept(["linear", "dtl"])
+    ended = trainings.run(trainings.NOW, arguments)
     assert list(ended) == ["linear", "dtl"]
     assert all(row["epochs"] == 1 and 0 < row["seconds"] < 60 for row in ended.values())
+
+
+def test_the_prefix_is_the_constant_part_of_a_step() -> None:
+    step = steps.step_of(TINY, "linear")
+    with torch.no_grad():
+        expected = step.method.features(step.method.backbone.embed(step.images))
+    assert torch.equal(prefix.prefix(step)(), expected)
+    step = steps.step_of(TINY, "full")
+    assert prefix.prefix(step)() is step.images
+
+
+def test_what_replay_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefix, "in_turns", lambda *_: {"step": [2.0], "prefix": [1.0]})
+    [line] = prefix.lines(TINY, ["linear"])
+    assert line == "linear: step 2000.0 ms, share 0.50; left 0.55 in 10 epochs, 0.51 in 100 epochs"
+
+
+def test_the_tensors_at_the_peak_are_the_predicted_bytes() -> None:
+    overrides = ("method=dtl", *TINY.network, "train.batch_size=4", "train.memory=min")
+    live = peak.at_peak(overrides)
+    assert sum(sum(sizes) for sizes in live.at_peak.values()) == live.peak
+    config = compose.single([*peak.STEP, *overrides])
+    predicted = forecast.peak_mib(
+        build.on_meta(config), precision="bf16", train=config.train, batch=4, size=16
+    )
+    assert live.peak / 2**20 == predicted["allocated"]
+    images = (peak.BEFORE, (4, 3, 16, 16), "torch.float32")
+    assert live.at_peak[images] == [4 * 3 * 16 * 16 * 4]
+    first, *_, last = peak.lines(live)
+    assert first == f"{live.peak / 2**20:.1f} MiB, reached in {live.operation}"
+    assert last.endswith("smaller ones")
+
+
+def test_on_how_many_images_merging_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(merging, "in_turns", lambda *_: {"trained": [2.0], "merged": [1.0]})
+    monkeypatch.setattr(merging, "process_time", iter((1.0, 3.0)).__next__)
+    line = merging.line(TINY, "lora")
+    assert line == "lora: merged / trained 0.500; merging takes 2.00 s, as it saves on 16 images"
+
+
+def test_a_step_in_a_process_whose_threads_wait_as_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+
+    def output(command: list[str], *, env: dict[str, str], text: bool) -> str:
+        assert command[2:] == ["benchmarks.one_step", "3"]
+        return f"{env['GOMP_SPINCOUNT']} {'OMP_WAIT_POLICY' in env} {'OMP_NUM_THREADS' in env}\n"
+
+    monkeypatch.setattr(waiting.subprocess, "check_output", output)
+    assert waiting.measured({"GOMP_SPINCOUNT": "1000"}, 3) == "1000 False False"
+
+
+def test_the_forms_of_the_side_state_leave_dtl_as_it_is() -> None:
+    called = []
+    for call in side_state.forms(
+        lambda: called.append((dtl.DTL.features, again.called_again))
+    ).values():
+        call()
+    ours = (dtl.DTL.features, again.called_again)
+    assert called == [
+        (side_state.running_sum, ours[1]),
+        ours,
+        (ours[0], side_state.kept),
+    ]
