@@ -25,7 +25,7 @@ METHODS = ("dtl", "dtl_plus")
 
 
 def running_sum(self: DTL, z: Tensor) -> Tensor:
-    """`DTL.features` with the side state as one tensor, which autograd keeps at every injection."""
+    """`DTL.features` with the side state as one tensor, which autograd keeps."""
     for stage in self.backbone.stages:
         z = stage.enter(z)
         h = z.new_zeros(())  # grows to the shape of z at the first extraction

@@ -150,7 +150,7 @@ def test_what_replay_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_tensors_at_the_peak_are_the_predicted_bytes() -> None:
-    overrides = ("method=dtl", *TINY.network, "train.batch_size=4", "train.memory=min")
+    overrides = ("method=linear", *TINY.network, "train.batch_size=4")
     live = peak.at_peak(overrides)
     assert sum(sum(sizes) for sizes in live.at_peak.values()) == live.peak
     config = compose.single([*peak.STEP, *overrides])
