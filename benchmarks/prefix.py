@@ -44,8 +44,9 @@ def lines(setting: Setting, names: Iterable[str]) -> Iterator[str]:
     for name in names:
         step = step_of(setting, name)
         seconds = in_turns({"step": step, "prefix": prefix(step)}, setting.repeats)
-        whole, part = (statistics.median(seconds[form]) for form in ("step", "prefix"))
-        share = part / whole
+        pairs = zip(seconds["prefix"], seconds["step"], strict=True)
+        share = statistics.median(part / whole for part, whole in pairs)
+        whole = statistics.median(seconds["step"])
         left = ", ".join(f"{1 - share * (1 - 1 / e):.2f} in {e} epochs" for e in EPOCHS)
         yield f"{name}: step {whole * 1e3:.1f} ms, share {share:.2f}; left {left}"
 
@@ -60,7 +61,7 @@ def main() -> None:
     parser.add_argument("methods", nargs="*", default=METHODS, metavar="METHOD")
     parser.add_argument("--backbone", default="vit_mini")
     parser.add_argument("--batch", type=int, default=32, help="images of a step (default: 32)")
-    parser.add_argument("--repeats", type=int, default=15, help="measured turns (default: 15)")
+    parser.add_argument("--repeats", type=int, default=30, help="measured turns (default: 30)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     network = (f"backbone={options.backbone}",)
