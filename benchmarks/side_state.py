@@ -1,24 +1,28 @@
-"""What DTL's side state as codes costs a training step, and what it is that costs it.
+"""What the lean layers and the side state as codes cost a training step of DTL.
 
     python -m benchmarks.side_state
 
-CPU seconds of a training step on vit_mini, 32 images, one thread, without replay; three forms take
-turns: the running sum h + z a c in plain autograd, the codes with the state computed again in
-backward (petlbench), and the codes with all that autograd keeps. Ratios are to the running sum.
+CPU seconds of a training step on vit_mini, 32 images, one thread, without replay. Four forms take
+turns: torch's layers and the running sum h + z a c in plain autograd, with which the other three
+are compared; petlbench's layers and this sum; codes with all that autograd keeps of them; codes
+with the state computed again in backward, which is petlbench's own form.
 """
 
 import argparse
 import statistics
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.compare import Setting
 from benchmarks.steps import in_turns, step_of
+from petlbench.cost.memory import TrainingStep
 from petlbench.layers import side_state
+from petlbench.layers.lean import lean, plain
 from petlbench.methods.dtl import DTL
 
 METHODS = ("dtl", "dtl_plus")
@@ -43,32 +47,46 @@ def kept(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     return function(*tensors)
 
 
-def forms(step: Callable[[], object]) -> dict[str, Callable[[], object]]:
-    """A step of DTL with each form of its side state."""
+@contextmanager
+def plain_layers(method: nn.Module) -> Iterator[None]:
+    """The method with the layers of torch and timm."""
+    plain(method)
+    try:
+        yield
+    finally:
+        lean(method)
 
-    def changed(owner: Any, name: str, value: object) -> Callable[[], object]:
-        def call() -> None:
-            with patch.object(owner, name, value):
-                step()
 
-        return call
-
-    return {
-        "running sum": changed(DTL, "features", running_sum),
-        "computed again": step,
-        "kept": changed(side_state, "called_again", kept),
+def forms(step: TrainingStep) -> dict[str, Callable[[], object]]:
+    """A step of DTL with each form of its layers and of its side state."""
+    with_sum = partial(patch.object, DTL, "features", running_sum)
+    with_all = partial(patch.object, side_state, "called_again", kept)
+    layers = partial(plain_layers, step.method)
+    changes: dict[str, tuple[Callable[[], AbstractContextManager[object]], ...]] = {
+        "plain layers, running sum": (layers, with_sum),
+        "running sum": (with_sum,),
+        "codes, kept": (with_all,),
+        "codes, computed again": (),
     }
 
+    def changed(*parts: Callable[[], AbstractContextManager[object]]) -> None:
+        with ExitStack() as stack:
+            for part in parts:
+                stack.enter_context(part())
+            step()
 
-def line(setting: Setting, name: str) -> str:
-    """Median ratios of a method, with their quartiles."""
+    return {name: partial(changed, *parts) for name, parts in changes.items()}
+
+
+def lines(setting: Setting, name: str) -> Iterator[str]:
+    """Median ratios of a method to its first form, with their quartiles."""
     seconds = in_turns(forms(step_of(setting, name)), setting.repeats)
-    parts = []
-    for form in ("computed again", "kept"):
-        pairs = zip(seconds[form], seconds["running sum"], strict=True)
+    first, *others = seconds
+    yield f"{name}: {first} {statistics.median(seconds[first]) * 1e3:.1f} ms"
+    for form in others:
+        pairs = zip(seconds[form], seconds[first], strict=True)
         low, middle, high = statistics.quantiles([a / b for a, b in pairs])
-        parts.append(f"{form} {middle:.3f} [{low:.3f}, {high:.3f}]")
-    return f"{name}: {'; '.join(parts)}"
+        yield f"  {form}: {middle:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def main() -> None:
@@ -86,7 +104,7 @@ def main() -> None:
     network = (f"backbone={options.backbone}",)
     setting = Setting(network, options.batch, options.repeats, "cpu", "fp32")
     for name in METHODS:
-        print(line(setting, name), flush=True)
+        print(*lines(setting, name), sep="\n", flush=True)
 
 
 if __name__ == "__main__":

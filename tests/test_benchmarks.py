@@ -183,15 +183,22 @@ def test_a_step_in_a_process_whose_threads_wait_as_told(monkeypatch: pytest.Monk
     assert waiting.measured({"GOMP_SPINCOUNT": "1000"}, 3) == "1000 False False"
 
 
-def test_the_forms_of_the_side_state_leave_dtl_as_it_is() -> None:
-    called = []
-    for call in side_state.forms(
-        lambda: called.append((dtl.DTL.features, again.called_again))
-    ).values():
+def test_the_forms_of_the_side_state_leave_dtl_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = steps.step_of(TINY, "dtl")
+    head, forms = step.method.backbone.head, side_state.forms(step)
+    seen = []
+
+    def look(_: Any) -> None:
+        seen.append((dtl.DTL.features, again.called_again, type(head)))
+
+    monkeypatch.setattr(type(step), "__call__", look)
+    features, called_again, layer = dtl.DTL.features, again.called_again, type(head)
+    for call in forms.values():
         call()
-    ours = (dtl.DTL.features, again.called_again)
-    assert called == [
-        (side_state.running_sum, ours[1]),
-        ours,
-        (ours[0], side_state.kept),
+    assert seen == [
+        (side_state.running_sum, called_again, torch.nn.Linear),
+        (side_state.running_sum, called_again, layer),
+        (features, side_state.kept, layer),
+        (features, called_again, layer),
     ]
+    assert type(head) is layer is not torch.nn.Linear
