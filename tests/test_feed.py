@@ -2,6 +2,8 @@
 
 import random
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from petlbench import interrupts
 from petlbench.config.job_nodes import DataConfig
 from petlbench.data.augment import Augmentation, Drawn, _operations
 from petlbench.data.feed import Feed, ahead
@@ -236,3 +239,31 @@ def test_workers_are_a_number_or_auto() -> None:
     assert feed(workers=3).workers == 3
     with pytest.raises(UserError, match=r"data\.workers is -1"):
         DataConfig(root="data", workers=-1)
+
+
+# SIGTERM to the group, as `timeout` and Slurm send it
+ENDED = """
+import os, signal
+from petlbench import interrupts
+from tests.test_feed import PLACES, feed, split
+
+interrupts.hear()
+batches = feed(augmented=True, workers=1).training(split(), PLACES * 50)
+next(batches)
+try:
+    os.killpg(0, signal.SIGTERM)
+except KeyboardInterrupt:
+    batches.close()  # waits for the worker
+    raise SystemExit(interrupts.end())
+"""
+
+
+def test_a_signal_to_all_processes_is_one_line() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDED],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        start_new_session=True,
+    )
+    assert (ended.returncode, ended.stderr) == (143, f"{interrupts.LINE}\n")
