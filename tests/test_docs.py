@@ -28,8 +28,8 @@ HYDRA = {
 }
 TRY = "petlbench.commands.own.main"  # overrides beside options
 SUBCOMMANDS = ("petlbench.data", "petlbench.tracking")
-# a word for the reader to replace, such as NAME, and the method of the page that adds one
-PLACEHOLDER = re.compile(r"\b(?:[A-Z]{2,}|gain)\b|\.\.\.")
+# a word for the reader to replace, such as NAME, and the methods of pages that add one
+PLACEHOLDER = re.compile(r"\b(?:[A-Z]{2,}|gain|mlp_affine)\b|\.\.\.")
 
 
 def test_the_readme_fits_one_page() -> None:
@@ -133,8 +133,7 @@ def first_run(words: Sequence[str]) -> Iterator[str]:
     """The overrides of the first run of a sweep, without those of the sweep itself."""
     given = dict(word.split("=", 1) for word in words)
     if "experiment" in given:
-        params = options.content("experiment", given["experiment"])["hydra"]["sweeper"]["params"]
-        given = {key: str(value) for key, value in params.items()} | given
+        given = params(given["experiment"]) | given
     if given.get("protocol") == "select":
         given["protocol"] = "trial"
     for key, value in given.items():
@@ -142,7 +141,20 @@ def first_run(words: Sequence[str]) -> Iterator[str]:
             yield f"{key}={first(key, value)}"
 
 
+def params(experiment: str) -> dict[str, str]:
+    """What an experiment sweeps, with what those sweep that it is based on."""
+    content = options.content("experiment", experiment)
+    above = [entry for entry in content.get("defaults", ()) if isinstance(entry, str)]
+    found: dict[str, str] = {}
+    for name in above:
+        found |= params(name) if name != "_self_" else {}
+    own = content.get("hydra", {}).get("sweeper", {}).get("params", {})
+    return found | {key: str(value) for key, value in own.items()}
+
+
 def first(key: str, values: str) -> str:
+    if found := re.match(r"range\((\d+),", values):
+        return found[1]
     value = values if values.startswith(("[", "{")) else values.split(",")[0]
     listed = options.listed(key, value) if key in options.groups() else None
     return first(key, listed[0]) if listed else value

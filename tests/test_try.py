@@ -197,6 +197,7 @@ def three(root: Path) -> None:
         (folder, ("dataset.folds=x",), "dataset.folds is 'x'; it must be a whole number or null"),
         (folder, ("dataset.folds=99",), "dataset.folds is 99; it must be a whole number from 2"),
         (folder, ("dataset.test_share=2",), "dataset.test_share is 2; it must be a number"),
+        (folder, ("--out", "/proc/none/x"), "--out '/proc/none/x' cannot be written"),
         (folder, ("--methods", "lorra"), "unknown method 'lorra'; did you mean 'lora'?"),
         (folder, ("--minutes", "0"), "--minutes is 0.0; it must be a number above 0"),
         (folder, ("backbone.checkpoint=x.pth",), "or add --backbone vit_mini"),
