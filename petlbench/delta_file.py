@@ -53,11 +53,13 @@ def read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         if path.exists() and not path.is_file():  # a pipe would never end
             raise UserError(f"delta '{path}' is not a file; name the .safetensors file of a run")
+        path.open("rb").close()  # safetensors calls a file without permission missing
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise damaged(path, str(error).splitlines()[0]) from error
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise damaged(path, reason) from error
     if ALIASES in metadata:
         aliases = mapping(path, metadata, ALIASES)
         for alias, name in aliases.items():

@@ -1,6 +1,8 @@
 """`petlbench try FOLDER`: its settings, its choice of methods, its runs and its mistakes."""
 
-from collections.abc import Sequence
+import errno
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +171,25 @@ def test_a_folder_ends_in_a_report_and_a_second_call_does_what_is_left(
     code, printed, _ = attempt(capsys, *typed, "--methods", "linear")
     assert code == 0
     assert "linear: 2 runs, 2 finished" in printed
+
+
+@pytest.mark.parametrize("denied", ["", "dark"])
+def test_a_folder_without_permission_is_named(
+    denied: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused as the system refuses other users than root."""
+    root = folder(tmp_path / "own")
+    listed = Path.iterdir
+
+    def iterdir(place: Path) -> Iterator[Path]:
+        if place == root / denied:
+            raise PermissionError(errno.EACCES, "Permission denied", str(place))
+        return listed(place)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    line = re.escape(f"folder '{root / denied}' cannot be read: Permission denied")
+    with pytest.raises(UserError, match=line):
+        compose.single(["dataset=folder", f"dataset.root={root}"])
 
 
 def three(root: Path) -> None:
