@@ -4,16 +4,23 @@ from typing import TypeVar
 
 import pandas as pd
 
+from petlbench.errors import printable
+
 # OWASP, "CSV Injection"; also the full-width forms, which Excel reads alike
 FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 T = TypeVar("T")
 
 
 def cell(value: T) -> T | str:
-    """A value that no spreadsheet takes for a formula: such a text gets a leading apostrophe."""
-    if isinstance(value, str) and value.lstrip().startswith(FORMULA):
-        return f"'{value}"
-    return value
+    """A value that no spreadsheet takes for a formula: such a text gets a leading apostrophe.
+
+    Texts are one line of printable characters: a file may have any name, and a terminal obeys
+    control characters.
+    """
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.lstrip().startswith(FORMULA) else text
 
 
 def cells(table: pd.DataFrame) -> pd.DataFrame:

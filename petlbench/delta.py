@@ -2,14 +2,12 @@
 
 A delta is a .safetensors file. It holds the trained parameters, and frozen parameters and
 persistent buffers that the method created: random projections, indices chosen from the data. The
-metadata say which backbone it belongs to, and as JSON how to build the method. Equal tensors and
-metadata give equal bytes.
+metadata say which backbone it belongs to, and as JSON how to build the method.
 
 A delta may come from anybody: its method must be a registered one, which its values then build;
 nothing else that it names is called.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,21 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
-from petlbench import registry
+from petlbench import delta_file, registry
 from petlbench.config.schema import Target
 from petlbench.errors import UserError, one_line
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
-from petlbench.system import write_atomically
-
-FORMAT = "1"  # a text: safetensors' metadata hold nothing else
-ALIASES = "aliases"  # metadata: names of equal buffers, each with the name that is in the file
-CHECKSUM = "tensors_sha256"  # metadata: of all tensors; the first deltas have none
-ALIGNMENT = 8  # bytes; the header of a .safetensors file ends at a multiple of it
 
 
 @dataclass(frozen=True)
@@ -88,16 +78,11 @@ def save(path: Path, method: Method, metadata: Mapping[str, Any]) -> int:
     tensors = {
         name: tensor.detach().cpu().contiguous() for name, tensor in delta_tensors(method).items()
     }
-    # safetensors refuses tensors that share memory, so equal buffers are stored once.
-    aliases = _aliases(tensors, {name for name, _ in method.named_parameters()})
-    stored = {name: tensor for name, tensor in tensors.items() if name not in aliases}
     texts = {key: json.dumps(value, sort_keys=True) for key, value in metadata.items()}
-    if aliases:
-        texts[ALIASES] = json.dumps(aliases, sort_keys=True)
-    texts |= {"format": FORMAT, CHECKSUM: _checksum(tensors)} | _backbone(method.backbone)
-    content = _canonical(serialised(stored, metadata=texts))
-    write_atomically(path, content)
-    return len(content)
+    parameters = {name for name, _ in method.named_parameters()}
+    return delta_file.write(
+        path, tensors, texts | _backbone(method.backbone), parameters=parameters
+    )
 
 
 def load(path: Path, method: Method) -> None:
@@ -135,16 +120,16 @@ def network(path: Path) -> dict[str, Any]:
     Keys: `backbone` and `input` (nodes of the configuration), and `classes` (the names, in the
     order of the logits). Raises UserError if the file is not the delta of a run.
     """
-    recorded = _network(path, _read(path)[0])
+    recorded = _network(path, delta_file.read(path)[0])
     for key in ("backbone", "input"):
         if not isinstance(recorded.get(key), dict):
-            raise _damaged(path, f"its network has no node {key}")
+            raise delta_file.damaged(path, f"its network has no node {key}")
     return recorded
 
 
 def target(path: Path) -> Target:
     """The registered method of a delta. Raises UserError if it names another one."""
-    return _target(path, _read(path)[0])
+    return _target(path, delta_file.read(path)[0])
 
 
 def method_spec(path: Path, backbone: Backbone) -> MethodSpec:
@@ -158,8 +143,8 @@ def method_spec(path: Path, backbone: Backbone) -> MethodSpec:
 
 def run_of(path: Path) -> str | None:
     """The identity of the run that wrote a delta. Raises UserError for a file that is damaged."""
-    metadata, _ = _read(path)
-    return str(_value(path, metadata, "record")) if "record" in metadata else None
+    metadata, _ = delta_file.read(path)
+    return str(delta_file.value(path, metadata, "record")) if "record" in metadata else None
 
 
 @contextmanager
@@ -173,54 +158,22 @@ def building(path: Path) -> Iterator[None]:
         raise UserError(f"delta '{path}' builds no network ({one_line(error)})") from error
 
 
-def _aliases(tensors: Mapping[str, Tensor], parameters: set[str]) -> dict[str, str]:
-    """Names of buffers that equal an earlier one, each with the name of that one."""
-    names: list[str] = []
-    aliases: dict[str, str] = {}
-    for name in (name for name in tensors if name not in parameters):
-        same = next((old for old in names if _equal(tensors[old], tensors[name])), None)
-        if same is None:
-            names.append(name)
-        else:
-            aliases[name] = same
-    return aliases
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    # torch.equal is true for equal values of different types.
-    return one.dtype == other.dtype and torch.equal(one, other)
-
-
 def _network(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    if metadata.get("format") != FORMAT or not {"network", "method"} <= metadata.keys():
+    if metadata.get("format") != delta_file.FORMAT or not {"network", "method"} <= metadata.keys():
         raise UserError(f"'{path}' is not the delta of a run, or is too old; run it again")
-    network = _mapping(path, metadata, "network")
+    network = delta_file.mapping(path, metadata, "network")
     classes = network.get("classes")
     if not isinstance(classes, list) or not classes:
-        raise _damaged(path, "its network has no list of classes")
+        raise delta_file.damaged(path, "its network has no list of classes")
     return network | {"classes": [str(name) for name in classes]}
 
 
 def _target(path: Path, metadata: Mapping[str, str]) -> Target:
     network = _network(path, metadata)
     try:
-        return registry.recorded(_value(path, metadata, "method"), network.get("method"))
+        return registry.recorded(delta_file.value(path, metadata, "method"), network.get("method"))
     except UserError as error:
         raise UserError(f"delta '{path}' cannot be used: {error}") from error
-
-
-def _mapping(path: Path, metadata: Mapping[str, str], key: str) -> dict[str, Any]:
-    value = _value(path, metadata, key)
-    if not isinstance(value, dict):
-        raise _damaged(path, f"its {key} is no mapping")
-    return value
-
-
-def _value(path: Path, metadata: Mapping[str, str], key: str) -> Any:
-    try:
-        return json.loads(metadata[key])
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"its {key} is not JSON") from error
 
 
 def _backbone(backbone: Backbone) -> dict[str, str]:
@@ -233,62 +186,15 @@ def _backbone(backbone: Backbone) -> dict[str, str]:
 
 def _read_for(backbone: Backbone, path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Metadata and tensors of a delta that belongs to this backbone."""
-    metadata, tensors = _read(path)
-    if metadata.get("format") != FORMAT:
-        raise UserError(f"delta '{path}' has format {metadata.get('format')}, not {FORMAT}")
+    metadata, tensors = delta_file.read(path)
+    if metadata.get("format") != delta_file.FORMAT:
+        raise UserError(
+            f"delta '{path}' has format {metadata.get('format')}, not {delta_file.FORMAT}"
+        )
     for key, here in _backbone(backbone).items():
         if metadata.get(key) != here:
             raise _unfit(path, f"its {key} is {metadata.get(key)}, not {here}")
     return metadata, tensors
-
-
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and tensors, equal buffers under each of their names; the checksum is right."""
-    try:
-        if path.exists() and not path.is_file():  # a pipe would never end
-            raise UserError(f"delta '{path}' is not a file; name the .safetensors file of a run")
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise _damaged(path, str(error).splitlines()[0]) from error
-    if ALIASES in metadata:
-        aliases = _mapping(path, metadata, ALIASES)
-        for alias, name in aliases.items():
-            if not isinstance(name, str) or name not in tensors:
-                raise _damaged(path, f"it has no tensor for {alias}")
-        tensors |= {alias: tensors[name] for alias, name in aliases.items()}
-    if metadata.get(CHECKSUM, checksum := _checksum(tensors)) != checksum:
-        raise UserError(
-            f"delta '{path}' is damaged: its tensors have another SHA-256 than when it was "
-            "written; restore it, or run again"
-        )
-    return metadata, tensors
-
-
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, types, shapes and values; independent of the layout of a file."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _canonical(content: bytes) -> bytes:
-    """A .safetensors file with a sorted header: safetensors writes metadata in random order.
-
-    Format: https://github.com/huggingface/safetensors#format.
-    """
-    start = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:start])
-    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % ALIGNMENT)
-    return len(text).to_bytes(8, "little") + text + content[start:]
-
-
-def _damaged(path: Path, why: str) -> UserError:
-    return UserError(f"delta '{path}' cannot be read ({why})")
 
 
 def _unfit(path: Path, why: str) -> UserError:

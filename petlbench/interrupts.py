@@ -100,6 +100,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
         return
+    # torch's handler raises an error for each of its workers that the same signal has ended
+    signal.signal(signal.SIGCHLD, lambda *_: None)
     _heard.append(number)
     # extension modules answer an exception during their import with errors of their own, and who
     # interrupts twice does not want to wait

@@ -12,9 +12,9 @@ from petlbench.errors import Unsupported
 from petlbench.layers.frozen import FrozenLinear
 from petlbench.layers.lean import plain
 from petlbench.method import Method
-from petlbench.model import vit_mini
 from petlbench.model.backbone import Backbone
 from petlbench.model.folding import Foldable
+from petlbench.model.network import timms_own
 from petlbench.model.pooling import set_pooling
 from petlbench.system import write_atomically
 
@@ -75,13 +75,13 @@ def save_merged(method: Method, folder: Path) -> None:
 
 def _timm_config(backbone: Backbone, net: nn.Module, pooling: dict[str, Any]) -> dict[str, Any]:
     """What `config.json` of a model on the Hugging Face hub has, for timm."""
-    size, name = backbone.image_size, backbone.tag.partition(".")[0]
-    own = vit_mini.SIZES if name in vit_mini.PLAIN else {}
+    size = backbone.image_size
+    architecture, own = timms_own(backbone.tag)
     arguments = own | backbone.timm_arguments() | pooling
     given: dict[str, Any] = getattr(net, "pretrained_cfg", {})
     kept = {key: given[key] for key in ("first_conv", "classifier") if given.get(key)}
     return {
-        "architecture": vit_mini.PLAIN.get(name, name),
+        "architecture": architecture,
         "num_classes": arguments["num_classes"],
         "num_features": backbone.widths[-1],
         "model_args": arguments,

@@ -216,6 +216,22 @@ def _new_temporary(folder: Path) -> IO[bytes]:
         file.close()
 
 
+def check_writable(name: str, folder: Path) -> None:
+    """Raise UserError if this user cannot write to a folder, which need not exist.
+
+    name: the option. Creates nothing: an error would leave an empty folder behind.
+    """
+    try:
+        existing = next(path for path in [folder, *folder.parents] if path.exists())
+        with temporary_file(existing):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{name} '{folder}' cannot be written ({error.strerror}); "
+            "give a folder with write permission"
+        ) from error
+
+
 def remove_abandoned(folder: Path) -> None:
     """Remove the temporary files in a folder whose process was killed."""
     for path in folder.glob(f"{TEMPORARY}*"):

@@ -11,6 +11,10 @@ from pathlib import Path
 from hydra.core.global_hydra import GlobalHydra
 
 from petlbench import __main__ as command
+from petlbench import console
+
+# the others take what Hydra takes, and share the help of `petlbench run`
+OWN_HELP = sorted(console.COMMANDS.keys() - {"run", "sweep", "probe", "multitask"})
 
 
 def run(folder: Path, *arguments: str, main: Callable[[], None] = command.main) -> tuple[int, str]:

@@ -13,11 +13,9 @@ from petlbench import console, interrupts
 from petlbench.arguments import Parser
 from petlbench.commands import listing, show
 from petlbench.config import options
-from tests.command import run
+from tests.command import OWN_HELP, run
 
 Capture = pytest.CaptureFixture[str]
-# the others take what Hydra takes, and share the help of `petlbench run`
-OWN_HELP = console.COMMANDS.keys() - {"run", "sweep", "probe", "multitask"}
 
 
 @pytest.fixture
@@ -188,6 +186,13 @@ def test_a_key_is_explained(typed: str, lines: list[str], capsys: Capture) -> No
     [
         ("lr", "no key 'lr' to set; did you mean 'train.lr'?"),
         ("..", "no key '..' to set"),
+        (
+            "method.kernel",
+            "it depends on the method; choose method=NAME, one of dtl_plus, dtl_plus_star",
+        ),
+        ("method.rank", ", lora, "),
+        ("probe.steps", "it depends on the protocol; choose protocol=NAME, one of probe"),
+        ("dataset.root", "it depends on the dataset; choose dataset=NAME, one of folder"),
         ("method.rank method=lorra", "unknown method 'lorra'; did you mean 'lora'?"),
         ("train.lr train.lr=high", "train.lr is high; it must be a number"),
     ],

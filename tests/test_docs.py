@@ -11,23 +11,25 @@ from typing import Any
 import pytest
 import yaml
 
-from petlbench import registry
+from petlbench import console, registry
 from petlbench.config import compose, options
+from petlbench.errors import UserError
 from tests import command
 from tests.trees import paint
 from tools import links, readme
 
 ROOT = links.ROOT
 README_KB = 9
-COMMAND = re.compile(r"(?:\w+=\S+ )*python -m (petlbench\S*)(.*)")
+COMMAND = re.compile(r"(?:\w+=\S+ )*(?:python -m (petlbench\S*)|petlbench ([a-z][\w-]*))(.*)")
 HYDRA = {
     "petlbench": [],
     "petlbench.probe": ["protocol=probe"],
     "petlbench.multitask": ["experiment=multitask"],
 }
+TRY = "petlbench.commands.own.main"  # overrides beside options
 SUBCOMMANDS = ("petlbench.data", "petlbench.tracking")
-# a word for the reader to replace, such as NAME, and the method of the page that adds one
-PLACEHOLDER = re.compile(r"\b(?:[A-Z]{2,}|gain)\b")
+# a word for the reader to replace, such as NAME, and the methods of pages that add one
+PLACEHOLDER = re.compile(r"\b(?:[A-Z]{2,}|gain|mlp_affine)\b|\.\.\.")
 
 
 def test_the_readme_fits_one_page() -> None:
@@ -84,12 +86,31 @@ def test_tables_of_results_are_those_of_the_records() -> None:
         assert readme.filled(text, page.parent) == text, f"{page} is old; run make results"
 
 
+def texts() -> Iterator[str]:
+    """What may be a command: lines of code and code in sentences, heads of yaml files."""
+    for page in links.pages():
+        for block in links.code(page):
+            yield from block.splitlines()
+        yield from links.inline_code(page)
+    for file in sorted((ROOT / "conf").glob("**/*.yaml")):
+        heads = [line for line in file.read_text().splitlines() if line.startswith("# ")]
+        yield from (part for line in heads for part in re.split(r" {2,}|then: ", line[2:]))
+
+
+@cache
 def commands() -> list[tuple[str, str]]:
-    """Module and arguments of each command on a page."""
-    blocks = (block for page in links.pages() for block in links.code(page))
-    lines = (line.strip() for block in blocks for line in block.splitlines())
-    matches = filter(None, map(COMMAND.fullmatch, lines))
-    return sorted({(match[1], match[2].partition("  #")[0].strip()) for match in matches})
+    """Module and arguments of each command on a page, in the head of a yaml or in a help."""
+    matches = filter(None, (COMMAND.fullmatch(text.strip()) for text in texts()))
+    return sorted(set(map(command_of, matches)))
+
+
+def command_of(match: re.Match[str]) -> tuple[str, str]:
+    """Module and arguments; a command of `petlbench` is what its table says."""
+    arguments = match[3].partition("  #")[0].strip()
+    if match[1]:
+        return match[1], arguments
+    entry = console.command(match[2], arguments.split())
+    return entry.module, " ".join([*entry.preset, arguments]).strip()
 
 
 @pytest.mark.parametrize(
@@ -104,15 +125,15 @@ def test_a_run_on_a_page_can_be_composed(
         paint(tmp_path / "photographs" / name / "a.png", number)
     monkeypatch.chdir(tmp_path)
     words = [*HYDRA[module], *(word for word in shlex.split(arguments) if word != "-m")]
-    assert compose.single(list(first_run(words)))
+    if words and not words[0].startswith("-"):
+        assert compose.single(list(first_run(words)))
 
 
 def first_run(words: Sequence[str]) -> Iterator[str]:
     """The overrides of the first run of a sweep, without those of the sweep itself."""
     given = dict(word.split("=", 1) for word in words)
     if "experiment" in given:
-        params = options.content("experiment", given["experiment"])["hydra"]["sweeper"]["params"]
-        given = {key: str(value) for key, value in params.items()} | given
+        given = params(given["experiment"]) | given
     if given.get("protocol") == "select":
         given["protocol"] = "trial"
     for key, value in given.items():
@@ -120,7 +141,20 @@ def first_run(words: Sequence[str]) -> Iterator[str]:
             yield f"{key}={first(key, value)}"
 
 
+def params(experiment: str) -> dict[str, str]:
+    """What an experiment sweeps, with what those sweep that it is based on."""
+    content = options.content("experiment", experiment)
+    above = [entry for entry in content.get("defaults", ()) if isinstance(entry, str)]
+    found: dict[str, str] = {}
+    for name in above:
+        found |= params(name) if name != "_self_" else {}
+    own = content.get("hydra", {}).get("sweeper", {}).get("params", {})
+    return found | {key: str(value) for key, value in own.items()}
+
+
 def first(key: str, values: str) -> str:
+    if found := re.match(r"range\((\d+),", values):
+        return found[1]
     value = values if values.startswith(("[", "{")) else values.split(",")[0]
     listed = options.listed(key, value) if key in options.groups() else None
     return first(key, listed[0]) if listed else value
@@ -134,11 +168,39 @@ def first(key: str, values: str) -> str:
 def test_a_command_on_a_page_has_its_options(
     module: str, arguments: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    words = shlex.split(arguments)
-    subcommand = words[0] if module in SUBCOMMANDS else ""
-    text = usage(module, subcommand, tmp_path_factory.getbasetemp())
+    check_options(module, shlex.split(arguments), tmp_path_factory.getbasetemp())
+
+
+def check_options(module: str, words: Sequence[str], folder: Path) -> None:
+    subcommand = words[0] if words and module in SUBCOMMANDS else ""
+    text = usage(module, subcommand, folder)
     named = [word for word in words if word.startswith("--")]
     assert [option for option in named if not re.search(rf"{option}\b", text)] == []
+    if module == TRY and not PLACEHOLDER.search(" ".join(words)):
+        values = [word for word in words if "=" in word and not word.startswith("-")]
+        assert compose.single(values)
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+@pytest.mark.parametrize("name", command.OWN_HELP)
+def test_the_examples_of_a_help_have_its_options(
+    name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    text = usage(console.COMMANDS[name].module, "", folder)
+    lines = (line.strip().removeprefix("example: ") for line in text.splitlines())
+    examples = list(filter(None, map(COMMAND.fullmatch, lines)))
+    for match in examples:
+        module, arguments = command_of(match)
+        check_options(module, shlex.split(arguments), folder)
+    assert examples or "example" not in text
+
+
+def test_a_command_that_does_not_exist_is_found() -> None:
+    match = COMMAND.fullmatch("petlbench tyr photographs --minutes 6")
+    assert match is not None
+    with pytest.raises(UserError, match="unknown command 'tyr'; did you mean 'try'"):
+        command_of(match)
 
 
 @cache

@@ -1,10 +1,14 @@
 """Batches: the right images in the right order, augmented alike by any number of processes."""
 
+import os
 import random
 import re
+import signal
+import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from petlbench import interrupts
 from petlbench.config.job_nodes import DataConfig
 from petlbench.data.augment import Augmentation, Drawn, _operations
 from petlbench.data.feed import Feed, ahead
@@ -236,3 +241,35 @@ def test_workers_are_a_number_or_auto() -> None:
     assert feed(workers=3).workers == 3
     with pytest.raises(UserError, match=r"data\.workers is -1"):
         DataConfig(root="data", workers=-1)
+
+
+def test_a_signal_to_all_processes_is_one_line(tmp_path: Path) -> None:
+    """SIGTERM, as `timeout` and Slurm send it; in a process of its own, since handlers stay."""
+    child = os.fork()
+    if child == 0:
+        interrupted(tmp_path / "stderr")
+    _, status = os.waitpid(child, 0)
+    told = (tmp_path / "stderr").read_text()
+    assert (os.waitstatus_to_exitcode(status), told) == (143, f"{interrupts.LINE}\n")
+
+
+def interrupted(stderr: Path) -> NoReturn:
+    """Train a step, get the signal, end as a command does."""
+    code = 1
+    os.setsid()
+    sys.stderr = stderr.open("w", buffering=1)
+    sys.unraisablehook = sys.__unraisablehook__  # pytest has its own
+    try:
+        interrupts.hear()
+        batches = feed(augmented=True, workers=1).training(split(), PLACES * 50)
+        next(batches)
+        try:
+            os.killpg(0, signal.SIGTERM)
+        except KeyboardInterrupt:
+            batches.close()  # type: ignore[attr-defined]  # a generator; it waits for the worker
+            code = interrupts.end()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)

@@ -40,7 +40,7 @@ from petlbench.data import images, pixels
 from petlbench.data.images import View
 from petlbench.data.readers import lists, tree
 from petlbench.data.readers.lists import ImageList
-from petlbench.errors import UserError
+from petlbench.errors import UserError, printable
 from petlbench.model.backbone import Backbone, create
 from petlbench.model.checkpoint import load_checkpoint
 from petlbench.model.weights import WeightSource
@@ -426,13 +426,14 @@ FORMULAS = ("=cmd|'/C calc'!A0", "+1", "-1+1", "@SUM(A1)", "\t=1", " =1", "\uff1
 def test_no_text_becomes_a_formula(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     predict.write(iter([(Path(text), [(text, -0.5)])]), as_json=False)
     [row] = csv.DictReader(StringIO(capsys.readouterr().out))
-    assert row == {"path": f"'{text}", "rank": "1", "class": f"'{text}", "probability": "-0.5000"}
+    marked = f"'{printable(text)}"
+    assert row == {"path": marked, "rank": "1", "class": marked, "probability": "-0.5000"}
     predict.write(iter([(Path(text), [(text, -0.5)])]), as_json=True)
     assert json.loads(capsys.readouterr().out)["classes"][0]["class"] == text
     table = cells(pd.DataFrame({text: [text, -1.5, None]}, index=[text, "a", "b"]))
-    assert list(table.index) == [f"'{text}", "a", "b"]
-    assert list(table.columns) == [f"'{text}"]
-    assert list(table[f"'{text}"][:2]) == [f"'{text}", -1.5]
+    assert list(table.index) == [marked, "a", "b"]
+    assert list(table.columns) == [marked]
+    assert list(table[marked][:2]) == [marked, -1.5]
 
 
 def test_plain_texts_stay_as_they_are() -> None:

@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("layers", "swap"),
     ("model",),
     ("data",),
-    ("method", "registry", "delta", "merge", "peft", "exported"),
+    ("method", "registry", "delta", "delta_file", "merge", "peft", "exported"),
     ("methods", "train", "multitask", "mini"),
     ("cost",),
     ("run",),

@@ -122,6 +122,21 @@ def test_json_is_an_object_a_line(
     assert sum(entry["probability"] for entry in found["classes"]) == pytest.approx(1)
 
 
+def test_odd_names_are_cells_of_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["=1+1", " @x", 'a "b", c', "red\x1b[31m\n", "plain"]
+    results = [(Path("-a\r.png"), [(name, 0.5) for name in names])]
+    predict.write(iter(results), as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    rows = list(csv.reader(lines))
+    assert [row[2] for row in rows[1:]] == [
+        *("'=1+1", "' @x", 'a "b", c', "red\\x1b[31m ", "plain")
+    ]
+    assert {row[0] for row in rows[1:]} == {"'-a .png"}
+    predict.write(iter(results), as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert [entry["class"] for entry in found["classes"]] == names
+
+
 def test_mistakes_are_told_in_one_line(
     images: Path, delta: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

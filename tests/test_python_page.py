@@ -44,7 +44,7 @@ def test_a_pair_that_is_not_supported_has_a_record(tmp_path: Path) -> None:
         (["method=lorra"], "unknown method 'lorra'; did you mean 'lora'"),
         (["train.lrr=3"], "no key 'train.lrr' to set; did you mean 'train.lr'"),
         (["method=lora", "train.lr=[1"], "train.lr"),
-        (["protocol=select"], "name another protocol"),
+        (["select.trials=2"], "select.trials belongs to protocol=select"),
         ("method=lora", "the overrides are 'method=lora'; they must be a list"),
         ([1], "the overrides are [1]; they must be a list"),
     ],

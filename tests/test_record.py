@@ -1,8 +1,10 @@
 """Records: identity, atomic writes, reading back."""
 
+import errno
 import json
 import os
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
@@ -10,9 +12,12 @@ from typing import Any
 
 import pytest
 
+from petlbench.commands import records as contributed
+from petlbench.commands import status as state
 from petlbench.config import compose
 from petlbench.config.renamed import current_name
 from petlbench.errors import UserError
+from petlbench.report import __main__ as report
 from petlbench.report.read.records import read
 from petlbench.run import provenance
 from petlbench.run.check import DEEPEST, STATUSES, broken
@@ -132,6 +137,58 @@ def test_what_is_no_record_is_named_once_and_skipped(
         assert line.startswith("skipped: ")
         assert f"'{path}'" in line
         assert "\n" not in line
+
+
+def deny(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse to list a folder, as the system does to users without permission; root has it."""
+    listed = os.scandir
+
+    def scandir(place: Any = ".") -> Any:
+        if Path(place) == folder:
+            raise PermissionError(errno.EACCES, "Permission denied", str(place))
+        return listed(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+
+
+def test_a_folder_without_permission_is_named_and_costs_its_own_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(tmp_path)
+    store.write(run(0))
+    store.write(run(1) | {"factors": run(1)["factors"] | {"task": "private/task"}})
+    deny(tmp_path / "private", monkeypatch)
+    assert [record["id"] for record in store.records()] == [run(0)["id"]]
+    assert list(store.records())
+    assert caplog.messages == [
+        f"skipped: folder '{tmp_path / 'private'}' cannot be read (Permission denied)"
+    ]
+    assert list(Store(tmp_path / "new").records()) == []
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments"),
+    [
+        (report.main, ["table", "--out", "out", "--records"]),
+        (state.main, ["--records"]),
+        (contributed.main, ["check"]),
+    ],
+)
+def test_records_without_permission_are_one_line(
+    main: Callable[[list[str]], int],
+    arguments: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Store(tmp_path / "runs").write(run(0))
+    deny(tmp_path / "runs", monkeypatch)
+    assert main([*arguments, str(tmp_path / "runs")]) == 2
+    told = capsys.readouterr().err
+    assert f"'{tmp_path / 'runs'}' cannot be read (Permission denied); give this user" in told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_reports_and_the_choice_of_values_skip_what_is_no_record(

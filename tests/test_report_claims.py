@@ -5,12 +5,13 @@ import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from petlbench.config import options
+from petlbench.config import compose, options
 from petlbench.errors import UserError
 from petlbench.report import registry
 from petlbench.report.model.report import Report
@@ -19,6 +20,7 @@ from petlbench.report.read.claims import CONDITIONS, Claim, Measurement, Row
 from petlbench.report.read.rows import members
 from petlbench.report.registry import find
 from petlbench.report.table import published
+from petlbench.run import identity
 from petlbench.run.record import Record
 from tests.records import probe, record
 from tests.sweeps import measured, titled
@@ -55,14 +57,28 @@ def fulfil(run: Record, key: str, value: Any) -> None:
         put(run, PLACES["device"], {"GPU": GPU, "CPU": CPU}[value])
     else:
         put(run, PLACES.get(key, ("config", *key.split("."))), value)
+    if key == "precision":
+        put(run, ("config", "train", "precision"), value)
+    if key == "attention":
+        put(run, ("config", "backbone", "fused_attention"), value == "fused")
+
+
+@cache
+def composed(*overrides: str) -> dict[str, Any]:
+    return identity.completed(identity.placeless(compose.single(overrides).plain()))
 
 
 def runs(row: Row, measurement: Measurement, top1: float = 60.0) -> list[Record]:
     """A record of each task of the suite that the measurement accepts for the row."""
-    suite = measurement.accepts["suite"]
+    accepts = measurement.accepts
+    chosen = [f"method={row.method}", f"backbone={accepts['backbone']}"]
+    chosen += [
+        f"protocol={accepts['protocol']}",
+        f"recipe={accepts.get('recipe.name', 'default')}",
+    ]
     made = []
-    for place, task in enumerate(members("dataset", suite)):
-        if suite == "probe":
+    for place, task in enumerate(members("dataset", accepts["suite"])):
+        if accepts["suite"] == "probe":
             run = probe(row.method, 100.0)
         else:
             content = options.content("dataset", task)
@@ -71,11 +87,9 @@ def runs(row: Row, measurement: Measurement, top1: float = 60.0) -> list[Record]
             run["task_title"] = content.get("title", task)
         run = titled(copy.deepcopy(run))
         run["id"] += f"{measurement.conditions}{row.settings}"
-        for key, value in measurement.accepts.items():
+        run["config"] = copy.deepcopy(composed(*chosen, f"dataset={task}"))
+        for key, value in {**accepts, **row.settings}.items():
             fulfil(run, key, value)
-        for _ in range(2):  # some values of a recipe are those of other keys
-            for key, value in {**claims.recipe(run), **row.settings}.items():
-                fulfil(run, key, value)
         made.append(run)
     return made
 
@@ -142,6 +156,11 @@ def test_a_figure_is_equal_at_the_printed_digits_or_differs_or_is_not_measured()
         ("t2-1", "backbone.weights", "nf4"),
         ("t2-1", "train.epochs", 1),  # a value of the recipe, overridden
         ("t2-1", "train.lr", 0.5),
+        ("t2-1", "train.label_smoothing", 0.1),  # one that the recipe leaves as it is
+        ("t2-s", "train.lr", 0.5),  # the default values, where none are published
+        ("t2-s", "train.epochs", 1),
+        ("t2-s", "input.resize", 256),
+        ("t2-p-6", "method.dropout", 0.5),
         ("t2-1", "method.inject_from", 6),
         ("t2-m-1", "on", "CPU"),
         ("t2-m-1", "precision", "bf16"),
@@ -159,6 +178,18 @@ def test_what_cannot_be_compared_is_not_measured(name: str, key: str, value: Any
     for run in own:
         fulfil(run, key, value)
     assert line(own, name)["verdict"] == "not measured"
+
+
+def test_overridden_values_are_named_where_they_cost_a_figure() -> None:
+    changed, plain = of("t2-s"), of("t2-s")
+    for run in changed:
+        run["id"] += "changed"
+        fulfil(run, "train.lr", 0.5)
+    found = line(changed, "t2-s")
+    assert found["runs"] == 0
+    assert found["remark"] == "there are records with other values of train.lr"
+    assert line([*changed, *plain], "t2-s")["remark"] == ""
+    assert line([*changed, *plain], "t2-s")["runs"] == len(plain)
 
 
 def test_a_mean_needs_every_task() -> None:
@@ -225,12 +256,12 @@ def test_saved_memory_is_that_of_the_same_device_and_conditions() -> None:
 def test_runs_of_two_settings_give_no_figure_and_the_reason() -> None:
     first, second = of("t2-p-8"), of("t2-p-8")
     second[0]["id"] += "b"
-    second[0]["config"]["train"]["lr"] = 0.5
+    second[0]["config"]["probe"]["steps"] = 7
     found = line([*first, *second], "t2-p-8")
     assert found["verdict"] == "not measured"
-    assert "differ in train.lr (0.01, 0.5)" in found["remark"]
+    assert "differ in probe.steps (20, 7)" in found["remark"]
     assert any(
-        "differ in train.lr" in n.text for n in report([*first, *second]).tables[0].footnotes
+        "differ in probe.steps" in n.text for n in report([*first, *second]).tables[0].footnotes
     )
 
 

@@ -18,7 +18,7 @@ from petlbench.report.read.trials import expected_best, tried
 from petlbench.run import splits
 from petlbench.run.lifecycle import blank, ended
 from petlbench.run.record import Record, Store
-from petlbench.sweep import conduct, perform
+from petlbench.sweep import conduct, perform, session
 from petlbench.sweep.launchers.basic import Basic
 from petlbench.sweep.select import Cell, Choice, Search
 from petlbench.sweep.space import read, shown
@@ -219,6 +219,23 @@ def test_a_failure_of_an_earlier_try_decides_nothing(
     code, told = run(tmp_path, *sweep)
     assert code == 1, told
     assert "2 of 2 trials have not ended; the same command goes on" in told
+
+
+@pytest.mark.usefixtures("pretended")
+def test_python_returns_the_trials_and_then_the_final_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = [*GIVEN[1:], "method=linear", "seed=0,1", f"results.root={tmp_path}"]
+    found = session.run(sweep)
+    assert [(record["protocol"], record["factors"]["seed"]) for record in found] == [
+        *(("trial", 0), ("trial", 0), ("final", 0), ("final", 1))
+    ]
+    best = max(found[:2], key=lambda record: record["scores"]["val"]["top1"])
+    rates = [record["config"]["train"]["head_lr"] for record in (best, *found[2:])]
+    assert len(set(rates)) == 1
+    monkeypatch.setattr("tests.test_select.HIGHEST_RATE", 0.0)
+    found = session.run([*sweep[:-1], f"results.root={tmp_path / 'failed'}"])
+    assert [(r["protocol"], r["status"]) for r in found] == [("trial", "diverged")] * 2
 
 
 @pytest.mark.slow

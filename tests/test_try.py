@@ -1,6 +1,8 @@
 """`petlbench try FOLDER`: its settings, its choice of methods, its runs and its mistakes."""
 
-from collections.abc import Sequence
+import errno
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +173,25 @@ def test_a_folder_ends_in_a_report_and_a_second_call_does_what_is_left(
     assert "linear: 2 runs, 2 finished" in printed
 
 
+@pytest.mark.parametrize("denied", ["", "dark"])
+def test_a_folder_without_permission_is_named(
+    denied: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused as the system refuses other users than root."""
+    root = folder(tmp_path / "own")
+    listed = Path.iterdir
+
+    def iterdir(place: Path) -> Iterator[Path]:
+        if place == root / denied:
+            raise PermissionError(errno.EACCES, "Permission denied", str(place))
+        return listed(place)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    line = re.escape(f"folder '{root / denied}' cannot be read: Permission denied")
+    with pytest.raises(UserError, match=line):
+        compose.single(["dataset=folder", f"dataset.root={root}"])
+
+
 def three(root: Path) -> None:
     for name in ("cat/a", "cat/b", "dog/c"):
         paint(root / f"{name}.png", ord(name[-1]))
@@ -187,9 +208,17 @@ def three(root: Path) -> None:
         (folder, ("~train.epochs=3",), "'~train.epochs=3' is no KEY=VALUE"),
         (folder, ("++method=lora",), "method cannot be set here; use --methods"),
         (folder, ("results.predictions=false",), "results.predictions cannot be set here"),
+        (folder, ("protocol=probe",), "protocol=probe scores no test images"),
+        (folder, ("protocol=select",), "protocol=select scores no test images"),
+        (folder, ("protocol=trail",), "unknown protocol 'trail'; did you mean 'trial'?"),
+        (folder, ("hydra/launcher=local",), "hydra/launcher cannot be set here; use petlbench sw"),
+        (folder, ("+experiment=demo",), "experiment cannot be set here; use petlbench sweep"),
+        (folder, ("probe.steps=3",), "probe.steps cannot be set here; use petlbench probe"),
+        (folder, ("seed=0,1",), "seed=0,1 names several values; use petlbench sweep"),
         (folder, ("dataset.folds=x",), "dataset.folds is 'x'; it must be a whole number or null"),
         (folder, ("dataset.folds=99",), "dataset.folds is 99; it must be a whole number from 2"),
         (folder, ("dataset.test_share=2",), "dataset.test_share is 2; it must be a number"),
+        (folder, ("--out", "/proc/none/x"), "--out '/proc/none/x' cannot be written"),
         (folder, ("--methods", "lorra"), "unknown method 'lorra'; did you mean 'lora'?"),
         (folder, ("--minutes", "0"), "--minutes is 0.0; it must be a number above 0"),
         (folder, ("backbone.checkpoint=x.pth",), "or add --backbone vit_mini"),

@@ -60,6 +60,11 @@ def code(page: Path) -> Iterator[str]:
             yield token.content
 
 
+def inline_code(page: Path) -> Iterator[str]:
+    """The code within the sentences of a page."""
+    return (token.content for token in _inline(_tokens(page)) if token.type == "code_inline")
+
+
 @cache
 def _tokens(page: Path) -> list[Token]:
     return MarkdownIt("commonmark").enable("table").parse(page.read_text())

@@ -2,7 +2,8 @@
 
 Loads a backbone and the delta of a run, and prints the most probable classes of each image as CSV
 (path, rank, class, probability), or as JSON. In the CSV, a text that a spreadsheet would take for
-a formula gets a leading apostrophe; JSON has every text as it is.
+a formula gets a leading apostrophe, and control characters are escapes; JSON has every text as it
+is.
 """
 
 import argparse

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from petlbench.arguments import Parser, command
+from petlbench.checks import check_readable
 from petlbench.commands.contribution import faults
 from petlbench.errors import UserError
 from petlbench.run.record import NoRecord, Record, Store, read
@@ -49,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
 def found(name: str) -> list[Path]:
     """The record, or the records below a folder. Raises UserError if there is none."""
     path = user_path("PATH", name)
+    check_readable("PATH", path)
     files = [path] if path.is_file() else list(Store(path).files())
     if not files:
         raise UserError(f"'{path}' is no record and no folder of records; name one of both")

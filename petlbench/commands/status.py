@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from petlbench.arguments import Parser, command
+from petlbench.checks import check_readable
 from petlbench.errors import UserError
 from petlbench.run.claims import Claims, Owner
 from petlbench.run.record import Record, Store
@@ -72,6 +73,7 @@ def status(folder: str) -> Status:
     root = Path(folder).expanduser()
     if not os.path.isdir(root):  # unlike Path.is_dir it accepts names of any length
         raise UserError(f"--records '{folder}' is no folder; give the results.root of a sweep")
+    check_readable("--records", root)
     records = {record["id"]: record for record in Store(root).records()}
     kept = plans.read(root)
     by_state = _by_state(records.values())

@@ -134,6 +134,15 @@ def _quoted(argument: str) -> str:
     return f"{key}='{value.strip()}'"  # in Hydra's grammar a quoted value is a text
 
 
+def is_sweep(argument: str) -> bool:
+    """Whether an override names several values, as in seed=0,1; False if Hydra cannot read it."""
+    try:
+        [override] = OverridesParser.create().parse_overrides([argument])
+    except HydraException:
+        return False
+    return override.is_sweep_override()
+
+
 @cache
 def text_keys() -> frozenset[str]:
     """Dotted names of all keys whose values are texts."""

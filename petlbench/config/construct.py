@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar, cast, get_type_hints
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from petlbench.config.mistakes import wrong_value
+from petlbench.config.wrong_values import wrong_value
 from petlbench.errors import UserError
 
 T = TypeVar("T")

@@ -24,24 +24,24 @@ FREE = (
 def changed(config: Config, choices: Mapping[str, str]) -> list[str]:
     """Dotted names of decisive values that differ from those of the options alone."""
     selected = tuple(f"{group}={choices[group]}" for group in GROUPS if choices.get(group))
-    published, own = _unchanged(selected), _decisive(config.plain())
+    published, own = decisive(composed(selected)), decisive(config.plain())
     return sorted(key for key in published | own if published.get(key) != own.get(key))
 
 
 # cached: a sweep asks for the same options once for each run
 @cache
-def _unchanged(selected: tuple[str, ...]) -> Plain:
-    """Decisive values of options without any value of the command; unset ones stay '???'."""
+def composed(overrides: tuple[str, ...]) -> Plain:
+    """The configuration of overrides as plain values; unset ones stay '???'. Do not change it."""
     try:
-        return _decisive(compositions.by_composer(selected)[0])
+        return compositions.by_composer(overrides)[0]
     except NotCovered:
-        composed = compositions.without_hydra(compositions.by_hydra(selected))
-        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=False)
+        found = compositions.without_hydra(compositions.by_hydra(overrides))
+        plain = OmegaConf.to_container(found, resolve=True, throw_on_missing=False)
         assert isinstance(plain, dict)
-        return _decisive(plain)
+        return {str(key): value for key, value in plain.items()}
 
 
-def _decisive(plain: Mapping[Any, Any]) -> Plain:
+def decisive(plain: Mapping[Any, Any]) -> Plain:
     """Dotted names and values of what decides a result; a draw and a protocol are choices."""
-    nodes = {node: plain[node] for node in DECISIVE}
+    nodes = {node: plain[node] for node in DECISIVE if node in plain}
     return {key: value for key, value in flat(nodes) if key not in FREE}

@@ -8,11 +8,12 @@ from difflib import get_close_matches
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from petlbench.config import options
+from petlbench.config.wrong_values import wrong_value
 from petlbench.errors import UserError, first_line
 
 # The patterns below are messages of Hydra 1.3 and OmegaConf 2.3; others are shown as they are.
 SUGGESTED = 3  # keys of other nodes with the same last part
-TYPES = {"Float": "a number", "Integer": "a whole number"}
 
 
 @contextmanager
@@ -50,37 +51,20 @@ def explain(error: Exception, known: Callable[[], Iterable[str]]) -> str:
 
 
 def no_key(key: str, known: Iterable[str]) -> str:
-    """A key that does not exist, with the nearest one that does."""
+    """A key that does not exist: the nearest one that does, or the options that have it."""
     names = list(known)
     # `lr` for train.lr: half of a dotted key is not close to it
     near = sorted(n for n in names if n.endswith(f".{key}") and not n.startswith("hydra."))
-    near = near[:SUGGESTED] or get_close_matches(key, names, n=1)
+    near = near[:SUGGESTED]
+    if not near and (choices := options.having(key)) is not None:
+        group, having = choices
+        return (
+            f"no key '{key}' to set: it depends on the {group}; choose {group}=NAME, one of "
+            f"{', '.join(having)}"
+        )
+    near = near or get_close_matches(key, names, n=1)
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     return f"no key '{key}' to set; {hint}--cfg job prints all keys"
-
-
-def wrong_value(error: OmegaConfBaseException) -> str:
-    """A value of another type than its key has."""
-    line, key = first_line(error), error.full_key or ""
-    if match := re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", line):
-        return f"{key} is {match[1]}; it must be {TYPES.get(match[2], match[2])}"
-    if match := re.match(r"Value '(.*)' is not a valid bool", line):
-        return f"{key} is {match[1]}; it must be true or false"
-    if match := re.match(r"Cannot convert '(\w+)' to string: '(.*)'", line):
-        return f"{key} is {match[2]}; it must be a text"
-    if match := re.match(r"field '([\w.]+)' is not Optional", line):
-        return f"{match[1]} is null; set {match[1]} to a value"
-    if match := re.match(r"Key '([^']+)' not in '\w+'", line):
-        return f"no key '{key or match[1]}' to set; --cfg job prints all keys"
-    if match := re.search(r"does not support deletion|DictConfig in struct mode", line):
-        return f"{key} cannot be deleted; set {key}=VALUE"
-    if match := re.match(r"Invalid type assigned: (\w+) is not a subclass of \w+", line):
-        return f"{key} is a single value; set its keys, {key}.KEY=VALUE"
-    if re.match(r"Invalid value assigned: \w+ is not a ListConfig", line):
-        return f"{key} is a single value; it must be a list such as [1,2]"
-    if re.match(r"Cannot assign \w+ to Dict", line):
-        return f"{key} is a single value; set its keys, {key}.KEY=VALUE"
-    return f"{key}: {line}" if key and key not in line else line
 
 
 def unresolved(error: OmegaConfBaseException) -> str:

@@ -16,6 +16,8 @@ from petlbench.errors import UserError, one_line
 log = logging.getLogger("petlbench")
 SuiteOf = Callable[[str], Sequence[str] | None]
 # libyaml's is ten times as fast, and a report reads a hundred files; not every build has it
+GLOBAL = "@package _global_"  # in the header of a yaml that sets keys outside its group
+OPEN_GROUPS = ("method", "dataset", "protocol")  # whose options have keys of their own
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -66,6 +68,29 @@ def contents(group: str) -> dict[str, dict[str, Any]]:
             # a broken file of one package must not hide the options of all
             log.warning("warning: %s; %s=%s is left out", error, group, name)
     return values
+
+
+def having(key: str) -> tuple[str, list[str]] | None:
+    """The group whose options decide whether a dotted key exists, and those that set it."""
+    for group in OPEN_GROUPS:
+        found = [name for name in names(group) if _sets(group, name, key)]
+        if found:
+            return group, found
+    return None
+
+
+def _sets(group: str, name: str, key: str) -> bool:
+    """Whether the yaml of an option sets a dotted key of the configuration."""
+    if GLOBAL not in text(group, name):
+        node, _, key = key.partition(".")
+        if node != group:
+            return False
+    values: Any = shared_content(group, name)
+    for part in key.split("."):
+        if not isinstance(values, Mapping) or part not in values:
+            return False
+        values = values[part]
+    return True
 
 
 def listed(group: str, name: str) -> list[str] | None:

@@ -1,5 +1,6 @@
 """Batches for the network: from the device, from the pixel cache, or augmented by processes."""
 
+import os
 import signal
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -57,7 +58,7 @@ class Feed:
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator().manual_seed(self.seed),  # not the network's
-            worker_init_fn=_deaf,
+            worker_init_fn=_quiet,
         )
         for images, labels in loader:
             prepared = self.prepare(images.to(self.device, non_blocking=True))
@@ -144,10 +145,11 @@ def ahead(items: Iterator[T]) -> Iterator[T]:
             yield item  # type: ignore[misc]
 
 
-def _deaf(_: int) -> None:
-    """Let Ctrl-C, which a terminal sends to all processes, end a worker by its parent alone."""
-    # torch would report a worker that ends first, with a traceback
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _quiet(_: int) -> None:
+    """Let a signal to all processes end a worker without a word: its parent reports it."""
+    # torch would raise an error in the parent for a worker that a signal has killed
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal; the parent ends its workers
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # of timeout, Slurm or systemd
 
 
 def _processes(workers: int | str) -> int:

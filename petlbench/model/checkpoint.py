@@ -147,6 +147,7 @@ def _fitting(
 
 def _read(path: Path) -> dict[str, Any]:
     try:
+        path.open("rb").close()  # safetensors calls a file without permission missing
         if path.suffix == ".safetensors":
             return load_file(path)
         # An error says it all, in one line. Training scripts keep their arguments in a Namespace,

@@ -7,10 +7,18 @@ import timm
 from timm.layers import DropPath as TimmDropPath
 from torch import nn
 
-import petlbench.model.vit_mini  # noqa: F401 -- registers vit_mini with timm
 from petlbench.errors import Unsupported, UserError, first_line, unknown
+from petlbench.model import vit_mini  # its import registers vit_mini with timm
 from petlbench.model.drop_path import DropPath
 from petlbench.swap import swap_type
+
+REGISTERED = {"vit_mini": vit_mini.TIMMS_OWN}  # networks that timm alone does not name
+
+
+def timms_own(name: str) -> tuple[str, dict[str, Any]]:
+    """Name without tag and arguments by which timm builds a network where this package is not."""
+    plain = name.partition(".")[0]
+    return REGISTERED.get(plain, (plain, {}))
 
 
 def build_network(name: str, *, classes: int, image_size: int, drop_path: float) -> nn.Module:

@@ -8,8 +8,8 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 SIZES = {"img_size": 48, "patch_size": 8, "embed_dim": 96, "depth": 12, "num_heads": 3}
 # Without one timm warns at each build; the weights are found by petlbench/model/weights.py.
 CONFIG = {"architecture": "vit_mini", "input_size": (3, 48, 48), "classifier": "head"}
-# timm's own name of such a network, which needs no import of this package
-PLAIN = {"vit_mini": "vit_tiny_patch16_224"}
+# by which timm builds such a network without an import of this package
+TIMMS_OWN = ("vit_tiny_patch16_224", SIZES)
 
 
 @register_model

@@ -35,6 +35,7 @@ A record is a plain dictionary with `schema: 1`:
 
 import json
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -79,8 +80,8 @@ class NoRecord(UserError):
 class Store:
     """A folder of records: <root>/<suite>/<task>/<method>-<backbone>-seed<n>-<id>.json.
 
-    Files that hold no record are named in a warning, each once, and skipped; `skipped` has the
-    reasons.
+    Files that hold no record, and folders that cannot be read, are named in a warning, each once,
+    and skipped; `skipped` has the reasons.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -116,14 +117,24 @@ class Store:
 
     def files(self) -> Iterator[Path]:
         """Files below the folder that may be records, sorted by path."""
-        top = len(self.root.parts)
-        for path in sorted(self.root.glob("**/*.json"), key=lambda path: path.parts):
-            first = path.parts[top]
-            # W&B stores its own files below the folder, which may be incomplete; plans are hidden
-            if path.name.startswith(".") or first.startswith(".") or first == "wandb":
-                continue
+        for path in sorted(self._below(), key=lambda path: path.parts):
             if path.is_file():  # reading a pipe would wait for its other end
                 yield path
+
+    def _below(self) -> Iterator[Path]:
+        """What is named as a record; a folder that cannot be read is skipped with a warning."""
+        for place, folders, names in os.walk(self.root, onerror=self._skip_folder):
+            folder = Path(place)
+            if folder == self.root:
+                # W&B stores its own files here, which may be incomplete; plans are hidden
+                folders[:] = [n for n in folders if not n.startswith(".") and n != "wandb"]
+            yield from (folder / n for n in names if n.endswith(".json") and n[0] != ".")
+
+    def _skip_folder(self, error: OSError) -> None:
+        # a store that does not exist yet has no records
+        if isinstance(error, PermissionError):
+            reason = f"folder '{error.filename}' cannot be read ({error.strerror})"
+            self._skip(Path(error.filename), reason)
 
     def records(self) -> Iterator[Record]:
         """All records of this schema below the folder."""
@@ -139,10 +150,13 @@ class Store:
         try:
             return read(path)
         except NoRecord as error:
-            if path not in self.skipped:
-                log.warning("skipped: %s", error)
-            self.skipped[path] = str(error)
+            self._skip(path, str(error))
             return None
+
+    def _skip(self, path: Path, reason: str) -> None:
+        if path not in self.skipped:
+            log.warning("skipped: %s", reason)
+        self.skipped[path] = reason
 
     def check_writable(self) -> None:
         """Raise WriteError if the folder is not writable; called before hours of training.

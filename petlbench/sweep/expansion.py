@@ -10,11 +10,9 @@ from omegaconf import OmegaConf
 from petlbench.config import command_line, compositions, hydra_keys
 from petlbench.config.schema import Config
 from petlbench.errors import UserError
-from petlbench.sweep.axes import refuse_selection
-from petlbench.sweep.combine import Combiner
+from petlbench.sweep.asked import Asked, asked
 from petlbench.sweep.overrides import Overrides, defer
 from petlbench.sweep.plan import Combination
-from petlbench.sweep.searches import Searches
 
 
 @dataclass(frozen=True)
@@ -30,8 +28,8 @@ class Expansion:
         return [config for config, _, _ in self.combinations]
 
 
-def expand(arguments: Sequence[str]) -> Expansion:
-    """The sweep of `python -m petlbench -m ARGUMENTS`.
+def written(arguments: Sequence[str]) -> Asked:
+    """The sweep of `python -m petlbench -m ARGUMENTS`, before its runs are composed.
 
     Raises UserError and HydraException for what that command refuses, and for keys of Hydra.
     """
@@ -43,13 +41,18 @@ def expand(arguments: Sequence[str]) -> Expansion:
     loader, config = compositions.multirun(deferred)
     if own := config.hydra.overrides.hydra:
         raise UserError(f"'{own[0]}' is for a sweep of Hydra; leave it out")
-    read = Overrides(loader)
     task = cast(list[str], OmegaConf.to_container(config.hydra.overrides.task, resolve=False))
-    axes = read.axes(task, config.hydra.sweeper.params or {})
-    if Searches(read, config).asked_for(axes):
-        raise UserError("protocol=select chooses its final runs itself; name another protocol")
-    refuse_selection(axes)
-    parsed = {
-        key: read.parse(texts) for key, texts in (*axes.groups.items(), *axes.values.items())
-    }
-    return Expansion(parsed, list(Combiner(read, config).combinations(axes, axes.varied)))
+    return asked(Overrides(loader), config, task, config.hydra.sweeper.params or {})
+
+
+def expand(arguments: Sequence[str]) -> Expansion:
+    """The sweep with all its runs; errors as of `written`, also for protocol=select."""
+    sweep = written(arguments)
+    if sweep.is_search:
+        raise UserError(
+            "protocol=select chooses its final runs itself; name another protocol, or use "
+            "petlbench sweep"
+        )
+    parse = sweep.searches.overrides.parse
+    axes = {**sweep.axes.groups, **sweep.axes.values}
+    return Expansion({key: parse(texts) for key, texts in axes.items()}, sweep.combinations())

@@ -21,13 +21,11 @@ from petlbench.config import target
 from petlbench.errors import UserError
 from petlbench.garbage import uncollected
 from petlbench.sweep import conduct, select
-from petlbench.sweep.axes import refuse_selection
-from petlbench.sweep.combine import Combiner
+from petlbench.sweep.asked import asked
 from petlbench.sweep.launchers.basic import Basic
 from petlbench.sweep.launchers.foreign import Foreign, run_composed
 from petlbench.sweep.launchers.launcher import Launcher
 from petlbench.sweep.overrides import Overrides
-from petlbench.sweep.searches import Searches
 
 MODULE = "hydra_plugins.petlbench_sweeper"
 HYDRAS_BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
@@ -64,18 +62,15 @@ class PetlSweeper(Sweeper):
             raise UserError(f"hydra.sweeper.dry_run is {self.dry_run}; it must be true or false")
         if self.tflops is not None:
             positive("hydra.sweeper.tflops", self.tflops)
-        asked: dict[str, Any] = {"dry_run": self.dry_run, "tflops": self.tflops}
-        axes, launcher = self.overrides.axes(arguments, self.params), self._launcher()
-        combiner = Combiner(self.overrides, self.config)
-        searches = Searches(self.overrides, self.config)
-        if searches.asked_for(axes):
-            cells, settings = searches.cells(axes, combiner.combinations)
-            code = select.sweep(cells, settings, launcher, **asked)
+        options: dict[str, Any] = {"dry_run": self.dry_run, "tflops": self.tflops}
+        own = asked(self.overrides, self.config, arguments, self.params)
+        launcher = self._launcher()
+        if own.is_search:
+            code = select.sweep(*own.cells(), launcher, **options).code
         else:
-            refuse_selection(axes)
             with uncollected():
-                combinations = list(combiner.combinations(axes, axes.varied))
-            code = conduct.sweep(combinations, launcher, **asked)
+                combinations = own.combinations()
+            code = conduct.sweep(combinations, launcher, **options)
         # `hydra.main` discards what a sweeper returns
         raise SystemExit(code)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
 from petlbench.config.schema import Config
 from petlbench.config.selection import SUITE, SelectConfig
@@ -54,6 +55,13 @@ class Choice:
     point: Point
     val: float
     tied: int
+
+
+class Outcome(NamedTuple):
+    """The exit code of a sweep of protocol=select: 0, or 1 after a failure; trials, final runs."""
+
+    code: int
+    runs: list[plan.Planned]
 
 
 class Search:
@@ -109,8 +117,8 @@ def sweep(
     *,
     dry_run: bool,
     tflops: float | None,
-) -> int:
-    """Do the trials, choose, do the final runs. Returns the exit code: 0, or 1 after a failure.
+) -> Outcome:
+    """Do the trials, choose, do the final runs.
 
     tflops: as of `conduct.sweep`. Raises UserError for a mistake of the command, before any run.
     """
@@ -124,7 +132,7 @@ def sweep(
     conduct.announce(headline, trials, store, dry_run=dry_run, tflops=tflops)
     if dry_run and _open(trials):
         log.info("  the final runs follow from the choice among the trials")
-        return 0
+        return Outcome(0, trials)
     before = _signatures(trials)
     failures = [] if dry_run else conduct.done(trials, store, launcher)
     # a launcher that does not wait leaves the record of an earlier try that failed
@@ -135,9 +143,9 @@ def sweep(
     headline = plan.headline(runs, "final runs")
     conduct.announce(headline, runs, store, dry_run=dry_run, tflops=tflops)
     if dry_run:
-        return 0
+        return Outcome(0, [*trials, *runs])
     failures += [*unchosen, *conduct.done(runs, store, launcher)]
-    return conduct.end([*trials, *runs], failures, store)
+    return Outcome(conduct.end([*trials, *runs], failures, store), [*trials, *runs])
 
 
 @uncollected()

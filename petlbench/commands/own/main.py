@@ -25,7 +25,7 @@ from petlbench.data.readers import tree
 from petlbench.errors import UserError, unknown
 from petlbench.interrupts import end
 from petlbench.progress import Stderr, say
-from petlbench.system import user_path
+from petlbench.system import check_writable, user_path
 
 if TYPE_CHECKING:
     from petlbench.commands.own.plan import Candidate
@@ -76,6 +76,7 @@ def attempt(asked: argparse.Namespace, typed: str) -> int:
     _check_limits(asked)
     images = tree.scan(asked.folder)
     out = user_path("--out", asked.out or f"results/try/{name_of(asked.folder)}")
+    check_writable("--out", out)
     paths = (asked.folder, asked.backbone, str(out / "runs"))
     first = compose.single([f"method={methods[0]}", *own_settings.overrides(*paths, {}, own)])
     configured.task(first)  # refuses wrong values of the user before they are used

@@ -3,11 +3,13 @@
 None of them was tuned: they are usual values for photographs, and each is printed with its reason.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from petlbench.config import command_line, options
 from petlbench.config.command_line import as_text
 from petlbench.config.nodes import Train
 from petlbench.data.readers.division import divided
@@ -34,6 +36,17 @@ TAKEN = {
     "dataset.fold": "dataset.folds",
     "results.root": "--out",
     "results.predictions": "petlbench sweep, since this report shows single images",
+    "protocol.tests": "protocol=NAME",
+}
+# nodes and groups that only other commands take
+ELSEWHERE = {
+    "experiment": "petlbench sweep",
+    "hydra": "petlbench sweep",
+    "job": "petlbench run",
+    "probe": "petlbench probe",
+    "select": "petlbench sweep",
+    "title": "petlbench run",
+    "tune": "petlbench sweep",
 }
 
 
@@ -67,10 +80,25 @@ def given(overrides: Sequence[str]) -> dict[str, str]:
         key = key.lstrip("+")  # all keys are there already
         if not sign or key.startswith("~"):
             raise UserError(f"'{text}' is no KEY=VALUE; one folder comes first, then such values")
-        if key in TAKEN:
-            raise UserError(f"{key} cannot be set here; use {TAKEN[key]}")
+        node = re.split(r"[./@]", key)[0]
+        if (instead := TAKEN.get(key) or ELSEWHERE.get(node)) is not None:
+            raise UserError(f"{key} cannot be set here; use {instead}")
+        if command_line.is_sweep(text):
+            raise UserError(f"{text} names several values; use petlbench sweep")
+        if key == "protocol":
+            _check_protocol(value)
         values[key] = value
     return values
+
+
+def _check_protocol(name: str) -> None:
+    """Refuse a protocol whose runs test nothing, such as probe; an unknown one is named."""
+    command_line.check_groups([f"protocol={name}"])
+    if options.content("protocol", name).get("tests") != "all":
+        raise UserError(
+            f"protocol={name} scores no test images, which this comparison is about; leave it "
+            "out, or use petlbench sweep"
+        )
 
 
 def sizes(tree: Tree, reader: Mapping[str, Any], own: Mapping[str, str]) -> Sizes:

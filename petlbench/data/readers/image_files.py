@@ -52,22 +52,28 @@ def visible(folder: Path) -> list[Path]:
 
 
 def _walk(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
-    try:
-        place, inside = folder.resolve(), list(folder.iterdir())
-    except OSError as error:
-        raise UserError(f"folder '{folder}' cannot be read: {error.strerror}") from error
-    for path in inside:
-        if _is_hidden(path):
-            continue
+    place = folder.resolve()
+    for path, is_folder in _inside(folder):
         yield path
         # a link to a folder above it has no end
-        if path.is_dir() and path.resolve() not in {*above, place, *place.parents}:
+        if is_folder and path.resolve() not in {*above, place, *place.parents}:
             yield from _walk(path, above | {place})
 
 
 def subfolders(folder: Path) -> list[Path]:
     """The visible folders in a folder, sorted."""
-    return sorted(item for item in folder.iterdir() if item.is_dir() and not _is_hidden(item))
+    return sorted(path for path, is_folder in _inside(folder) if is_folder)
+
+
+def _inside(folder: Path) -> list[tuple[Path, bool]]:
+    """What is in a folder and not hidden, and whether it is a folder itself.
+
+    Raises UserError if the folder cannot be read.
+    """
+    try:
+        return [(path, path.is_dir()) for path in folder.iterdir() if not _is_hidden(path)]
+    except OSError as error:
+        raise UserError(f"folder '{folder}' cannot be read: {error.strerror}") from error
 
 
 def _is_hidden(path: Path) -> bool:

@@ -5,9 +5,10 @@ accepts: other weights, data, recipes or devices leave it unmeasured, with the c
 such records.
 """
 
+import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -68,29 +69,41 @@ def _measure(
     claim: Claim, measurements: Mapping[str, Measurement], records: Sequence[Record]
 ) -> Figure:
     """The figure of a claim, from the records that its rows accept."""
-    values, used = [], []
+    values, used, overridden = [], [], set()
     for row in claim.rows:
         measurement = measurements[row.by]
-        own = _own(row, measurement, claim.beside, records)
-        used += [record for record in own if row.fits(record)]
+        taken = [r for r in records if r["status"] == "finished" and measurement.takes(r)]
+        own, keys = _own(row, measurement, taken)
+        beside, others = _beside(claim, row, measurement, taken)
+        used += own
+        overridden |= keys | others
         try:
-            values.append(_figure(claim, row, measurement, own))
+            values.append(_figure(claim, row, measurement, [*own, *beside]))
         except UserError as error:  # e.g. of records of two settings, which are never averaged
             return Figure(math.nan, used, str(error))
-    return Figure((values[0] - sum(values[1:])) / claim.divide, used)
+    value = (values[0] - sum(values[1:])) / claim.divide
+    reason = f"there are records with other values of {', '.join(sorted(overridden))}"
+    return Figure(value, used, reason if overridden and math.isnan(value) else "")
 
 
 def _own(
-    row: Row, measurement: Measurement, beside: Sequence[str], records: Sequence[Record]
-) -> list[Record]:
-    """The finished records of the row, and of the methods that it is compared with."""
-    return [
-        record
-        for record in records
-        if record["status"] == "finished" and measurement.takes(record)
-        if row.fits(record)
-        or any(name != row.method and Row(row.by, name).fits(record) for name in beside)
-    ]
+    row: Row, measurement: Measurement, records: Iterable[Record]
+) -> tuple[list[Record], set[str]]:
+    """The records of a row, and the keys that others of its setting have overridden."""
+    found = [(one, row.overridden(one, measurement)) for one in records if row.is_of(one)]
+    own = [record for record, overridden in found if not overridden]
+    return own, set(itertools.chain(*(overridden for _, overridden in found)))
+
+
+def _beside(
+    claim: Claim, row: Row, measurement: Measurement, records: Sequence[Record]
+) -> tuple[list[Record], set[str]]:
+    """As `_own`, of the methods that a claim needs beside its row."""
+    rows = [Row(row.by, name) for name in claim.beside if name != row.method]
+    found = [_own(one, measurement, records) for one in rows]
+    return list(itertools.chain(*(own for own, _ in found))), set().union(
+        *(keys for _, keys in found)
+    )
 
 
 def _figure(claim: Claim, row: Row, measurement: Measurement, records: Sequence[Record]) -> float:

@@ -3,6 +3,7 @@
 `results/published/dtl_aaai2024/claims.yaml` describes the keys of such a file.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -12,10 +13,10 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from petlbench.config import options, recipes
-from petlbench.config.construct import flat
+from petlbench.config import deviations, options
 from petlbench.errors import UserError, unknown
 from petlbench.report.read import fields
+from petlbench.run import identity
 from petlbench.run.record import Record
 
 PUBLISHED = "petlbench.published"
@@ -44,6 +45,15 @@ CONDITIONS: Mapping[str, Callable[[Record], Any]] = {
     "attention": fields.attention,
     "batch": fields.batch_size,
     "size": fields.image_size,
+}
+
+
+# conditions that are values of the configuration
+SET_BY = {
+    "precision": "train.precision",
+    "attention": "backbone.fused_attention",
+    "batch": "train.batch_size",
+    "size": "input.size",
 }
 
 
@@ -81,12 +91,23 @@ class Row:
     method: str
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def fits(self, record: Record) -> bool:
-        """Whether the record is of this method, and has its settings and else its recipe."""
-        if record["factors"]["method"] != self.method:
-            return False
-        values = {**recipe(record), **self.settings}
-        return all(fields.config_value(record, key) == value for key, value in values.items())
+    def is_of(self, record: Record) -> bool:
+        """Whether the record is of this method in this setting."""
+        return record["factors"]["method"] == self.method and all(
+            fields.config_value(record, key) == value for key, value in self.settings.items()
+        )
+
+    def overridden(self, record: Record, measurement: Measurement) -> list[str]:
+        """Values of a record of the row that are not those of its options.
+
+        What the measurement asks for itself is left out, and so are keys that only the record or
+        only the configuration of today has.
+        """
+        expected = _expected(_options(record), tuple(_overrides(self.settings)))
+        own = deviations.decisive(record["config"])
+        asked = {SET_BY.get(key, key) for key in measurement.accepts}
+        shared = expected.keys() & own.keys() - asked
+        return sorted(key for key in shared if expected[key] != own[key])
 
 
 @dataclass(frozen=True)
@@ -119,25 +140,27 @@ class Claim:
         return [self.row] if self.minus is None else [self.row, self.minus]
 
 
-def recipe(record: Record) -> dict[str, Any]:
-    """The published values of a run with recipe=paper by their keys; a command can override them.
-
-    Empty for a run with another recipe.
-    """
-    if fields.config_value(record, "recipe.name") != recipes.NAME:
-        return {}
+def _options(record: Record) -> tuple[str, ...]:
+    """The options of a record, as overrides."""
     factors = record["factors"]
-    row = recipes.row(factors["method"], factors["backbone"], factors["task"]) or {}
-    values = flat({key: node for key, node in row.items() if key != "recipe"})
-    return {key: _resolved(record, value) for key, value in values}
+    return (
+        *(f"{key}={factors[key]}" for key in ("method", "backbone")),
+        f"dataset={factors['task']}",
+        f"protocol={record['protocol']}",
+        f"recipe={fields.config_value(record, 'recipe.name') or 'default'}",
+    )
 
 
-def _resolved(record: Record, value: Any) -> Any:
-    """A value of a recipe; ${train.lr} is that value of the run."""
-    text = str(value)
-    if text.startswith("${"):
-        return fields.config_value(record, text[2:-1])
-    return value
+def _overrides(settings: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in settings.items():
+        yield f"{key}={json.dumps(value)}"
+
+
+@cache  # a report asks for the same options once for each claim and seed
+def _expected(chosen: tuple[str, ...], settings: tuple[str, ...]) -> dict[str, Any]:
+    """The decisive values of options and settings, named as those of records."""
+    plain = deviations.composed((*chosen, *settings))
+    return deviations.decisive(identity.completed(plain))
 
 
 @cache  # nothing changes what it returns

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from petlbench.checks import check_readable
 from petlbench.errors import UserError
 from petlbench.run import identity
 from petlbench.run.record import Record, Store
@@ -39,6 +40,7 @@ def _read_folder(store: Store) -> Iterator[Record]:
         raise UserError(
             f"--records '{store.root}' is not a folder; give the results.root of a run or sweep"
         )
+    check_readable("--records", store.root)
     for path, record in store.located():
         yield _shortened(comparable(record)) | {"file": str(path)}
 

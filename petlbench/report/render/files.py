@@ -9,7 +9,7 @@ from petlbench.report.draw import plot
 from petlbench.report.model.report import Report
 from petlbench.report.render import html, latex, markdown
 from petlbench.report.render.latex import part_name
-from petlbench.system import temporary_file, write_atomically
+from petlbench.system import check_writable, write_atomically
 
 MAX_NAME = 200  # characters; file systems allow 255 with the suffixes
 
@@ -21,16 +21,7 @@ def check_target(name: str, folder: Path) -> None:
             f"--name '{name}' is not a file name; use at most {MAX_NAME} "
             "letters, digits, '_', '-', '.', '+'"
         )
-    try:
-        # the folder itself may not exist yet; creating it could leave an empty folder behind
-        existing = next(path for path in [folder, *folder.parents] if path.exists())
-        with temporary_file(existing):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"--out '{folder}' cannot be written ({error.strerror}); "
-            "give a folder with write permission"
-        ) from error
+    check_writable("--out", folder)
 
 
 def contents(report: Report, name: str, command: str) -> dict[str, bytes]:

@@ -1,0 +1,121 @@
+"""What PEFT offers, and its configs: tuners, the layers that they replace, and values."""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from enum import Enum
+from importlib import import_module
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from petlbench.checks import at_least, is_number
+from petlbench.config import target
+from petlbench.errors import Unsupported, UserError, first_line, unknown
+from petlbench.model.backbone import Backbone
+from petlbench.swap import matching
+
+# They need a model of transformers, its tokens, or the number of a task beside the images.
+TEXT = {"ADAPTION_PROMPT", "POLY", "SHADOW", "TRAINABLE_TOKENS", "XLORA"}
+# `targets` says where, the head is trained anyway, and nothing here would call a schedule.
+OWN = {
+    *("target_modules", "target_parameters", "exclude_modules", "modules_to_save"),
+    *("layers_to_transform", "layers_pattern"),
+    *("total_step", "tinit", "tfinal", "use_asa"),
+}
+PLAIN = (bool, int, float, str, NoneType, list, Literal)
+
+
+def library() -> Any:
+    """The module peft. Raises Unsupported if it is not installed."""
+    # PEFT imports bitsandbytes where it is installed, which misses kernels that nothing here uses.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    try:
+        return import_module("peft")  # here, since it takes seconds to import
+    except ModuleNotFoundError as error:
+        raise Unsupported(
+            f"it needs the package {error.name}, which is not installed; "
+            'pip install "petlbench[peft]"'
+        ) from error
+
+
+def tuners() -> list[str]:
+    """The tuners of the installed PEFT that replace layers of a network, sorted."""
+    return sorted(
+        kind.value.lower() for kind, layer in _known().items() if _is_usable(kind, layer)
+    )
+
+
+def _known() -> dict[Any, Any]:
+    """Each type of adapter in PEFT with its class, None for a prompt."""
+    library()
+    known: dict[Any, Any] = import_module("peft.mapping").PEFT_TYPE_TO_TUNER_MAPPING
+    return known
+
+
+def _is_usable(kind: Any, layer: Any) -> bool:
+    base = import_module("peft.tuners.tuners_utils").BaseTuner
+    return isinstance(layer, type) and issubclass(layer, base) and kind.value not in TEXT
+
+
+def kinds(tuner: str) -> tuple[Any, Any]:
+    """The classes of config and tuner in PEFT. Raises Unsupported for one that is not there."""
+    peft = library()
+    if tuner not in (names := tuners()):
+        raise Unsupported(
+            f"PEFT {peft.__version__}: {unknown('tuner', tuner, names)}; a later one may have it: "
+            "pip install --upgrade peft"
+        )
+    configs = import_module("peft.mapping").PEFT_TYPE_TO_CONFIG_MAPPING
+    kind = peft.PeftType(tuner.upper())
+    return configs[kind], _known()[kind]
+
+
+def target_names(backbone: Backbone, targets: Sequence[str]) -> list[str]:
+    """The dotted names of the targets in timm's network: layers with weights, but the head."""
+    head = {id(module) for module in backbone.head.modules()}
+    places = dict(place for pattern in targets for place in matching(backbone.net, pattern))
+    names = [
+        name
+        for name, module in places.items()
+        if id(module) not in head and any(True for _ in module.parameters(recurse=False))
+    ]
+    if not names:
+        raise UserError(f"method.targets is {list(targets)}; it must match layers of the network")
+    return names
+
+
+def checked_config(
+    kind: Any, values: dict[str, Any], names: Sequence[str], given: Mapping[str, Any]
+) -> Any:
+    """PEFT's config. Raises UserError for an unknown value, or one of a wrong type or range."""
+    defaults = {one.name: one.default for one in fields(kind)}
+    target.check_arguments(kind, values, "method", given=[*(defaults.keys() - _settable(kind))])
+    for key, value in values.items():
+        if is_number(value):
+            # Sizes, rates and scales; a few have a number below 0 that stands for a choice.
+            default = defaults[key]
+            at_least(f"method.{key}", value, min(default, 0) if is_number(default) else 0)
+    try:
+        # A pattern of exact names: PEFT compares the ends of names that it gets as a list.
+        return kind(target_modules="|".join(map(re.escape, names)), **values, **given)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"PEFT refuses the values of method: {first_line(error)}") from error
+
+
+def _settable(kind: Any) -> set[str]:
+    """The values of a config that a yaml may set: numbers, words, flags and lists of them.
+
+    Not names of modules to import and the like, since a delta of anybody holds values too.
+    """
+    common = {one.name for one in fields(import_module("peft").PeftConfig)}
+    hints = get_type_hints(kind)
+    return {name for name in hints.keys() - common - OWN if _is_plain(hints[name])}
+
+
+def _is_plain(hint: Any) -> bool:
+    """Whether an annotation has numbers, words, flags, choices and lists alone."""
+    if get_origin(hint) in (Union, UnionType):
+        return all(map(_is_plain, get_args(hint)))
+    base = get_origin(hint) or hint
+    return base in PLAIN or (isinstance(base, type) and issubclass(base, Enum))
