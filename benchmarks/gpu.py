@@ -1,6 +1,6 @@
 """What the switches of docs/speed.md do on a GPU: times, memory and losses, in one call.
 
-    python -m benchmarks.gpu                          all tables, within ten minutes
+    python -m benchmarks.gpu                          all tables; ends after ten minutes
     python -m benchmarks.gpu --table Compile --out FOLDER      one table
     python -m benchmarks.gpu --device cpu --quick --out FOLDER     a trial without a GPU
     python -m benchmarks.page                         the page from the record
@@ -28,7 +28,7 @@ from benchmarks.__main__ import FOLDER, TINY, VIT_B
 from benchmarks.compare import GIB, Setting
 from benchmarks.gpu_cases import CASES, TABLES, Case
 from petlbench.cost.memory import free_unused
-from petlbench.errors import UserError, one_line
+from petlbench.errors import UserError, first_line
 from petlbench.run import build, provenance
 
 FILE = "gpu.json"
@@ -105,13 +105,13 @@ def row(case: Case, conditions: Setting, left_s: float, heard: Warnings) -> dict
     try:
         with limited(left_s):
             free_unused(build.device(conditions.device))
-            measured = case.measure(conditions)
+            found = case.measure(conditions)
     except OutOfTime:
-        return {"name": case.name, "not_run": f"it did not end in the {left_s:.0f} s left"}
+        found = {"not_run": f"it did not end in the {left_s:.0f} s left"}
     except Exception as error:  # whatever a GPU, a driver or a compiler raises
-        return {"name": case.name, "not_run": one_line(error)}
+        found = {"not_run": f"{type(error).__name__}: {first_line(error)}"}
     warnings = heard.taken()
-    return {"name": case.name, **measured, **({"warnings": warnings} if warnings else {})}
+    return {"name": case.name, **found, **({"warnings": warnings} if warnings else {})}
 
 
 def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
