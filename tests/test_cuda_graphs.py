@@ -39,7 +39,8 @@ class Overwritten(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, memory: Tensor) -> Tensor:
         memory.copy_(logits)
-        return torch.empty(0).set_(memory)
+        alias: Tensor = torch.from_numpy(memory.numpy())
+        return alias
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

@@ -31,15 +31,15 @@ class Waits(TorchDispatchMode):
     """Notes the operations for which a program waits for the GPU, by their names."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names: list[str] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        source = args[1] if func is torch.ops.aten.copy_.default else args[0] if args else None
-        is_moved = func in COPIES and source.device.type != out.device.type
+        # copy_(target, source), _to_copy(source)
+        is_moved = func in COPIES and args[func is COPIES[1]].device.type != out.device.type
         blocks = is_moved and not (kwargs or {}).get("non_blocking")
         if blocks or func in READS:
             self.names.append(str(func))

@@ -104,7 +104,7 @@ class Graphed(Compiled):
     def __init__(self, method: nn.Module) -> None:
         super().__init__(method, "reduce-overhead")
         self.masks = FixedMasks(method)
-        self.skips = _skips()
+        self.skips: int | None = _skips()
 
     def __call__(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, K), which no later step overwrites"""
