@@ -195,8 +195,10 @@ def test_replayed_graphs_train_like_eager_steps(
     name: str, drop_path: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     def losses(compile: bool | str) -> list[float]:
-        torch.manual_seed(0)
         made = fresh(name, drop_path=drop_path).to("cuda")
+        for module in made.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0  # a compiler draws other numbers
         return [float(loss) for loss in steps(made, "cuda", compile=compile)]
 
     assert losses(CUDA_GRAPHS) == pytest.approx(losses(False), rel=1e-3)
