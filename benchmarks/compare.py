@@ -178,7 +178,7 @@ def noise(config: Config, count: int) -> Split:
     return Split(images, labels, {"format": "noise"})
 
 
-def _task(config: Config, split: Split) -> Task:
+def task(config: Config, split: Split) -> Task:
     """A task whose only split is the one of training."""
     node = config.dataset
     about = (node.task, node.title, node.suite, node.group, node.classes)
@@ -193,7 +193,7 @@ def _seconds(
     turns = Turns(partial(clock, device), step)
     with tempfile.TemporaryDirectory() as folder:
         unfinished = Unfinished(Path(folder), {}, device, "a benchmark")
-        trainer = build.trainer(config, _task(config, split), turns, unfinished)
+        trainer = build.trainer(config, task(config, split), turns, unfinished)
         method.fit(trainer)
     return {form: seconds[WARMUP:] for form, seconds in turns.seconds.items()}
 
@@ -216,13 +216,14 @@ def _memory(start: Callable[[], Any], network: nn.Module) -> dict[str, float | N
     network.to(device)
     mode = step.memory if isinstance(step, memory.TrainingStep) else "fast"
     kept = shapes.saved_bytes(network.train(), step.precision, step.images, mode) / 1e6
-    peak = _peak(step, device) if device.type == "cuda" else None
+    peak = peak_gib(step, device) if device.type == "cuda" else None
     network.zero_grad(set_to_none=True)
     network.to("cpu")  # the other form has the device alone
     return {"kept": kept, "peak": peak}
 
 
-def _peak(step: Callable[[], object], device: torch.device) -> float:
+def peak_gib(step: Callable[[], object], device: torch.device) -> float:
+    """Allocated memory of a GPU at the peak of the second call, in GiB."""
     step()  # makes the state of the optimiser
     memory.free_unused(device)
     torch.cuda.reset_peak_memory_stats(device)

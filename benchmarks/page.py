@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.__main__ import DEVICES, FOLDER
+from benchmarks.gpu import FILE as SWITCHES
 from benchmarks.trainings import FILE
 
 Record = Mapping[str, Any]
@@ -186,6 +187,44 @@ def _training(row: Record) -> Iterator[str]:
     yield from (f"{row['top1'][form]:.1f}" for form in ("now", "before"))
 
 
+def switches(record: Record) -> Iterator[str]:
+    """The part on the switches of a GPU."""
+    yield f"## Switches on {record['device']}\n"
+    yield (
+        f"`python -m benchmarks.gpu`: {', '.join(record['network'])}, batch {record['batch']}, "
+        f"{record['precision']}, median of {record['repeats']}; torch "
+        f"{record['versions']['torch']}, commit {record['versions']['commit']}, "
+        f"{record['date']}.\n"
+    )
+    for title, rows in record["tables"].items():
+        measured = [row for row in rows if "not_run" not in row]
+        keys = list(dict.fromkeys(key for row in measured for key in row))
+        if measured:
+            yield f"{title}:\n"
+            yield _row(keys)
+            yield _row(["---"] * len(keys))
+            yield from (_row(_switch(key, row.get(key)) for key in keys) for row in measured)
+            yield ""
+        yield from (
+            f"{title}, {row['name']}, not run: {row['not_run']}\n"
+            for row in rows
+            if "not_run" in row
+        )
+
+
+def _switch(key: str, value: Any) -> str:
+    """A cell: times by their median, losses to the digits that number formats differ in."""
+    if key == "seconds":
+        return f"{statistics.median(value):.3g}"
+    if key == "losses":
+        return ", ".join(f"{loss:.6f}" for loss in value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {part}" for name, part in value.items())
+    if isinstance(value, list):
+        return "; ".join(value)
+    return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
 def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
@@ -199,6 +238,8 @@ def main() -> None:
     text = page(json.loads(path.read_text()) for path in devices if path.exists())
     if (path := folder / FILE).exists():
         text = "\n".join([text, *trainings(json.loads(path.read_text()))])
+    if (path := folder / SWITCHES).exists():
+        text = "\n".join([text, *switches(json.loads(path.read_text()))])
     (folder / "README.md").write_text(text)
     print(f"wrote {folder / 'README.md'}")
 

@@ -1,7 +1,10 @@
 """The benchmarks on a tiny network: equal forms, a record, and its page."""
 
 import json
+import logging
 import sys
+import time
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +16,8 @@ from torch import Tensor
 
 from benchmarks import (
     __main__,
+    gpu,
+    gpu_cases,
     merging,
     page,
     peak,
@@ -202,3 +207,77 @@ def test_the_forms_of_the_side_state_leave_dtl_as_it_is(monkeypatch: pytest.Monk
         (features, called_again, layer),
     ]
     assert type(head) is layer is not torch.nn.Linear
+
+
+def named(*names: str) -> tuple[gpu_cases.Case, ...]:
+    return tuple(case for case in gpu_cases.CASES if case.name in names)
+
+
+def broken(setting: Setting) -> gpu_cases.Row:
+    logging.getLogger("petlbench").warning("of a row that fails")
+    raise RuntimeError("CUDA error: an illegal memory access was encountered\nMore lines")
+
+
+def measured_on_a_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cases: tuple[gpu_cases.Case, ...]
+) -> dict[str, list[gpu_cases.Row]]:
+    """The tables of a trial of the script for GPUs, and of its page."""
+    monkeypatch.setattr(gpu, "CASES", cases)
+    out = ("--out", str(tmp_path))
+    run(monkeypatch, gpu.main, "--device", "cpu", "--quick", "--minutes", "60", *out)
+    run(monkeypatch, page.main, "--records", str(tmp_path))
+    tables: dict[str, list[gpu_cases.Row]] = json.loads((tmp_path / gpu.FILE).read_text())[
+        "tables"
+    ]
+    text = (tmp_path / "README.md").read_text()
+    for title, rows in tables.items():
+        for row in rows:
+            reason = row.get("not_run")
+            line = f"{title}, {row['name']}, not run: {reason}" if reason else f"| {row['name']} |"
+            assert line in text
+    return tables
+
+
+def test_a_row_for_gpus_that_fails_costs_no_other_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails = gpu_cases.Case("Input", "broken", broken)
+    cases = (fails, *named("from pinned memory", "lora, fused"))
+    tables = measured_on_a_cpu(tmp_path, monkeypatch, cases)
+    first, second = tables["Input"]
+    reason = "RuntimeError: CUDA error: an illegal memory access was encountered"
+    assert first == {"name": "broken", "not_run": reason, "warnings": ["of a row that fails"]}
+    assert (second["difference"], second["wrong_labels"]) == (0.0, 0)
+    assert "warnings" not in second
+    assert tables["AdamW"][0]["tensors"] > 0
+
+
+def test_a_row_for_gpus_ends_when_its_time_is_over() -> None:
+    def slow(setting: Setting) -> gpu_cases.Row:
+        for _ in range(1000):
+            with suppress(Exception):  # as a compiler that takes any error for its own
+                time.sleep(0.01)
+        return {}
+
+    heard, case = gpu.Warnings(), gpu_cases.Case("Compile", "slow", slow)
+    started = time.monotonic()
+    assert gpu.row(case, TINY, 0.2, heard)["not_run"] == "it did not end in the 0 s left"
+    assert time.monotonic() - started < 5
+    assert gpu.row(case, TINY, 0.0, heard)["not_run"] == "no time was left"
+
+
+@pytest.mark.slow
+def test_all_rows_for_gpus_run_on_a_cpu_but_those_that_need_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # inductor takes minutes
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    tables = measured_on_a_cpu(tmp_path, monkeypatch, gpu_cases.CASES)
+    refused = {row["name"] for rows in tables.values() for row in rows if "not_run" in row}
+    assert refused == {"lora, fp16", *(f"{m}, train.compile=cuda_graphs" for m in ("lora", "dtl"))}
+    for table in ("Replay", "Memory modes", "Frozen weights"):
+        for method in ("full", "lora", "dtl", "linear"):
+            rows = [row for row in tables[table] if row["name"].startswith(f"{method},")]
+            assert len({tuple(row["losses"]) for row in rows}) <= 1, table  # equal bits on a CPU
+    [pinned] = [row for row in tables["Replay"] if row["name"] == "dtl, pinned"]
+    assert pinned["note"]["blocks"] > 0

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.exc import FailOnRecompileLimitHit
 from torch._inductor.exc import InvalidCxxCompiler
 
 from petlbench.delta import trained
@@ -99,6 +100,30 @@ def test_a_method_that_cannot_be_compiled_trains_after_one_warning(
     ]
     trainer(train=train()).train(plain)
     assert all(map(torch.equal, tensors(made), tensors(plain)))
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_graphs_of_earlier_methods_are_dropped_once(
+    failures: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    resets: list[None] = []
+    left = [FailOnRecompileLimitHit("fullgraph")] * failures
+
+    def compile_(method: Method, **options: Any) -> Callable[[Tensor], Tensor]:
+        def call(batch: Tensor) -> Tensor:
+            if left:
+                raise left.pop()
+            return cast(Tensor, method(batch) + 1)  # another function, so that the test sees it
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: resets.append(None))
+    method = tiny_method("linear", "vit").eval()
+    logits = Compiled(method)(images())
+    assert torch.equal(logits, method(images()) + (1 if failures == 1 else 0))
+    assert len(resets) == 1
+    assert len(caplog.records) == failures - 1
 
 
 def test_memory_that_runs_out_is_no_matter_of_the_compiler(

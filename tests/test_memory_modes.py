@@ -212,7 +212,7 @@ def test_draws_of_unknown_modules_are_repeated() -> None:
     [
         ("train.memory=small", "unknown train.memory 'small'; Known: fast, lean, min"),
         ("train.memory=null", "train.memory"),
-        ("train.compile=maybe", "train.compile"),
+        ("train.compile=maybe", "'maybe'; Known: cuda_graphs, false, true"),
         ("train.compile=null", "train.compile"),
     ],
 )
@@ -227,7 +227,7 @@ def test_the_identity_of_earlier_records_stays() -> None:
     for key in ("memory", "compile"):
         del before["train"][key]
     assert identity(plain) == identity(before)
-    for change in ({"memory": "min"}, {"compile": True}):
+    for change in ({"memory": "min"}, {"compile": True}, {"compile": "cuda_graphs"}):
         assert identity(plain | {"train": plain["train"] | change}) != identity(plain)
 
 

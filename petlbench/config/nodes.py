@@ -23,6 +23,8 @@ OPTIMIZERS = ("adamw", "sgd")
 UPDATES = ("epoch", "step")  # how often the learning rate changes
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 MEMORY_MODES = ("fast", "lean", "min")  # see petlbench/train/recompute.py
+CUDA_GRAPHS = "cuda_graphs"
+COMPILE = (False, True, CUDA_GRAPHS)  # see petlbench/train/forward.py
 INTERPOLATIONS = ("bicubic", "bilinear")
 ASPECTS = ("squash", "keep")
 # see petlbench/model/backbone.py
@@ -64,6 +66,7 @@ class Train:
     """`train`: optimiser, loss and length of the training.
 
     prefix_cache: auto, off (false), or the GiB that stored outputs of frozen blocks may take.
+    compile: one of COMPILE.
     """
 
     lr: float
@@ -85,7 +88,7 @@ class Train:
     drop_last: bool
     precision: str
     memory: str
-    compile: bool
+    compile: Any
     schedule: Schedule
 
     def __post_init__(self) -> None:
@@ -102,9 +105,16 @@ class Train:
         choice("train.optimizer", self.optimizer, OPTIMIZERS)
         choice("train.precision", self.precision, PRECISIONS)
         choice("train.memory", self.memory, MEMORY_MODES)
+        choice("train.compile", self.compile, COMPILE)
         whole("train.epochs", self.epochs, low=1, high=1_000_000)
         whole("train.batch_size", self.batch_size, low=1, high=LONGEST_BATCH)
         whole("train.accumulate", self.accumulate, low=1, high=LONGEST_BATCH)
+        # the gradients of a batch lie in memory that the replay of the next one overwrites
+        if self.compile == CUDA_GRAPHS and self.accumulate > 1:
+            raise UserError(
+                f"train.accumulate is {self.accumulate} and train.compile={CUDA_GRAPHS} takes one "
+                "batch a step; set train.accumulate=1 or train.compile=true"
+            )
         if self.clip_grad is not None:
             positive("train.clip_grad", self.clip_grad)
         if self.checkpoint_every is not None:

@@ -54,6 +54,11 @@ class TrainingStep:
             forward=self.forward,
         )
 
+    def end(self) -> None:
+        """Drop the gradients, and the CUDA graphs in whose memory they may lie."""
+        self.optimiser.zero_grad(set_to_none=True)
+        self.forward.end()
+
     def saved_bytes(self) -> int:
         """Bytes that a step keeps for backward, compiled or not."""
         with shapes.masks(self.method, len(self.images)):

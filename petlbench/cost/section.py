@@ -13,6 +13,7 @@ from petlbench.cost import memory, shapes
 from petlbench.delta import trained
 from petlbench.errors import UserError, one_line
 from petlbench.method import Method
+from petlbench.train.forward import without_graphs
 from petlbench.train.frozen import frozen_in_16_bit
 from petlbench.train.output_store import STORE
 from petlbench.train.precision import Precision
@@ -72,8 +73,8 @@ def memory_taken(method: Method, conditions: Conditions, notes: dict[str, Any]) 
     """`saved_mb` and `peak_mib` of a training step.
 
     On CPU `saved_mb` is counted on shapes and `peak_mib` is None. On CUDA the peak of `steps`
-    training steps on noise after `warmup` others is measured; memory of earlier work is freed
-    first. Weights, random state and training mode are restored afterwards.
+    training steps on noise after `warmup` others is measured, without CUDA graphs; memory of
+    earlier work is freed first. Weights, random state and training mode are restored afterwards.
     """
     device, size = conditions.device, conditions.size
     # torch keeps statistics of allocated memory for GPUs only.
@@ -88,7 +89,8 @@ def memory_taken(method: Method, conditions: Conditions, notes: dict[str, Any]) 
         method.to(device)
         with memory.unchanged(method, device), frozen_in_16_bit(method, conditions.precision):
             images = torch.randn(conditions.batch, 3, size, size, device=device)
-            step = memory.TrainingStep(method, conditions.precision, conditions.train, images)
+            train = without_graphs(conditions.train)
+            step = memory.TrainingStep(method, conditions.precision, train, images)
             return memory.measured(step, warmup=conditions.warmup, steps=conditions.steps)
 
 

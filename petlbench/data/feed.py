@@ -80,7 +80,7 @@ class Feed:
     def in_order(self, split: Split, size: int) -> Iterator[Batch]:
         """The whole split in its order, read one batch ahead."""
         for part, images in ahead(self.pixels(split, size)):
-            yield self.prepare(images), split.labels[part].to(self.device)
+            yield self.prepare(images), self._soon(split.labels[part])
 
     def pixels(self, split: Split, size: int) -> Iterator[tuple[slice, Tensor]]:
         """Parts of a split and their uint8 images on the device.

@@ -25,4 +25,6 @@ class Preparation:
             shape = (self.size, self.size)
             pixels = F.interpolate(pixels, shape, mode=self.interpolation, antialias=True)
             pixels = pixels.clamp_(0, 1)
-        return pixels.sub_(self.mean.to(pixels.device)).div_(self.std.to(pixels.device))
+        # a copy that blocks waits for all steps that the device has not done yet
+        mean, std = (part.to(pixels.device, non_blocking=True) for part in (self.mean, self.std))
+        return pixels.sub_(mean).div_(std)

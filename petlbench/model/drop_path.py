@@ -84,3 +84,23 @@ def keep_masks(
     finally:
         for path in paths:
             path.keep = None
+
+
+class FixedMasks:
+    """Copies of the masks of a network's drop paths, which lie in one place for every step.
+
+    torch takes a tensor that a module holds for fixed: it would record a CUDA graph for every
+    place in which the masks of a step happen to lie.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.paths = [module for module in network.modules() if isinstance(module, DropPath)]
+        self.copies: dict[int, list[Tensor]] = {}  # by the number of images
+
+    def take(self, images: int) -> None:
+        """Let the drop paths read copies of their masks for a step on `images` images, (B,)."""
+        masks = [path.keep for path in self.paths if path.keep is not None]
+        if images not in self.copies:
+            self.copies[images] = [mask.clone() for mask in masks]
+        for path, copy, mask in zip(self.paths, self.copies[images], masks, strict=True):
+            path.keep = copy.copy_(mask)

@@ -24,7 +24,9 @@ from petlbench.model.quick_shapes import QuickShapes
 from petlbench.model.template import Template
 from petlbench.model.weights import WeightSource
 from petlbench.run import splits
+from petlbench.train import forward
 from petlbench.train.phase import Epoch
+from petlbench.train.precision import Precision
 from petlbench.train.trainer import TrainingLoop
 from petlbench.train.unfinished import Unfinished
 
@@ -45,6 +47,13 @@ def device(name: str) -> torch.device:
             "device=auto"
         )
     return chosen
+
+
+def machine(config: Config) -> None:
+    """Refuse a device, number format or way to compile that this machine lacks."""
+    chosen = device(config.device)
+    Precision(config.train.precision, chosen)
+    forward.check(config.train, chosen)
 
 
 def feed(config: Config) -> Feed:

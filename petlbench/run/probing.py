@@ -180,9 +180,12 @@ def training(probing: Probe) -> dict[str, float]:
     with memory.unchanged(method, device), frozen_in_16_bit(method, precision):
         images = torch.randn(conditions.batch, 3, size, size, device=device)
         step = memory.TrainingStep(method, precision, conditions.train, images)
-        return speed.training(
-            step, warmup=probed.warmup, steps=probed.steps, repeats=probed.repeats
-        )
+        try:
+            return speed.training(
+                step, warmup=probed.warmup, steps=probed.steps, repeats=probed.repeats
+            )
+        finally:
+            step.end()
 
 
 def inference(probing: Probe, notes: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -13,7 +13,6 @@ from petlbench.run.lifecycle import failed
 from petlbench.run.once import POLL_S, once, record_signature
 from petlbench.run.record import Record, Store
 from petlbench.run.result import result_line
-from petlbench.train.precision import Precision
 
 log = logging.getLogger("petlbench")
 
@@ -58,7 +57,7 @@ def _awaited(attempt: Callable[[], Record | None]) -> Record:
 
 def _check_available(config: Config) -> None:
     """Refuse an unavailable device, format, weights or data before anything is written."""
-    Precision(config.train.precision, build.device(config.device))
+    build.machine(config)
     build.weights(config)
     splits.prepared(config)
 

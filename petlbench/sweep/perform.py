@@ -18,7 +18,6 @@ from petlbench.sweep import plan, plans
 from petlbench.sweep.estimate import Eta, duration
 from petlbench.sweep.launchers.launcher import Assignment, Launcher
 from petlbench.system import WriteError
-from petlbench.train.precision import Precision
 
 log = logging.getLogger("petlbench")
 
@@ -34,8 +33,8 @@ def check(runs: Sequence[plan.Planned], *, dry_run: bool) -> None:
     if dry_run:
         return
     to_run = _to_run(runs)
-    for config in (*_differing(to_run, "device"), *_differing(to_run, "train")):
-        Precision(config.train.precision, build.device(config.device))
+    for config in _differing(to_run, "device", "train"):
+        build.machine(config)
     _refuse_all(_differing(to_run, "backbone"), build.weights, lambda c: c.factors.backbone)
     _refuse_all(_differing(to_run, "dataset"), splits.data, _task_name)
 

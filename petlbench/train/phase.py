@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -108,7 +108,10 @@ class Phase:
         if replayed is not None:
             self.prefix_cache = replayed.note
             stream = replayed.batches(stream, self._order())
-        with EpochProgress(self.means.title, self.train.epochs, self.epoch) as shown:
+        with (
+            EpochProgress(self.means.title, self.train.epochs, self.epoch) as shown,
+            self._compiler(),
+        ):
             while not self.is_done:
                 self.method.train()  # scoring between epochs leaves eval mode
                 number = self.epoch + 1
@@ -165,6 +168,16 @@ class Phase:
             precision=means.precision,
             before_step=self.before_step,
         )
+
+    @contextmanager
+    def _compiler(self) -> Iterator[None]:
+        """Leave nothing of a compiled training behind."""
+        try:
+            yield
+        finally:
+            # first the gradients, which may lie in the memory of CUDA graphs
+            self.optimiser.zero_grad(set_to_none=True)
+            self.forward.end()
 
     def _step(self, epoch: int, index: int, stream: Iterator[Batch]) -> Tensor:
         """One update; returns the loss, a tensor: a float would wait for the GPU."""

@@ -46,5 +46,6 @@ class Precision:
 def _best(device: torch.device) -> str:
     if device.type != "cuda":
         return "fp32"
-    # Older GPUs only emulate bf16.
-    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    with torch.cuda.device(device):  # the question is of the current one
+        is_supported = torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if is_supported else "fp16"  # older GPUs only emulate bf16

@@ -1,6 +1,5 @@
 """What a method takes: its predicted peak of memory, and its time by a few measured steps."""
 
-import time
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,11 +7,12 @@ import torch
 from petlbench.commands.own.settings import Sizes
 from petlbench.config.nodes import MEMORY_MODES
 from petlbench.config.schema import Config
-from petlbench.cost import forecast
+from petlbench.cost import forecast, speed
 from petlbench.cost.memory import TrainingStep, free_unused, unchanged
 from petlbench.delta import trained
 from petlbench.method import Method
 from petlbench.run import build
+from petlbench.train.forward import without_graphs
 from petlbench.train.frozen import frozen_in_16_bit
 from petlbench.train.precision import Precision
 
@@ -83,10 +83,12 @@ def _image_s(config: Config, method: Method) -> float | None:
         method.to(device)
         with unchanged(method, device), frozen_in_16_bit(method, precision):
             images = torch.randn(few, *size, device=device)
-            step = TrainingStep(method, precision, config.train, images)
+            # recording CUDA graphs takes more steps than are measured here
+            train = without_graphs(config.train)
+            step = TrainingStep(method, precision, train, images)
             image_s = _step_s(step, device) / few
             if few < whole and image_s * whole < ENOUGH_S:
-                step.change(config.train, torch.randn(whole, *size, device=device))
+                step.change(train, torch.randn(whole, *size, device=device))
                 image_s = _step_s(step, device) / whole
             return image_s
     except torch.OutOfMemoryError:
@@ -94,11 +96,9 @@ def _image_s(config: Config, method: Method) -> float | None:
 
 
 def _step_s(step: TrainingStep, device: torch.device) -> float:
-    step()  # the first one creates the optimiser's state, or buffers of another size
-    steps, start = 0, time.perf_counter()
-    while steps < MOST_STEPS and time.perf_counter() - start < ENOUGH_S:
-        step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        steps += 1
-    return (time.perf_counter() - start) / steps
+    # the first one creates the optimiser's state, or buffers of another size
+    speed.seconds(step, 1, device)
+    measured: list[float] = []
+    while len(measured) < MOST_STEPS and sum(measured) < ENOUGH_S:
+        measured.append(speed.seconds(step, 1, device))
+    return sum(measured) / len(measured)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from petlbench.config.nodes import CUDA_GRAPHS
 from petlbench.run.record import Record
 
 Labelled = tuple[str, Record]  # the label of its row, and the record
@@ -60,9 +61,11 @@ def memory(record: Record) -> str | None:
 
 
 def compiled(record: Record) -> str | None:
-    """`on` or `off`: whether training was compiled; None if nothing was trained."""
+    """`on`, `off` or `cuda_graphs`: how training was compiled; None if nothing was trained."""
     train = _training(record)
-    return ("on" if train.get("compile") else "off") if train else None
+    value = train.get("compile")
+    words = CUDA_GRAPHS if value == CUDA_GRAPHS else "on" if value else "off"
+    return words if train else None
 
 
 def _training(record: Record) -> dict[str, Any]:
