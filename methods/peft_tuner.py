@@ -20,7 +20,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor, nn
 
-from petlbench.checks import at_least, is_number
+from petlbench.checks import at_least, fraction, is_number
 from petlbench.config import target
 from petlbench.errors import Unsupported, UserError, first_line, one_line, unknown
 from petlbench.layers.frozen import whole
@@ -32,14 +32,16 @@ from petlbench.swap import matching
 ADAPTER = "default"  # PEFT's name of the only adapter
 # They need a model of transformers, its tokens, or the number of a task beside the images.
 TEXT = {"ADAPTION_PROMPT", "POLY", "SHADOW", "TRAINABLE_TOKENS", "XLORA"}
-# `targets` says where, the head is trained anyway, and nothing here would call a schedule.
+# `targets` says where, the head is trained anyway, the weights of torch are (out, in), and nothing
+# here would call a schedule.
 OWN = {
     *("target_modules", "target_parameters", "exclude_modules", "modules_to_save"),
-    *("layers_to_transform", "layers_pattern"),
+    *("layers_to_transform", "layers_pattern", "fan_in_fan_out"),
     *("total_step", "tinit", "tfinal", "use_asa"),
 }
-# What PEFT raises of values that it does not check itself, such as a rank of 0.
-UNCHECKED = (ArithmeticError, AssertionError, AttributeError)
+# What PEFT raises of values that it does not check itself, such as more vectors than there are.
+UNCHECKED = (ArithmeticError, AssertionError, AttributeError, RuntimeError)
+REPLACED = re.compile(r"Setting (\w+) to (\w+)|Invalid `(\w+)` .* to \((\w+)\)")
 PLAIN = (bool, int, float, str, NoneType, list, Literal)
 
 
@@ -164,14 +166,27 @@ def _config(
     target.check_arguments(kind, values, "method", given=[*(defaults.keys() - _settable(kind))])
     for key, value in values.items():
         if is_number(value):
-            # Sizes, rates and scales; a few have a number below 0 that stands for a choice.
-            default = defaults[key]
-            at_least(f"method.{key}", value, min(default, 0) if is_number(default) else 0)
+            _check_number(key, value, defaults[key])
     try:
-        # A pattern of exact names: PEFT compares the ends of names that it gets as a list.
-        return kind(target_modules="|".join(map(re.escape, names)), **values, **given)
+        with _quiet() as heard:
+            # A pattern of exact names: PEFT compares the ends of names that it gets as a list.
+            config = kind(target_modules="|".join(map(re.escape, names)), **values, **given)
     except (TypeError, ValueError) as error:
         raise UserError(f"PEFT refuses the values of method: {first_line(error)}") from error
+    for warning in heard:
+        if "ignored" in (text := str(warning.message)):
+            raise UserError(f"PEFT would ignore a value of method: {text}")
+    return config
+
+
+def _check_number(key: str, value: float, default: object) -> None:
+    """Refuse a size, rate or scale out of its range."""
+    if key.endswith("dropout"):
+        fraction(f"method.{key}", value)
+        return
+    # A few defaults below that stand for a choice, such as OFT's rank of 0.
+    low = 1 if key == "r" else 0
+    at_least(f"method.{key}", value, min(default, low) if is_number(default) else low)
 
 
 def _settable(kind: Any) -> set[str]:
@@ -236,11 +251,10 @@ def _quiet() -> Iterator[list[warnings.WarningMessage]]:
 def _check_kept(config: Any, heard: Iterable[warnings.WarningMessage]) -> None:
     """Refuse values that PEFT replaces with a mere warning: a record would hold others."""
     for warning in heard:
-        match = re.match(r"Setting (\w+) to (\w+)", str(warning.message))
-        if match and str(given := getattr(config, match[1], match[2])) != match[2]:
-            raise ValueError(
-                f"method.{match[1]} is {given}, which PEFT would set to {match[2]} on this machine"
-            )
+        match = REPLACED.match(str(warning.message))
+        key, other = [text for text in match.groups() if text] if match else ("", "")
+        if str(given := getattr(config, key, other)) != other:
+            raise ValueError(f"method.{key} is {given}, which PEFT would set to {other} here")
 
 
 def _keep_tensors(tuner: Any) -> None:
