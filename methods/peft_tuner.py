@@ -67,9 +67,10 @@ class PEFTTuner(Method):
         kind, layer = _kinds(tuner)
         config = _config(kind, values, _names(backbone, targets), self.given)
         before = _logits(self)
-        self.tuner = _injected(layer, backbone, config, tuner)
+        with _refusals(tuner, backbone.tag):
+            self.tuner = _injected(layer, backbone, config)
+            self.unmergeable = _unmergeable(self.layers()[0])
         backbone.head.requires_grad_(True)
-        self.unmergeable = _unmergeable(self.layers()[0])
         self.starts_as_pretrained = _equal(before, _logits(self))
 
     def layers(self) -> list[Any]:
@@ -207,26 +208,29 @@ def _is_plain(hint: Any) -> bool:
     return base in PLAIN or (isinstance(base, type) and issubclass(base, Enum))
 
 
-def _injected(layer: Any, backbone: Backbone, config: Any, tuner: str) -> Any:
-    """The tuner, whose layers are in the network afterwards.
-
-    Raises Unsupported for values that a layer of the network cannot take.
-    """
-    place = next(backbone.net.parameters()).device
+@contextmanager
+def _refusals(tuner: str, network: str) -> Iterator[None]:
+    """Turn PEFT's errors about values that a layer of the network cannot take into one line."""
     try:
-        # Not on meta: random places in a weight are found by operations that need numbers.
-        with torch.device("cpu"), _quiet() as heard:
-            made = layer(backbone.net, config, ADAPTER)
-        _check_kept(config, heard)
+        yield
     except (TypeError, ValueError) as error:  # PEFT's for layers, widths and formats of numbers
         raise Unsupported(
-            f"PEFT's tuner {tuner} does not fit {backbone.tag}: {first_line(error)}"
+            f"PEFT's tuner {tuner} does not fit {network}: {first_line(error)}"
         ) from error
     except UNCHECKED as error:
         raise UserError(
             f"PEFT's tuner {tuner} cannot be built with these values of method "
             f"({one_line(error)}); docs/peft.md says where PEFT describes them"
         ) from error
+
+
+def _injected(layer: Any, backbone: Backbone, config: Any) -> Any:
+    """The tuner, whose layers are in the network afterwards."""
+    place = next(backbone.net.parameters()).device
+    # Not on meta: random places in a weight are found by operations that need numbers.
+    with torch.device("cpu"), _quiet() as heard:
+        made = layer(backbone.net, config, ADAPTER)
+    _check_kept(config, heard)
     # The network is a part of the method already; as a module of the tuner it would be one twice.
     vars(made)["model"] = made._modules.pop("model")
     _keep_tensors(made)
