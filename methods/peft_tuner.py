@@ -20,7 +20,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor, nn
 
-from petlbench.checks import at_least, fraction, is_number
+from petlbench.checks import at_least, fraction, is_number, positive
 from petlbench.config import target
 from petlbench.errors import Unsupported, UserError, first_line, one_line, unknown
 from petlbench.layers.frozen import whole
@@ -32,12 +32,13 @@ from petlbench.swap import matching
 ADAPTER = "default"  # PEFT's name of the only adapter
 # They need a model of transformers, its tokens, or the number of a task beside the images.
 TEXT = {"ADAPTION_PROMPT", "POLY", "SHADOW", "TRAINABLE_TOKENS", "XLORA"}
-# `targets` says where, the head is trained anyway, the weights of torch are (out, in), and nothing
-# here would call a schedule.
+# `targets` says where, the head is trained anyway, torch's weights are (out, in), nothing here
+# calls a schedule, and there are no tokens of a language model.
 OWN = {
     *("target_modules", "target_parameters", "exclude_modules", "modules_to_save"),
     *("layers_to_transform", "layers_pattern", "fan_in_fan_out"),
     *("total_step", "tinit", "tfinal", "use_asa"),
+    *("alora_invocation_tokens", "ensure_weight_tying", "layer_replication"),
 }
 # What PEFT raises of values that it does not check itself, such as more vectors than there are.
 UNCHECKED = (ArithmeticError, AssertionError, AttributeError, RuntimeError)
@@ -184,6 +185,9 @@ def _check_number(key: str, value: float, default: object) -> None:
     """Refuse a size, rate or scale out of its range."""
     if key.endswith("dropout"):
         fraction(f"method.{key}", value)
+        return
+    if key.endswith(("alpha", "scaling")) and value != default:
+        positive(f"method.{key}", value)  # a factor of 0 trains nothing
         return
     # A few defaults below that stand for a choice, such as OFT's rank of 0.
     low = 1 if key == "r" else 0

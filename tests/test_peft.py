@@ -53,6 +53,8 @@ def adapted(name: str, **changed: Any) -> Method:
         ("lokr", {"init_weights": "x"}, "'x'; it must be true or false or lycoris"),
         ("lokr", {"init_weights": 3}, "init_weights is 3; it must be true"),
         ("miss", {"init_weights": "x"}, "'x'; it must be true or false or bat or mini"),
+        ("loha", {"alpha": 0}, "method.alpha is 0; it must be a number above 0"),
+        ("peft_lora", {"alora_invocation_tokens": [1]}, "unknown key of method 'alora_"),
         ("loha", {"rank_dropout": 1.5}, "rank_dropout is 1.5; it must .* below 1"),  # NaN
         ("boft", {"boft_dropout": 1.5}, "boft_dropout is 1.5; it must .* below 1"),
         ("oft", {"module_dropout": 1}, "module_dropout is 1; it must .* below 1"),
@@ -93,8 +95,8 @@ def test_what_pefts_warnings_say_is_refused_if_it_changes_a_value_and_else_kept_
 
 
 def test_pefts_words_with_a_number_are_accepted() -> None:
-    layers = adapted("peft_lora", init_lora_weights="pissa_niter_2").layers()  # type: ignore[attr-defined]
-    assert layers[0].lora_B[ADAPTER].weight.any()  # not the usual start
+    method: Any = adapted("peft_lora", init_lora_weights="pissa_niter_2")
+    assert method.layers()[0].lora_B[ADAPTER].weight.any()  # not the usual start
 
 
 @pytest.mark.parametrize(
@@ -239,6 +241,19 @@ def test_the_schedule_of_adalora_ends_with_the_target_rank() -> None:
     trained_adalora(method, first=2)
     assert sum(ranks(method)) == 8 * len(ranks(method))
     assert len(set(ranks(method))) > 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"deltaT": 0}, "method.deltaT is 0; it must be a whole number of at least 1"),
+        ({"r": 4}, "PEFT would ignore a value of method: .*`r` is not used"),
+    ],
+)
+def test_a_wrong_value_of_adalora_is_refused(changed: dict[str, Any], message: str) -> None:
+    target = "petlbench.methods.peft_adalora.AdaLoRA"
+    with pytest.raises(UserError, match=message):
+        registry.adapt(tiny("vit"), Target(target, registry.values("adalora") | changed))
 
 
 def test_the_regulariser_of_adalora_is_pefts() -> None:
