@@ -53,7 +53,8 @@ class APLA(Method):
     """Fine-tuning of some output features of each attention's output projection.
 
     rows_per_block: their number R; null for all rows. rows: for each block a list of R row
-    numbers, from 0; null to draw them, uniformly and apart for each block. A delta has them.
+    numbers, from 0, and of any length where R is null; null to draw them, uniformly and apart for
+    each block. A delta has them.
     """
 
     def __init__(
@@ -67,9 +68,10 @@ class APLA(Method):
         given = None if rows is None else iter(_checked(rows, backbone.depth))
 
         def partly(op: nn.Linear) -> nn.Module:
-            width = op.out_features
-            count = width if rows_per_block is None else rows_per_block
-            whole("rows_per_block", count, low=1, high=width, of="the width of the network there")
+            count, width = rows_per_block, op.out_features
+            if count is not None:
+                end = "the width of the network there"
+                whole("rows_per_block", count, low=1, high=width, of=end)
             if given is None:
                 return PartlyTrained(op, torch.randperm(width)[:count])
             return PartlyTrained(op, torch.tensor(_numbers(next(given), count, width)))
@@ -87,13 +89,14 @@ def _checked(rows: Iterable[object], depth: int) -> list[object]:
     return lists
 
 
-def _numbers(rows: object, count: int, width: int) -> list[int]:
-    """The row numbers of a block, all different."""
+def _numbers(rows: object, count: int | None, width: int) -> list[int]:
+    """The row numbers of a block, all different; `count` of them, or one or more."""
     numbers = list(rows) if isinstance(rows, Sequence) and not isinstance(rows, str) else []
     known = {number for number in numbers if is_whole(number) and 0 <= number < width}
-    if len(numbers) != count or len(known) != count:
+    if not 0 < len(numbers) == len(known) or len(numbers) != (count or len(numbers)):
+        amount = "" if count is None else f"{count} "
         raise UserError(
-            f"method.rows has {rows} for a block; it must be a list of {count} different whole "
+            f"method.rows has {rows} for a block; it must be a list of {amount}different whole "
             f"numbers from 0 to {width - 1}"
         )
     return numbers

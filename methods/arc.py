@@ -13,7 +13,7 @@ from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from petlbench.checks import fraction, subset, whole
+from petlbench.checks import fraction, size, subset
 from petlbench.errors import Unsupported
 from petlbench.layers import affine
 from petlbench.method import Method
@@ -129,7 +129,7 @@ class ARC(Method):
         sites: Sequence[str],
     ) -> None:
         super().__init__(backbone)
-        rank = whole("rank", rank, low=1)
+        rank = size("rank", rank)
         places = subset("method.sites", sites, STARTS)
         self.starts_as_pretrained = places == ["attn"]
         _drop(backbone.net, fraction("backbone_dropout", backbone_dropout))

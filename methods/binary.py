@@ -7,7 +7,7 @@ gradient skips the rounding.
 
 from torch import Tensor, nn
 
-from petlbench.checks import fraction, whole
+from petlbench.checks import fraction, size, whole
 from petlbench.layers import QueryAndValue, Scaled
 from petlbench.method import Method
 from petlbench.methods.adaptformer import ParallelBlock
@@ -27,7 +27,7 @@ class BinaryBranch(nn.Module):
 
     def __init__(self, width: int, rank: int, bits: int, dropout: float, act: nn.Module) -> None:
         super().__init__()
-        rank = whole("rank", rank, low=1)
+        rank = size("rank", rank)
         self.down = Quantised(width, rank, bits)
         self.act = act
         self.dropout = nn.Dropout(fraction("dropout", dropout))

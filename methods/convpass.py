@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from petlbench.checks import fraction, subset, whole
+from petlbench.checks import fraction, size, subset
 from petlbench.errors import unknown
 from petlbench.layers import QuickGELU, Scaled
 from petlbench.method import Method
@@ -43,7 +43,7 @@ class Bypass(nn.Module):
         tokens: Tokens,
     ) -> None:
         super().__init__()
-        hidden = whole("hidden", hidden, low=1)
+        hidden = size("hidden", hidden)
         self.tokens = tokens
         self.down = nn.Linear(width, hidden)
         self.conv = nn.Conv2d(hidden, hidden, kernel_size=3, padding=1)

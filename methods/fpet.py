@@ -12,7 +12,7 @@ from typing import cast
 from timm.layers import Attention
 from torch import Tensor
 
-from petlbench.checks import block_number, whole
+from petlbench.checks import block_number, size, whole
 from petlbench.errors import unknown
 from petlbench.method import Method
 from petlbench.methods.adaptformer import AdaptFormer
@@ -61,7 +61,7 @@ class FPET(Method):
             raise unknown("method.base", base, BASES)
         blocks = plain_vit_blocks("FPET", backbone.tag, backbone.stages[0].blocks)
         first = block_number("merge_block", merge_block, backbone.depth)
-        whole("refine_rank", refine_rank, low=1)
+        size("refine_rank", refine_rank)
         whole("refine_bits", refine_bits, low=1, high=MOST_BITS)
         head_width = backbone.widths[0] // cast(Attention, blocks[0].attn).num_heads
         with_all_bits, with_few_bits = BASES[base]

@@ -60,7 +60,9 @@ class GPS(Method):
             raise unknown("method.selection_loss", selection_loss, LOSSES)
         self.selection_loss = selection_loss
         self.temperature = positive("temperature", temperature)
-        self.selection_batch = whole("selection_batch", selection_batch, low=1)
+        # The views of one image alone are each other's only choice: the loss is 0 for any weights.
+        smallest = 2 if selection_loss == "supcon" else 1
+        self.selection_batch = whole("selection_batch", selection_batch, low=smallest)
         modules = dict(backbone.net.named_modules())
         for name, tensor in list(backbone.net.named_parameters()):
             layer = name.rpartition(".")[0]

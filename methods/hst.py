@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from petlbench.checks import is_whole, whole
+from petlbench.checks import LARGEST_SIZE, is_whole, size
 from petlbench.errors import UserError
 from petlbench.method import Method
 from petlbench.methods.hst_side import Downsampling, SideStage, Stem, started
@@ -50,7 +50,7 @@ class HST(Method):
         """Raises UserError for lists that do not fit each other or the network."""
         super().__init__(backbone)
         blocks = plain_vit_blocks("HST", backbone.tag, backbone.stages[0].blocks)
-        self.count = whole("meta_tokens", meta_tokens, low=1)
+        self.count = size("meta_tokens", meta_tokens)
         self.read_blocks = _blocks_of_stages(widths, heads, depths, last_blocks, backbone.depth)
         for block in blocks:
             block.norm1.requires_grad_(True)
@@ -113,11 +113,11 @@ class HST(Method):
 
 
 def _is_list(values: object) -> bool:
-    """Whether it is a list of whole numbers of at least 1."""
+    """Whether it is a list of sizes."""
     return (
         isinstance(values, Sequence)
         and bool(values)
-        and all(is_whole(value) and value > 0 for value in values)
+        and all(is_whole(value) and 0 < value <= LARGEST_SIZE for value in values)
     )
 
 
@@ -133,8 +133,8 @@ def _blocks_of_stages(
     for name, values in named.items():
         if not _is_list(values) or len(values) != len(widths):
             raise UserError(
-                f"method.{name} is {values}; it must be a list of whole numbers of at least 1, "
-                "one for each stage of the side network"
+                f"method.{name} is {values}; it must be a list of whole numbers from 1 to "
+                f"{LARGEST_SIZE}, one for each stage of the side network"
             )
     counts = [end - start for start, end in pairwise([0, *last_blocks])]
     if last_blocks[-1] != depth or any(map(int.__lt__, counts, depths)):

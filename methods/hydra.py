@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from petlbench.checks import fraction, positive, subset, whole
+from petlbench.checks import fraction, positive, size, subset
 from petlbench.layers import affine
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
@@ -29,7 +29,7 @@ class Branch(nn.Module):
 
     def __init__(self, width: int, out: int, rank: int, dropout: float) -> None:
         super().__init__()
-        rank = whole("rank", rank, low=1)
+        rank = size("rank", rank)
         self.down = nn.Linear(width, rank)
         self.dropout = nn.Dropout(fraction("dropout", dropout))
         self.up = nn.Linear(rank, out)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from petlbench.checks import fraction, whole
+from petlbench.checks import fraction, size
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
 from petlbench.model.block import PreNormBlock
@@ -46,7 +46,7 @@ class MonaLayer(nn.Module):
 
     def __init__(self, width: int, hidden: int, dropout: float, tokens: Tokens) -> None:
         super().__init__()
-        hidden = whole("hidden", hidden, low=1)
+        hidden = size("hidden", hidden)
         self.tokens = tokens
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.of_norm = nn.Parameter(torch.full((width,), 1e-6))  # a

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from petlbench.checks import positive, probability, whole
+from petlbench.checks import positive, probability, size, whole
 from petlbench.errors import UserError
 from petlbench.method import Fitted, SearchTrainer, Step, Trainer
 from petlbench.methods.noah_genes import MODULES, Genes, Plan, Seen, Space, next_generation
@@ -53,7 +53,7 @@ class NOAH(Composed):
         depth_chance: float,
     ) -> None:
         for dim in dims:
-            whole("a size of dims", dim, low=1)
+            size("a size of dims", dim)
         for depth in depths:
             whole("a depth of depths", depth, low=1, high=backbone.depth, of="the network's depth")
         if not (dims and depths):

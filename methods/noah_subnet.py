@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from petlbench.checks import fraction, whole
+from petlbench.checks import LARGEST_SIZE, fraction, whole
 from petlbench.errors import UserError
 from petlbench.method import Method
 from petlbench.methods.noah_elastic import ElasticAdapter, ElasticLoRA, ElasticPrompts
@@ -118,4 +118,4 @@ def _check_sizes(genes: Genes, depth: int) -> None:
                 f"set method.{name} to a list of {depth}"
             )
         for size in sizes:
-            whole(f"a size of {name}", size, low=0)
+            whole(f"a size of {name}", size, low=0, high=LARGEST_SIZE)

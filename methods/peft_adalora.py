@@ -45,6 +45,7 @@ class AdaLoRA(PEFTTuner):
     ) -> None:
         whole("method.init_r", init_r, low=2)
         whole("method.target_r", target_r, low=1, high=init_r - 1, of="below init_r")
+        whole("method.deltaT", values.get("deltaT", 1), low=1)
         self._parts = fraction("method.warm_up", warm_up), fraction("method.tail", tail)
         if sum(self._parts) >= 1:
             raise UserError(

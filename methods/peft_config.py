@@ -1,28 +1,37 @@
-"""What PEFT offers, and its configs: tuners, the layers that they replace, and values."""
+"""What PEFT offers, its configs, and what it says of values: errors and warnings."""
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from enum import Enum
 from importlib import import_module
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from petlbench.checks import at_least, is_number
+import torch
+
+from petlbench.checks import at_least, fraction, is_number, positive
 from petlbench.config import target
-from petlbench.errors import Unsupported, UserError, first_line, unknown
+from petlbench.errors import Unsupported, UserError, first_line, one_line, unknown
 from petlbench.model.backbone import Backbone
 from petlbench.swap import matching
 
 # They need a model of transformers, its tokens, or the number of a task beside the images.
 TEXT = {"ADAPTION_PROMPT", "POLY", "SHADOW", "TRAINABLE_TOKENS", "XLORA"}
-# `targets` says where, the head is trained anyway, and nothing here would call a schedule.
+# `targets` says where, the head is trained anyway, torch's weights are (out, in), nothing here
+# calls a schedule, and there are no tokens of a language model.
 OWN = {
     *("target_modules", "target_parameters", "exclude_modules", "modules_to_save"),
-    *("layers_to_transform", "layers_pattern"),
+    *("layers_to_transform", "layers_pattern", "fan_in_fan_out"),
     *("total_step", "tinit", "tfinal", "use_asa"),
+    *("alora_invocation_tokens", "ensure_weight_tying", "layer_replication"),
 }
+# What PEFT raises of values that it does not check itself, such as more vectors than there are.
+UNCHECKED = (ArithmeticError, AssertionError, AttributeError, RuntimeError)
+REPLACED = re.compile(r"Setting (\w+) to (\w+)|Invalid `(\w+)` .* to \((\w+)\)")
 PLAIN = (bool, int, float, str, NoneType, list, Literal)
 
 
@@ -93,14 +102,30 @@ def checked_config(
     target.check_arguments(kind, values, "method", given=[*(defaults.keys() - _settable(kind))])
     for key, value in values.items():
         if is_number(value):
-            # Sizes, rates and scales; a few have a number below 0 that stands for a choice.
-            default = defaults[key]
-            at_least(f"method.{key}", value, min(default, 0) if is_number(default) else 0)
+            _check_number(key, value, defaults[key])
     try:
-        # A pattern of exact names: PEFT compares the ends of names that it gets as a list.
-        return kind(target_modules="|".join(map(re.escape, names)), **values, **given)
+        with quiet() as heard:
+            # A pattern of exact names: PEFT compares the ends of names that it gets as a list.
+            config = kind(target_modules="|".join(map(re.escape, names)), **values, **given)
     except (TypeError, ValueError) as error:
         raise UserError(f"PEFT refuses the values of method: {first_line(error)}") from error
+    for warning in heard:
+        if "ignored" in (text := str(warning.message)):
+            raise UserError(f"PEFT would ignore a value of method: {text}")
+    return config
+
+
+def _check_number(key: str, value: float, default: object) -> None:
+    """Refuse a size, rate or scale out of its range."""
+    if key.endswith("dropout"):
+        fraction(f"method.{key}", value)
+        return
+    if key.endswith(("alpha", "scaling")) and value != default:
+        positive(f"method.{key}", value)  # a factor of 0 trains nothing
+        return
+    # A few defaults below that stand for a choice, such as OFT's rank of 0.
+    low = 1 if key == "r" else 0
+    at_least(f"method.{key}", value, min(default, low) if is_number(default) else low)
 
 
 def _settable(kind: Any) -> set[str]:
@@ -119,3 +144,44 @@ def _is_plain(hint: Any) -> bool:
         return all(map(_is_plain, get_args(hint)))
     base = get_origin(hint) or hint
     return base in PLAIN or (isinstance(base, type) and issubclass(base, Enum))
+
+
+@contextmanager
+def refusals(tuner: str, network: str) -> Iterator[None]:
+    """Turn PEFT's errors about values that a layer of the network cannot take into one line."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (TypeError, ValueError) as error:  # PEFT's for layers, widths and formats of numbers
+        raise Unsupported(
+            f"PEFT's tuner {tuner} does not fit {network}: {first_line(error)}"
+        ) from error
+    except UNCHECKED as error:
+        raise UserError(
+            f"PEFT's tuner {tuner} cannot be built with these values of method "
+            f"({one_line(error)}); docs/peft.md says where PEFT describes them"
+        ) from error
+
+
+@contextmanager
+def quiet() -> Iterator[list[warnings.WarningMessage]]:
+    """Collect the warnings of PEFT, which advise on merging, types and compilers."""
+    compiler = logging.getLogger("torch.utils.cpp_extension")  # BOFT tries to build a kernel
+    level = compiler.level
+    compiler.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            yield heard
+    finally:
+        compiler.setLevel(level)
+
+
+def check_kept(config: Any, heard: Iterable[warnings.WarningMessage]) -> None:
+    """Refuse values that PEFT replaces with a mere warning: a record would hold others."""
+    for warning in heard:
+        match = REPLACED.match(str(warning.message))
+        key, other = [text for text in match.groups() if text] if match else ("", "")
+        if str(given := getattr(config, key, other)) != other:
+            raise ValueError(f"method.{key} is {given}, which PEFT would set to {other} here")

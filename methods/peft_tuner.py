@@ -6,27 +6,28 @@ the docstrings there name the papers. The library is an extra: pip install "petl
 """
 
 import copy
-import logging
-import re
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from petlbench.errors import Unsupported, UserError, first_line, one_line
+from petlbench.errors import Unsupported, first_line
 from petlbench.layers.frozen import whole
 from petlbench.method import Method
-from petlbench.methods.peft_config import checked_config, kinds, target_names
+from petlbench.methods.peft_config import (
+    check_kept,
+    checked_config,
+    kinds,
+    quiet,
+    refusals,
+    target_names,
+)
 from petlbench.model.backbone import Backbone
 from petlbench.model.folding import folded
 
 ADAPTER = "default"  # PEFT's name of the only adapter
-# What PEFT raises of values that it does not check itself, such as a rank of 0.
-UNCHECKED = (ArithmeticError, AssertionError, AttributeError)
 
 
 class PEFTTuner(Method):
@@ -51,9 +52,10 @@ class PEFTTuner(Method):
         kind, layer = kinds(tuner)
         config = checked_config(kind, values, target_names(backbone, targets), self.given)
         before = _logits(self)
-        self.tuner = _injected(layer, backbone, config, tuner)
+        with refusals(tuner, backbone.tag):
+            self.tuner = _injected(layer, backbone, config)
+            self.unmergeable = _unmergeable(self.layers()[0])
         backbone.head.requires_grad_(True)
-        self.unmergeable = _unmergeable(self.layers()[0])
         self.starts_as_pretrained = _equal(before, _logits(self))
 
     def layers(self) -> list[Any]:
@@ -65,7 +67,7 @@ class PEFTTuner(Method):
         twin = copy.deepcopy(self).eval()
         whole(twin.backbone.net)  # PEFT adds to the weights in place
         try:
-            with _quiet():
+            with quiet():
                 return folded(twin.tuner.merge_and_unload())
         except ValueError as error:
             raise Unsupported(f"PEFT says '{first_line(error)}'") from error
@@ -83,55 +85,18 @@ class PEFTWeightTuner(PEFTTuner):
         checked_config(kinds(tuner)[0], values, target_names(backbone, targets), cls.given)
 
 
-def _injected(layer: Any, backbone: Backbone, config: Any, tuner: str) -> Any:
-    """The tuner, whose layers are in the network afterwards.
-
-    Raises Unsupported for values that a layer of the network cannot take.
-    """
+def _injected(layer: Any, backbone: Backbone, config: Any) -> Any:
+    """The tuner, whose layers are in the network afterwards."""
     place = next(backbone.net.parameters()).device
-    try:
-        # Not on meta: random places in a weight are found by operations that need numbers.
-        with torch.device("cpu"), _quiet() as heard:
-            made = layer(backbone.net, config, ADAPTER)
-        _check_kept(config, heard)
-    except (TypeError, ValueError) as error:  # PEFT's for layers, widths and formats of numbers
-        raise Unsupported(
-            f"PEFT's tuner {tuner} does not fit {backbone.tag}: {first_line(error)}"
-        ) from error
-    except UNCHECKED as error:
-        raise UserError(
-            f"PEFT's tuner {tuner} cannot be built with these values of method "
-            f"({one_line(error)}); docs/peft.md says where PEFT describes them"
-        ) from error
+    # Not on meta: random places in a weight are found by operations that need numbers.
+    with torch.device("cpu"), quiet() as heard:
+        made = layer(backbone.net, config, ADAPTER)
+    check_kept(config, heard)
     # The network is a part of the method already; as a module of the tuner it would be one twice.
     vars(made)["model"] = made._modules.pop("model")
     _keep_tensors(made)
     backbone.net.to(place)
     return made
-
-
-@contextmanager
-def _quiet() -> Iterator[list[warnings.WarningMessage]]:
-    """Collect the warnings of PEFT, which advise on merging, types and compilers."""
-    compiler = logging.getLogger("torch.utils.cpp_extension")  # BOFT tries to build a kernel
-    level = compiler.level
-    compiler.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(record=True) as heard:
-            warnings.simplefilter("always")
-            yield heard
-    finally:
-        compiler.setLevel(level)
-
-
-def _check_kept(config: Any, heard: Iterable[warnings.WarningMessage]) -> None:
-    """Refuse values that PEFT replaces with a mere warning: a record would hold others."""
-    for warning in heard:
-        match = re.match(r"Setting (\w+) to (\w+)", str(warning.message))
-        if match and str(given := getattr(config, match[1], match[2])) != match[2]:
-            raise ValueError(
-                f"method.{match[1]} is {given}, which PEFT would set to {match[2]} on this machine"
-            )
 
 
 def _keep_tensors(tuner: Any) -> None:
@@ -170,7 +135,7 @@ def _unmergeable(layer: Any) -> str:
             for tensor in (*twin.parameters(), *twin.buffers()):
                 tensor.zero_()
     try:
-        with torch.device("cpu"), _quiet():
+        with torch.device("cpu"), quiet():
             twin.merge()
     except (NotImplementedError, ValueError) as error:
         return f"PEFT says '{first_line(error)}'"

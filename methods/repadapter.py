@@ -7,7 +7,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from petlbench.checks import fraction, subset, whole
+from petlbench.checks import fraction, size, subset, whole
 from petlbench.errors import Unsupported, UserError
 from petlbench.layers import GroupedLinear, Residual, Scaled, affine
 from petlbench.method import Method
@@ -34,7 +34,7 @@ class LinearAdapter(nn.Module):
 
     def __init__(self, width: int, hidden: int, groups: int, dropout: float) -> None:
         super().__init__()
-        hidden = whole("hidden", hidden, low=1)
+        hidden = size("hidden", hidden)
         groups = whole("groups", groups, low=1)
         if hidden % groups or width % groups:
             raise UserError(

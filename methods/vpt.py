@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from petlbench.checks import fraction, whole
+from petlbench.checks import fraction, size
 from petlbench.method import Method
 from petlbench.methods.vpt_windows import has_windows, prompt_windows
 from petlbench.model.backbone import Backbone
@@ -31,7 +31,7 @@ class VPT(Method):
 
     def __init__(self, backbone: Backbone, *, prompts: int, dropout: float, deep: bool) -> None:
         super().__init__(backbone)
-        self.count = whole("prompts", prompts, low=1)
+        self.count = size("prompts", prompts)
         self.dropout = nn.Dropout(fraction("dropout", dropout))
         self.windowed = has_windows(backbone)
         if self.windowed:

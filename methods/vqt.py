@@ -7,7 +7,7 @@ from timm.layers import Attention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from petlbench.checks import fraction, whole
+from petlbench.checks import fraction, size
 from petlbench.method import Method
 from petlbench.methods.vpt import start_bound
 from petlbench.model.backbone import Backbone
@@ -61,7 +61,7 @@ class VQT(Method):
         embedding_dropout: float = 0.0,  # deltas of earlier versions do not have it
     ) -> None:
         super().__init__(backbone)
-        whole("queries", queries, low=1)
+        size("queries", queries)
         blocks = (block for stage in backbone.stages for block in stage.blocks)
         plain_vit_blocks("VQT", backbone.tag, blocks)
         width, depth = backbone.widths[0], backbone.depth

@@ -11,6 +11,7 @@ from petlbench.errors import UserError, unknown
 
 T = TypeVar("T")
 LONGEST_NAME = 200  # characters; file systems allow 255 in a name
+LARGEST_SIZE = 1_000_000  # the product of a few of them still fits the 64 bits of torch's sizes
 
 
 def whole(name: str, value: object, *, low: int, high: int | None = None, of: str = "") -> int:
@@ -19,6 +20,12 @@ def whole(name: str, value: object, *, low: int, high: int | None = None, of: st
         return value
     bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
     raise UserError(f"{name} is {value}; it must be a whole number {bounds}{of and f', {of}'}")
+
+
+def size(name: str, value: object) -> int:
+    """`value` as a dimension of a tensor, such as a rank: from 1 to LARGEST_SIZE."""
+    # Twice, since the upper end is of no interest to whoever gives a number below 1.
+    return whole(name, whole(name, value, low=1), low=1, high=LARGEST_SIZE)
 
 
 def block_number(name: str, value: object, depth: int) -> int:

@@ -11,7 +11,7 @@ import torch
 from petlbench.merge import merged
 from tests.golden.__main__ import main
 from tests.golden.adapters import adapters
-from tests.golden.case import Case
+from tests.golden.case import Case, usual_pool
 from tests.golden.check import TOLERANCE, Comparison, check
 
 VECTORS = Path(__file__).parent / "golden" / "vectors"
@@ -70,6 +70,22 @@ def test_another_freezing_fails(tmp_path: Path) -> None:
     assert check(Case(path)).problems
     path = copied("bitfit", tmp_path, {"method": "full"}, {})
     assert check(Case(path)).problems
+
+
+@pytest.mark.parametrize(
+    ("options", "pool"),
+    [
+        ({}, "cls"),
+        ({"class_token": False, "global_pool": "avg"}, "patch_mean_then_norm"),
+        ({"global_pool": "avg", "fc_norm": False}, "norm_then_mean"),
+    ],
+)
+def test_the_pooling_is_that_of_the_vectors_network(
+    options: dict[str, object], pool: str, tmp_path: Path
+) -> None:
+    plain = Case(VECTORS / "linear.json").about["timm_kwargs"]
+    path = copied("linear", tmp_path, {"timm_kwargs": plain | options}, {})
+    assert usual_pool(Case(path)) == pool
 
 
 def test_command_says_what_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

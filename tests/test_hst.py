@@ -54,7 +54,7 @@ def test_drop_paths_of_the_side_network_grow_to_the_rate_of_the_last_block() -> 
     [
         ({"widths": 8}, "method.widths is 8; it must be a list"),
         ({"heads": [2, 4, 4]}, "method.heads is .* one for each stage"),
-        ({"depths": [3, 3, 3, 0]}, "method.depths is .* of at least 1"),
+        ({"depths": [3, 3, 3, 0]}, "method.depths is .* from 1 to"),
         ({"last_blocks": [3, 6, 9, 11]}, "must end with the 12 blocks"),
         ({"last_blocks": [2, 6, 9, 12]}, "as many of them as method.depths says"),
         ({"heads": [3, 4, 4, 5]}, "is 8; it must be a multiple of its 3 heads"),

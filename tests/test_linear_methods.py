@@ -60,6 +60,14 @@ def test_apla_can_train_all_rows() -> None:
     assert counts == [16, 16, 32, 32, *[64] * 6, 128, 128]
 
 
+def test_apla_takes_given_rows_of_any_number_for_each_block() -> None:
+    rows = [list(range(block, 32, 3)) for block in range(12)]
+    layers = method_on(tiny("vit"), "apla", rows_per_block=None, rows=rows).modules()
+    assert [m.index.tolist() for m in layers if isinstance(m, PartlyTrained)] == rows
+    with pytest.raises(UserError, match=r"^method.rows has \[\] .* a list of different whole"):
+        method_on(tiny("vit"), "apla", rows_per_block=None, rows=[*rows[1:], []])
+
+
 @pytest.mark.parametrize(
     "rows",
     [[[0, 1]], "all", [[0, 1]] * 11 + [[1, 1]], [[0, 1]] * 11 + [[1, 32]], [[True, 0]] * 12],

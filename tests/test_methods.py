@@ -278,6 +278,23 @@ BAD_VALUES = [
     ("dtl", {"extract_from": 13}, "extract_from 13 is outside"),
     ("dtl", {"beta": -1.0}, "beta is -1.0"),
     ("dtl_plus", {"kernel": 0}, "kernel is 0; it must be a whole number of at least 1"),
+    # torch cannot count the elements
+    ("dtl_plus", {"kernel": 10**13}, "kernel is 10000000000000; it must be .* from 1 to 1000000"),
+    ("convpass", {"hidden": 10**13}, "hidden is 10000000000000; it must be"),
+    ("hst", {"widths": [8, 8, 8, 10**20]}, "method.widths is .* from 1 to 1000000"),
+    ("noah", {"dims": [1, 10**20]}, "a size of dims is 100000000000000000000; it must be"),
+    *(
+        (name, {key: 10**20}, f"{key} is 100000000000000000000; it must be .* from 1 to 1000000")
+        for name, key in (
+            *(("adapter", "rank"), ("arc", "rank"), ("fpet_bi_adaptformer", "rank")),
+            *(("fpet_lora", "refine_rank"), ("hst", "meta_tokens"), ("hydra", "rank")),
+            *(("mona", "hidden"), ("repadapter", "hidden"), ("vpt_deep", "prompts")),
+            ("vqt", "queries"),
+        )
+    ),
+    ("hydra", {"sites": [1]}, r"method.sites is \[1\]; it must be a list of texts"),
+    ("hst", {"heads": [2, 4, 4, 5.0]}, "method.heads is .*; it must be a list of whole numbers"),
+    ("gps", {"selection_batch": 1}, "selection_batch is 1; .* of at least 2"),
 ]
 
 

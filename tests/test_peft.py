@@ -17,7 +17,7 @@ from petlbench.config.schema import Target
 from petlbench.delta import trained
 from petlbench.errors import Unsupported, UserError
 from petlbench.method import Method, Step
-from petlbench.methods import peft_tuner
+from petlbench.methods import peft_config, peft_tuner
 from petlbench.report.read import rows
 from petlbench.run import build
 from petlbench.testing import images, loss, method_on, randomised, tiny, tiny_method
@@ -42,14 +42,37 @@ def adapted(name: str, **changed: Any) -> Method:
         ("vera", {"targets": ["*.attn.qvk"]}, r"no module of VisionTransformer matches '\*.attn"),
         ("vera", {"targets": []}, r"method.targets is \[\]; it must match layers"),
         ("vera", {"targets": ["*.head"]}, "method.targets is .*; it must match layers"),
-        ("vera", {"r": -1}, "method.r is -1; it must be a number of at least 0"),
+        ("vera", {"r": -1}, "method.r is -1; it must be a number of at least 1"),
         ("vera", {"target_modules": ["qkv"]}, "unknown key of method 'target_modules'"),
         ("peft_lora", {"megatron_config": {}}, "unknown key of method 'megatron_config'"),
         ("peft_lora", {"init_lora_weights": "svd"}, "init"),
         ("c3a", {"block_size": 7}, "PEFT's tuner c3a does not fit petlbench_vit: "),
         ("road", {"group_size": 7}, "group_size"),
-        ("vera", {"r": 0}, r"cannot be built with these values of method \(ZeroDivisionError"),
-        ("olora", {"init_lora_weights": 7}, r"these values of method \(AttributeError"),
+        ("vera", {"r": 0}, "method.r is 0; it must be a number of at least 1"),
+        ("olora", {"init_lora_weights": 7}, "method.init_lora_weights is 7; .* gaussian or"),
+        ("lokr", {"init_weights": "x"}, "'x'; it must be true or false or lycoris"),
+        ("lokr", {"init_weights": 3}, "init_weights is 3; it must be true"),
+        ("miss", {"init_weights": "x"}, "'x'; it must be true or false or bat or mini"),
+        ("loha", {"alpha": 0}, "method.alpha is 0; it must be a number above 0"),
+        ("peft_lora", {"alora_invocation_tokens": [1]}, "unknown key of method 'alora_"),
+        ("loha", {"rank_dropout": 1.5}, "rank_dropout is 1.5; it must .* below 1"),  # NaN
+        ("boft", {"boft_dropout": 1.5}, "boft_dropout is 1.5; it must .* below 1"),
+        ("oft", {"module_dropout": 1}, "module_dropout is 1; it must .* below 1"),
+        (
+            "vera",
+            {"bias": "x"},
+            r"these values of method \(NotImplementedError: Requested bias: x",
+        ),
+        (
+            "vblora",
+            {"topk": 9, "num_vectors": 8, "vector_length": 16},
+            r"of method \(RuntimeError: selected index k",
+        ),
+        ("vblora", {"vector_length": 0}, r"of method \(ZeroDivisionError"),
+        ("fourierft", {"random_loc_seed": None}, r"of method \(RuntimeError: manual_seed"),
+        ("oft", {"oft_block_size": 5}, "oft_block_size is 5, which PEFT would set to 4 here"),
+        ("peft_lora", {"fan_in_fan_out": True}, "unknown key of method 'fan_in_fan_out'"),
+        ("psoft", {"psoft_svd_lowrank_niter": 3}, "PEFT would ignore a value .*psoft_svd_low"),
     ],
 )
 def test_a_wrong_value_is_refused_in_one_line(
@@ -68,7 +91,32 @@ def test_what_pefts_warnings_say_is_refused_if_it_changes_a_value_and_else_kept_
         for key in "ab"
     ]
     with pytest.raises(ValueError, match="b is 2, which PEFT would set to 1"):
-        peft_tuner._check_kept(SimpleNamespace(a=1, b=2), heard)
+        peft_config.check_kept(SimpleNamespace(a=1, b=2), heard)
+
+
+def test_pefts_words_with_a_number_are_accepted() -> None:
+    method: Any = adapted("peft_lora", init_lora_weights="pissa_niter_2")
+    assert method.layers()[0].lora_B[ADAPTER].weight.any()  # not the usual start
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("lokr", {"r": 3, "alpha": 5, "decompose_both": True, "decompose_factor": 4}),
+        ("loha", {"rank_dropout": 0.3, "use_effective_conv2d": True}),
+        ("boft", {"boft_block_size": 0, "boft_block_num": 2, "bias": "boft_only"}),
+        ("oft", {"r": 4, "oft_block_size": 0, "coft": True, "block_share": True}),
+        ("fourierft", {"n_frequency": 7, "random_loc_seed": 5}),
+        ("ia3", {"feedforward_modules": ".*attn.qkv", "init_ia3_weights": False}),
+        ("road", {"variant": "road_4", "group_size": 8}),
+        ("miss", {"init_weights": "mini", "mini_r": 4}),
+    ],
+)
+def test_values_reach_pefts_config(name: str, changed: dict[str, Any]) -> None:
+    method = adapted(name, **changed)
+    assert isinstance(method, peft_tuner.PEFTTuner)
+    config = method.tuner.peft_config[ADAPTER]
+    assert {key: getattr(config, key) for key in changed} == changed
 
 
 def test_a_number_below_zero_that_is_pefts_default_is_a_choice() -> None:
@@ -193,6 +241,19 @@ def test_the_schedule_of_adalora_ends_with_the_target_rank() -> None:
     trained_adalora(method, first=2)
     assert sum(ranks(method)) == 8 * len(ranks(method))
     assert len(set(ranks(method))) > 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"deltaT": 0}, "method.deltaT is 0; it must be a whole number of at least 1"),
+        ({"r": 4}, "PEFT would ignore a value of method: .*`r` is not used"),
+    ],
+)
+def test_a_wrong_value_of_adalora_is_refused(changed: dict[str, Any], message: str) -> None:
+    target = "petlbench.methods.peft_adalora.AdaLoRA"
+    with pytest.raises(UserError, match=message):
+        registry.adapt(tiny("vit"), Target(target, registry.values("adalora") | changed))
 
 
 def test_the_regulariser_of_adalora_is_pefts() -> None:

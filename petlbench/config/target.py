@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from importlib import import_module
 from types import ModuleType, NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from petlbench.checks import is_number, is_whole
 from petlbench.errors import UserError, unknown
@@ -98,7 +98,9 @@ def _fits(value: object, kind: Any) -> bool:
     if kind in KINDS:
         return KINDS[kind][1](value)
     base = get_origin(kind) or kind
-    if not inspect.isclass(base):  # such as Literal: left to the constructor
+    if base is Literal:
+        return any(_is_word(value, word) for word in get_args(kind))
+    if not inspect.isclass(base):  # left to the constructor
         return True
     if issubclass(base, Mapping):
         return isinstance(value, Mapping)
@@ -109,8 +111,26 @@ def _fits(value: object, kind: Any) -> bool:
     return True
 
 
+def _is_word(value: object, word: object) -> bool:
+    """Whether a value is a word of a Literal; True is not 1."""
+    # PEFT writes pissa_niter_[number of iters] for all words that begin so.
+    start, bracket, _ = word.partition("[") if isinstance(word, str) else ("", "", "")
+    if bracket:
+        return isinstance(value, str) and value.startswith(start)
+    return type(value) is type(word) and value == word
+
+
 def _words(kind: Any) -> str:
     if kind in KINDS:
         return KINDS[kind][0]
     base = get_origin(kind) or kind
-    return "a mapping" if inspect.isclass(base) and issubclass(base, Mapping) else "a list"
+    if base is Literal:
+        return " or ".join(map(str, get_args(kind)))
+    if inspect.isclass(base) and issubclass(base, Mapping):
+        return "a mapping"
+    part = next(iter(get_args(kind)), None)
+    return (
+        f"a list of {KINDS[part][0].removeprefix('a ')}s"
+        if part in (int, float, str)
+        else "a list"
+    )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from petlbench.checks import fraction, positive, whole
+from petlbench.checks import fraction, positive, size, whole
 from petlbench.errors import Unsupported
 
 NO_BIAS = "it learned a bias, but the layer has none"
@@ -53,7 +53,7 @@ class Bottleneck(nn.Module):
         self, width: int, rank: int, activation: nn.Module, dropout: float, *, bias: bool = True
     ) -> None:
         super().__init__()
-        rank = whole("rank", rank, low=1)
+        rank = size("rank", rank)
         self.down = nn.Linear(width, rank, bias=bias)
         self.activation = activation
         self.dropout = nn.Dropout(fraction("dropout", dropout))
@@ -162,7 +162,7 @@ class DepthwiseConv(nn.Conv2d):
     units = 1
 
     def __init__(self, width: int, kernel: int) -> None:
-        kernel = whole("kernel", kernel, low=1)
+        kernel = size("kernel", kernel)
         half = (kernel - 1) // 2
         super().__init__(width, width, kernel, padding=half, groups=width, bias=False)
         self.extra = kernel - 1 - 2 * half

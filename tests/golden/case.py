@@ -118,8 +118,13 @@ class Plan:
 
 
 def usual_pool(case: Case) -> str:
-    """The mean of normalised patches on Swin, the class token on ViT."""
-    return "norm_then_mean" if case.is_swin else "cls"
+    """The mean of normalised patches on Swin; on ViT the class token, or what timm was told."""
+    options = case.about["timm_kwargs"]
+    if case.is_swin:
+        return "norm_then_mean"
+    if options.get("global_pool") != "avg":
+        return "cls"
+    return "norm_then_mean" if options.get("fc_norm") is False else "patch_mean_then_norm"
 
 
 def apart(value: Tensor, reference: Tensor) -> float:
