@@ -18,6 +18,7 @@ from petlbench.delta import trained
 from petlbench.errors import UserError
 from petlbench.method import Method
 from petlbench.model.drop_path import DropPath, keep_masks
+from petlbench.report.read import fields
 from petlbench.run import build
 from petlbench.testing import images, method_on, randomised, tiny, tiny_method
 from petlbench.train import forward
@@ -104,6 +105,14 @@ def test_a_cpu_is_refused_before_a_run_starts(
 def test_several_batches_a_step_are_refused() -> None:
     with pytest.raises(UserError, match=r"train\.accumulate is 2 .*; set train\.accumulate=1 or"):
         compose.single(["method=lora", "train.compile=cuda_graphs", "train.accumulate=2"])
+
+
+@pytest.mark.parametrize(
+    ("value", "word"), [(False, "off"), (True, "on"), (CUDA_GRAPHS, "cuda_graphs"), (None, "off")]
+)
+def test_reports_name_the_way_to_compile(value: object, word: str) -> None:
+    record = {"cost": {"parameters": {}}, "config": {"train": {"compile": value, "lr": 1.0}}}
+    assert fields.compiled(record) == word
 
 
 def test_memory_is_measured_without_graphs() -> None:
