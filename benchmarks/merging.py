@@ -34,12 +34,11 @@ def line(setting: Setting, name: str) -> str:
         seconds = in_turns(
             {"trained": lambda: method(images), "merged": lambda: network(images)}, setting.repeats
         )
-    trained, after = (statistics.median(seconds[form]) for form in ("trained", "merged"))
-    saved = (trained - after) / setting.batch
+    pairs = zip(seconds["merged"], seconds["trained"], strict=True)
+    ratio = statistics.median(after / before for after, before in pairs)
+    saved = (1 - ratio) * statistics.median(seconds["trained"]) / setting.batch
     worth = f"as it saves on {merging / saved:.0f} images" if saved > 0 else "and saves nothing"
-    return (
-        f"{name}: merged / trained {after / trained:.3f}; merging takes {merging:.2f} s, {worth}"
-    )
+    return f"{name}: merged / trained {ratio:.3f}; merging takes {merging:.2f} s, {worth}"
 
 
 def main() -> None:

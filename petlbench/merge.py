@@ -21,8 +21,8 @@ from petlbench.system import write_atomically
 TOLERANCE = 1e-2  # of the largest logit: a wrong merge differs by more, rounding by far less
 
 
-# Merging takes as long as the merged network saves on 120 to 210 images: LoRA, SSF and FacT-TK on
-# ViT-B/16, docs/speed.md.
+# Merging takes as long as the merged network saves on 140 images with LoRA on ViT-B/16, on fewer
+# with SSF and on more with FacT-TK: docs/speed.md.
 WORTH = 250  # images
 
 
