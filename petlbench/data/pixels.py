@@ -35,7 +35,7 @@ from petlbench.system import (
 
 log = logging.getLogger("petlbench")
 SPARE = 256 * 2**20  # bytes that the cache leaves free on its disk
-ADVICE = "set PETLBENCH_CACHE to a folder on another disk"
+ADVICE = "set PETLBENCH_CACHE to a folder that you can write to, with free space"
 CHUNK = 100  # images that are decoded in parallel before they are written
 ON_BAD_IMAGE = ("error", "skip")  # what happens to an image that cannot be decoded
 
