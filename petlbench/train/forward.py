@@ -1,8 +1,8 @@
 """The forward pass of a training step: in a memory mode, and compiled if that is asked for."""
 
 import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import cast
 
 import torch
@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from petlbench.config.nodes import Train
 from petlbench.errors import first_line
-from petlbench.train import recompute
+from petlbench.train import last_block, recompute
+from petlbench.train.hooks import StepHook
+from petlbench.train.recompute import Held
 
 log = logging.getLogger("petlbench")
 
@@ -18,15 +20,32 @@ Forward = Callable[[Tensor], Tensor]
 
 
 class TrainingForward:
-    """images (B, 3, H, W) -> logits (B, K), as `train.memory` and `train.compile` say."""
+    """images (B, 3, H, W) -> logits (B, K), as `train.memory` and `train.compile` say.
 
-    def __init__(self, method: nn.Module, train: Train) -> None:
-        self.mode = recompute.held(method, train.memory)
+    before_step: of the training; None for the method's own.
+    """
+
+    def __init__(
+        self, method: nn.Module, train: Train, before_step: StepHook | None = None
+    ) -> None:
+        self.walk = held(method, train.memory, before_step)
         self.method: Forward = Compiled(method) if train.compile else method
 
     def __call__(self, images: Tensor) -> Tensor:
-        with self.mode():
+        with self.walk():
             return self.method(images)
+
+
+def held(method: nn.Module, memory: str, before_step: StepHook | None = None) -> Held:
+    """The walk of a training step, for a forward pass: its last block and its memory mode."""
+    last, mode = last_block.held(method, before_step), recompute.held(method, memory)
+
+    @contextmanager
+    def hold() -> Iterator[None]:
+        with last(), mode():
+            yield
+
+    return hold
 
 
 class Compiled:

@@ -17,10 +17,10 @@ from petlbench.method import Method
 from petlbench.progress import progress
 from petlbench.train.evaluation import batch_size
 from petlbench.train.frozen import frozen_in_16_bit
+from petlbench.train.hooks import StepHook
 from petlbench.train.outputs import ImageOutputs
 from petlbench.train.phase import Diverged, Epoch, Means, Phase, State
 from petlbench.train.precision import Precision
-from petlbench.train.replay import StepHook
 from petlbench.train.unfinished import Unfinished
 
 NOT_FINITE = "logits are not finite numbers; lower train.lr"
