@@ -14,8 +14,7 @@ from petlbench.layers.kept import unchanged
 from petlbench.method import Method
 from petlbench.model.drop_path import keep_masks
 from petlbench.model.template import refilled
-from petlbench.train import last_block
-from petlbench.train.forward import held
+from petlbench.train import last_block, recompute
 from petlbench.train.frozen import frozen_in_16_bit
 from petlbench.train.precision import Precision
 
@@ -42,7 +41,7 @@ def saved_bytes(
 
     # The graph must exist until the count is read: another storage may reuse a freed address.
     with torch.autograd.graph.saved_tensors_hooks(note, unchanged):
-        with precision.autocast(), held(method, memory)():
+        with precision.autocast(), last_block.held(method)(), recompute.held(method, memory)():
             logits = method(images)
         # Not the parts of the graph that a method has thrown away.
         living = (storages for kept, storages in noted if kept() is not None)
@@ -74,7 +73,11 @@ def gflops(method: Method, *, batch: int, size: int, memory: str = "fast") -> di
         plain = empty_copy(method, META, nullcontext()).eval().requires_grad_(False)
         forward = flops(lambda: plain(images))
         training = empty_copy(method, META, nullcontext()).train()
-        with masks(training, batch), held(training, memory)():
+        with (
+            masks(training, batch),
+            last_block.held(training)(),
+            recompute.held(training, memory)(),
+        ):
             step = flops(lambda: _pass(training, images))
     return {"forward": forward / batch / 1e9, "step": step / batch / 1e9}
 

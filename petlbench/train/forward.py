@@ -1,8 +1,8 @@
 """The forward pass of a training step: in a memory mode, and compiled if that is asked for."""
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
 import torch
@@ -28,24 +28,19 @@ class TrainingForward:
     def __init__(
         self, method: nn.Module, train: Train, before_step: StepHook | None = None
     ) -> None:
-        self.walk = held(method, train.memory, before_step)
+        # A compiler takes no checkpoint in which modules change, as the short block's do.
+        self.last: Held = nullcontext if train.compile else last_block.held(method, before_step)
+        self.mode = recompute.held(method, train.memory)
         self.method: Forward = Compiled(method) if train.compile else method
 
     def __call__(self, images: Tensor) -> Tensor:
-        with self.walk():
+        with self.last(), self.mode():
             return self.method(images)
 
-
-def held(method: nn.Module, memory: str, before_step: StepHook | None = None) -> Held:
-    """The walk of a training step, for a forward pass: its last block and its memory mode."""
-    last, mode = last_block.held(method, before_step), recompute.held(method, memory)
-
-    @contextmanager
-    def hold() -> Iterator[None]:
-        with last(), mode():
-            yield
-
-    return hold
+    @property
+    def is_short(self) -> bool:
+        """Whether the last block computes the class token alone."""
+        return self.last is not nullcontext
 
 
 class Compiled:

@@ -7,7 +7,7 @@ method adds to them see one token. No method declares that this is right: a tria
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -28,6 +28,7 @@ from petlbench.train.prefix import Examples
 from petlbench.train.recompute import Held, called_as
 
 CPU = torch.device("cpu")
+Last = tuple[Slot, TimmBlock]
 TOLERANCE = 1e-4  # of logits in fp32, relative to the largest
 # Copies without numbers, on which no trial can run, have the answer of their original.
 _OF_COPIES: WeakKeyDictionary[Method, bool] = WeakKeyDictionary()
@@ -138,7 +139,7 @@ def held(method: nn.Module, before_step: StepHook | None = None) -> Held:
 def is_enough(method: Method, before_step: StepHook | None = None) -> bool:
     """Whether the class token of the last block is all that a training of the method reads."""
     # A hook may change what the network reads, or read it itself.
-    if method.backbone.pool != "cls" or overridden(method, before_step):
+    if method.backbone.pool != "cls" or overridden(method, before_step) or _last(method) is None:
         return False
     if method not in _OF_COPIES:
         return _passes(method)
@@ -151,13 +152,11 @@ def copied(method: Method, copy: Method) -> None:
 
 
 def _passes(method: Method) -> bool:
-    """The trial, on a copy: no NaN reaches the logits, and the short block has the same ones."""
-    copy = _with_numbers(method).train()
-    last = _last(copy)
-    if last is None:
-        return False
-    examples = Examples(copy, Precision("fp32", next(copy.parameters()).device))
+    """Whether no NaN reaches the logits of the trial, and the short block has the same ones."""
     try:
+        copy = _with_numbers(method).train()
+        last = cast(Last, _last(copy))
+        examples = Examples(copy, Precision("fp32", next(copy.parameters()).device))
         with CPU:  # a caller may count on another default device
             whole, short, blanked = (examples.logits(walk) for walk in _walks(copy, *last))
     except Exception:  # whatever a block raises that needs all tokens
@@ -175,7 +174,7 @@ def _walks(method: Method, slot: Slot, part: TimmBlock) -> Iterator[list[Block]]
         yield [*before, last]
 
 
-def _last(method: Method) -> tuple[Slot, TimmBlock] | None:
+def _last(method: Method) -> Last | None:
     """The place of the last block, and timm's block in it; None if it has no such block."""
     slot = method.backbone.stages[-1].blocks.slots[-1]
     if slot.replacement is not None:
