@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import __main__, page, trainings
+from benchmarks import __main__, last_block, page, trainings
 from benchmarks.cases import CASES, FORECASTS, KEPT, MODES, Case
 from benchmarks.compare import Setting, Unequal, compare
 from benchmarks.textbook import DTL
@@ -104,3 +104,16 @@ def test_a_record_of_trainings_and_its_part_of_the_page(
     assert "10 epochs; both trees take turns. Now: commit new; before: old. A CPU" in text
     row = "| 2.0 | 4.0 | 0.500 [0.500, 0.500] | ≤ 0.65: met | 90.0 | 90.0 |"
     assert f"| `method=dtl` {row}" in text
+
+
+def test_a_record_of_the_last_block_and_its_part_of_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(last_block, "METHODS", ("bitfit",))
+    run(monkeypatch, last_block.main, "--quick", "--repeats", "2", "--out", str(tmp_path))
+    record = json.loads((tmp_path / last_block.FILE).read_text())
+    [row] = record["rows"]
+    assert {form: len(times) for form, times in row["seconds"].items()} == {"short": 2, "whole": 2}
+    text = "\n".join(page.last_block(record))
+    assert "| `method=bitfit` |" in text
+    assert f"| {row['kept']:.1f} |" in text

@@ -43,7 +43,7 @@ class ClassTokenBlock(BlockCall):
 
     def __init__(self, block: nn.Module, part: TimmBlock) -> None:
         super().__init__(block)
-        self.part = part
+        self.part: Any = part  # torch types the parts of a module as Tensor or Module
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, N, C) -> (B, N, C), a view of (B, 1, C)"""
@@ -114,10 +114,9 @@ def held(method: nn.Module, before_step: StepHook | None = None) -> Held:
 
     before_step: of the training; None for the method's own.
     """
-    last = _last(method) if isinstance(method, Method) else None
-    if last is None or not is_enough(method, before_step):
+    if not isinstance(method, Method) or not is_enough(method, before_step):
         return nullcontext
-    slot, part = last
+    slot, part = cast(Last, _last(method))
     block = slot.own()
     short = ClassTokenBlock(block, part)
 
