@@ -21,6 +21,7 @@ from benchmarks.__main__ import FOLDER, TINY, VIT_B
 from benchmarks.compare import WARMUP, Setting, clock, noise
 from petlbench.cost.memory import TrainingStep
 from petlbench.run import build, provenance
+from petlbench.train.last_block import ShortWalk
 from petlbench.train.precision import Precision
 
 FILE = "last_block.json"
@@ -36,7 +37,7 @@ def compare(name: str, setting: Setting) -> dict[str, Any]:
     images = build.feed(config).prepare(noise(config, setting.batch).images)
     precision = Precision(setting.precision, images.device)
     step = TrainingStep(method, precision, config.train, images)
-    assert step.forward.is_short
+    assert isinstance(step.forward.last, ShortWalk)
     walks = {"short": step.forward.last, "whole": nullcontext}
     seconds: dict[str, list[float]] = {form: [] for form in walks}
     now = partial(clock, images.device)

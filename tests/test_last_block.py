@@ -200,8 +200,8 @@ def test_the_network_is_as_before_after_a_step_and_after_an_error() -> None:
 
 def test_a_compiled_step_has_the_whole_block() -> None:
     method = method_of("lora")
-    assert TrainingForward(method, train()).is_short
-    assert not TrainingForward(method, train(compile=True)).is_short
+    assert isinstance(TrainingForward(method, train()).last, last_block.ShortWalk)
+    assert TrainingForward(method, train(compile=True)).last is nullcontext
 
 
 @pytest.mark.usefixtures("empty_store")
@@ -258,6 +258,14 @@ def test_a_predicted_peak_is_that_of_the_short_block(monkeypatch: pytest.MonkeyP
     short = activations()
     monkeypatch.setattr(last_block, "is_enough", lambda *_: False)
     assert short < activations()
+
+
+@pytest.mark.parametrize(("name", "is_used"), [("linear", False), ("bitfit", True)])
+def test_a_constant_output_has_the_bits_of_the_whole_block(name: str, is_used: bool) -> None:
+    method = randomised(method_of(name)).train()
+    forward = TrainingForward(method, train())
+    assert torch.equal(forward(images()), method(images())) or is_used
+    assert forward.is_short == is_used
 
 
 def test_a_block_of_another_type_stays_whole() -> None:

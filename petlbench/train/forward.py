@@ -39,8 +39,8 @@ class TrainingForward:
 
     @property
     def is_short(self) -> bool:
-        """Whether the last block computes the class token alone."""
-        return self.last is not nullcontext
+        """Whether the last block has computed the class token alone."""
+        return isinstance(self.last, last_block.ShortWalk) and self.last.short.is_used
 
 
 class Compiled:

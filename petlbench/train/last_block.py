@@ -38,14 +38,23 @@ class ClassTokenBlock(BlockCall):
     """A block of the walk that returns the class token in the place of every token.
 
     block: what the walk calls. part: timm's block in it. Raises TypeError if it calls norm1 or the
-    attention of `part` with something else than `TimmBlock` does.
+    attention of `part` with something else than `TimmBlock` does. is_used: whether it did.
     """
 
     def __init__(self, block: nn.Module, part: TimmBlock) -> None:
         super().__init__(block)
         self.part: Any = part  # torch types the parts of a module as Tensor or Module
+        self.is_used = False
 
     def forward(self, z: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, C)"""
+        # A constant output may be replayed in other steps, which then have the same bits.
+        if not z.requires_grad and not any(one.requires_grad for one in self.block.parameters()):
+            return self.block(z)  # type: ignore[no-any-return]
+        self.is_used = True
+        return self.short(z)
+
+    def short(self, z: Tensor) -> Tensor:
         """(B, N, C) -> (B, N, C), a view of (B, 1, C)"""
         n = self.part.norm1(z)
         out = self.of_token(z, n, self.part.attn.qkv(n))
@@ -109,30 +118,35 @@ def attended_by_first(attention: Attention, qkv: Tensor) -> Tensor:
     return out
 
 
+class ShortWalk:
+    """Puts the short block into the walk, for a forward pass of training."""
+
+    def __init__(self, slot: Slot, part: TimmBlock) -> None:
+        self.slot = slot
+        self.whole = slot.own()
+        self.short = ClassTokenBlock(self.whole, part)
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        # A replayed block stays: it has the whole block's outputs.
+        if self.slot.get() is not self.whole:
+            yield
+            return
+        self.slot.set(self.short)
+        try:
+            yield
+        finally:
+            self.slot.set(self.whole)
+
+
 def held(method: nn.Module, before_step: StepHook | None = None) -> Held:
-    """Puts the short block into the walk of a method, for a forward pass of training.
+    """The short walk of a method, or no change if that is not enough.
 
     before_step: of the training; None for the method's own.
     """
     if not isinstance(method, Method) or not is_enough(method, before_step):
         return nullcontext
-    slot, part = cast(Last, _last(method))
-    block = slot.own()
-    short = ClassTokenBlock(block, part)
-
-    @contextmanager
-    def hold() -> Iterator[None]:
-        # A replayed block stays: it has the whole block's outputs.
-        if slot.get() is not block:
-            yield
-            return
-        slot.set(short)
-        try:
-            yield
-        finally:
-            slot.set(block)
-
-    return hold
+    return ShortWalk(*cast(Last, _last(method)))
 
 
 def is_enough(method: Method, before_step: StepHook | None = None) -> bool:
@@ -169,7 +183,7 @@ def _walks(method: Method, slot: Slot, part: TimmBlock) -> Iterator[list[Block]]
     block = slot.own()
     # What the blocks before compute is of no account, and the trial takes as long as one.
     *before, _ = (nn.Identity() if one.is_block else one.call for one in parts_of(method.backbone))
-    for last in (block, ClassTokenBlock(block, part), BlankedBlock(block, part)):
+    for last in (block, ClassTokenBlock(block, part).short, BlankedBlock(block, part).short):
         yield [*before, last]
 
 

@@ -97,12 +97,6 @@ class Phase:
         return self.epoch == self.train.epochs
 
     @property
-    def is_short(self) -> bool:
-        """Whether the last block computes the class token alone; a replayed one does not."""
-        replayed = self.prefix_cache["blocks"] if self.prefix_cache else 0
-        return self.forward.is_short and replayed < self.method.backbone.depth
-
-    @property
     def place(self) -> str:
         """How far it is, in words."""
         return f"epoch {self.epoch} of {self.train.epochs}"
