@@ -6,6 +6,8 @@ whole one.
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from petlbench.method import Method
 from petlbench.model.backbone import Backbone
 from petlbench.model.block import PreNormBlock
 from petlbench.model.drop_path import keep_masks
+from petlbench.run.training import run
 from petlbench.testing import images, method_on, randomised, tiny
 from petlbench.train import last_block, recompute
 from petlbench.train.forward import TrainingForward
@@ -29,7 +32,7 @@ from petlbench.train.recompute import Held
 from petlbench.train.step import training_step
 from tests.helpers import sampled, supported_pairs
 from tests.loops import noise_trainer, outcome
-from tests.settings import train
+from tests.settings import config, train
 
 CPU = torch.device("cpu")
 FP32 = Precision("fp32", CPU)
@@ -275,3 +278,10 @@ def test_a_block_of_another_type_stays_whole() -> None:
     method = method_of("lora")
     method.backbone.net.blocks[-1].__class__ = Other
     assert held(method) is nullcontext
+
+
+def test_the_record_says_what_was_computed(tmp_path: Path) -> None:
+    made = config(tmp_path, "bitfit", epochs=1)
+    record = run(replace(made, backbone=replace(made.backbone, pool="cls")))
+    assert record["status"] == "finished", record["reason"]
+    assert record["notes"]["last_block"] == "class token only"
