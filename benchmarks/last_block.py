@@ -23,6 +23,7 @@ from petlbench.cost.memory import TrainingStep
 from petlbench.run import build, provenance
 from petlbench.train.last_block import ShortWalk
 from petlbench.train.precision import Precision
+from petlbench.train.recompute import Held
 
 FILE = "last_block.json"
 METHODS = ("lora", "full")
@@ -38,7 +39,7 @@ def compare(name: str, setting: Setting) -> dict[str, Any]:
     precision = Precision(setting.precision, images.device)
     step = TrainingStep(method, precision, config.train, images)
     assert isinstance(step.forward.last, ShortWalk)
-    walks = {"short": step.forward.last, "whole": nullcontext}
+    walks: dict[str, Held] = {"short": step.forward.last, "whole": nullcontext}
     seconds: dict[str, list[float]] = {form: [] for form in walks}
     now = partial(clock, images.device)
     for _ in range(WARMUP + setting.repeats):
