@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import gpu as gpu_record
+from benchmarks import last_block as block_record
+from benchmarks import trainings as training_record
 from benchmarks.__main__ import DEVICES, FOLDER
-from benchmarks.gpu import FILE as SWITCHES
-from benchmarks.trainings import FILE
 
 Record = Mapping[str, Any]
 INTRODUCTION = (
@@ -225,6 +226,27 @@ def _switch(key: str, value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
+def last_block(record: Record) -> Iterator[str]:
+    """The part on the last block with `backbone.pool=cls`."""
+    versions = record["versions"]
+    yield "## The last block with a class token\n"
+    yield (
+        "`python -m benchmarks.last_block`: CPU seconds of a step that computes the last block "
+        "for the class token alone, beside one that computes all of it, of one network and taking "
+        f"turns. {', '.join(record['settings'])}, fp32, {record['repeats']} steps of each; torch "
+        f"{versions['torch']}, commit {versions['commit']}. {record['device']}, "
+        f"{record['cores']} cores, {record['date']}.\n"
+    )
+    yield _row(["method", "class token, s", "whole, s", "ratio", "kept, MB"])
+    yield _row(["---", *["--:"] * 4])
+    for row in record["rows"]:
+        short, whole = row["seconds"]["short"], row["seconds"]["whole"]
+        ratios = [a / b for a, b in zip(short, whole, strict=True)]
+        seconds = (f"{statistics.median(values):.3g}" for values in (short, whole))
+        yield _row([f"`method={row['method']}`", *seconds, spread(ratios), f"{row['kept']:.1f}"])
+    yield ""
+
+
 def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
@@ -236,10 +258,14 @@ def main() -> None:
     folder: Path = parser.parse_args().records
     devices = (folder / f"{device}.json" for device in DEVICES)
     text = page(json.loads(path.read_text()) for path in devices if path.exists())
-    if (path := folder / FILE).exists():
-        text = "\n".join([text, *trainings(json.loads(path.read_text()))])
-    if (path := folder / SWITCHES).exists():
-        text = "\n".join([text, *switches(json.loads(path.read_text()))])
+    parts = (
+        (block_record.FILE, last_block),
+        (training_record.FILE, trainings),
+        (gpu_record.FILE, switches),
+    )
+    for file, part in parts:
+        if (path := folder / file).exists():
+            text = "\n".join([text, *part(json.loads(path.read_text()))])
     (folder / "README.md").write_text(text)
     print(f"wrote {folder / 'README.md'}")
 

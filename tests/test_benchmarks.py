@@ -18,6 +18,7 @@ from benchmarks import (
     __main__,
     gpu,
     gpu_cases,
+    last_block,
     merging,
     page,
     peak,
@@ -281,3 +282,16 @@ def test_all_rows_for_gpus_run_on_a_cpu_but_those_that_need_one(
             assert len({tuple(row["losses"]) for row in rows}) <= 1, table  # equal bits on a CPU
     [pinned] = [row for row in tables["Replay"] if row["name"] == "dtl, pinned"]
     assert pinned["note"]["blocks"] > 0
+
+
+def test_a_record_of_the_last_block_and_its_part_of_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(last_block, "METHODS", ("bitfit",))
+    run(monkeypatch, last_block.main, "--quick", "--repeats", "2", "--out", str(tmp_path))
+    record = json.loads((tmp_path / last_block.FILE).read_text())
+    [row] = record["rows"]
+    assert {form: len(times) for form, times in row["seconds"].items()} == {"short": 2, "whole": 2}
+    text = "\n".join(page.last_block(record))
+    assert "| `method=bitfit` |" in text
+    assert f"| {row['kept']:.1f} |" in text

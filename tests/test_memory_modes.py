@@ -23,7 +23,7 @@ from petlbench.run.check import broken
 from petlbench.run.identity import identity
 from petlbench.run.record import Record
 from petlbench.testing import FAMILIES, images, method_on, randomised, tiny, tiny_method
-from petlbench.train import live_bytes, recompute
+from petlbench.train import last_block, live_bytes, recompute
 from petlbench.train.precision import Precision
 from petlbench.train.recompute import MODES
 from tests.helpers import sampled, supported_pairs
@@ -142,7 +142,7 @@ def test_the_bytes_kept_are_those_that_live_after_the_forward_pass(name: str) ->
         with keep_masks(method, len(batch)), live_bytes.LiveBytes() as live:
             live.note([*method.parameters(), *method.buffers(), batch])
             before, counted = live.live, len(live._counted)
-            with recompute.held(method, mode)():
+            with last_block.held(method)(), recompute.held(method, mode)():
                 logits = method(batch)
             # each is rounded up by less than that
             rounding = live_bytes.GRAIN * (len(live._counted) - counted)

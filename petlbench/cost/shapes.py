@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 from petlbench.layers.kept import unchanged
 from petlbench.method import Method
 from petlbench.model.drop_path import keep_masks
-from petlbench.model.template import Template
-from petlbench.train import recompute
+from petlbench.model.template import refilled
+from petlbench.train import last_block, recompute
 from petlbench.train.frozen import frozen_in_16_bit
 from petlbench.train.precision import Precision
 
@@ -41,7 +41,7 @@ def saved_bytes(
 
     # The graph must exist until the count is read: another storage may reuse a freed address.
     with torch.autograd.graph.saved_tensors_hooks(note, unchanged):
-        with precision.autocast(), recompute.held(method, memory)():
+        with precision.autocast(), last_block.held(method)(), recompute.held(method, memory)():
             logits = method(images)
         # Not the parts of the graph that a method has thrown away.
         living = (storages for kept, storages in noted if kept() is not None)
@@ -73,7 +73,11 @@ def gflops(method: Method, *, batch: int, size: int, memory: str = "fast") -> di
         plain = empty_copy(method, META, nullcontext()).eval().requires_grad_(False)
         forward = flops(lambda: plain(images))
         training = empty_copy(method, META, nullcontext()).train()
-        with masks(training, batch), recompute.held(training, memory)():
+        with (
+            masks(training, batch),
+            last_block.held(training)(),
+            recompute.held(training, memory)(),
+        ):
             step = flops(lambda: _pass(training, images))
     return {"forward": forward / batch / 1e9, "step": step / batch / 1e9}
 
@@ -115,14 +119,15 @@ def empty_copy(
 
     Only the structure is network; the method itself may be on the meta device.
     """
-    memo: dict[int, Any] = {}
-    with mode:
-        plain = method.backbone.plain_parameters  # a method may have removed some of them
-        for tensor in [*method.parameters(), *method.buffers(), *plain]:
-            empty = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
-            is_parameter = isinstance(tensor, nn.Parameter)
-            memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
-    return Template(method).copy(memo)
+
+    def empty(tensor: Tensor) -> Tensor:
+        with mode:
+            return torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+
+    plain = method.backbone.plain_parameters  # a method may have removed some of them
+    copy = refilled(method, [*method.parameters(), *method.buffers(), *plain], empty)
+    last_block.copied(method, copy)
+    return copy
 
 
 def masks(method: Method, batch: int) -> AbstractContextManager[None]:

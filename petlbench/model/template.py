@@ -3,7 +3,7 @@
 import copy
 import io
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
@@ -40,6 +40,20 @@ class Template(Generic[M]):
         except (pickle.PicklingError, AttributeError, TypeError):  # for example a local function
             return None
         return file.getvalue()
+
+
+def refilled(module: M, tensors: Iterable[Tensor], fill: Callable[[Tensor], Tensor]) -> M:
+    """A copy of a module with fill(tensor) in the place of each of its tensors.
+
+    tensors: those of the module, also such as no submodule lists any more.
+    """
+    memo: dict[int, Any] = {}
+    for tensor in tensors:
+        filled = fill(tensor)
+        if isinstance(tensor, nn.Parameter) and filled is not tensor:
+            filled = nn.Parameter(filled, tensor.requires_grad)
+        memo[id(tensor)] = filled
+    return Template(module).copy(memo)
 
 
 class _Writer(pickle.Pickler):

@@ -181,6 +181,8 @@ def _note_training(run: Run, trainer: TrainingLoop, spent: Spent) -> None:
     }
     if trainer.prefix_cache is not None:
         run.record["notes"]["prefix_cache"] = trainer.prefix_cache
+    if trainer.is_short:
+        run.record["notes"]["last_block"] = "class token only"
     if spent.devices[1:]:
         timings = ("train_s", "train_images_per_s")
         run.record["cost"] |= dict.fromkeys(timings)

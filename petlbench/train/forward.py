@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import cast
 
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from petlbench.config.nodes import CUDA_GRAPHS, Train
 from petlbench.errors import UserError, first_line
 from petlbench.model.drop_path import FixedMasks
-from petlbench.train import recompute
+from petlbench.train import last_block, recompute
+from petlbench.train.hooks import StepHook
+from petlbench.train.recompute import Held
 
 log = logging.getLogger("petlbench")
 
@@ -36,22 +38,32 @@ def without_graphs(train: Train) -> Train:
 class TrainingForward:
     """images (B, 3, H, W) -> logits (B, K), as `train.memory` and `train.compile` say.
 
-    Raises UserError if the device of the method cannot do it.
+    before_step: of the training; None for the method's own. Raises UserError if the device of the
+    method cannot do it.
     """
 
-    def __init__(self, method: nn.Module, train: Train) -> None:
+    def __init__(
+        self, method: nn.Module, train: Train, before_step: StepHook | None = None
+    ) -> None:
         check(train, next(method.parameters()).device)
+        # A compiler takes no checkpoint in which modules change, as the short block's do.
+        self.last: Held = nullcontext if train.compile else last_block.held(method, before_step)
         self.mode = recompute.held(method, train.memory)
         self.method: Forward = COMPILERS[train.compile](method)
 
     def __call__(self, images: Tensor) -> Tensor:
-        with self.mode():
+        with self.last(), self.mode():
             return self.method(images)
 
     def end(self) -> None:
         """Free the memory of CUDA graphs, which torch keeps for further replays."""
         if isinstance(self.method, Graphed):
             torch.compiler.reset()
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the last block has computed the class token alone."""
+        return isinstance(self.last, last_block.ShortWalk) and self.last.short.is_used
 
 
 class Compiled:

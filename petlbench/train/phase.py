@@ -17,11 +17,12 @@ from petlbench.delta import delta_tensors
 from petlbench.method import Method, Step
 from petlbench.progress import EpochProgress
 from petlbench.train.forward import TrainingForward
+from petlbench.train.hooks import StepHook
 from petlbench.train.objective import Objective
 from petlbench.train.optim import build_optimiser, schedule_time, set_rates
 from petlbench.train.precision import Precision
 from petlbench.train.random_states import plain_numpy
-from petlbench.train.replay import StepHook, Training, replay
+from petlbench.train.replay import Training, replay
 from petlbench.train.step import Batch, accumulated_step
 from petlbench.train.unfinished import Spent
 
@@ -84,7 +85,7 @@ class Phase:
         self.epoch = 0
         self.steps = _steps(train, len(split))
         self.optimiser = build_optimiser(method, train)
-        self.forward = TrainingForward(method, train)
+        self.forward = TrainingForward(method, train, before_step)
         self.objective = Objective.of(train, classes=means.classes, seed=means.seed)
         # Of drop path alone: its draws do not depend on other draws, or on an earlier phase.
         self.masks = torch.Generator().manual_seed(means.seed)

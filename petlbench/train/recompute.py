@@ -93,7 +93,7 @@ class RecomputedMLP:
     def held(self) -> Iterator[None]:
         """Stand in for the forward passes of both modules."""
         norm, mlp = self.parts
-        with _forward(norm, self.norm), _forward(mlp, self.mlp):
+        with called_as(norm, self.norm), called_as(mlp, self.mlp):
             try:
                 yield
             finally:
@@ -164,7 +164,7 @@ def _mlps(method: Method) -> Iterator[tuple[nn.Module, nn.Module]]:
 
 
 @contextmanager
-def _forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def called_as(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Another forward pass of one module, without a change of its class or its name."""
     before = vars(module).get("forward")
     vars(module)["forward"] = forward

@@ -7,7 +7,7 @@ it calls as ever. docs/speed.md says when this is exact.
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +18,9 @@ from torch import Tensor
 from petlbench.config.nodes import Train
 from petlbench.data.feed import Batch, Feed, ahead
 from petlbench.data.task import Split
-from petlbench.method import Method, Step
+from petlbench.method import Method
 from petlbench.progress import progress
+from petlbench.train.hooks import StepHook, overridden
 from petlbench.train.output_store import CPU, GIB, STORE, Outputs, keys, limit_of
 from petlbench.train.parts import Link, Part, calling, parts_of
 from petlbench.train.precision import Precision
@@ -28,8 +29,6 @@ from petlbench.train.stand_in import chain, stand_ins
 
 OFF = (False, "off")  # yaml reads `off` as false
 PLAIN = (*OFF, "auto")
-HOOKS = ("before_step", "after_step", "extra_loss")  # of a method
-StepHook = Callable[[Step], None]
 log = logging.getLogger("petlbench")
 
 
@@ -151,9 +150,7 @@ def replay(training: Training) -> Replay | None:
 def _reason(training: Training) -> str | None:
     """Why the outputs are not constant, or not used twice."""
     train, method = training.train, training.method
-    hooks = [name for name in HOOKS if not _is_inherited(method, name)]
-    if training.before_step != method.before_step:
-        hooks.append("before_step")
+    hooks = overridden(method, training.before_step)
     reasons = {
         "training images are augmented": training.feed.augmentation is not None,
         "training images are mixed": train.mixup or train.cutmix,
@@ -163,10 +160,6 @@ def _reason(training: Training) -> str | None:
         f"the network may change in {' and '.join(hooks)}": hooks,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
-
-
-def _is_inherited(method: Method, name: str) -> bool:
-    return getattr(getattr(method, name), "__func__", None) is getattr(Method, name)
 
 
 def _stored(

@@ -17,10 +17,10 @@ from petlbench.method import Method
 from petlbench.progress import progress
 from petlbench.train.evaluation import batch_size
 from petlbench.train.frozen import frozen_in_16_bit
+from petlbench.train.hooks import StepHook
 from petlbench.train.outputs import ImageOutputs
 from petlbench.train.phase import Diverged, Epoch, Means, Phase, State
 from petlbench.train.precision import Precision
-from petlbench.train.replay import StepHook
 from petlbench.train.unfinished import Unfinished
 
 NOT_FINITE = "logits are not finite numbers; lower train.lr"
@@ -34,7 +34,8 @@ class TrainingLoop:
     order of images. keep_best: return to the best epoch on the (only) select split at the end.
     every_epochs: distance of the epochs that are scored. on_epoch: called with every finished
     epoch, those of an earlier start included. unfinished: what is saved for a later start.
-    prefix_cache: what the training replayed; None for nothing.
+    prefix_cache: what the training replayed; None for nothing. is_short: whether its last block
+    computed the class token alone.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class TrainingLoop:
         self.history: list[Epoch] = []
         self.best: Epoch | None = None
         self.prefix_cache: Mapping[str, object] | None = None
+        self.is_short = False
 
     def train(self, method: Method) -> None:
         """Train the method's trainable tensors for the epochs of the settings, in place."""
@@ -88,7 +90,7 @@ class TrainingLoop:
                 self.on_epoch(epoch)
                 if self.is_due(phase):
                     self.unfinished.save(phase.name, self._state(phase, best), phase.place)
-        self.prefix_cache = phase.prefix_cache
+        self.prefix_cache, self.is_short = phase.prefix_cache, phase.forward.is_short
         if best:
             with torch.no_grad():
                 for name, value in delta_tensors(method).items():
