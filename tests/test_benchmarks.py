@@ -1,6 +1,7 @@
 """The benchmarks on a tiny network: equal forms, a record, and its page."""
 
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
@@ -175,11 +176,12 @@ def test_on_how_many_images_merging_pays(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_step_in_a_process_whose_threads_wait_as_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
 
-    def output(command: list[str], *, env: dict[str, str], text: bool) -> str:
+    def output(command: list[str], *, env: dict[str, str], **_: Any) -> Any:
         assert command[2:] == ["benchmarks.one_step", "3"]
-        return f"{env['GOMP_SPINCOUNT']} {'OMP_WAIT_POLICY' in env} {'OMP_NUM_THREADS' in env}\n"
+        line = f"{env['GOMP_SPINCOUNT']} {'OMP_WAIT_POLICY' in env} {'OMP_NUM_THREADS' in env}\n"
+        return subprocess.CompletedProcess(command, 0, line.encode())
 
-    monkeypatch.setattr(waiting.subprocess, "check_output", output)
+    monkeypatch.setattr(subprocess, "run", output)
     assert waiting.measured({"GOMP_SPINCOUNT": "1000"}, 3) == "1000 False False"
 
 
