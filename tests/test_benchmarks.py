@@ -150,6 +150,7 @@ def test_what_replay_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     assert line == "linear: step 2000.0 ms, share 0.50; left 0.55 in 10 epochs, 0.51 in 100 epochs"
 
 
+@pytest.mark.slow
 def test_the_tensors_at_the_peak_are_the_predicted_bytes() -> None:
     overrides = ("method=linear", *TINY.network, "train.batch_size=4")
     live = peak.at_peak(overrides)
