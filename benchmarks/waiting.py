@@ -11,7 +11,7 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from petlbench.system import SPINS
@@ -24,11 +24,12 @@ FORMS = {
 KEYS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS")
 
 
-def measured(variables: Mapping[str, str], repeats: int) -> str:
+def measured(variables: dict[str, str], repeats: int) -> str:
     """What `one_step` prints in a process with these variables."""
     others = {key: value for key, value in os.environ.items() if key not in KEYS}
     command = [sys.executable, "-m", "benchmarks.one_step", str(repeats)]
-    return subprocess.check_output(command, env=others | variables, text=True).strip()
+    done = subprocess.run(command, env=others | variables, stdout=subprocess.PIPE, check=True)
+    return done.stdout.decode().strip()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -155,6 +156,7 @@ def test_what_replay_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
     assert line == "linear: step 2000.0 ms, share 0.50; left 0.55 in 10 epochs, 0.51 in 100 epochs"
 
 
+@pytest.mark.slow
 def test_the_tensors_at_the_peak_are_the_predicted_bytes() -> None:
     overrides = ("method=linear", *TINY.network, "train.batch_size=4")
     live = peak.at_peak(overrides)
@@ -181,11 +183,12 @@ def test_on_how_many_images_merging_pays(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_step_in_a_process_whose_threads_wait_as_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
 
-    def output(command: list[str], *, env: dict[str, str], text: bool) -> str:
+    def output(command: list[str], *, env: dict[str, str], **_: Any) -> Any:
         assert command[2:] == ["benchmarks.one_step", "3"]
-        return f"{env['GOMP_SPINCOUNT']} {'OMP_WAIT_POLICY' in env} {'OMP_NUM_THREADS' in env}\n"
+        line = f"{env['GOMP_SPINCOUNT']} {'OMP_WAIT_POLICY' in env} {'OMP_NUM_THREADS' in env}\n"
+        return subprocess.CompletedProcess(command, 0, line.encode())
 
-    monkeypatch.setattr(waiting.subprocess, "check_output", output)
+    monkeypatch.setattr(subprocess, "run", output)
     assert waiting.measured({"GOMP_SPINCOUNT": "1000"}, 3) == "1000 False False"
 
 

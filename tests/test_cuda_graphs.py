@@ -128,7 +128,8 @@ def test_logits_and_losses_outlive_the_next_replay(marks: list[str]) -> None:
     assert torch.equal(first, value)
     marks.clear()
     expected = list(steps(dropping(), "cpu"))
-    assert list(steps(dropping(), "cpu", compile=CUDA_GRAPHS)) == expected
+    graphed = list(steps(dropping(), "cpu", compile=CUDA_GRAPHS))
+    torch.testing.assert_close(graphed, expected)  # the eager steps have a short last block
     assert marks == ["step"] * len(SIZES)
 
 
