@@ -26,8 +26,8 @@ def unfit(path: Path, why: str) -> UserError:
 
 def damaged(path: Path, error: Exception) -> UserError:
     """It cannot be read."""
-    if reason := getattr(error, "strerror", None):
-        return UserError(f"checkpoint '{path}' cannot be read: {reason}")
+    if isinstance(error, PermissionError):
+        return UserError(f"checkpoint '{path}' cannot be read: {error.strerror}")
     return UserError(f"checkpoint '{path}' cannot be read, is it cut short? ({first_line(error)})")
 
 

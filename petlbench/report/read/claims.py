@@ -103,7 +103,7 @@ class Row:
         What the measurement asks for itself is left out, and so are keys that only the record or
         only the configuration of today has.
         """
-        expected = _expected(_options(record), tuple(_overrides(self.settings)))
+        expected = deviations.decisive(composed(record, self.settings))
         own = deviations.decisive(record["config"])
         asked = {SET_BY.get(key, key) for key in measurement.accepts}
         shared = expected.keys() & own.keys() - asked
@@ -140,27 +140,22 @@ class Claim:
         return [self.row] if self.minus is None else [self.row, self.minus]
 
 
-def _options(record: Record) -> tuple[str, ...]:
-    """The options of a record, as overrides."""
+def composed(record: Record, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration of the options of a record and of settings. Do not change it."""
     factors = record["factors"]
-    return (
+    options = (
         *(f"{key}={factors[key]}" for key in ("method", "backbone")),
         f"dataset={factors['task']}",
         f"protocol={record['protocol']}",
         f"recipe={fields.config_value(record, 'recipe.name') or 'default'}",
     )
-
-
-def _overrides(settings: Mapping[str, Any]) -> Iterator[str]:
-    for key, value in settings.items():
-        yield f"{key}={json.dumps(value)}"
+    return _composed((*options, *(f"{k}={json.dumps(v)}" for k, v in settings.items())))
 
 
 @cache  # a report asks for the same options once for each claim and seed
-def _expected(chosen: tuple[str, ...], settings: tuple[str, ...]) -> dict[str, Any]:
-    """The decisive values of options and settings, named as those of records."""
-    plain = deviations.composed((*chosen, *settings))
-    return deviations.decisive(identity.completed(plain))
+def _composed(overrides: tuple[str, ...]) -> Mapping[str, Any]:
+    # named as in records
+    return identity.completed(deviations.composed(overrides))
 
 
 @cache  # nothing changes what it returns
