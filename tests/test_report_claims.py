@@ -5,13 +5,12 @@ import itertools
 import re
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from petlbench.config import compose, options
+from petlbench.config import options
 from petlbench.errors import UserError
 from petlbench.report import registry
 from petlbench.report.model.report import Report
@@ -20,7 +19,6 @@ from petlbench.report.read.claims import CONDITIONS, Claim, Measurement, Row
 from petlbench.report.read.rows import members
 from petlbench.report.registry import find
 from petlbench.report.table import published
-from petlbench.run import identity
 from petlbench.run.record import Record
 from tests.records import probe, record
 from tests.sweeps import measured, titled
@@ -63,19 +61,9 @@ def fulfil(run: Record, key: str, value: Any) -> None:
         put(run, ("config", "backbone", "fused_attention"), value == "fused")
 
 
-@cache
-def composed(*overrides: str) -> dict[str, Any]:
-    return identity.completed(identity.placeless(compose.single(overrides).plain()))
-
-
 def runs(row: Row, measurement: Measurement, top1: float = 60.0) -> list[Record]:
     """A record of each task of the suite that the measurement accepts for the row."""
     accepts = measurement.accepts
-    chosen = [f"method={row.method}", f"backbone={accepts['backbone']}"]
-    chosen += [
-        f"protocol={accepts['protocol']}",
-        f"recipe={accepts.get('recipe.name', 'default')}",
-    ]
     made = []
     for place, task in enumerate(members("dataset", accepts["suite"])):
         if accepts["suite"] == "probe":
@@ -87,7 +75,10 @@ def runs(row: Row, measurement: Measurement, top1: float = 60.0) -> list[Record]
             run["task_title"] = content.get("title", task)
         run = titled(copy.deepcopy(run))
         run["id"] += f"{measurement.conditions}{row.settings}"
-        run["config"] = copy.deepcopy(composed(*chosen, f"dataset={task}"))
+        run["config"] = {"recipe": {"name": accepts.get("recipe.name")}}
+        for key in ("backbone", "protocol"):
+            fulfil(run, key, accepts[key])
+        run["config"] = copy.deepcopy(dict(claims.composed(run, row.settings)))
         for key, value in {**accepts, **row.settings}.items():
             fulfil(run, key, value)
         made.append(run)
