@@ -8,7 +8,7 @@ from tools.readme import main
 
 
 def test_columns_of_a_table_and_a_whole_report(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("method,group mean,saved_mb\nDTL+*,80.04,1.25\nLoRA,81,2\n")
+    (tmp_path / "a.csv").write_text("method,group mean,saved_mb\nDTL+*,80.04,1.25\nLoRA,81,\n")
     (tmp_path / "a.md").write_text("A caption.\n\n| a |\n| --- |\n\n- A note.\n")
     readme = tmp_path / "README.md"
     readme.write_text(
@@ -19,7 +19,7 @@ def test_columns_of_a_table_and_a_whole_report(tmp_path: Path) -> None:
     assert main([str(readme)]) == 0
     result = readme.read_text()
     assert "| method | group mean | saved for backward (MB) |" in result
-    assert "| DTL+\\* | 80.0 | 1.2 |" in result
+    assert "| DTL+\\* | 80.0 | 1.2 |\n| LoRA | 81.0 | – |" in result
     assert "| method | group mean |\n| --- | --: |\n| DTL+\\* | 80.0 |\n\n" in result
     assert "old" not in result
     assert "| a |\n| --- |\n\n- A note.\n" in result

@@ -74,11 +74,16 @@ def _columns(table: pd.DataFrame, names: list[str]) -> list[str]:
     rows = [
         # DTL+* would start emphasis
         [str(row[first]).replace("*", r"\*")]
-        + [f"{row[key]:.{digit}f}" for key, digit in zip(keys, digits, strict=True)]
+        + [_number(row[key], digit) for key, digit in zip(keys, digits, strict=True)]
         for _, row in table.iterrows()
     ]
     head = [[first, *titles], ["---", *("--:" for _ in keys)]]
     return [f"| {' | '.join(cells)} |" for cells in [*head, *rows]]
+
+
+def _number(value: float, digits: int) -> str:
+    """A cell; a dash for what could not be counted, as in reports."""
+    return "–" if pd.isna(value) else f"{value:.{digits}f}"
 
 
 def main(arguments: list[str] | None = None) -> int:
