@@ -217,7 +217,8 @@ def test_measuring_leaves_nothing_in_memory() -> None:
     alive = sum(isinstance(thing, Tensor) for thing in gc.get_objects())
     cost_of(made)
     gc.collect()
-    assert sum(isinstance(thing, Tensor) for thing in gc.get_objects()) == alive
+    # not equal: tensors of earlier tests may go meanwhile
+    assert sum(isinstance(thing, Tensor) for thing in gc.get_objects()) <= alive
 
 
 def test_parameters_exclude_the_head() -> None:

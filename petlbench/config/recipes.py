@@ -15,7 +15,7 @@ it. Hydra asks for `published/paper/<method>/<backbone>/<suite>/<task>`, so only
 from collections import defaultdict
 from functools import cache
 from importlib import resources
-from importlib.abc import Traversable
+from importlib.resources.abc import Traversable
 from typing import Any
 
 import yaml
