@@ -141,11 +141,11 @@ def test_the_bytes_kept_are_those_that_live_after_the_forward_pass(name: str) ->
         saved = kept(method, mode)
         with keep_masks(method, len(batch)), live_bytes.LiveBytes() as live:
             live.note([*method.parameters(), *method.buffers(), batch])
-            before, counted = live.live, len(live._counted)
+            before, counted = live.live, len(live.sizes)
             with last_block.held(method)(), recompute.held(method, mode)():
                 logits = method(batch)
             # each is rounded up by less than that
-            rounding = live_bytes.GRAIN * (len(live._counted) - counted)
+            rounding = live_bytes.GRAIN * (len(live.sizes) - counted)
         assert logits.requires_grad
         assert saved - batch.nbytes <= live.live - before <= saved + rounding
         assert rounding < saved / 2
