@@ -1,10 +1,8 @@
 """Checks of values that a user may set: each raises one line that names value and range."""
 
-import os
 import re
 import sys
 from collections.abc import Collection, Iterable
-from pathlib import Path
 from typing import TypeGuard, TypeVar
 
 from petlbench.errors import UserError, unknown
@@ -125,16 +123,3 @@ def _shown(value: object) -> str:
     """A value as yaml writes it."""
     words = {None: "null", True: "true", False: "false"}
     return words[value] if value is None or isinstance(value, bool) else str(value)
-
-
-def check_readable(name: str, folder: Path) -> None:
-    """Raise UserError if a folder exists and this user may not list it; name: the option."""
-    try:
-        os.scandir(folder).close()
-    except PermissionError as error:
-        raise UserError(
-            f"{name} '{folder}' cannot be read ({error.strerror}); give this user the permission, "
-            "or name another folder"
-        ) from error
-    except OSError:
-        return  # the caller says that it is no folder

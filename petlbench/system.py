@@ -232,6 +232,19 @@ def check_writable(name: str, folder: Path) -> None:
         ) from error
 
 
+def check_readable(name: str, folder: Path) -> None:
+    """Raise UserError if a folder exists and this user may not list it; name: the option."""
+    try:
+        os.scandir(folder).close()
+    except PermissionError as error:
+        raise UserError(
+            f"{name} '{folder}' cannot be read ({error.strerror}); give this user the permission, "
+            "or name another folder"
+        ) from error
+    except OSError:
+        return  # the caller says that it is no folder
+
+
 def remove_abandoned(folder: Path) -> None:
     """Remove the temporary files in a folder whose process was killed."""
     for path in folder.glob(f"{TEMPORARY}*"):

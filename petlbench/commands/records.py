@@ -11,11 +11,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from petlbench.arguments import Parser, command
-from petlbench.checks import check_readable
 from petlbench.commands.contribution import faults
 from petlbench.errors import UserError
 from petlbench.run.record import NoRecord, Record, Store, read
-from petlbench.system import user_path
+from petlbench.system import check_readable, user_path
 
 EXAMPLE = "example: petlbench records check results/community"
 FAULTY = 1

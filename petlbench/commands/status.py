@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from petlbench.arguments import Parser, command
-from petlbench.checks import check_readable
 from petlbench.errors import UserError
 from petlbench.run.claims import Claims, Owner
 from petlbench.run.record import Record, Store
 from petlbench.sweep import plans
 from petlbench.sweep.estimate import Pace, duration, left, machine_of, seconds_of
+from petlbench.system import check_readable
 
 EXAMPLE = "example: petlbench status --records results/runs"
 SHOWN = 20  # failures on the terminal

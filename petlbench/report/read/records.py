@@ -4,11 +4,10 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from petlbench.checks import check_readable
 from petlbench.errors import UserError
 from petlbench.run import identity
 from petlbench.run.record import Record, Store
-from petlbench.system import user_path
+from petlbench.system import check_readable, user_path
 
 
 def read(folders: Sequence[Path]) -> list[Record]:
