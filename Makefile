@@ -19,6 +19,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 JOBS ?= 2
+# Bytecode is kept: tests start many processes, and each would compile all modules anew.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
 # petlbench extends its __path__, which type checkers do not see; they read this folder of links.
 types:
@@ -32,7 +34,7 @@ demo: install
 	$(BIN)/python -m petlbench.report demo --records results/demo/runs --out results/demo
 
 test: install-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	$(PYTEST) -n $(JOBS) --dist worksteal
 
 lint: install-dev types
 	$(BIN)/ruff format --check .
@@ -43,11 +45,11 @@ check: lint test
 
 test-slurm: install-dev
 	@command -v slurmctld >/dev/null || { apt-get update && apt-get install --yes --no-install-recommends slurm-wlm munge; }
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_slurm.py -m '' -rs
+	$(PYTEST) tests/test_slurm.py -m '' -rs
 
 # slow tests: every bad value of every key
 check-all: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m slow -s
+	$(PYTEST) -n $(JOBS) -m slow -s
 
 torture: install-dev
 	$(BIN)/python -m tests.torture --out results/measured/torture/attacks.json

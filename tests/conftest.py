@@ -1,13 +1,18 @@
-"""Fixtures of several test files, and Python's garbage collector."""
+"""Fixtures of several test files, and Python's garbage collector.
+
+Fixtures import what they need: the process that hands out the tests does without torch.
+"""
+
+from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
-from petlbench.mini import suite
-from petlbench.train.output_store import STORE
-from tests.wandb_server import Server, server
+if TYPE_CHECKING:
+    from tests.wandb_server import Server
 
 
 def pytest_collection_finish() -> None:
@@ -20,6 +25,8 @@ def pytest_collection_finish() -> None:
 @pytest.fixture
 def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mini tasks with 40 images to train on and 10 to validate, for runs of a second."""
+    from petlbench.mini import suite
+
     monkeypatch.setattr(suite, "TRAIN", 40)
     monkeypatch.setattr(suite, "VAL", 10)
     ends = {"train": (0, 40), "val": (40, 50), "trainval": (0, 50), "test": (50, None)}
@@ -29,6 +36,8 @@ def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def empty_store() -> Iterator[None]:
     """No stored outputs before and after."""
+    from petlbench.train.output_store import STORE
+
     STORE.clear()
     yield
     STORE.clear()
@@ -38,6 +47,8 @@ def empty_store() -> Iterator[None]:
 def online(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server of W&B on loopback, with all that an environment may say of runs."""
     import wandb
+
+    from tests.wandb_server import server
 
     with server() as serving:
         wandb.teardown()

@@ -15,7 +15,7 @@ from petlbench import registry
 from petlbench.delta import trained
 from petlbench.errors import Unsupported, UserError
 from petlbench.layers import DepthwiseConv
-from petlbench.method import frozen_prefix
+from petlbench.method import Method, frozen_prefix
 from petlbench.methods.dtl import DTL
 from petlbench.model.drop_path import DropPath
 from petlbench.swap import swap
@@ -42,7 +42,10 @@ from petlbench.testing.once import (
 from petlbench.testing.passes import no_tensor_stays_on_the_cpu
 from petlbench.testing.properties import (
     copies_are_exact_and_independent,
+    every_trained_tensor_gets_a_gradient,
+    merged_is_equal_or_refused,
     pickles_are_exact_and_independent,
+    starts_as_pretrained_if_declared,
 )
 from tests.helpers import one_of_each_class, sampled
 
@@ -64,21 +67,38 @@ PLAIN_PROPERTIES = [holds for holds in NETWORK_PROPERTIES if holds != no_tensor_
 SUPPORTED = [(name, family) for name in NAMES for family in FAMILIES if supported(name, family)]
 
 
-# In the fast run each class on a ViT and a Swin; on the other families a walk and single modules.
+# In the fast run each class on a ViT; what differs on other networks, there.
 CLASSES = one_of_each_class()
-FAST = [
-    pair
-    for pair in SUPPORTED
-    if (pair[1] in ("vit", "swin") and pair[0] in CLASSES) or pair[0] in ("dtl_plus", "ssf")
+WALKS = [
+    name
+    for name in CLASSES
+    if registry.kind(name).features is not Method.features
+    or registry.kind(name).forward is not Method.forward
 ]
-
-
-# Copying is the engine's work, so one network tells as much as two.
+# Those with a walk of their own, and single modules in each place.
+EVERYWHERE = [*WALKS, "lora", "ssf"]
+# On a Swin modules have other shapes, which the rest of the properties does not see.
+OF_SHAPES = (
+    starts_as_pretrained_if_declared,
+    every_trained_tensor_gets_a_gradient,
+    merged_is_equal_or_refused,
+)
+# Templates are pickled, so all properties are of pickled methods; a deep copy works alike.
 COPIES = (copies_are_exact_and_independent, pickles_are_exact_and_independent)
 TRIED = [(*pair, holds) for pair in SUPPORTED for holds in PLAIN_PROPERTIES]
-TRIED_FAST = [
-    one for one in TRIED if one[:2] in FAST and (one[1] == "vit" or one[2] not in COPIES)
-]
+
+
+def is_fast_on_a_network(name: str, family: str, holds: Property) -> bool:
+    if family == "vit":
+        return name in CLASSES and (holds not in COPIES or name in EVERYWHERE)
+    if holds in COPIES:
+        return False
+    if family == "swin":
+        return name in EVERYWHERE or (name in CLASSES and holds in OF_SHAPES)
+    return name in ("dtl_plus", "ssf")
+
+
+TRIED_FAST = [one for one in TRIED if is_fast_on_a_network(*one)]
 
 
 @pytest.mark.parametrize(
@@ -101,14 +121,16 @@ def test_no_tensor_stays_on_the_cpu(name: str, family: str) -> None:
 
 
 # What a yaml declares is tested for each; what its class does, for each class.
-OF_A_CLASS = (saved_bytes_on_shapes_are_those_of_a_step, wrong_values_are_refused_in_one_line)
 DECLARED = [(name, holds) for name in NAMES for holds in METHOD_PROPERTIES]
+SLOW_AT_FULL_SIZE = ("boft", "fourierft")  # 5 s each
 
 
 def is_fast(name: str, holds: Property) -> bool:
     if holds == parameters_are_as_declared:  # decompositions of large weights take up to a minute
-        return not registry.kind(name).needs_weights
-    return name in CLASSES or holds not in OF_A_CLASS
+        return not registry.kind(name).needs_weights and name not in SLOW_AT_FULL_SIZE
+    if holds == saved_bytes_on_shapes_are_those_of_a_step:
+        return name in (*EVERYWHERE, "adalora", "bitfit", "convpass")
+    return name in CLASSES or holds != wrong_values_are_refused_in_one_line
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,13 @@ from typing import Any
 import yaml
 
 from petlbench.config.search_path import packages
+from petlbench.config.yaml_text import parsed
 from petlbench.errors import UserError, one_line
 
 log = logging.getLogger("petlbench")
 SuiteOf = Callable[[str], Sequence[str] | None]
-# libyaml's is ten times as fast, and a report reads a hundred files; not every build has it
 GLOBAL = "@package _global_"  # in the header of a yaml that sets keys outside its group
 OPEN_GROUPS = ("method", "dataset", "protocol")  # whose options have keys of their own
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def groups() -> list[str]:
@@ -55,7 +54,7 @@ def shared_content(group: str, name: str) -> Mapping[str, Any]:
 
 @cache  # by the text, so that a changed file is seen: a sweep reads an option for each run
 def _parsed(text: str) -> Any:
-    return yaml.load(text, LOADER) or {}  # yaml reads an empty file as None
+    return parsed(text) or {}  # yaml reads an empty file as None
 
 
 def contents(group: str) -> dict[str, dict[str, Any]]:

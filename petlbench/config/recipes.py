@@ -18,12 +18,12 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any
 
-import yaml
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 
 from petlbench.config.schema import Config
+from petlbench.config.yaml_text import parsed
 from petlbench.errors import Unsupported
 
 NAME = "paper"
@@ -101,7 +101,7 @@ def _content(method: str, backbone: str, suite: str) -> dict[str, Any]:
     if (method, backbone, suite) not in covered():
         return {"rows": {}}
     text = (_folder() / f"{method}__{backbone}__{suite}.yaml").read_text()
-    content: dict[str, Any] = yaml.safe_load(text)
+    content: dict[str, Any] = parsed(text)
     return content
 
 

@@ -5,7 +5,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-import yaml
+from petlbench.config.yaml_text import parsed
 
 
 def current_name(node: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def first_name(node: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def _table() -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = yaml.safe_load(
+    rows: list[dict[str, Any]] = parsed(
         (resources.files("petlbench.config") / "renamed.yaml").read_text()
     )
     return rows

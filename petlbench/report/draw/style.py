@@ -9,8 +9,7 @@ from functools import cache
 from importlib import resources
 from itertools import product
 
-import yaml
-
+from petlbench.config.yaml_text import parsed
 from petlbench.report.model.chart import Chart, Series
 
 # Okabe and Ito, https://jfly.uni-koeln.de/color/; yellow is left out: too pale for lines on white.
@@ -87,5 +86,5 @@ def _free(looks: Iterator[Look], taken: Iterable[Look]) -> Look:
 @cache
 def _listed() -> dict[str, Look]:
     text = (resources.files("petlbench.report.draw") / "looks.yaml").read_text()
-    rows: dict[str, list[str]] = yaml.safe_load(text)
+    rows: dict[str, list[str]] = parsed(text)
     return {method: (COLOURS[colour], marker) for method, (colour, marker) in rows.items()}

@@ -11,9 +11,9 @@ from importlib import resources
 from typing import Any
 
 import pandas as pd
-import yaml
 
-from petlbench.config import deviations, options
+from petlbench.config import deviations
+from petlbench.config.yaml_text import parsed
 from petlbench.errors import UserError, unknown
 from petlbench.report.read import fields
 from petlbench.run import identity
@@ -167,7 +167,7 @@ def read(file: str) -> tuple[dict[str, Measurement], list[Claim]]:
     path = resources.files(PUBLISHED) / f"{file}.yaml"
     if not path.is_file():
         raise UserError(f"results/published has no '{file}.yaml'")
-    content = yaml.load(path.read_text(), options.LOADER)
+    content = parsed(path.read_text())
     measurements = {key: Measurement(**values) for key, values in content["measured_by"].items()}
     for measurement in measurements.values():
         for key in measurement.accepts:

@@ -7,8 +7,8 @@ from importlib import resources
 from typing import Any
 
 import pandas as pd
-import yaml
 
+from petlbench.config.yaml_text import parsed
 from petlbench.errors import unknown
 from petlbench.report.model.table import COST, Column, Table
 from petlbench.report.read.scores import Scores
@@ -155,5 +155,5 @@ def _row(part: pd.DataFrame, about: Mapping[str, Any]) -> PublishedRow:
 @cache
 def _sources() -> dict[str, Any]:
     text = (resources.files("petlbench.published") / "sources.yaml").read_text()
-    sources: dict[str, Any] = yaml.safe_load(text)
+    sources: dict[str, Any] = parsed(text)
     return sources
