@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from petlbench.checks import positive, whole
-from petlbench.errors import Unsupported, unknown
+from petlbench.errors import Unsupported, UserError, unknown
 from petlbench.method import Fitted, Method, Trainer
 from petlbench.methods.gps_entries import SELECTED, Selected, selected
 from petlbench.methods.gps_views import contrastive_loss, two_views
@@ -112,6 +112,11 @@ class GPS(Method):
                 for total, gradient in zip(sums, _gradients(loss, layers), strict=True):
                     total += gradient
             losses.append(loss.detach())
+        if losses and not torch.stack(losses).isfinite().all():  # any entries would be chosen
+            raise UserError(
+                f"the loss by which GPS selects is not finite; {self.selection_loss} of these "
+                f"images has none with method.temperature={self.temperature:g}"
+            )
         for layer, gradient in zip(layers, sums, strict=True):
             layer.entries.choose(layer.weight, gradient)
         return losses

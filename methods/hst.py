@@ -27,6 +27,7 @@ class HST(Method):
     of its blocks, and `last_blocks`, the last block of the ViT that the stage may read, counted
     from 1. Side block j of a stage reads its j-th ViT block: it attends to the `meta_tokens` of
     that block and to the mean of its patches, and adds the patches, interpolated to its own grid.
+    The last stage reads all of its blocks, since nothing else reads the rest.
     M learned meta tokens E_i go through ViT block i in front of the others, and are dropped behind
     it. norm1 and norm2 of all ViT blocks are trained too, so backward passes the whole ViT. The
     head reads the mean over the last map after a BatchNorm without weights, whose statistics are
@@ -142,6 +143,11 @@ def _blocks_of_stages(
             f"method.last_blocks is {list(last_blocks)}; it must end with the {depth} blocks of "
             f"the network, and each stage needs as many of them as method.depths says, "
             f"{list(depths)}"
+        )
+    if counts[-1] > depths[-1]:  # no logit would depend on what is trained in the rest
+        raise UserError(
+            f"method.depths is {list(depths)}; its last stage must read all {counts[-1]} blocks "
+            "that method.last_blocks gives it"
         )
     for width, count in zip(widths, heads, strict=True):
         if width % count:

@@ -13,6 +13,8 @@ from petlbench.method import Method
 from petlbench.model.backbone import Backbone
 from petlbench.swap import swap_these
 
+MOST_LAYERS = 100  # more would fill the memory before an error could name the value
+
 
 class MLP(nn.Linear):
     """Hidden layers of width d, then a linear layer: `weight` (K, d) and `bias` (K,) are its own.
@@ -54,7 +56,7 @@ class MLPHead(Method):
 
     def __init__(self, backbone: Backbone, *, layers: int, dropout: float) -> None:
         super().__init__(backbone)
-        hidden = whole("layers", layers, low=2) - 1
+        hidden = whole("layers", layers, low=2, high=MOST_LAYERS) - 1
         old = cast(nn.Linear, backbone.head)
         head = MLP(old.in_features, old.out_features, hidden, fraction("dropout", dropout))
         swap_these(backbone, {old: head})

@@ -30,6 +30,9 @@ OWN = {
     *("alora_invocation_tokens", "ensure_weight_tying", "layer_replication"),
 }
 # What PEFT raises of values that it does not check itself, such as more vectors than there are.
+# Starts from data that nothing here gives to PEFT, which would keep its usual start in silence.
+FROM_DATA = ("eva",)
+LEAST = {"r": 1, "num_cayley_neumann_terms": 2}  # with one term OFT's rotation is the identity
 UNCHECKED = (ArithmeticError, AssertionError, AttributeError, RuntimeError)
 REPLACED = re.compile(r"Setting (\w+) to (\w+)|Invalid `(\w+)` .* to \((\w+)\)")
 PLAIN = (bool, int, float, str, NoneType, list, Literal)
@@ -103,6 +106,10 @@ def checked_config(
     for key, value in values.items():
         if is_number(value):
             _check_number(key, value, defaults[key])
+        elif key.endswith("_modules") and value:
+            _check_names(key, value, names)
+        elif isinstance(value, str) and value in FROM_DATA:
+            raise UserError(f"method.{key} is {value}, a start from data, which is not supported")
     try:
         with quiet() as heard:
             # A pattern of exact names: PEFT compares the ends of names that it gets as a list.
@@ -124,8 +131,21 @@ def _check_number(key: str, value: float, default: object) -> None:
         positive(f"method.{key}", value)  # a factor of 0 trains nothing
         return
     # A few defaults below that stand for a choice, such as OFT's rank of 0.
-    low = 1 if key == "r" else 0
+    low = LEAST.get(key, 0)
     at_least(f"method.{key}", value, min(default, low) if is_number(default) else low)
+
+
+def _check_names(key: str, value: Any, names: Sequence[str]) -> None:
+    """Refuse names of modules that are no targets: PEFT would pass over them."""
+    # PEFT takes a text for a pattern of whole names, and a list for ends of names.
+    patterns = [value] if isinstance(value, str) else [f".*{re.escape(end)}" for end in value]
+    for pattern in patterns:
+        try:
+            found = any(re.fullmatch(pattern, name) for name in names)
+        except re.error:
+            found = False
+        if not found:
+            raise UserError(f"method.{key} is {value}; each must match a layer of method.targets")
 
 
 def _settable(kind: Any) -> set[str]:

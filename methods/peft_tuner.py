@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from petlbench.errors import Unsupported, first_line
+from petlbench.errors import Unsupported, UserError, first_line
 from petlbench.layers.frozen import whole
 from petlbench.method import Method
 from petlbench.methods.peft_config import (
@@ -56,7 +56,10 @@ class PEFTTuner(Method):
             self.tuner = _injected(layer, backbone, config)
             self.unmergeable = _unmergeable(self.layers()[0])
         backbone.head.requires_grad_(True)
-        self.starts_as_pretrained = _equal(before, _logits(self))
+        after = _logits(self)
+        if after is not None and not after.isfinite().all():
+            raise UserError(f"PEFT's tuner {tuner} starts with NaN for these values of method")
+        self.starts_as_pretrained = _equal(before, after)
 
     def layers(self) -> list[Any]:
         """The layers that PEFT has put around others."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from petlbench import delta
 from petlbench.delta import trained
+from petlbench.errors import UserError
 from petlbench.method import Method
 from petlbench.methods.gps import GPS
 from petlbench.methods.gps_entries import Selected
@@ -97,6 +98,13 @@ def test_a_selection_by_cross_entropy_reads_the_images_themselves() -> None:
         gradient = plain.get_parameter(f"{name}.weight").grad
         assert gradient is not None
         assert torch.equal(index, gradient.flatten(1).abs().argmax(1, keepdim=True))
+
+
+def test_a_selection_by_a_loss_that_is_not_finite_is_refused() -> None:
+    method = tiny_method("gps", "vit", temperature=1e-40)
+    assert isinstance(method, GPS)
+    with pytest.raises(UserError, match=r"method\.temperature=1e-40"):
+        method.select([(torch.stack([images(), images()]), LABELS)])
 
 
 def test_views_are_normalised_images_that_differ() -> None:

@@ -316,6 +316,7 @@ BAD_VALUES = [
     ),
     ("hydra", {"sites": [1]}, r"method.sites is \[1\]; it must be a list of texts"),
     ("hst", {"heads": [2, 4, 4, 5.0]}, "method.heads is .*; it must be a list of whole numbers"),
+    ("mlp_3", {"layers": 10**9}, "layers is 1000000000; it must be a whole number from 2 to 100"),
     ("gps", {"selection_batch": 1}, "selection_batch is 1; .* of at least 2"),
 ]
 

@@ -72,6 +72,12 @@ def adapted(name: str, **changed: Any) -> Method:
         ("fourierft", {"random_loc_seed": None}, r"of method \(RuntimeError: manual_seed"),
         ("oft", {"oft_block_size": 5}, "oft_block_size is 5, which PEFT would set to 4 here"),
         ("peft_lora", {"fan_in_fan_out": True}, "unknown key of method 'fan_in_fan_out'"),
+        ("ia3", {"feedforward_modules": ["mlp.fc3"]}, "each must match a layer of method.targets"),
+        ("ia3", {"feedforward_modules": ".*fc1"}, r"modules is \.\*fc1; each must match a layer"),
+        ("ia3", {"feedforward_modules": "("}, "feedforward_modules is"),
+        ("peft_lora", {"init_lora_weights": "eva"}, "a start from data, which is not supported"),
+        ("oft", {"num_cayley_neumann_terms": 1}, "must be a number of at least 2"),
+        ("hra", {"apply_GS": True, "r": 16}, "PEFT's tuner hra starts with NaN for these values"),
         ("psoft", {"psoft_svd_lowrank_niter": 3}, "PEFT would ignore a value .*psoft_svd_low"),
     ],
 )
