@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from runpy import run_module
 from typing import Any
@@ -204,7 +203,9 @@ def test_another_protocol_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_command_sweeps_probes(tmp_path: Path) -> None:
-    main = partial(run_module, "petlbench.multitask", run_name="__main__")
+    def main() -> None:
+        run_module("petlbench.multitask", run_name="__main__")
+
     code, output = command.run(tmp_path, "-m", "hydra.sweeper.dry_run=true", main=main)
     assert code == 0, output
     assert "dtl probe seed 0" in output
