@@ -1,17 +1,21 @@
 """GPS: its update is that of masked gradients, and its selection outlives the process."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from timm.models.eva import Eva
 from torch import Tensor
 
 from petlbench import delta
 from petlbench.delta import trained
+from petlbench.errors import Unsupported
 from petlbench.method import Method
 from petlbench.methods.gps import GPS
 from petlbench.methods.gps_entries import Selected
 from petlbench.methods.gps_views import two_views
+from petlbench.swap import swap_these
 from petlbench.testing import images, tiny_method
 from tests.loops import noise_trainer
 from tests.settings import train
@@ -109,3 +113,12 @@ def test_views_are_normalised_images_that_differ() -> None:
     assert shown.min() > -1e-6
     assert shown.max() < 1 + 1e-6
     assert not torch.equal(views[0], views[1])
+
+
+def test_a_projection_that_the_network_does_not_call_is_refused() -> None:
+    eva = Eva(img_size=16, patch_size=4, embed_dim=32, depth=2, num_heads=4)
+    attention: Any = eva.blocks[0].attn
+    qkv = attention.qkv
+    with pytest.raises(Unsupported, match="without calling it"):
+        swap_these(eva, {qkv: torch.nn.Identity()})
+    assert attention.qkv is qkv
