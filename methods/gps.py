@@ -7,7 +7,6 @@ loss. As in FightingFighting/GPS @ 72e0c315, but for what `GPS` says.
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from petlbench.methods.gps_entries import SELECTED, Selected, selected
 from petlbench.methods.gps_views import contrastive_loss, two_views
 from petlbench.model.backbone import Backbone
 from petlbench.model.drop_path import keep_masks
-from petlbench.swap import swap
+from petlbench.swap import swap_these
 
 # In the name of a tensor; the first rule that holds counts.
 FROZEN = ("norm", "pos_embed", "cls_token", "reg_token", "attn_pool.latent")
@@ -64,6 +63,7 @@ class GPS(Method):
         smallest = 2 if selection_loss == "supcon" else 1
         self.selection_batch = whole("selection_batch", selection_batch, low=smallest)
         modules = dict(backbone.net.named_modules())
+        new: dict[nn.Module, nn.Module] = {}
         for name, tensor in list(backbone.net.named_parameters()):
             layer = name.rpartition(".")[0]
             # Some norms of a ConvNeXt are not named so.
@@ -72,11 +72,12 @@ class GPS(Method):
             if any(word in name for word in ENTIRE):
                 tensor.requires_grad_(True)
             elif type(modules[layer]) in SELECTED:
-                swap(backbone.net, f".{layer}", partial(selected, per_neuron=per_neuron))
+                new[modules[layer]] = selected(modules[layer], per_neuron=per_neuron)
             else:
                 raise Unsupported(
                     f"GPS selects in linear layers and convolutions, and {backbone.tag} has {name}"
                 )
+        swap_these(backbone.net, new)
 
     def fit(self, trainer: Trainer) -> Fitted:
         """Select the entries, then train."""

@@ -10,6 +10,7 @@ from petlbench.errors import Unsupported
 
 # Modules are replaced, not hooked: a deep copy's hook would call the original's branch.
 Make = Callable[[Any], nn.Module]  # old module -> new module, which may hold the old one
+Matches = Callable[[str, nn.Module], bool]  # dotted name and module
 
 
 def swap(network: nn.Module, glob: str, make: Make) -> None:
@@ -20,7 +21,7 @@ def swap(network: nn.Module, glob: str, make: Make) -> None:
     that are called as block(z). Raises Unsupported if no module matches, or if the network uses
     the weight of the old module without calling it.
     """
-    _refuse_uncalled(network, glob)
+    _refuse_uncalled(network, lambda name, module: fnmatchcase(f".{name}", glob))
     if not _replace(network, lambda name, module: fnmatchcase(f".{name}", glob), make):
         raise Unsupported(_nothing_matches(network, glob))
 
@@ -48,7 +49,7 @@ def matching(network: nn.Module, glob: str) -> list[tuple[str, nn.Module]]:
 
     Raises Unsupported as `swap` does.
     """
-    _refuse_uncalled(network, glob)
+    _refuse_uncalled(network, lambda name, module: fnmatchcase(f".{name}", glob))
     found = [
         (name, module) for name, module in network.named_modules() if fnmatchcase(f".{name}", glob)
     ]
@@ -63,11 +64,15 @@ def swap_type(network: nn.Module, kind: type[nn.Module], make: Make) -> None:
 
 
 def swap_these(network: nn.Module, new: Mapping[nn.Module, nn.Module]) -> None:
-    """Replace each module that is a key of `new` by its value."""
+    """Replace each module that is a key of `new` by its value.
+
+    Raises Unsupported if the network uses the weight of one of them without calling it.
+    """
+    _refuse_uncalled(network, lambda name, module: module in new)
     _replace(network, lambda name, module: module in new, lambda old: new[old])
 
 
-def _replace(network: nn.Module, matches: Callable[[str, nn.Module], bool], make: Make) -> int:
+def _replace(network: nn.Module, matches: Matches, make: Make) -> int:
     """Replace modules and return their number; modules that `make` brings are not searched."""
     # Listed first, because replacing changes what named_modules walks through.
     places = [
@@ -81,10 +86,12 @@ def _replace(network: nn.Module, matches: Callable[[str, nn.Module], bool], make
     return len(places)
 
 
-def _refuse_uncalled(network: nn.Module, glob: str) -> None:
+def _refuse_uncalled(network: nn.Module, matches: Matches) -> None:
     """Timm's EVA and Swin V2 multiply by the weight of `qkv` and add their own biases."""
     for name, module in network.named_modules():
-        if fnmatchcase(f".{name}.qkv", glob) and getattr(module, "q_bias", None) is not None:
+        if getattr(module, "q_bias", None) is None:
+            continue
+        if matches(f"{name}.qkv".lstrip("."), getattr(module, "qkv", module)):
             raise Unsupported(
                 f"{type(module).__name__} uses the weight of its qkv projection without calling "
                 "it, so the projection cannot be replaced; choose another backbone"

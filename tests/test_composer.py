@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from omegaconf import OmegaConf
 from petlbench.config import compose, compositions, options
 from petlbench.config.composer import merge
 from petlbench.config.interpolation import NotCovered
+from tests.trees import paint
 
 METHODS = [name for name in options.names("method") if not options.listed("method", name)]
 
@@ -61,6 +63,21 @@ def test_combinations_equal_those_of_hydra(every: int) -> None:
         fast = compose.typed(*compositions.by_composer(overrides)).plain()
         slow = by_hydra(overrides)
         assert json.dumps(fast) == json.dumps(slow), overrides
+
+
+def test_a_folder_with_an_augmentation_equals_that_of_hydra(tmp_path: Path) -> None:
+    root = tmp_path / "it's a b"
+    for number in range(8):
+        paint(root / "cd"[number % 2] / f"{number}.png", number)
+    augment = "{scale:[0.6,1],ratio:[0.75,1.33],interpolation:bicubic,hflip:0.0,color_jitter:0.0,"
+    overrides = [
+        *("dataset=folder", f'dataset.root="{root}"', "protocol=audit"),
+        f"input.augment={augment}auto_augment:null,erase:0.0}}",
+    ]
+    fast = compose.typed(*compositions.by_composer(overrides)).plain()
+    assert json.dumps(fast) == json.dumps(by_hydra(overrides))
+    assert (fast["dataset"]["classes"], fast["dataset"]["title"]) == (2, "it_s_a_b")
+    assert fast["input"]["augment"]["scale"] == [0.6, 1.0]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from petlbench.config import options, search_path
 from petlbench.errors import UserError
 from petlbench.run.record import Store
 from petlbench.testing import images, loss, plain_logits, randomised, tiny
+from tests.command import run
 from tests.processes import finished
 
 ROOT = Path(__file__).parent.parent
@@ -83,10 +84,10 @@ def test_its_python_runs(site: Path) -> None:
     assert len(names["method"].gains) == 12 - 3  # type: ignore[attr-defined]
 
 
-def test_its_commands_run(site: Path) -> None:
+def test_its_commands_run(site: Path) -> None:  # in a process of its own: tests/test_outside.py
     sweep, table = (shlex.split(line) for line in block("sh").splitlines())
     assert sweep[:3] == ["python", "-m", "petlbench"]
-    status, output = finished(site, *sweep[3:], "hydra.sweeper.dry_run=true")
+    status, output = run(site, *sweep[3:], "hydra.sweeper.dry_run=true")
     assert status == 0, output
     assert "plan: 6 runs" in output
     assert table[:3] == ["python", "-m", "petlbench.support"]

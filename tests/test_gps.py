@@ -1,21 +1,23 @@
 """GPS: its update is that of masked gradients, and its selection outlives the process."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from timm.models.eva import Eva
 from torch import Tensor
 
 from petlbench import delta
 from petlbench.delta import trained
-from petlbench.errors import UserError
+from petlbench.errors import Unsupported, UserError
 from petlbench.method import Method
 from petlbench.methods.gps import GPS
 from petlbench.methods.gps_entries import Selected
 from petlbench.methods.gps_views import two_views
+from petlbench.swap import swap_these
 from petlbench.testing import images, tiny_method
-from tests.loops import method as fresh
-from tests.loops import trainer
+from tests.loops import noise_trainer
 from tests.settings import train
 
 LABELS = torch.tensor([0, 1, 0])
@@ -64,11 +66,11 @@ def test_training_is_that_of_masked_gradients_and_masked_decay(family: str) -> N
 
 
 def test_a_selection_depends_on_the_seed_and_is_in_the_delta(tmp_path: Path) -> None:
-    before = chosen(fresh("gps"))
+    before = chosen(tiny_method("gps", "vit"))
     networks = []
     for seed in (0, 0, 1):
-        method = fresh("gps")
-        fitted = method.fit(trainer(seed, train=train(epochs=1)))
+        method = tiny_method("gps", "vit")
+        fitted = method.fit(noise_trainer(12, seed=seed, train=train(epochs=1)))
         assert fitted.notes["selection_loss"] > 0
         networks.append(fitted.network)
     first, again, other = map(chosen, networks)
@@ -79,9 +81,8 @@ def test_a_selection_depends_on_the_seed_and_is_in_the_delta(tmp_path: Path) -> 
     size = delta.save(path, networks[0], {"method": "gps", "values": {}})
     weights = sum(m.weight.nbytes for m in networks[0].modules() if isinstance(m, Selected))
     assert size < weights / 4
-    delta.load(path, reloaded := fresh("gps"))
-    batch = torch.randn(2, 3, 48, 48)
-    assert torch.equal(reloaded.eval()(batch), networks[0].eval()(batch))
+    delta.load(path, reloaded := tiny_method("gps", "vit"))
+    assert torch.equal(reloaded.eval()(images()), networks[0].eval()(images()))
     assert not any(
         m.weight.requires_grad for m in networks[0].modules() if isinstance(m, Selected)
     )
@@ -119,3 +120,12 @@ def test_views_are_normalised_images_that_differ() -> None:
     assert shown.min() > -1e-6
     assert shown.max() < 1 + 1e-6
     assert not torch.equal(views[0], views[1])
+
+
+def test_a_projection_that_the_network_does_not_call_is_refused() -> None:
+    eva = Eva(img_size=16, patch_size=4, embed_dim=32, depth=2, num_heads=4)
+    attention: Any = eva.blocks[0].attn
+    qkv = attention.qkv
+    with pytest.raises(Unsupported, match="without calling it"):
+        swap_these(eva, {qkv: torch.nn.Identity()})
+    assert attention.qkv is qkv

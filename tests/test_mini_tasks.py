@@ -37,7 +37,8 @@ from tests.helpers import sampled
 CONF = Path(__file__).parent.parent / "conf"
 GROUPS = ("natural", "specialized", "structured")
 BLACK, WHITE = np.zeros(3), np.ones(3)
-FEW = suite.TRAIN + suite.VAL + 12  # the smallest task that has all splits
+MANY = suite.TRAIN + suite.VAL + 12  # the smallest task that has all splits
+FEW = 40 + 10 + 12  # the splits of few_images, and a test of 12 images
 SMALL: dict[str, Any] = {
     "name": "location",
     "title": "Location",
@@ -166,7 +167,7 @@ def canonical(strokes: list[glyphs.Stroke]) -> Array:
 
 def test_count_is_the_number_of_visible_objects(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = Calls(count, "render_scene", monkeypatch)
-    labels = [count.image(Draw("count", 7, index), index)[1] for index in range(60)]
+    labels = [count.image(Draw("count", 7, index), index)[1] for index in range(24)]
     for label, [objects] in zip(labels, calls, strict=True):
         assert len(objects) == count.FEWEST + label
         assert min(visible(objects, shown) for shown in objects) >= 3
@@ -310,6 +311,9 @@ def test_draws_have_their_bounds_and_spread() -> None:
 # --- splits and cache
 
 
+few = pytest.mark.usefixtures("few_images")
+
+
 @cache
 def expected() -> suite.Images:
     return suite.render(SMALL["name"], FEW, SMALL["seed"])
@@ -327,6 +331,7 @@ def refuse(*_: Any) -> suite.Images:
     raise AssertionError("rendered again")
 
 
+@few
 def test_splits_follow_each_other_and_carry_fingerprints(tmp_path: Path) -> None:
     task = small(tmp_path)
     assert task.tests == ("test",)
@@ -339,12 +344,14 @@ def test_splits_follow_each_other_and_carry_fingerprints(tmp_path: Path) -> None
     assert len(set(hashes)) == 3
 
 
+@few
 def test_loading_renders_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suite, "render", refuse)
     small(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
+@few
 def test_the_second_use_reads_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small(tmp_path).open("train")
     [_] = (tmp_path / "mini").iterdir()  # one file, no leftover
@@ -352,6 +359,7 @@ def test_the_second_use_reads_the_cache(tmp_path: Path, monkeypatch: pytest.Monk
     assert_complete(small(tmp_path))
 
 
+@few
 def test_seeds_and_sizes_do_not_share_a_file(tmp_path: Path) -> None:
     first = small(tmp_path).open("test")
     other = small(tmp_path, seed=8).open("test")
@@ -361,6 +369,7 @@ def test_seeds_and_sizes_do_not_share_a_file(tmp_path: Path) -> None:
     assert longer.images[: len(first)].equal(first.images)
 
 
+@few
 def test_a_damaged_cache_is_rebuilt(tmp_path: Path) -> None:
     small(tmp_path).open("val")
     [path] = (tmp_path / "mini").iterdir()
@@ -379,6 +388,7 @@ def test_a_damaged_cache_is_rebuilt(tmp_path: Path) -> None:
         assert path.read_bytes() == whole, damage
 
 
+@few
 def test_what_a_killed_process_left_in_the_cache_is_removed(tmp_path: Path) -> None:
     open_task = suite.load(**SMALL, cache=str(tmp_path)).open
     open_task("val")
@@ -387,6 +397,7 @@ def test_what_a_killed_process_left_in_the_cache_is_removed(tmp_path: Path) -> N
     assert [path.suffix for path in (tmp_path / "mini").iterdir()] == [".npz"]
 
 
+@few
 def test_a_cache_that_cannot_be_written_is_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -399,6 +410,7 @@ def test_a_cache_that_cannot_be_written_is_a_warning(
     assert "\n" not in warning
 
 
+@few
 def test_other_images_than_the_published_ones_are_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -415,7 +427,7 @@ def test_invalid_sizes_and_seeds_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"images is 1000; it must be a whole number from 1001"):
         small(tmp_path, images=1000)
     with pytest.raises(UserError, match=r"dataset\.seed is -1"):
-        small(tmp_path, seed=-1)
+        small(tmp_path, images=MANY, seed=-1)
     with pytest.raises(UserError, match="has 1797 scans"):
         digits.image(Draw("digits", 7, digits.IMAGES), digits.IMAGES)
 
@@ -424,9 +436,9 @@ def test_invalid_sizes_and_seeds_are_refused(tmp_path: Path) -> None:
 def test_several_processes_may_write_the_cache(tmp_path: Path) -> None:
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         hashes = set(pool.map(built, [tmp_path] * 2))
-    assert hashes == {small(tmp_path).open("test").fingerprint["sha256"]}
+    assert hashes == {small(tmp_path, images=MANY).open("test").fingerprint["sha256"]}
     [_] = (tmp_path / "mini").iterdir()
 
 
 def built(folder: Path) -> object:
-    return small(folder).open("test").fingerprint["sha256"]
+    return small(folder, images=MANY).open("test").fingerprint["sha256"]

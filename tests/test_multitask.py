@@ -1,11 +1,10 @@
 """Multi-task inference is exact against each method alone, and shares what is constant."""
 
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from runpy import run_module
 from typing import Any
 
 import pytest
@@ -25,16 +24,17 @@ from petlbench.run import multitasking as multitask
 from petlbench.run.record import Store
 from petlbench.testing import declared, images, randomised, tiny
 from petlbench.train.precision import Precision
+from tests import command
 from tests.helpers import sampled
 
 CLASSES = {"birds": 3, "cars": 5, "flowers": 3}
 
 
-def methods(name: str, network: str) -> dict[str, Method]:
+def methods(name: str, network: str, tasks: Sequence[str] = tuple(CLASSES)) -> dict[str, Method]:
     """A method for each task on one backbone, its learned tensors filled."""
     backbone = tiny(network).double()
     made = {}
-    for number, task in enumerate(CLASSES):
+    for number, task in enumerate(tasks):
         torch.manual_seed(number)
         made[task] = learned(name, backbone, task)
     return made
@@ -62,13 +62,13 @@ def assert_exact(together: MultiTask, apart: Mapping[str, Method]) -> None:
 
 PAIRS = [(name, network) for name in registry.names() for network in ("vit", "swin")]
 # A walk of its own, tokens, a swapped projection and whole blocks.
-FAST = [pair for pair in PAIRS if pair[0] in ("dtl_plus", "vpt_deep", "lora")]
-FAST += [(name, "vit") for name in ("adapter_plus", "bi_lora", "lst", "noah_subnet", "ssf", "vqt")]
+FAST = [pair for pair in PAIRS if pair[0] in ("dtl_plus", "vpt_deep")]
+FAST += [(name, "vit") for name in ("bi_lora", "lora", "lst", "ssf", "vqt")]
 
 
 @pytest.mark.parametrize(("name", "network"), sampled(PAIRS, FAST))
 def test_each_task_gets_what_its_method_says(name: str, network: str) -> None:
-    apart = methods(name, network)
+    apart = methods(name, network, tasks=("birds", "cars"))  # of 3 and 5 classes
     try:
         together = MultiTask(apart)
     except Unsupported as error:
@@ -111,9 +111,8 @@ def test_frozen_tensors_are_kept_once() -> None:
     assert sum(kept.values()) <= sum(frozen.values()) + learned
 
 
-@pytest.mark.parametrize(
-    ("name", "saved"), sampled([("dtl", 55), ("dtl_plus", 54), ("linear", 94)], [("dtl", 55)])
-)
+@pytest.mark.slow  # counts of three tasks: test_it_is_a_job_that_leaves_a_record
+@pytest.mark.parametrize(("name", "saved"), [("dtl", 55), ("dtl_plus", 54), ("linear", 94)])
 def test_what_is_saved_at_full_size(name: str, saved: float) -> None:
     config = compose.single([f"method={name}", "backbone=vit_b16", "dataset=vtab/cifar"])
     found = multitask.counted(config, tasks=19)
@@ -151,6 +150,7 @@ def test_it_is_a_job_that_leaves_a_record(tmp_path: Path) -> None:
     found = record["cost"]["multitask"]
     assert (record["protocol"], record["suite"]) == ("probe", "probe")
     assert (found["tasks"], found["shared_blocks"]) == (3, 7)
+    assert 38 <= found["saved_percent"] < 100 * 2 / 3 * 7 / 12
     assert set(found["seconds"]) == set(found["spread_s"]) == {"shared", "batch", "sequential"}
     assert all(value > 0 for value in found["seconds"].values())
     for way, saved in found["saved_time_percent"].items():
@@ -202,8 +202,11 @@ def test_another_protocol_is_refused(tmp_path: Path) -> None:
         job.of(config).check(final)
 
 
-def test_the_command_sweeps_probes() -> None:
-    command = [sys.executable, "-m", "petlbench.multitask", "-m", "hydra.sweeper.dry_run=true"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "dtl probe seed 0" in done.stderr
-    assert "dtl_plus probe seed 0" in done.stderr
+def test_the_command_sweeps_probes(tmp_path: Path) -> None:
+    def main() -> None:
+        run_module("petlbench.multitask", run_name="__main__")
+
+    code, output = command.run(tmp_path, "-m", "hydra.sweeper.dry_run=true", main=main)
+    assert code == 0, output
+    assert "dtl probe seed 0" in output
+    assert "dtl_plus probe seed 0" in output

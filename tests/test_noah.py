@@ -20,8 +20,8 @@ from petlbench.method import Method, Step
 from petlbench.methods.noah import NOAH
 from petlbench.methods.noah_elastic import ElasticPrompts
 from petlbench.methods.noah_genes import MODULES, Genes, Plan, Space, next_generation
-from petlbench.run import build
-from petlbench.run.record import Store
+from petlbench.run import build, training
+from petlbench.run.record import Record, Store
 from petlbench.run.training import run
 from petlbench.testing import declared, images, randomised, tiny, tiny_method
 from petlbench.train.trainer import SearchLoop
@@ -226,8 +226,17 @@ def search_config(root: Path) -> Config:
     return with_values(config(root, "noah", epochs=1), **declared("noah")["tiny"])
 
 
-def test_a_search_records_the_subnet_and_its_generations(tmp_path: Path) -> None:
-    record = run(search_config(tmp_path))
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Record]:
+    """An uninterrupted search: the folder of its records, and its record."""
+    root = tmp_path_factory.mktemp("searched")
+    return root, run(search_config(root))
+
+
+def test_a_search_records_the_subnet_and_its_generations(
+    searched: tuple[Path, Record], tmp_path: Path
+) -> None:
+    root, record = searched
     assert record["status"] == "finished", record["reason"]
     search = record["notes"]["search"]
     assert [generation["scored"] for generation in search["generations"]] == [4, 4]
@@ -236,16 +245,21 @@ def test_a_search_records_the_subnet_and_its_generations(tmp_path: Path) -> None
     assert search["parameters"] <= 0.05e6
     assert record["cost"]["images_scored"] == 8 * 8  # subnets x val images; the test comes later
     assert len(record["curve"]["epoch"]) == 1
-    path = Store(tmp_path).path(record, ".safetensors")
+    path = Store(root).path(record, ".safetensors")
     fresh = registry.create("noah_subnet", build.method(config(tmp_path, "linear")).backbone)
     with pytest.raises(UserError, match="does not fit"):
         load(path, fresh)
     load(path, build.method(with_values(config(tmp_path, "noah_subnet"), **search["genes"])))
-    assert not Store(tmp_path).path(record, ".unfinished").exists()
+    assert not Store(root).path(record, ".unfinished").exists()
 
 
-def test_a_killed_search_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = run(search_config(tmp_path / "whole"))
+def test_a_killed_search_resumes(
+    searched: tuple[Path, Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, whole = searched
+    costs = {key: whole["cost"][key] for key in ("parameters", "units", "gflops", "saved_mb")}
+    # the subnet of `whole` is found again: counting its costs takes longer than the search
+    monkeypatch.setattr(training, "section", lambda *_: costs | {"peak_mib": None})
     scores = SearchLoop.score
     calls = 0
 
@@ -256,12 +270,12 @@ def test_a_killed_search_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             raise KeyboardInterrupt
         return scores(self, method)
 
-    monkeypatch.setattr(SearchLoop, "score", stops)
-    with pytest.raises(KeyboardInterrupt):
-        run(search_config(tmp_path / "cut"))
-    monkeypatch.undo()
-    [folder] = (tmp_path / "cut").glob("**/*.unfinished")
-    assert {path.name for path in folder.iterdir()} == {"supernet.pt", "search.pt"}
+    with monkeypatch.context() as patch:
+        patch.setattr(SearchLoop, "score", stops)
+        with pytest.raises(KeyboardInterrupt):
+            run(search_config(tmp_path / "cut"))
+    [unfinished] = (tmp_path / "cut").glob("**/*.unfinished")
+    assert {path.name for path in unfinished.iterdir()} == {"supernet.pt", "search.pt"}
     shutil.copytree(tmp_path / "cut", tmp_path / "damaged")
     resumed = run(search_config(tmp_path / "cut"))
     assert resumed["status"] == "finished"
@@ -271,12 +285,12 @@ def test_a_killed_search_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for cost in ("images_seen", "images_scored"):
         assert resumed["cost"][cost] == whole["cost"][cost] > 0
     deltas = [
-        load_file(Store(tmp_path / root).path(record, ".safetensors"))
-        for root, record in (("whole", whole), ("cut", resumed))
+        load_file(Store(folder).path(record, ".safetensors"))
+        for folder, record in ((root, whole), (tmp_path / "cut", resumed))
     ]
     assert deltas[0].keys() == deltas[1].keys()
     assert all(torch.equal(tensor, deltas[1][name]) for name, tensor in deltas[0].items())
-    assert not folder.exists()
+    assert not unfinished.exists()
     # a damaged file is made again, and the scores, which were of the network that is lost
     [damaged] = (tmp_path / "damaged").glob("**/supernet.pt")
     damaged.write_bytes(b"PK cut")

@@ -97,7 +97,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("petlbench.mini.pretrain.SAVE_EVERY", 8)
-    monkeypatch.setattr("petlbench.mini.objective.HELDOUT_SCENES", 512)
+    monkeypatch.setattr("petlbench.mini.objective.HELDOUT_SCENES", 64)
+    monkeypatch.setattr("petlbench.mini.objective.HELDOUT_BATCH", 64)
     straight = trained(tmp_path / "a", "--steps", "16")
     # Stopped after 8 of 40 steps, in the constant phase; then resumed to make 16 in all.
     with monkeypatch.context() as patched:

@@ -244,7 +244,9 @@ def assigned(plain: Plain, override: Override) -> Plain:
             raise NotCovered(override.input_line)
         node[key] = dict(node[key])
         node = node[key]
-    if last not in node or isinstance(value, dict) or isinstance(node[last], dict):
+    if last not in node or isinstance(node[last], dict):
+        raise NotCovered(override.input_line)
+    if isinstance(value, dict) and node[last] is not None:  # Hydra merges them
         raise NotCovered(override.input_line)
     node[last] = value
     return changed

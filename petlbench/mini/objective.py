@@ -14,6 +14,7 @@ from petlbench.model.vit_mini import vit_mini
 MEAN, STD = 0.5, 0.25  # the values of conf/backbone/vit_mini.yaml
 # no process of a usual run has this seed: theirs are recipe.seed * 1000 + 1 + rank
 HELDOUT_SEED, HELDOUT_SCENES = 987_654_321, 8192
+HELDOUT_BATCH = 512  # scenes
 
 
 class Pretraining(nn.Module):
@@ -95,11 +96,12 @@ def held_out(model: nn.Module, calm: float, device: torch.device) -> dict[str, A
     generator = Generator(HELDOUT_SEED, device)
     means = dict.fromkeys(HEADS, 0.0)
     labels: dict[str, list[Tensor]] = {kind: [] for kind in HEADS}
-    for _ in range(HELDOUT_SCENES // 512):
-        scenes = generator.draw(512, calm)
+    batches = HELDOUT_SCENES // HELDOUT_BATCH
+    for _ in range(batches):
+        scenes = generator.draw(HELDOUT_BATCH, calm)
         _, accuracies = losses(model, scenes)
         for kind in HEADS:
-            means[kind] += accuracies[kind] / (HELDOUT_SCENES // 512)
+            means[kind] += accuracies[kind] / batches
             labels[kind].append(scenes.labels[kind])
     majority = {kind: torch.cat(parts).bincount().max().item() for kind, parts in labels.items()}
     return {

@@ -1,6 +1,7 @@
 """The sprites of the pre-training scenes: silhouettes from formulas."""
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ STROKES, GIELIS, FRACTALS = 160, 100, 80  # classes of each kind
 FORMULA_SEED = 1234  # the classes do not depend on the seed of the scenes
 
 
+@cache  # a run draws training scenes and held-out ones, and drawing the bank takes 2 s
 def bank() -> tuple[Tensor, Tensor]:
     """(sprites (S, 1, SIDE, SIDE) in [0, 1], their classes (S,)); stroke characters are first."""
     random = torch.Generator().manual_seed(FORMULA_SEED)

@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
 from petlbench.commands.data.figures import labels, missing_classes
 from petlbench.data.task import Split, Task
 from petlbench.errors import UserError
@@ -43,6 +41,8 @@ def _figures(split: Split, classes: int) -> Report:
 
 def _defects(name: str, split: Split, classes: int) -> Iterator[str]:
     """What a reader must not return."""
+    import torch  # takes seconds, and a mistake in the names of tasks needs none
+
     shape = tuple(split.images.shape)
     if split.images.dtype != torch.uint8 or len(shape) != 4 or shape[1] != 3:
         yield f"{name} holds {split.images.dtype} images of shape {shape}, not uint8 (N, 3, H, W)"
