@@ -12,6 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from petlbench import registry
 from petlbench.method import Method
 from petlbench.model.backbone import create
+from petlbench.testing.networks import CLASSES, SIZE
 from tests.settings import vit_mini
 
 BLOCKS = 3
@@ -35,8 +36,15 @@ def petlbench_shallow(
     )
 
 
-def shallow_method(name: str, drop_path: float = 0.0, **values: Any) -> Method:
-    """A method for two classes on this network, the same at each call; values: of the method."""
+def shallow_method(
+    name: str, drop_path: float = 0.0, *, classes: int = 2, size: int = 48, **values: Any
+) -> Method:
+    """A method on this network, the same at each call; values: of the method."""
     torch.manual_seed(0)
     config = vit_mini(name="petlbench_shallow", drop_path=drop_path, pretrained=False)
-    return registry.create(name, create(config, classes=2, image_size=48), **values)
+    return registry.create(name, create(config, classes=classes, image_size=size), **values)
+
+
+def tiny_shallow_method(name: str, drop_path: float = 0.0, **values: Any) -> Method:
+    """The same for the images and classes of tiny networks."""
+    return shallow_method(name, drop_path, classes=CLASSES, size=SIZE, **values)
