@@ -37,6 +37,7 @@ from petlbench.cost import forecast
 from petlbench.layers import side_state as again
 from petlbench.methods import dtl
 from petlbench.run import build
+from tests.shallow import OVERRIDES
 
 TINY = Setting(__main__.TINY, batch=8, repeats=2, device="cpu", precision="fp32")
 
@@ -51,9 +52,11 @@ class Wrong(DTL):
 
 @pytest.fixture(autouse=True)
 def _few_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One row of each kind that is counted on shapes, and the threads of the test."""
-    monkeypatch.setattr(__main__, "FORECASTS", FORECASTS[-1:])
-    monkeypatch.setattr(__main__, "KEPT", KEPT[-1:])
+    """One row of each kind that is counted on shapes, of three blocks; the threads of the test."""
+    for name, row in (("FORECASTS", FORECASTS[-1]), ("KEPT", KEPT[-1])):
+        late = ["method.inject_from=2"] if row.method == "dtl_plus" else []
+        own = replace(row, overrides=(*row.overrides, OVERRIDES[0], *late))
+        monkeypatch.setattr(__main__, name, (own,))
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
 
 
@@ -93,6 +96,8 @@ def test_one_row_is_measured_and_leaves_the_whole_record_as_it_is(
     with pytest.raises(SystemExit, match="2"):
         run(monkeypatch, __main__.main, "--quick", "--case", "Linear")
     assert "give another --out" in capsys.readouterr().err
+    for name in ("FORECASTS", "KEPT"):
+        monkeypatch.setattr(__main__, name, ())
     one = ("--quick", "--repeats", "1", "--case", "Linear", "--out", str(tmp_path))
     run(monkeypatch, __main__.main, *one)
     record = json.loads((tmp_path / "cpu.json").read_text())
