@@ -3,7 +3,6 @@
 import copy
 import pickle
 from functools import partial
-from typing import Any
 
 import pytest
 import timm
@@ -21,6 +20,7 @@ from petlbench.testing.networks import SIZE, config
 from petlbench.train.precision import Precision
 from petlbench.train.step import training_step
 from tests.helpers import sampled
+from tests.shallow import narrow
 
 FAMILIES = ("vit", "swin", "convnext")
 
@@ -50,23 +50,13 @@ NETWORKS = [
 ]
 
 
-# Timm's networks with few blocks and channels, by the start of their names.
-PLAIN = {"embed_dim": 48, "depth": 2, "num_heads": 4}
-NARROW: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("vit_", "deit", "eva02"), PLAIN),
-    "swin": {"embed_dim": 16, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8)},
-    "convnext": {"dims": (8, 16, 32, 64), "depths": (1, 1, 2, 1)},
-}
-
-
 @pytest.mark.parametrize("is_narrow", sampled([True, False], [True]))
 @pytest.mark.parametrize(("name", "size", "pool", "prefix"), NETWORKS)
 def test_forward_equals_timms_own_to_the_bit(
     name: str, size: int, pool: str, prefix: int, is_narrow: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if is_narrow:
-        changed = next((NARROW[start] for start in NARROW if name.startswith(start)), {})
-        monkeypatch.setattr(timm, "create_model", partial(timm.create_model, **changed))
+        monkeypatch.setattr(timm, "create_model", narrow)
     values = config("vit", name=name, pool=pool, drop_path=0.1)
     torch.manual_seed(0)
     backbone = create(values, classes=5, image_size=size)

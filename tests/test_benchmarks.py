@@ -54,7 +54,7 @@ class Wrong(DTL):
 def _few_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """One row of each kind that is counted on shapes, of three blocks; the threads of the test."""
     for name, row in (("FORECASTS", FORECASTS[-1]), ("KEPT", KEPT[-1])):
-        late = ["method.inject_from=2"] if row.method == "dtl_plus" else []
+        late = ["method.inject_from=2"] if row.method.startswith("dtl") else []
         own = replace(row, overrides=(*row.overrides, OVERRIDES[0], *late))
         monkeypatch.setattr(__main__, name, (own,))
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)

@@ -30,7 +30,7 @@ from petlbench.train.trainer import TrainingLoop
 from tests.helpers import sampled, supported_pairs, unsaved
 from tests.loops import TINY_VIEW, noise, noise_feed, noise_trainer, outcome
 from tests.settings import augment, config, train
-from tests.shallow import tiny_shallow_method
+from tests.shallow import BLOCKS, shallow, tiny_shallow_method
 
 IMAGES, BATCH = 20, 8
 
@@ -493,11 +493,11 @@ def test_drop_path_leaves_the_first_block() -> None:
 
 
 def test_the_record_says_that_it_was_on(tmp_path: Path) -> None:
-    record = run(config(tmp_path, "linear"))
+    record = run(shallow(config(tmp_path, "linear")))
     assert record["status"] == "finished", record["reason"]
     [stored] = Store(tmp_path).records()
     note = stored["notes"]["prefix_cache"]
-    assert (note["blocks"], note["outputs"], note["where"]) == (12, 1, "cpu")
+    assert (note["blocks"], note["outputs"], note["where"]) == (BLOCKS, 1, "cpu")
     assert note["mb"] > 0
 
 
