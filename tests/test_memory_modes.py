@@ -35,19 +35,21 @@ from tests.shallow import tiny_shallow_method
 CPU = torch.device("cpu")
 FP32 = Precision("fp32", CPU)
 SUPPORTED = supported_pairs(*FAMILIES)
-# A walk, whole blocks, swapped projections, side blocks, queries, a norm with two readers, sizes
-# that change.
-NAMES = ("dtl_plus", "adaptformer", "fact_tk", "lst", "vqt", "convpass", "noah", "full", "linear")
-FAST = [
-    pair
-    for pair in SUPPORTED
-    if (pair[1] == "vit" and pair[0] in NAMES) or pair == ("lora", "swin")
-]
+# A walk, whole blocks, swapped projections, side blocks, queries, a norm with two readers; NOAH's
+# sizes change.
+NAMES = ("dtl_plus", "adaptformer", "fact_tk", "lst", "vqt", "convpass", "full", "linear")
+SHALLOW_ONES = [(name, "shallow") for name in NAMES]
+FAST = [*SHALLOW_ONES, ("noah", "vit"), ("lora", "swin")]
+LATE = {"inject_from": 2}  # of three blocks
 
 
 def dropping(name: str, family: str) -> Method:
     """A randomised method whose drop paths and dropouts are active."""
-    method = randomised(method_on(tiny(family, drop_path=0.3), name)).double().train()
+    if family == "shallow":
+        made = tiny_shallow_method(name, 0.3, **LATE if name == "dtl_plus" else {})
+    else:
+        made = method_on(tiny(family, drop_path=0.3), name)
+    method = randomised(made).double().train()
     for module in method.modules():
         if "dtype" in vars(module):  # PEFT's AdaMSS computes in the format it was built with
             vars(module)["dtype"] = torch.float64
@@ -90,7 +92,7 @@ def test_there_is_a_form_of_every_mode() -> None:
     assert tuple(MODES) == MEMORY_MODES
 
 
-@pytest.mark.parametrize(("name", "family"), sampled(SUPPORTED, FAST))
+@pytest.mark.parametrize(("name", "family"), sampled([*SUPPORTED, *SHALLOW_ONES], FAST))
 def test_modes_have_the_same_gradients_and_keep_less(name: str, family: str) -> None:
     method = dropping(name, family)
     loss, gradients = step(method, "fast")
@@ -137,7 +139,7 @@ def test_blocks_without_a_gradient_are_not_recomputed(
 
 
 @pytest.mark.parametrize(
-    ("name", "values"), [("lora", {}), ("dtl_plus", {"inject_from": 2}), ("lst", {}), ("full", {})]
+    ("name", "values"), [("lora", {}), ("dtl_plus", LATE), ("lst", {}), ("full", {})]
 )
 def test_the_bytes_kept_are_those_that_live_after_the_forward_pass(
     name: str, values: dict[str, Any]

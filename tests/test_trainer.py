@@ -207,7 +207,7 @@ def test_measuring_changes_nothing() -> None:
 
 def test_bytes_saved_follow_what_is_trained() -> None:
     late = {"inject_from": 2}  # of three blocks; dtl_plus_star injects from the first on
-    values = {"linear": {}, "lora": {}, "full": {}, "dtl_plus_star": {}}
+    values: dict[str, dict[str, Any]] = {"linear": {}, "lora": {}, "full": {}, "dtl_plus_star": {}}
     saved = {
         name: memory_taken(shallow_method(name, **own), CONDITIONS, {})["saved_mb"]
         for name, own in (values | {"dtl": late, "dtl_plus": late}).items()
