@@ -5,19 +5,22 @@ import pickle
 from functools import partial
 
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from petlbench.errors import Unsupported, UserError
 from petlbench.method import Method
-from petlbench.model.backbone import Backbone
+from petlbench.model.backbone import Backbone, create
 from petlbench.model.drop_path import DropPath, keep_masks
 from petlbench.swap import swap
 from petlbench.testing import images, tiny
 from petlbench.testing.networks import SIZE, config
 from petlbench.train.precision import Precision
 from petlbench.train.step import training_step
+from tests.helpers import sampled
+from tests.shallow import narrow
 
 FAMILIES = ("vit", "swin", "convnext")
 
@@ -47,9 +50,16 @@ NETWORKS = [
 ]
 
 
+@pytest.mark.parametrize("is_narrow", sampled([True, False], [True]))
 @pytest.mark.parametrize(("name", "size", "pool", "prefix"), NETWORKS)
-def test_forward_equals_timms_own_to_the_bit(name: str, size: int, pool: str, prefix: int) -> None:
-    backbone = tiny("vit", name=name, image_size=size, pool=pool, drop_path=0.1)
+def test_forward_equals_timms_own_to_the_bit(
+    name: str, size: int, pool: str, prefix: int, is_narrow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_narrow:
+        monkeypatch.setattr(timm, "create_model", narrow)
+    values = config("vit", name=name, pool=pool, drop_path=0.1)
+    torch.manual_seed(0)
+    backbone = create(values, classes=5, image_size=size)
     batch = torch.randn(2, 3, size, size)
     assert backbone.tokens.prefix == prefix
     with torch.no_grad():

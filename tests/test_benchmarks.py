@@ -5,6 +5,7 @@ import logging
 import subprocess
 import sys
 import time
+import weakref
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -37,6 +38,7 @@ from petlbench.cost import forecast
 from petlbench.layers import side_state as again
 from petlbench.methods import dtl
 from petlbench.run import build
+from tests.shallow import OVERRIDES
 
 TINY = Setting(__main__.TINY, batch=8, repeats=2, device="cpu", precision="fp32")
 
@@ -51,9 +53,11 @@ class Wrong(DTL):
 
 @pytest.fixture(autouse=True)
 def _few_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One row of each kind that is counted on shapes, and the threads of the test."""
-    monkeypatch.setattr(__main__, "FORECASTS", FORECASTS[-1:])
-    monkeypatch.setattr(__main__, "KEPT", KEPT[-1:])
+    """One row of each kind that is counted on shapes, of three blocks; the threads of the test."""
+    for name, row in (("FORECASTS", FORECASTS[-1]), ("KEPT", KEPT[-1])):
+        late = ["method.inject_from=2"] if row.method.startswith("dtl") else []
+        own = replace(row, overrides=(*row.overrides, OVERRIDES[0], *late))
+        monkeypatch.setattr(__main__, name, (own,))
     monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
 
 
@@ -93,6 +97,8 @@ def test_one_row_is_measured_and_leaves_the_whole_record_as_it_is(
     with pytest.raises(SystemExit, match="2"):
         run(monkeypatch, __main__.main, "--quick", "--case", "Linear")
     assert "give another --out" in capsys.readouterr().err
+    for name in ("FORECASTS", "KEPT"):
+        monkeypatch.setattr(__main__, name, ())
     one = ("--quick", "--repeats", "1", "--case", "Linear", "--out", str(tmp_path))
     run(monkeypatch, __main__.main, *one)
     record = json.loads((tmp_path / "cpu.json").read_text())
@@ -268,6 +274,18 @@ def test_a_row_for_gpus_ends_when_its_time_is_over() -> None:
     assert gpu.row(case, TINY, 0.2, heard)["not_run"] == "it did not end in the 0 s left"
     assert time.monotonic() - started < 5
     assert gpu.row(case, TINY, 0.0, heard)["not_run"] == "no time was left"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_row_for_gpus_ends_though_its_time_is_over_in_a_callback() -> None:
+    """Python ignores the exception of the alarm there."""
+
+    dying = {0}
+    watched = weakref.ref(dying, lambda _: time.sleep(30))
+    with pytest.raises(gpu.OutOfTime), gpu.limited(0.1):
+        del dying
+        assert watched() is None
+        time.sleep(30)
 
 
 @pytest.mark.slow

@@ -20,10 +20,11 @@ from petlbench.train.forward import Compiled, TrainingForward
 from petlbench.train.optim import build_optimiser
 from petlbench.train.precision import Precision
 from petlbench.train.step import training_step
-from tests.helpers import sampled, supported_pairs
+from tests.helpers import supported_pairs
 from tests.loops import method as fresh
 from tests.loops import tensors, trainer
 from tests.settings import train
+from tests.shallow import tiny_shallow_method
 
 
 def compiled_agrees(method: Method, backend: str) -> None:
@@ -44,16 +45,24 @@ def compiled_agrees(method: Method, backend: str) -> None:
         torch.testing.assert_close(tensor.grad, expected[name], rtol=1e-3, atol=1e-5)
 
 
-# Tokens; the tests below compile a walk of its own.
-FAST = {("vpt_deep", "vit")}
-
-
-@pytest.mark.parametrize(("name", "family"), sampled(supported_pairs("vit", "swin"), FAST))
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "family"), supported_pairs("vit", "swin"))
 def test_one_graph(name: str, family: str) -> None:
     compiled_agrees(randomised(tiny_method(name, family)), "aot_eager")
 
 
-@pytest.mark.parametrize("name", sampled(["convpass", "dtl_plus"], ["dtl_plus"]))
+def test_one_graph_of_three_blocks() -> None:
+    """Tokens; the tests below compile a walk of its own."""
+    compiled_agrees(randomised(tiny_shallow_method("vpt_deep")), "aot_eager")
+
+
+def test_one_graph_of_three_blocks_with_drop_path() -> None:
+    method = tiny_shallow_method("dtl_plus", drop_path=0.5, inject_from=2)
+    compiled_agrees(randomised(method), "aot_eager")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["convpass", "dtl_plus"])
 def test_one_graph_with_drop_path(name: str) -> None:
     compiled_agrees(randomised(method_on(tiny("vit", drop_path=0.5), name)), "aot_eager")
 

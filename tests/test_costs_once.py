@@ -10,6 +10,7 @@ from petlbench.cost import shapes
 from petlbench.method import Method
 from petlbench.run import build, costs
 from petlbench.run.training import measuring
+from tests.shallow import OVERRIDES
 
 SMALL = ("backbone.pretrained=false", "train.batch_size=2")
 
@@ -67,7 +68,7 @@ def test_reasons_of_missing_costs_are_noted_in_every_run(
 
 def test_counting_leaves_the_random_state_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(costs, "_COUNTED", {})
-    config = compose.single(["method=lora", *SMALL])
+    config = compose.single(["method=lora", *SMALL, *OVERRIDES])
     method, conditions = build.method(config), measuring(config, torch.device("cpu"))
     state = torch.get_rng_state()
     costs.counted_once(config, method, conditions, {})

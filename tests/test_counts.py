@@ -7,14 +7,17 @@ here are other values, and the backbones of the configuration.
 from typing import Any
 
 import pytest
+import timm
 
 from petlbench import registry
 from petlbench.config import options
 from petlbench.cost.section import parameters, units
-from petlbench.testing import declared, supported
+from petlbench.testing import declared, networks, supported
 from petlbench.testing.facts import overlay
 from petlbench.testing.networks import FULL_SIZE, full_size
 from petlbench.testing.once import full_size_method
+from tests.helpers import sampled
+from tests.shallow import narrow
 
 VIT, SWIN, MINI = "vit_b16", "swin_b", "vit_mini"
 NAMES = registry.names()
@@ -42,11 +45,21 @@ COUNTS: list[tuple[str, str, dict[str, Any], int]] = [
 ]
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", sampled(BACKBONES, [VIT, SWIN]))
 def test_every_backbone_of_the_configuration_can_be_built(backbone: str) -> None:
     built = full_size(backbone)
     assert built.depth >= 12
     assert len(built.mean) == len(built.std) == 3
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_backbone_of_the_configuration_can_be_built_narrow(
+    backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timm, "create_model", narrow)
+    built = networks._full_size.__wrapped__(backbone, 100, "meta").copy()  # not from its cache
+    assert len(built.mean) == len(built.std) == 3
+    assert built.depth < 12 or backbone == MINI
 
 
 def test_overlays_change_values_of_the_method() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,9 +17,12 @@ from petlbench.merge import merged
 from petlbench.method import Method
 from petlbench.methods import lst_pruning
 from petlbench.methods.quantised import levels, quantise_head
+from petlbench.model.backbone import create
 from petlbench.model.drop_path import DropPath
 from petlbench.testing import images, method_on, randomised, tiny, tiny_method
+from petlbench.testing.networks import config
 from tests.helpers import Examples, Net, embedded, linear, pair, quick_gelu
+from tests.shallow import narrow
 
 
 def same(method: Method, z: Tensor) -> None:
@@ -627,8 +631,12 @@ def test_a_tied_ladder_keeps_the_channels_of_the_embedding(tied: bool) -> None:
     assert (len(seen) == 1) == tied
 
 
-def test_a_pruned_ladder_is_refused_where_the_mlp_is_gated() -> None:
+def test_a_pruned_ladder_is_refused_where_the_mlp_is_gated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(timm, "create_model", narrow)
     with torch.device("meta"):
-        gated = tiny("vit", name="vit_giant_patch14_reg4_dinov2", image_size=28)
+        giant = config("vit", name="vit_giant_patch14_reg4_dinov2")
+        gated = create(giant, classes=5, image_size=28)
         with pytest.raises(Unsupported, match="no pruned start for the gated MLPs"):
             registry.create("lst", gated, prune="magnitude")

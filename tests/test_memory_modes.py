@@ -23,28 +23,33 @@ from petlbench.run.check import broken
 from petlbench.run.identity import identity
 from petlbench.run.record import Record
 from petlbench.testing import FAMILIES, images, method_on, randomised, tiny, tiny_method
+from petlbench.testing.networks import SIZE
 from petlbench.train import last_block, live_bytes, recompute
 from petlbench.train.precision import Precision
 from petlbench.train.recompute import MODES
 from tests.helpers import sampled, supported_pairs
 from tests.records import probe
+from tests.shallow import OVERRIDES as SHALLOW
+from tests.shallow import tiny_shallow_method
 
 CPU = torch.device("cpu")
 FP32 = Precision("fp32", CPU)
 SUPPORTED = supported_pairs(*FAMILIES)
-# A walk, whole blocks, swapped projections, side blocks, queries, a norm with two readers, sizes
-# that change.
-NAMES = ("dtl_plus", "adaptformer", "fact_tk", "lst", "vqt", "convpass", "noah", "full", "linear")
-FAST = [
-    pair
-    for pair in SUPPORTED
-    if (pair[1] == "vit" and pair[0] in NAMES) or pair == ("lora", "swin")
-]
+# A walk, whole blocks, swapped projections, side blocks, queries, a norm with two readers; NOAH's
+# sizes change.
+NAMES = ("dtl_plus", "adaptformer", "fact_tk", "lst", "vqt", "convpass", "full", "linear")
+SHALLOW_ONES = [(name, "shallow") for name in NAMES]
+FAST = [*SHALLOW_ONES, ("noah", "vit"), ("lora", "swin")]
+LATE = {"inject_from": 2}  # of three blocks
 
 
 def dropping(name: str, family: str) -> Method:
     """A randomised method whose drop paths and dropouts are active."""
-    method = randomised(method_on(tiny(family, drop_path=0.3), name)).double().train()
+    if family == "shallow":
+        made = tiny_shallow_method(name, 0.3, **LATE if name == "dtl_plus" else {})
+    else:
+        made = method_on(tiny(family, drop_path=0.3), name)
+    method = randomised(made).double().train()
     for module in method.modules():
         if "dtype" in vars(module):  # PEFT's AdaMSS computes in the format it was built with
             vars(module)["dtype"] = torch.float64
@@ -87,7 +92,7 @@ def test_there_is_a_form_of_every_mode() -> None:
     assert tuple(MODES) == MEMORY_MODES
 
 
-@pytest.mark.parametrize(("name", "family"), sampled(SUPPORTED, FAST))
+@pytest.mark.parametrize(("name", "family"), sampled([*SUPPORTED, *SHALLOW_ONES], FAST))
 def test_modes_have_the_same_gradients_and_keep_less(name: str, family: str) -> None:
     method = dropping(name, family)
     loss, gradients = step(method, "fast")
@@ -133,10 +138,14 @@ def test_blocks_without_a_gradient_are_not_recomputed(
     assert calls in (12, 12 - frozen_prefix(method))
 
 
-@pytest.mark.parametrize("name", ["lora", "dtl_plus", "lst", "full"])
-def test_the_bytes_kept_are_those_that_live_after_the_forward_pass(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "values"), [("lora", {}), ("dtl_plus", LATE), ("lst", {}), ("full", {})]
+)
+def test_the_bytes_kept_are_those_that_live_after_the_forward_pass(
+    name: str, values: dict[str, Any]
+) -> None:
     """Nothing else of the forward pass lives, but for logits and masks."""
-    method, batch = randomised(tiny_method(name, "vit")).train(), images()
+    method, batch = randomised(tiny_shallow_method(name, **values)).train(), images()
     for mode in MEMORY_MODES:
         saved = kept(method, mode)
         with keep_masks(method, len(batch)), live_bytes.LiveBytes() as live:
@@ -232,7 +241,8 @@ def test_the_identity_of_earlier_records_stays() -> None:
 
 
 def test_a_probe_has_the_memory_of_all_modes(tmp_path: Path) -> None:
-    overrides = ["protocol=probe", "method=lora", "train.memory=lean", f"results.root={tmp_path}"]
+    overrides = ["protocol=probe", "method=lora", "train.memory=lean", *SHALLOW]
+    overrides += [f"results.root={tmp_path}"]
     record = probing.probe(compose.single(overrides))
     assert record["status"] == "finished", record["reason"]
     assert broken(record) == []
@@ -288,9 +298,9 @@ def test_a_table_says_which_rows_have_another_mode() -> None:
 
 
 def test_recomputed_operations_count() -> None:
-    method, size = tiny_method("lora", "vit"), tiny("vit").image_size
+    method = tiny_shallow_method("lora")
     fast, least = (
-        shapes.gflops(method, batch=2, size=size, memory=mode) for mode in ("fast", "min")
+        shapes.gflops(method, batch=2, size=SIZE, memory=mode) for mode in ("fast", "min")
     )
     assert least["forward"] == fast["forward"]
     # the last layer of an MLP is not computed again

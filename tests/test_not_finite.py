@@ -16,13 +16,15 @@ from petlbench.testing import tiny, tiny_method
 from petlbench.train.phase import Diverged
 from petlbench.train.trainer import require_finite
 from tests.settings import config
+from tests.shallow import shallow
 
 
 @pytest.mark.parametrize("lr", [1e37, 1e39])
 @pytest.mark.parametrize("method", ["linear", "lora"])
 def test_one_huge_step_diverges(tmp_path: Path, lr: float, method: str) -> None:
     """Its only loss is finite; at 1e37 the tensors are too, and the logits are not."""
-    record = run(config(tmp_path, method, epochs=1, batch_size=32, lr=lr, head_lr=lr))
+    huge = config(tmp_path, method, epochs=1, batch_size=32, lr=lr, head_lr=lr)
+    record = run(shallow(huge))
     assert record["status"] == "diverged"
     assert "lower train.lr" in record["reason"]
     assert record["scores"] == {}
@@ -30,9 +32,9 @@ def test_one_huge_step_diverges(tmp_path: Path, lr: float, method: str) -> None:
 
 
 def test_a_selected_epoch_of_no_numbers_diverges(tmp_path: Path) -> None:
-    record = run(
-        config(tmp_path, "linear", "best_on_val", epochs=1, batch_size=24, head_lr=1e37, lr=1e37)
-    )
+    rates = {"head_lr": 1e37, "lr": 1e37}
+    huge = config(tmp_path, "linear", "best_on_val", epochs=1, batch_size=24, **rates)
+    record = run(shallow(huge))
     assert record["status"] == "diverged"
 
 

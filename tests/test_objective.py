@@ -10,8 +10,9 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor
 
 from petlbench.train.objective import PLAIN, Objective
-from tests.loops import method, tensors, trainer
+from tests.loops import tensors, trainer
 from tests.settings import train
+from tests.shallow import shallow_method
 
 CLASSES = 5
 LABELS = torch.tensor([0, 3, 1, 1])
@@ -72,7 +73,7 @@ def test_mixing_is_timms_and_draws_for_itself(mixup: float, cutmix: float) -> No
 
 def test_training_mixes_alike_for_equal_seeds() -> None:
     def trained(**changed: Any) -> list[Tensor]:
-        made = method()
+        made = shallow_method("lora")
         return tensors(made.fit(trainer(train=train(**changed))).network)
 
     plain, mixed, again = trained(), trained(mixup=0.8), trained(mixup=0.8)

@@ -17,6 +17,7 @@ from petlbench.data.images import OWN, original
 from petlbench.errors import UserError
 from petlbench.run.record import Record, Store
 from petlbench.run.training import run
+from tests.shallow import OVERRIDES
 
 COLOURS = {"blue sky": (10, 20, 230), "grass": (20, 220, 30), "rose": (230, 10, 40)}
 
@@ -162,7 +163,7 @@ def test_mistakes_are_told_in_one_line(
 def test_random_weights_cannot_be_made_again(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record, path = trained(images, tmp_path, "backbone.pretrained=false", "train.epochs=1")
+    record, path = trained(images, tmp_path, *OVERRIDES, "train.epochs=1")
     assert record["status"] == "finished", record["reason"]
     status, _, err = told(capsys, "--delta", path, images)
     assert status == 2

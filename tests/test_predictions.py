@@ -15,6 +15,7 @@ from petlbench.errors import UserError
 from petlbench.run import job
 from petlbench.run.record import PREDICTIONS, Store
 from tests.settings import config
+from tests.shallow import shallow
 
 SPLIT = Predictions(
     np.log([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4]]).astype(np.float32),
@@ -117,7 +118,8 @@ def test_a_run_keeps_what_its_score_counts(
 ) -> None:
     """Also where the tests are so large that they run on the merged network."""
     monkeypatch.setattr(merge, "WORTH", 1 if merged else merge.WORTH)
-    record = job.of(settings := config(tmp_path, protocol=protocol)).execute(settings)
+    settings = shallow(config(tmp_path, protocol=protocol))
+    record = job.of(settings).execute(settings)
     assert record["status"] == "finished", record["reason"]
     content = predictions.load(Store(tmp_path).path(record, PREDICTIONS))
     assert content.record == record["id"]
@@ -133,7 +135,7 @@ def test_a_run_keeps_what_its_score_counts(
 
 
 def test_a_run_that_is_told_so_keeps_none_and_is_the_same_run(tmp_path: Path) -> None:
-    settings = config(tmp_path)
+    settings = shallow(config(tmp_path))
     without = replace(settings, results=replace(settings.results, predictions=False))
     record = job.of(without).execute(without)
     assert not list(tmp_path.glob("**/*.npz"))
