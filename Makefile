@@ -47,9 +47,10 @@ test-slurm: install-dev
 	@command -v slurmctld >/dev/null || { apt-get update && apt-get install --yes --no-install-recommends slurm-wlm munge; }
 	$(PYTEST) tests/test_slurm.py -m '' -rs
 
-# slow tests: every bad value of every key
+# slow tests: every bad value of every key; properties on more examples (tests/conftest.py)
 check-all: check
 	$(PYTEST) -n $(JOBS) -m slow -s
+	$(PYTEST) -m "" tests/test_properties.py
 
 torture: install-dev
 	$(BIN)/python -m tests.torture --out results/measured/torture/attacks.json

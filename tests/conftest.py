@@ -10,9 +10,18 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from tests.wandb_server import Server
+
+settings.register_profile("every", max_examples=150)
+settings.register_profile("fast", max_examples=50)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let `make check-all` draw more examples of a property."""
+    settings.load_profile("fast" if "not slow" in config.option.markexpr else "every")
 
 
 def pytest_collection_finish() -> None:

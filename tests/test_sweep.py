@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from hydra import compose as hydra_compose
-from hydra import initialize_config_module
+from hydra._internal.hydra import Hydra
 
 from petlbench import registry
-from petlbench.config import compose, options
+from petlbench.config import compose, compositions, options
 from petlbench.config.command_line import check_groups, known_options
 from petlbench.config.schema import Config
 from petlbench.errors import Unsupported, UserError
@@ -22,6 +21,7 @@ from petlbench.sweep import conduct, plan
 from petlbench.sweep.launchers.launcher import Launcher
 from petlbench.train import trainer
 from tests.command import run as in_process
+from tests.helpers import sampled
 from tests.processes import command, finished, records, wait_for
 from tests.settings import config
 
@@ -152,10 +152,12 @@ def test_every_task_composes_and_a_suite_says_what_to_do(dataset: str) -> None:
         assert dataset == f"{task.suite}/{task.target.values['name']}"
 
 
-@pytest.mark.parametrize("experiment", known_options("experiment", []))
+# Each is on a page, whose commands tests/test_docs.py composes.
+@pytest.mark.parametrize(
+    "experiment", sampled(known_options("experiment", []), ("demo", "table2_paper"))
+)
 def test_every_experiment_composes(experiment: str) -> None:
-    with initialize_config_module("petlbench.conf", version_base="1.3"):
-        assert hydra_compose("config", [f"experiment={experiment}"]).train.epochs > 0
+    assert compositions.by_hydra([f"experiment={experiment}"]).train.epochs > 0
 
 
 def test_values_that_differ_on_a_backbone_come_in() -> None:
@@ -260,10 +262,32 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 
 
 def test_a_process_ends_as_the_tests_of_mistakes_do_in_theirs(tmp_path: Path) -> None:
-    arguments = ["-m", "method=lora", "method.rank=0"]
+    arguments = ["-m", "trian.lr=1"]  # found by Hydra, without an import of torch
     code, output = finished(tmp_path, *arguments)
     assert (code, output) == in_process(tmp_path, *arguments)
     assert code == 2
+
+
+@pytest.mark.parametrize(
+    ("mode", "compositions", "ends"),
+    [([], 1, (2, "add -m")), (["hydra.mode=MULTIRUN"], 2, (0, "plan: 1 runs"))],
+)
+def test_hydra_composes_twice_only_to_learn_a_mode(
+    mode: list[str],
+    compositions: int,
+    ends: tuple[int, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counted, composed = [], Hydra.compose_config
+
+    def counting(self: Hydra, *given: Any, **named: Any) -> Any:
+        counted.append(given)
+        return composed(self, *given, **named)
+
+    monkeypatch.setattr(Hydra, "compose_config", counting)
+    code, told = in_process(tmp_path, "dataset=mini/digits", *mode, "hydra.sweeper.dry_run=true")
+    assert (code, ends[1] in told, len(counted)) == (ends[0], True, compositions), told
 
 
 def test_options_may_be_added_as_in_other_projects(tmp_path: Path) -> None:
