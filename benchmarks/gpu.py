@@ -32,6 +32,7 @@ from petlbench.errors import UserError, first_line
 from petlbench.run import build, provenance
 
 FILE = "gpu.json"
+AGAIN_S = 0.5  # between alarms once the time of a row is over
 
 
 class OutOfTime(BaseException):
@@ -90,7 +91,8 @@ def limited(seconds: float) -> Iterator[None]:
         yield
         return
     before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    # again and again: Python ignores an exception in a callback of a weak reference
+    signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN_S)
     try:
         yield
     finally:

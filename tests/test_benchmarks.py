@@ -5,6 +5,7 @@ import logging
 import subprocess
 import sys
 import time
+import weakref
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -273,6 +274,23 @@ def test_a_row_for_gpus_ends_when_its_time_is_over() -> None:
     assert gpu.row(case, TINY, 0.2, heard)["not_run"] == "it did not end in the 0 s left"
     assert time.monotonic() - started < 5
     assert gpu.row(case, TINY, 0.0, heard)["not_run"] == "no time was left"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_row_for_gpus_ends_though_its_time_is_over_in_a_callback() -> None:
+    """Python ignores the exception of the alarm there."""
+    dying = [{0}]
+    watched = weakref.ref(dying[0], lambda _: time.sleep(30))
+
+    def measure() -> None:
+        dying.clear()
+        assert watched() is None
+        time.sleep(30)
+
+    started = time.monotonic()
+    with pytest.raises(gpu.OutOfTime), gpu.limited(0.1):
+        measure()
+    assert time.monotonic() - started < 20
 
 
 @pytest.mark.slow
