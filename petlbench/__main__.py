@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import hydra
 import yaml
+from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -122,6 +123,21 @@ def main(*preset: str) -> None:
     _start()
 
 
+@contextmanager
+def _composed_once(arguments: Iterable[str]) -> Iterator[None]:
+    """Keep Hydra from composing once more to learn hydra.mode, where no argument sets it.
+
+    That takes 0.2 s. Here -m alone makes a sweep, so a configuration file has no say in it.
+    """
+    ask = Hydra.get_mode
+    if not any("hydra.mode" in text for text in arguments):
+        Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        Hydra.get_mode = ask  # type: ignore[method-assign]
+
+
 def _start() -> None:
     """Hand over to Hydra, which composes and then calls `run_single`, or the sweeper."""
     composed = False
@@ -135,7 +151,8 @@ def _start() -> None:
         version_base="1.3", config_path=f"pkg://{search_path.OWN}", config_name="config"
     )
     try:
-        start(task)()
+        with _composed_once(sys.argv[1:]):
+            start(task)()
     except yaml.YAMLError as error:
         raise UserError(
             f"a configuration file is not yaml: {one_line(error)}; repair it"

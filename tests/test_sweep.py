@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
+from hydra._internal.hydra import Hydra
 
 from petlbench import registry
 from petlbench.config import compose, options
@@ -264,6 +265,28 @@ def test_a_process_ends_as_the_tests_of_mistakes_do_in_theirs(tmp_path: Path) ->
     code, output = finished(tmp_path, *arguments)
     assert (code, output) == in_process(tmp_path, *arguments)
     assert code == 2
+
+
+@pytest.mark.parametrize(
+    ("mode", "compositions", "ends"),
+    [([], 1, (2, "add -m")), (["hydra.mode=MULTIRUN"], 2, (0, "plan: 1 runs"))],
+)
+def test_hydra_composes_twice_only_to_learn_a_mode(
+    mode: list[str],
+    compositions: int,
+    ends: tuple[int, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counted, composed = [], Hydra.compose_config
+
+    def counting(self: Hydra, *given: Any, **named: Any) -> Any:
+        counted.append(given)
+        return composed(self, *given, **named)
+
+    monkeypatch.setattr(Hydra, "compose_config", counting)
+    code, told = in_process(tmp_path, "dataset=mini/digits", *mode, "hydra.sweeper.dry_run=true")
+    assert (code, ends[1] in told, len(counted)) == (ends[0], True, compositions), told
 
 
 def test_options_may_be_added_as_in_other_projects(tmp_path: Path) -> None:

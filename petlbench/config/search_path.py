@@ -8,6 +8,8 @@ A package adds methods, backbones, tasks or experiments by an entry point of the
 """
 
 import logging
+import os
+from collections.abc import Iterator
 from functools import cache
 from importlib import import_module, resources
 from importlib.metadata import entry_points
@@ -41,8 +43,18 @@ def packages() -> list[str]:
 def version() -> int:
     """A number that changes with every yaml file of the packages: notebooks live for long."""
     roots = (resources.files(package) for package in packages())
-    files = (path for root in roots if isinstance(root, Path) for path in root.rglob("*.yaml"))
-    return hash(tuple((path, path.stat().st_mtime_ns) for path in files))
+    files = (file for root in roots if isinstance(root, Path) for file in _yaml_files(str(root)))
+    return hash(tuple((file.path, file.stat().st_mtime_ns) for file in files))
+
+
+def _yaml_files(folder: str) -> Iterator["os.DirEntry[str]"]:
+    # not by pathlib, which takes more than twice as long: each composition asks for the version
+    with os.scandir(folder) as items:
+        for item in items:
+            if item.is_dir(follow_symlinks=False):
+                yield from _yaml_files(item.path)
+            elif item.name.endswith(".yaml"):
+                yield item
 
 
 class SearchPath(SearchPathPlugin):
