@@ -7,6 +7,7 @@ import pytest
 
 from petlbench import registry
 from petlbench.testing import declared, tiny
+from tests.helpers import sampled
 from tools import catalogue
 
 FOLDER = Path(__file__).parent.parent / "docs" / "methods"
@@ -18,7 +19,7 @@ def committed() -> dict[str, catalogue.Entry]:
     """The rows of the committed index: a recount of all methods would take minutes."""
     rows = re.findall(r"^\| \[`(\w+)`\]\(\w+\.md\) \| (.*) \|$", read("README.md"), flags=re.M)
     return {
-        name: catalogue.Entry(cells.split(" | "), unmergeable(name))
+        name: catalogue.Entry(cells.split(" | "), written_reason(name))
         for name, cells in rows
         if name in registry.names()
     }
@@ -26,6 +27,23 @@ def committed() -> dict[str, catalogue.Entry]:
 
 def read(name: str) -> str:
     return (FOLDER / name).read_text()
+
+
+def written_reason(name: str) -> str:
+    """Why the page of a method says that it cannot be merged; "" if it says nothing."""
+    _, _, rest = read(f"{catalogue.page_of(name)}.md").partition(f"\n`conf/method/{name}.yaml`\n")
+    own = rest.partition("\n`conf/method/")[0]
+    found = re.search(r"^With these .* merged into its backbone: (.*)\.$", own, flags=re.M)
+    return found[1] if found else ""
+
+
+# a method of this package for each reason, the first by name, and one that has none
+REASONED = {written_reason(name): name for name in reversed(catalogue.own_names())} | {"": "lora"}
+
+
+@pytest.mark.parametrize("name", sampled(catalogue.own_names(), REASONED.values()))
+def test_a_page_says_why_a_method_cannot_be_merged(name: str) -> None:
+    assert written_reason(name) == unmergeable(name), STALE
 
 
 def unmergeable(name: str) -> str:
@@ -79,7 +97,8 @@ def test_the_command_checks_its_folder_before_it_builds_anything(
 def test_the_command_writes_all_pages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, committed: dict[str, catalogue.Entry]
 ) -> None:
-    monkeypatch.setattr(catalogue, "entries", lambda: committed)
+    few = {name: committed[name] for name in ("dtl", "dtl_plus", "lora")}
+    monkeypatch.setattr(catalogue, "entries", lambda: few)
     assert catalogue.main([str(tmp_path / "new" / "pages")]) == 0
     written = {file.name for file in (tmp_path / "new" / "pages").glob("*")}
-    assert written == set(catalogue.pages(committed))
+    assert written == {"README.md", "dtl.md", "dtl_plus.md", "lora.md"}
