@@ -21,6 +21,8 @@ from petlbench.sweep.launchers.ray import Ray
 from tests.assignments import runs
 from tests.launched import execute
 
+SLOW = pytest.mark.slow
+
 
 def launcher(**settings: Any) -> Ray:
     given = {"address": None, "gpus_per_run": 1.0, "cpus_per_run": 1, "retries": 1}
@@ -50,30 +52,41 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         assert list(Path(short).glob("petlbench-ray-*")) == []
 
 
+# A run that never succeeds ends in the same way with every launcher: tests/test_launchers.py.
 @pytest.mark.usefixtures("two_gpus", "folder")
+@pytest.mark.parametrize(
+    ("number", "what"),
+    [(3, ["killed once"]), pytest.param(6, ["killed once", "always killed"], marks=SLOW)],
+)
 def test_each_run_ends_and_workers_that_are_killed_cost_one(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    number: int,
+    what: list[str],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    work = runs(tmp_path, 6, "always killed", "killed once", device="auto")
-    claim = Claims(tmp_path).take(f"{5:016x}")  # of another process
+    work = runs(tmp_path, number, *what, device="auto")
+    foreign = f"{number - 1:016x}"
+    claim = Claims(tmp_path).take(foreign)  # of another process
     assert claim is not None
     used = launcher(gpus_per_run=0.5)
     used.check([each.planned for each in work])
     found = {}
     for run, record in used.launch(work, execute):
         found[run.id] = record
-        if len(found) == 5:
+        if len(found) == number - 1:
             claim.release()
-    assert len(found) == 6
-    lost = found.pop(f"{0:016x}")
-    assert lost["status"] == "failed"
-    assert "its worker ended 2 times (WorkerCrashedError: The worker died" in lost["reason"]
+    assert len(found) == number
+    for place in range(1, len(what)):
+        lost = found.pop(f"{place:016x}")
+        assert lost["status"] == "failed"
+        assert "its worker ended 2 times (WorkerCrashedError: The worker died" in lost["reason"]
     assert {record["status"] for record in found.values()} == {"finished"}
     assert {record["gpu"] for record in found.values()} <= {"0", "1"}
-    assert list(found)[-1] == f"{5:016x}"
+    assert list(found)[-1] == foreign
     tries = Counter(path.name[:16] for path in tmp_path.glob("*-*"))
-    assert tries == {f"{place:016x}": 2 if place < 2 else 1 for place in range(6)}
-    assert caplog.text.count("once more") == 2
+    assert tries == {f"{place:016x}": 1 + (place < len(what)) for place in range(number)}
+    assert caplog.text.count("once more") == len(what)
     assert capfd.readouterr().out == ""
 
 

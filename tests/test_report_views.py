@@ -22,6 +22,7 @@ from petlbench.report.registry import find, names
 from petlbench.report.render import html
 from petlbench.report.table import published
 from petlbench.run.record import Record
+from tests.helpers import sampled
 from tests.records import keep, probe, record
 from tests.sweeps import SETS, SWEEPS, TESTS, few_shot, report, vtab
 
@@ -47,8 +48,19 @@ def _draw_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plot, "render", render)
 
 
+# One of each kind that is quickly drawn; tables of all are built by the tests below.
+FAST = (
+    *("claims", "demo", "table", "efficiency", "scatter", "shots", "values", "leaderboard"),
+    *("costs", "throughput", "audit", "folder", "trials"),
+)
+
+
+def test_each_kind_of_report_is_written() -> None:
+    assert {find(name).kind for name in FAST} == {find(name).kind for name in names()}
+
+
 @pytest.mark.usefixtures("_draw_once")
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", sampled(list(names()), FAST))
 def test_every_named_report_is_written(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
