@@ -18,7 +18,7 @@ from petlbench.sweep.launchers import basic
 from tests.command import run
 from tests.trees import paint
 
-LOCAL = ("hydra/launcher=local", "hydra.launcher.workers=2")
+SLOW = pytest.mark.slow
 
 
 @pytest.fixture
@@ -141,21 +141,28 @@ def test_a_record_of_a_later_version_is_refused_before_training(
     assert path.read_text() == text
 
 
-def test_a_sweep_of_workers_equals_one_without(given: list[str], tmp_path: Path) -> None:
-    sweep = ["-m", *given, "seed=0,1,2"]
-    code, told = run(tmp_path, *sweep, "results.root=a", *LOCAL)
+# tests/test_launchers.py has several workers, which take seconds only where they import torch
+@pytest.mark.parametrize(("workers", "runs"), [(1, 2), pytest.param(2, 3, marks=SLOW)])
+def test_a_sweep_of_workers_equals_one_without(
+    workers: int, runs: int, given: list[str], tmp_path: Path
+) -> None:
+    local = ("hydra/launcher=local", f"hydra.launcher.workers={workers}")
+    sweep = ["-m", *given, f"seed=range({runs})"]
+    code, told = run(tmp_path, *sweep, "results.root=a", *local)
     assert code == 0, told
-    assert told.splitlines()[0] == "plan: 3 runs, 0 finished (skipped), 3 to run"
-    assert [line.split()[0] for line in told.splitlines()[2:5]] == ["[1/3", "[2/3", "[3/3"]
+    assert told.splitlines()[0] == f"plan: {runs} runs, 0 finished (skipped), {runs} to run"
+    ended = [line.split()[0] for line in told.splitlines()[2 : 2 + runs]]
+    assert ended == [f"[{number + 1}/{runs}" for number in range(runs)]
     run(tmp_path, *sweep, "results.root=b")
     deltas = sorted((tmp_path / "b").glob("**/*.safetensors"))
-    assert len(deltas) == 3
+    assert len(deltas) == runs
     for path in deltas:
         twin = tmp_path / "a" / path.relative_to(tmp_path / "b")
         assert twin.read_bytes() == path.read_bytes()
         assert "epoch 1/1 loss" in twin.with_suffix(".log").read_text()
-    code, told = run(tmp_path, *sweep, "results.root=a", *LOCAL)
-    assert (code, told.splitlines()[0]) == (0, "plan: 3 runs, 3 finished (skipped), 0 to run")
+    code, told = run(tmp_path, *sweep, "results.root=a", *local)
+    plan = f"plan: {runs} runs, {runs} finished (skipped), 0 to run"
+    assert (code, told.splitlines()[0]) == (0, plan)
 
 
 def while_waiting(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
@@ -166,7 +173,7 @@ def while_waiting(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> N
 def test_what_others_do_is_in_the_plan_and_is_awaited(
     given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sweep = ["-m", *given, "seed=0,1", "results.root=a"]
+    sweep = ["-m", *given, "results.root=a"]
     run(tmp_path, *sweep)
     [path] = (tmp_path / "a").glob("**/*-seed0-*.json")
     whole, identifier = path.read_text(), json.loads(path.read_text())["id"]
@@ -189,7 +196,7 @@ def test_what_others_do_is_in_the_plan_and_is_awaited(
 def test_a_run_that_failed_elsewhere_is_reported_and_not_repeated(
     given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sweep = ["-m", *given, "seed=0,1", "results.root=a"]
+    sweep = ["-m", *given, "results.root=a"]
     run(tmp_path, *sweep)
     [path] = (tmp_path / "a").glob("**/*-seed0-*.json")
     content = json.loads(path.read_text())
