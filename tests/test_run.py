@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from petlbench import registry
 from petlbench.config import compose, mistakes
+from petlbench.config.schema import Config
 from petlbench.data import configured
 from petlbench.delta import load
 from petlbench.errors import Unsupported, UserError
@@ -29,10 +30,17 @@ from tests.helpers import sampled, unsaved
 from tests.settings import config, with_values
 
 
-def test_a_run_leaves_a_whole_record_and_its_delta(tmp_path: Path) -> None:
-    settings = config(tmp_path)
-    record = run(settings)
-    [stored] = Store(tmp_path).records()
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Record]:
+    """A configuration, and the record of its run."""
+    settings = config(tmp_path_factory.mktemp("ran"))
+    return settings, run(settings)
+
+
+def test_a_run_leaves_a_whole_record_and_its_delta(ran: tuple[Config, Record]) -> None:
+    settings, record = ran
+    store = Store(settings.results.root)
+    [stored] = store.records()
     assert stored == record
     assert record["status"] == "finished"
     assert record["reason"] is None
@@ -47,15 +55,16 @@ def test_a_run_leaves_a_whole_record_and_its_delta(tmp_path: Path) -> None:
     assert provenance["splits"]["test"]["images"] == 16
     assert len(provenance["checkpoint"]["sha256"]) == 64
     assert provenance["versions"]["torch"] == torch.__version__
-    path = Store(tmp_path).path(record, ".safetensors")
+    path = store.path(record, ".safetensors")
     assert path.stat().st_size == record["cost"]["delta_bytes"]
 
 
-def test_the_delta_gives_the_tested_network_back(tmp_path: Path) -> None:
-    settings = config(tmp_path)
-    record = run(settings)
+def test_the_delta_gives_the_tested_network_back(
+    ran: tuple[Config, Record], tmp_path: Path
+) -> None:
+    settings, record = ran
     fresh = build.method(settings)
-    load(Store(tmp_path).path(record, ".safetensors"), fresh)
+    load(Store(settings.results.root).path(record, ".safetensors"), fresh)
     task = configured.task(settings)
     loop = build.trainer(settings, task, lambda epoch: None, unsaved(tmp_path))
     again = loop.evaluate(fresh, splits.tests(settings, task)["test"])
@@ -68,8 +77,9 @@ def without_measurements(record: Record) -> Record:
     return record | {"cost": cost, "provenance": None, "config": None}
 
 
-def test_a_repeat_is_identical(tmp_path: Path) -> None:
-    first, again = (run(config(tmp_path / name)) for name in ("a", "b"))
+def test_a_repeat_is_identical(ran: tuple[Config, Record], tmp_path: Path) -> None:
+    _, first = ran
+    again = run(config(tmp_path))
     assert without_measurements(first) == without_measurements(again)
 
 
@@ -135,7 +145,7 @@ def test_what_goes_wrong_is_recorded(
 
 def test_a_users_mistake_leaves_no_record(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="larger than the 32 training images"):
-        run(config(tmp_path, batch_size=64))
+        run(config(tmp_path, "linear", batch_size=64))
     assert list(Store(tmp_path).records()) == []
 
 
@@ -273,8 +283,9 @@ def test_ctrl_c_is_not_hidden_by_an_error_on_its_way(
     assert list(Store(tmp_path).records()) == []
 
 
-# Searches, data before training, wider heads and trained weights take other ways through a run.
-FAST = ("noah", "sct", "lst_fisher", "vqt", "full", "bi_lora")
+# Data before training, wider heads and trained weights take other ways through a run. A search
+# runs in tests/test_noah.py, a full fine-tuning in tests/test_sweep.py.
+FAST = ("lst_fisher", "vqt", "bi_lora")
 
 
 @pytest.mark.parametrize("name", sampled(registry.names(), FAST))

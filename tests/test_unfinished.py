@@ -73,8 +73,8 @@ def loop(folder: Path, kind: str = "plain") -> tuple[TrainingLoop, Method]:
     name, drop_path, changes, others = KINDS[kind]
     seed_everything(0)
     made = method(name, drop_path)
-    arguments: dict[str, Any] = {"fit": bright(20, seed=1), "unfinished": unsaved(folder)} | others
-    return trainer(train=train(**values(**changes)), **arguments), made
+    arguments: dict[str, Any] = {"fit": bright(10, seed=1), "unfinished": unsaved(folder)} | others
+    return trainer(train=train(**values(batch_size=4, **changes)), **arguments), made
 
 
 def result(begun: TrainingLoop, made: Method) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def result(begun: TrainingLoop, made: Method) -> dict[str, Any]:
 
 
 def chosen() -> dict[str, Any]:
-    splits = {"fit": bright(36, seed=1), "select": {"val": bright(20, seed=2)}}
+    splits = {"fit": bright(18, seed=1), "select": {"val": bright(10, seed=2)}}
     return splits | {"keep_best": True, "every_epochs": 1}
 
 
