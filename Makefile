@@ -45,9 +45,10 @@ test-slurm: install-dev
 	@command -v slurmctld >/dev/null || { apt-get update && apt-get install --yes --no-install-recommends slurm-wlm munge; }
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_slurm.py -m '' -rs
 
-# slow tests: every bad value of every key
+# slow tests: every bad value of every key; properties on more examples (tests/conftest.py)
 check-all: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m slow -s
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" tests/test_properties.py
 
 torture: install-dev
 	$(BIN)/python -m tests.torture --out results/measured/torture/attacks.json

@@ -4,10 +4,20 @@ import gc
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from petlbench.mini import suite
 from petlbench.train.output_store import STORE
 from tests.wandb_server import Server, server
+
+
+settings.register_profile("every", max_examples=150)
+settings.register_profile("fast", max_examples=50)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let `make check-all` draw more examples of a property."""
+    settings.load_profile("fast" if "not slow" in config.option.markexpr else "every")
 
 
 def pytest_collection_finish() -> None:

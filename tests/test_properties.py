@@ -34,7 +34,6 @@ steady = settings(
     derandomize=True,
     deadline=None,
     database=None,
-    max_examples=150,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

@@ -329,15 +329,23 @@ def committed() -> list[dict[str, Any]]:
 CHANGED = {"vqt": {"embedding_dropout"}}
 
 
-def test_committed_records_keep_their_identity() -> None:
-    """Keys that came later are at their neutral values, and renamed classes have first names."""
-    seen = 0
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_committed_records_keep_their_identity(every: bool) -> None:
+    """Keys that came later are at their neutral values, and renamed classes have first names.
+
+    every: compare each record with the values of today, not the first of a method alone.
+    """
+    seen, kinds = 0, set()
     for record in committed():
         config = record["config"]
         assert identity(config) == record["id"]
         seen += 1
+        kind = (record["factors"]["method"], record["protocol"], record["suite"])
         if "multitask" in record["cost"]:
             continue  # it has no task, and no default of its own
+        if kind in kinds and not every:
+            continue
+        kinds.add(kind)
         own = [key for key in IDENTITY if key in config]
         method = record["factors"]["method"]
         known = first_form(defaults(method, record["protocol"]))
@@ -348,6 +356,7 @@ def test_committed_records_keep_their_identity() -> None:
             del today["dataset"]  # the default is a task of another reader
         assert identity(merged(today, {key: config[key] for key in own})) == record["id"]
     assert seen > 700
+    assert len(kinds) > 100
 
 
 def test_the_configuration_of_today_names_the_committed_runs() -> None:

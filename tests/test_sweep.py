@@ -23,6 +23,7 @@ from petlbench.sweep import conduct, plan
 from petlbench.sweep.launchers.launcher import Launcher
 from petlbench.train import trainer
 from tests.command import run as in_process
+from tests.helpers import sampled
 from tests.processes import command, finished, records, wait_for
 from tests.settings import config
 
@@ -153,7 +154,10 @@ def test_every_task_composes_and_a_suite_says_what_to_do(dataset: str) -> None:
         assert dataset == f"{task.suite}/{task.target.values['name']}"
 
 
-@pytest.mark.parametrize("experiment", known_options("experiment", []))
+# Each is on a page, whose commands tests/test_docs.py composes.
+@pytest.mark.parametrize(
+    "experiment", sampled(known_options("experiment", []), ("demo", "table2_paper"))
+)
 def test_every_experiment_composes(experiment: str) -> None:
     with initialize_config_module("petlbench.conf", version_base="1.3"):
         assert hydra_compose("config", [f"experiment={experiment}"]).train.epochs > 0
