@@ -10,7 +10,6 @@ from petlbench.mini import suite
 from petlbench.train.output_store import STORE
 from tests.wandb_server import Server, server
 
-
 settings.register_profile("every", max_examples=150)
 settings.register_profile("fast", max_examples=50)
 

@@ -16,11 +16,12 @@ from hydra.plugins.launcher import Launcher as HydraLauncher
 
 from petlbench.config.construct import composable
 from petlbench.config.schema import Settings
+from petlbench.cost import forecast
 from petlbench.errors import UserError
 from petlbench.run.claims import Claims
 from petlbench.run.lifecycle import blank
 from petlbench.run.record import Record, Store
-from petlbench.sweep.launchers import basic, engine, gpus, local
+from petlbench.sweep.launchers import basic, engine, gpus, local, room
 from petlbench.sweep.launchers.basic import Basic
 from petlbench.sweep.launchers.foreign import Foreign
 from petlbench.sweep.launchers.launcher import Assignment
@@ -214,6 +215,14 @@ def test_runs_that_do_not_fit_into_their_share_of_a_gpu_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planned = [each.planned for each in runs(tmp_path, 2, device="auto")]
+    predicted, predict = [], forecast.peak_mib
+
+    def noted(*given: Any, **named: Any) -> dict[str, Any]:
+        predicted.append(given)
+        return predict(*given, **named)
+
+    monkeypatch.setattr(forecast, "peak_mib", noted)
+    monkeypatch.setattr(room, "_PEAKS", {})
     monkeypatch.setattr(gpus, "memory_mib", lambda: 100.0)
     workers("auto", 0.25).check(planned)
     line = (
@@ -226,6 +235,7 @@ def test_runs_that_do_not_fit_into_their_share_of_a_gpu_are_refused(
     with pytest.raises(UserError, match=r"it fits on no GPU; set a smaller train\.batch_size"):
         workers("auto", 0.1).check(planned)
     workers("auto", 1.0).check(planned)  # alone
+    assert len(predicted) == 1
 
 
 class Elsewhere(HydraLauncher):

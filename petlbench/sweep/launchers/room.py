@@ -11,6 +11,7 @@ from petlbench.sweep.plan import TO_RUN, Planned
 GIB = 1024  # MiB
 # what a peak depends on, but for the number of classes: each network is tried with the most
 NODES = ("method", "backbone", "input", "train")
+_PEAKS: dict[tuple[str, int], float] = {}  # of a network and its number of classes, in MiB
 log = logging.getLogger("petlbench")
 
 
@@ -43,12 +44,27 @@ def _differing(runs: Sequence[Planned]) -> Iterable[Planned]:
     found: dict[str, Planned] = {}
     for run in sorted(runs, key=lambda run: run.config.dataset.classes):
         if run.state == TO_RUN and run.config.device != "cpu":
-            plain = run.config.plain()
-            found[json.dumps([plain[node] for node in NODES], sort_keys=True)] = run
+            found[_network(run)] = run
     return found.values()
 
 
+def _network(run: Planned) -> str:
+    plain = run.config.plain()
+    return json.dumps([plain[node] for node in NODES], sort_keys=True)
+
+
 def _peak_mib(run: Planned) -> float | None:
+    """Predicted once in a process: trials and the final runs after them share a network."""
+    key = (_network(run), run.config.dataset.classes)
+    if key not in _PEAKS:
+        peak = _predicted_mib(run)
+        if peak is None:
+            return None
+        _PEAKS[key] = peak
+    return _PEAKS[key]
+
+
+def _predicted_mib(run: Planned) -> float | None:
     from petlbench.cost import forecast  # imports torch
     from petlbench.run import build, probing
 
@@ -64,4 +80,4 @@ def _peak_mib(run: Planned) -> float | None:
     except Exception as error:  # of a method that needs weights, or whose steps need values
         log.warning("%s: its memory cannot be predicted (%s)", run.name, one_line(error))
         return None
-    return peak["allocated"]
+    return float(peak["allocated"])
