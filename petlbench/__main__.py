@@ -131,7 +131,7 @@ def _composed_once(arguments: Iterable[str]) -> Iterator[None]:
     """
     ask = Hydra.get_mode
     if not any("hydra.mode" in text for text in arguments):
-        Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign, assignment]
+        Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
     try:
         yield
     finally:

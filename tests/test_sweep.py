@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from hydra import compose as hydra_compose
-from hydra import initialize_config_module
 from hydra._internal.hydra import Hydra
 
 from petlbench import registry
-from petlbench.config import compose, options
+from petlbench.config import compose, compositions, options
 from petlbench.config.command_line import check_groups, known_options
 from petlbench.config.schema import Config
 from petlbench.errors import Unsupported, UserError
@@ -159,8 +157,7 @@ def test_every_task_composes_and_a_suite_says_what_to_do(dataset: str) -> None:
     "experiment", sampled(known_options("experiment", []), ("demo", "table2_paper"))
 )
 def test_every_experiment_composes(experiment: str) -> None:
-    with initialize_config_module("petlbench.conf", version_base="1.3"):
-        assert hydra_compose("config", [f"experiment={experiment}"]).train.epochs > 0
+    assert compositions.by_hydra([f"experiment={experiment}"]).train.epochs > 0
 
 
 def test_values_that_differ_on_a_backbone_come_in() -> None:
