@@ -48,7 +48,7 @@ def version() -> int:
 
 
 def _yaml_files(folder: str) -> Iterator["os.DirEntry[str]"]:
-    # not by pathlib, which takes four times as long: each composition asks for the version
+    # not by pathlib, which takes more than twice as long: each composition asks for the version
     with os.scandir(folder) as items:
         for item in items:
             if item.is_dir(follow_symlinks=False):
