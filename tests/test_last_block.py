@@ -159,7 +159,7 @@ class Scaled(PreNormBlock):
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__(block)
-        self.scale = nn.Parameter(torch.ones(block.norm1.normalized_shape))
+        self.scale = nn.Parameter(torch.ones(self.block.norm1.normalized_shape))
 
     def forward(self, z: Tensor) -> Tensor:
         n = self.norm1(z)
@@ -176,12 +176,12 @@ class Averaging(nn.Module):
 
     def __init__(self, layer: nn.Module, sized: bool = False) -> None:
         super().__init__()
-        self.layer = layer
+        self.layer: Any = layer
         self.sized = sized
         self.gate = nn.Parameter(torch.full((), 1e-6))
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.layer(x)
+        out: Tensor = self.layer(x)
         read = out * out.shape[1] if self.sized else out.mean(1, keepdim=True)
         return out + self.gate * read
 
@@ -205,6 +205,7 @@ class Reading(Method):
         super().__init__(backbone)
         self.way = way
         self.kept: list[Tensor] = []
+        self.mean: Tensor
         first, last = backbone.net.blocks[0], backbone.net.blocks[-1]
         last.mlp.requires_grad_(True)
         if way == "in place":
