@@ -5,12 +5,14 @@
     python -m benchmarks.gpu --device cpu --quick --out FOLDER     a trial without a GPU
     python -m benchmarks.page                         the page from the record
 
-ViT-B/16 with random weights on noise, 32 images in bf16. The record is written after each row. A
-row that fails, or for which no time is left, is named in it with its reason. Needs no data and no
-weights.
+ViT-B/16 with random weights on noise, 32 images in bf16. The record is written before and after
+each row. A row that fails, with which the process ends, or for which no time is left, is named in
+it with its reason. A kernel that hangs ends the process a minute after the time. Needs no data and
+no weights.
 """
 
 import argparse
+import faulthandler
 import json
 import logging
 import signal
@@ -30,9 +32,12 @@ from benchmarks.gpu_cases import CASES, TABLES, Case
 from petlbench.cost.memory import free_unused
 from petlbench.errors import UserError, first_line
 from petlbench.run import build, provenance
+from petlbench.system import replacing
 
 FILE = "gpu.json"
-AGAIN_S = 0.5  # between alarms once the time of a row is over
+AGAIN_S = 5.0  # between two alarms: an exception in a destructor or a callback is lost
+GRACE_S = 60.0  # of a row that no alarm ends, such as a kernel that hangs
+RUNNING = "the process ended while it ran"
 
 
 class OutOfTime(BaseException):
@@ -91,7 +96,6 @@ def limited(seconds: float) -> Iterator[None]:
         yield
         return
     before = signal.signal(signal.SIGALRM, ring)
-    # again and again: Python ignores an exception in a callback of a weak reference
     signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN_S)
     try:
         yield
@@ -117,7 +121,7 @@ def row(case: Case, conditions: Setting, left_s: float, heard: Warnings) -> dict
 
 
 def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """The record after each row."""
+    """The record before and after each row."""
     conditions, heard = setting(options), Warnings()
     record = about(conditions) | {"tables": {}}
     end = time.monotonic() + 60 * options.minutes
@@ -127,9 +131,11 @@ def measured(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             continue
         started = time.monotonic()
         print(f"{case.table}: {case.name} ...", flush=True)
-        found = row(case, conditions, end - started, heard)
+        rows = record["tables"].setdefault(case.table, [])
+        rows.append({"name": case.name, "not_run": RUNNING})
+        yield record
+        rows[-1] = found = row(case, conditions, end - started, heard)
         print(f"  {found.get('not_run', 'done')} ({time.monotonic() - started:.1f} s)", flush=True)
-        record["tables"].setdefault(case.table, []).append(found)
         yield record
     logging.getLogger("petlbench").removeHandler(heard)
 
@@ -156,8 +162,15 @@ def main() -> None:
         parser.error(str(error))
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / FILE
-    for record in measured(options):
-        path.write_text(json.dumps(record, indent=1) + "\n")
+    # its thread needs no Python, and so also ends a process that waits for a kernel
+    stderr = 2
+    faulthandler.dump_traceback_later(60 * options.minutes + GRACE_S, exit=True, file=stderr)
+    try:
+        for record in measured(options):
+            with replacing(path) as file:
+                file.write((json.dumps(record, indent=1) + "\n").encode())
+    finally:
+        faulthandler.cancel_dump_traceback_later()
     print(f"wrote {path}")
 
 

@@ -262,6 +262,36 @@ def test_a_row_for_gpus_that_fails_costs_no_other_row(
     assert tables["AdamW"][0]["tensors"] > 0
 
 
+def test_a_row_for_gpus_ends_though_an_alarm_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "AGAIN_S", 0.2)
+
+    def slow(setting: Setting) -> gpu_cases.Row:
+        with suppress(gpu.OutOfTime):  # as in a destructor
+            time.sleep(20)
+        time.sleep(20)
+        return {}
+
+    found = gpu.row(gpu_cases.Case("Compile", "slow", slow), TINY, 0.1, gpu.Warnings())
+    assert found["not_run"] == "it did not end in the 0 s left"
+
+
+def test_a_process_that_is_killed_leaves_a_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        """In place of the end of the process."""
+
+    def hang(setting: Setting) -> gpu_cases.Row:
+        raise Killed
+
+    cases = (*named("lora, fused"), gpu_cases.Case("AdamW", "hangs", hang))
+    with pytest.raises(Killed):
+        measured_on_a_cpu(tmp_path, monkeypatch, cases)
+    first, second = json.loads((tmp_path / gpu.FILE).read_text())["tables"]["AdamW"]
+    assert first["tensors"] > 0
+    assert second == {"name": "hangs", "not_run": gpu.RUNNING}
+
+
 def test_a_row_for_gpus_ends_when_its_time_is_over() -> None:
     def slow(setting: Setting) -> gpu_cases.Row:
         for _ in range(1000):

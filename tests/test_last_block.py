@@ -24,13 +24,14 @@ from petlbench.model.block import PreNormBlock
 from petlbench.model.drop_path import keep_masks
 from petlbench.run.training import run
 from petlbench.testing import images, method_on, randomised, tiny
-from petlbench.train import last_block, recompute
+from petlbench.train import last_block, random_states, recompute
+from petlbench.train.class_token import ClassTokenBlock
 from petlbench.train.forward import TrainingForward
 from petlbench.train.last_block import held, is_enough
 from petlbench.train.precision import Precision
 from petlbench.train.recompute import Held
 from petlbench.train.step import training_step
-from tests.helpers import sampled, supported_pairs
+from tests.helpers import sampled, supported_pairs, unsaved
 from tests.loops import noise_trainer, outcome
 from tests.settings import config, train
 
@@ -153,6 +154,126 @@ def test_a_reading_that_has_no_effect_yet_is_found(place: str) -> None:
     assert not is_enough(Mixed(tiny("vit", pool="cls"), place))
 
 
+class Scaled(PreNormBlock):
+    """Multiplies the input of attention in its place, by ones at the start."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__(block)
+        self.scale = nn.Parameter(torch.ones(self.block.norm1.normalized_shape))
+
+    def forward(self, z: Tensor) -> Tensor:
+        n = self.norm1(z)
+        n *= self.scale
+        z = z + self.attention(n)
+        return z + self.mlp(self.norm2(z))
+
+
+class Averaging(nn.Module):
+    """A layer, and a little of the mean of its outputs over tokens; of their number with `sized`.
+
+    A layer scale starts as small.
+    """
+
+    def __init__(self, layer: nn.Module, sized: bool = False) -> None:
+        super().__init__()
+        self.layer: Any = layer
+        self.sized = sized
+        self.gate = nn.Parameter(torch.full((), 1e-6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer(x)
+        read = out * out.shape[1] if self.sized else out.mean(1, keepdim=True)
+        return out + self.gate * read
+
+
+class AddedLoss(torch.autograd.Function):
+    """Logits with a loss of which they show nothing; its gradient is added in backward."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, loss: Tensor) -> Tensor:
+        return logits.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        return gradient, gradient.new_ones(())
+
+
+class Reading(Method):
+    """A method that reads other tokens in a way that its logits do not show at the start."""
+
+    def __init__(self, backbone: Backbone, way: str) -> None:
+        super().__init__(backbone)
+        self.way = way
+        self.kept: list[Tensor] = []
+        self.mean: Tensor
+        first, last = backbone.net.blocks[0], backbone.net.blocks[-1]
+        last.mlp.requires_grad_(True)
+        if way == "in place":
+            backbone.swap_blocks(lambda block, width: Scaled(block))
+        elif way == "by a factor near zero":
+            last.attn.proj = Averaging(last.attn.proj)
+        elif way == "by their number":
+            last.mlp = Averaging(last.mlp, sized=True)
+        elif way == "by a function of its own":
+            last.register_forward_hook(lambda block, given, out: self.keep(block, given, out))
+            self.kept = [torch.zeros(1, 1, backbone.stages[0].width)]  # of an earlier pass
+        elif way == "if an earlier block ran":
+            first.register_forward_hook(self.keep)
+        elif way == "into a buffer":
+            self.register_buffer("mean", torch.zeros(backbone.stages[0].width))
+
+    def keep(self, block: nn.Module, given: tuple[Tensor], out: Tensor) -> None:
+        self.kept = [out]
+
+    def forward(self, images: Tensor) -> Tensor:
+        z = self.features(self.backbone.embed(images))
+        if self.kept:
+            z = z + self.kept.pop().mean() * z.mean(1, keepdim=True)
+        if self.way == "into a buffer":
+            self.mean += z.detach().mean((0, 1))
+        logits: Tensor = self.backbone.head(self.backbone.pooled(z))
+        if self.way == "by a gradient":
+            return AddedLoss.apply(logits, z.square().mean())  # type: ignore[no-any-return]
+        return logits
+
+
+WAYS = (
+    *("in place", "by a factor near zero", "by their number", "by a gradient", "into a buffer"),
+    *("by a function of its own", "if an earlier block ran"),
+)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_reading_that_logits_do_not_show_is_found(way: str) -> None:
+    assert is_enough(Reading(tiny("vit", pool="cls"), "not at all"))
+    assert not is_enough(Reading(tiny("vit", pool="cls"), way))
+
+
+def test_weights_held_in_16_bits_change_no_answer() -> None:
+    """The memory of a step on a GPU is measured with them."""
+    method = method_of("bitfit")
+    for module in method.backbone.net.blocks.modules():
+        if isinstance(module, nn.Linear):
+            module.weight.data = module.weight.data.bfloat16()
+    assert is_enough(method)
+
+
+def test_a_trial_leaves_the_method_as_it_was() -> None:
+    method = Reading(tiny("vit", pool="cls"), "into a buffer")
+    gradients: list[Tensor] = []
+    for tensor in trained(method).values():
+        tensor.register_hook(gradients.append)
+    tensors = {name: tensor.clone() for name, tensor in method.state_dict().items()}
+    modes = [module.training for module in method.modules()]
+    states = random_states.taken(CPU)
+    assert not is_enough(method)
+    assert random_states.equal(states, random_states.taken(CPU))
+    assert all(torch.equal(value, tensors[name]) for name, value in method.state_dict().items())
+    assert modes == [module.training for module in method.modules()]
+    assert all(tensor.grad is None for tensor in method.parameters())
+    assert gradients == []
+
+
 def hooked(name: str) -> type[Method]:
     """A method that overrides a hook."""
     return type("Hooked", (Method,), {name: lambda self, *_: None})
@@ -193,7 +314,7 @@ def test_the_network_is_as_before_after_a_step_and_after_an_error() -> None:
     method = method_of("lora").train()
     short, slot = held(method), method.backbone.stages[0].blocks.slots[-1]
     with short():
-        assert isinstance(slot.get(), last_block.ClassTokenBlock)
+        assert isinstance(slot.get(), ClassTokenBlock)
         method(images())
         with pytest.raises(RuntimeError):
             method(images()[:, :2])
@@ -222,6 +343,18 @@ def test_replay_and_short_block_train_as_the_whole_network(name: str, is_short: 
         assert trainer.is_short == (is_short and not patched)
         results.append((torch.tensor(losses), tensors))
     assert_equal(results[0], results[1], within=1e-5)
+
+
+def test_a_start_after_the_last_step_knows_what_was_computed(tmp_path: Path) -> None:
+    for _ in range(2):
+        begun = noise_trainer(
+            8,
+            train=train(batch_size=4, epochs=1, checkpoint_every=1),
+            unfinished=unsaved(tmp_path),
+        )
+        begun.train(method_of("bitfit"))
+        assert begun.is_short
+    assert begun.unfinished.resumed
 
 
 def test_a_step_in_16_bit_is_within_its_rounding() -> None:

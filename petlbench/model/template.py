@@ -22,6 +22,11 @@ class Template(Generic[M]):
         self._tensors: list[Tensor] = []
         self._pickled = self._dumped()
 
+    @property
+    def is_pickled(self) -> bool:
+        """Whether copies share no function with the module, as those by copy.deepcopy may."""
+        return self._pickled is not None
+
     def copy(self, memo: dict[int, Any] | None = None) -> M:
         """A copy. It shares no tensor with the module, but those that memo gives it.
 
@@ -42,10 +47,14 @@ class Template(Generic[M]):
         return file.getvalue()
 
 
-def refilled(module: M, tensors: Iterable[Tensor], fill: Callable[[Tensor], Tensor]) -> M:
+def refilled(
+    module: M, tensors: Iterable[Tensor], fill: Callable[[Tensor], Tensor], is_apart: bool = False
+) -> M:
     """A copy of a module with fill(tensor) in the place of each of its tensors.
 
-    tensors: those of the module, also such as no submodule lists any more.
+    tensors: those of the module, also such as no submodule lists any more. is_apart: raise
+    ValueError if the copy may call a function that belongs to the module, such as a hook that
+    is a lambda.
     """
     memo: dict[int, Any] = {}
     for tensor in tensors:
@@ -53,7 +62,10 @@ def refilled(module: M, tensors: Iterable[Tensor], fill: Callable[[Tensor], Tens
         if isinstance(tensor, nn.Parameter) and filled is not tensor:
             filled = nn.Parameter(filled, tensor.requires_grad)
         memo[id(tensor)] = filled
-    return Template(module).copy(memo)
+    template = Template(module)
+    if is_apart and not template.is_pickled:
+        raise ValueError("the module has a function that is copied by reference")
+    return template.copy(memo)
 
 
 class _Writer(pickle.Pickler):

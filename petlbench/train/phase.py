@@ -64,7 +64,8 @@ class Phase:
     """A training of a method on a split, by the values of `train`.
 
     name: of what is saved of it. epoch: the last one that is done. prefix_cache: what is replayed;
-    None before the first step, and if nothing is.
+    None before the first step, and if nothing is. was_short: whether an earlier start computed
+    the class token of the last block alone.
     """
 
     def __init__(
@@ -90,6 +91,12 @@ class Phase:
         # Of drop path alone: its draws do not depend on other draws, or on an earlier phase.
         self.masks = torch.Generator().manual_seed(means.seed)
         self.prefix_cache: dict[str, Any] | None = None
+        self.was_short = False
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the last block has computed the class token alone, in any start."""
+        return self.was_short or self.forward.is_short
 
     @property
     def is_done(self) -> bool:
@@ -134,6 +141,7 @@ class Phase:
             "masks": self.masks.get_state(),
             "mixing": plain_numpy(self.objective.random_state),
             "prefix_cache": self.prefix_cache,
+            "is_short": self.is_short,
         }
 
     def fits(self, state: State) -> bool:
@@ -155,6 +163,7 @@ class Phase:
         self.masks.set_state(state["masks"])
         self.objective.random_state = state["mixing"]
         self.prefix_cache = state["prefix_cache"]
+        self.was_short = state.get("is_short", False)  # older files have none
         self.epoch = state["epoch"]
 
     def _training(self) -> Training:

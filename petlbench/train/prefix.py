@@ -36,6 +36,12 @@ class Examples:
 
     def logits(self, blocks: Sequence[Block]) -> Tensor:
         """(2, K), with these blocks in the walk; every call draws the same."""
+        with self.walk(blocks):
+            return self.method(self.images).detach()  # type: ignore[no-any-return]
+
+    @contextmanager
+    def walk(self, blocks: Sequence[Block]) -> Iterator[None]:
+        """What a step needs, forward and backward, with these blocks in the walk."""
         masks = torch.Generator().manual_seed(0)
         with (
             self.untouched(),
@@ -43,7 +49,7 @@ class Examples:
             keep_masks(self.method, len(self.images), masks),
             self.precision.autocast(),
         ):
-            return self.method(self.images).detach()  # type: ignore[no-any-return]
+            yield
 
     @contextmanager
     def untouched(self) -> Iterator[None]:

@@ -90,7 +90,7 @@ class TrainingLoop:
                 self.on_epoch(epoch)
                 if self.is_due(phase):
                     self.unfinished.save(phase.name, self._state(phase, best), phase.place)
-        self.prefix_cache, self.is_short = phase.prefix_cache, phase.forward.is_short
+        self.prefix_cache, self.is_short = phase.prefix_cache, phase.is_short
         if best:
             with torch.no_grad():
                 for name, value in delta_tensors(method).items():
