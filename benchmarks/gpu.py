@@ -35,7 +35,7 @@ from petlbench.run import build, provenance
 from petlbench.system import replacing
 
 FILE = "gpu.json"
-AGAIN_S = 5.0  # between two alarms: an exception in a destructor or a callback is lost
+AGAIN_S = 1.0  # between two alarms: an exception in a destructor or a callback is lost
 GRACE_S = 60.0  # of a row that no alarm ends, such as a kernel that hangs
 RUNNING = "the process ended while it ran"
 
