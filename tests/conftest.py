@@ -23,14 +23,6 @@ def pytest_configure(config: pytest.Config) -> None:
     """Let `make check-all` draw more examples of a property."""
     settings.load_profile("fast" if "not slow" in config.option.markexpr else "every")
 
-settings.register_profile("every", max_examples=150)
-settings.register_profile("fast", max_examples=50)
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Let `make check-all` draw more examples of a property."""
-    settings.load_profile("fast" if "not slow" in config.option.markexpr else "every")
-
 
 def pytest_collection_finish() -> None:
     # each full collection walks the million objects of torch
