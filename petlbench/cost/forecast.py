@@ -82,6 +82,9 @@ def on_shapes(method: Method, precision: str) -> Iterator[tuple[Method, Precisio
 @contextmanager
 def _small_garbage() -> Iterator[None]:
     """Collect only what is created inside: a look at every module takes longer than a step."""
+    if gc.get_freeze_count():  # by a caller, whose objects unfreeze would thaw
+        yield
+        return
     gc.freeze()
     try:
         yield
