@@ -3,7 +3,8 @@
     python -m benchmarks.last_block
 
 On a ViT-B/16 with random weights, 8 images in fp32, one CPU thread. Both take turns in one
-process, of one network with one optimiser. Writes a record beside those of `benchmarks`.
+process, of one network with one optimiser; then the trial that chooses the short block. Writes a
+record beside those of `benchmarks`.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from benchmarks.compare import WARMUP, Setting, clock, noise
 from petlbench.cost.memory import TrainingStep
 from petlbench.run import build, provenance
 from petlbench.train.last_block import ShortWalk
+from petlbench.train.last_block_trial import passes
 from petlbench.train.precision import Precision
 from petlbench.train.recompute import Held
 
@@ -31,7 +33,7 @@ OVERRIDES = ("backbone.pool=cls",)
 
 
 def compare(name: str, setting: Setting) -> dict[str, Any]:
-    """Seconds of the measured steps of a method with each block, and MB kept for backward."""
+    """Seconds of the steps of a method with each block and of trials, and MB kept for backward."""
     config = setting.config(name, OVERRIDES)
     torch.manual_seed(0)
     method = build.method(config)
@@ -48,6 +50,10 @@ def compare(name: str, setting: Setting) -> dict[str, Any]:
             started = now()
             step()
             seconds[form].append(now() - started)
+    for _ in range(WARMUP + setting.repeats):
+        started = now()
+        assert passes(method)
+        seconds.setdefault("trial", []).append(now() - started)
     measured = {form: values[WARMUP:] for form, values in seconds.items()}
     return {"method": name, "seconds": measured, "kept": step.saved_bytes() / 1e6}
 

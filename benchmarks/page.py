@@ -233,17 +233,26 @@ def last_block(record: Record) -> Iterator[str]:
     yield (
         "`python -m benchmarks.last_block`: CPU seconds of a step that computes the last block "
         "for the class token alone, beside one that computes all of it, of one network and taking "
-        f"turns. {', '.join(record['settings'])}, fp32, {record['repeats']} steps of each; torch "
+        "turns, and of the trial before a training that chooses between them. "
+        f"{', '.join(record['settings'])}, fp32, {record['repeats']} steps of each; torch "
         f"{versions['torch']}, commit {versions['commit']}. {record['device']}, "
         f"{record['cores']} cores, {record['date']}.\n"
     )
-    yield _row(["method", "class token, s", "whole, s", "ratio", "kept, MB"])
-    yield _row(["---", *["--:"] * 4])
+    yield _row(["method", "class token, s", "whole, s", "ratio", "trial, s", "kept, MB"])
+    yield _row(["---", *["--:"] * 5])
     for row in record["rows"]:
         short, whole = row["seconds"]["short"], row["seconds"]["whole"]
         ratios = [a / b for a, b in zip(short, whole, strict=True)]
-        seconds = (f"{statistics.median(values):.3g}" for values in (short, whole))
-        yield _row([f"`method={row['method']}`", *seconds, spread(ratios), f"{row['kept']:.1f}"])
+        first, second, trial = (
+            f"{statistics.median(values):.3g}"
+            for values in (short, whole, row["seconds"]["trial"])
+        )
+        yield _row(
+            [
+                *(f"`method={row['method']}`", first, second),
+                *(spread(ratios), trial, f"{row['kept']:.1f}"),
+            ]
+        )
     yield ""
 
 
