@@ -291,6 +291,7 @@ FAST = ("lst_fisher", "vqt", "bi_lora")
 
 @pytest.mark.parametrize("name", sampled(registry.names(), FAST))
 def test_every_method_runs(name: str, tmp_path: Path) -> None:
-    settings = shallow(config(tmp_path, name, epochs=1))
+    settings = config(tmp_path, name, epochs=1)
+    settings = shallow(settings) if name in FAST else settings  # too few blocks for others
     record = run(with_values(settings, **declared(name).get("tiny", {})))
     assert record["status"] == "finished", record["reason"]

@@ -16,6 +16,7 @@ from petlbench.run.record import Record, Store
 from petlbench.sweep import perform
 from petlbench.sweep.launchers import basic
 from tests.command import run
+from tests.shallow import OVERRIDES
 from tests.trees import paint
 
 SLOW = pytest.mark.slow
