@@ -211,7 +211,7 @@ def shallow_and_dropped(settings: Config) -> Config:
 def test_a_stopped_run_leaves_the_record_and_the_delta_of_a_whole_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    how = {"name": "lora", "protocol": "best_on_val"}
+    how: dict[str, Any] = {"name": "lora", "protocol": "best_on_val"}
     record = assert_goes_on(tmp_path, shallow_and_dropped, monkeypatch, **how)
     assert record["notes"]["resumed"] == "training after epoch 2 of 3"
     assert record["cost"]["train_s"] > 0
