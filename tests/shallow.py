@@ -3,41 +3,59 @@
 Tests that count on shapes take time for each operation, however small its tensors are.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import pytest
 import timm
 import torch
-from timm.models import register_model
+from safetensors.torch import save_file
+from timm.models import build_model_with_cfg, register_model
 from timm.models.vision_transformer import VisionTransformer
 
 from petlbench import registry
 from petlbench.config.schema import Config
 from petlbench.method import Method
+from petlbench.model import weights
 from petlbench.model.backbone import create
+from petlbench.model.vit_mini import CONFIG, SIZES
 from petlbench.testing.networks import CLASSES, SIZE
 from tests.settings import vit_mini
 
 BLOCKS = 3
 CREATE = timm.create_model
+NAME = "petlbench_shallow"
 # in a configuration of vit_mini, whose size of images it takes
-OVERRIDES = ["backbone.name=petlbench_shallow", "backbone.pretrained=false"]
+OVERRIDES = [f"backbone.name={NAME}", "backbone.pretrained=false"]
 
 
 @register_model
 def petlbench_shallow(
-    *, num_classes: int, img_size: int, drop_path_rate: float, **_: Any
+    pretrained: bool = False, *, pretrained_cfg: dict[str, Any] | None = None, **kwargs: Any
 ) -> VisionTransformer:
     """Three blocks as those of vit_mini, of width 96."""
-    return VisionTransformer(
-        img_size=img_size,
-        patch_size=8,
-        embed_dim=96,
-        depth=BLOCKS,
-        num_heads=3,
-        num_classes=num_classes,
-        drop_path_rate=drop_path_rate,
+    return build_model_with_cfg(
+        VisionTransformer,
+        NAME,
+        pretrained,
+        pretrained_cfg=pretrained_cfg or CONFIG | {"architecture": NAME},
+        **SIZES | {"depth": BLOCKS} | kwargs,
     )
+
+
+@contextmanager
+def packaged(folder: Path) -> Iterator[None]:
+    """Weights of this network in the package, for commands that make a network from a delta."""
+    torch.manual_seed(0)
+    net = petlbench_shallow(num_classes=1)
+    path, real = folder / f"{NAME}.safetensors", weights._packaged
+    save_file(net.state_dict(), path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "_packaged", lambda name: path if name == NAME else real(name))
+        yield
 
 
 # few blocks and channels for timm's networks, by the start of their names

@@ -26,9 +26,13 @@ from petlbench.run.training import run
 from petlbench.testing import declared, images, randomised, tiny, tiny_method
 from petlbench.train.trainer import SearchLoop
 from tests.settings import config, with_values
+from tests.shallow import BLOCKS, shallow
 
 SPACE = Space(dims=(1, 5, 10), depths=(3, 6, 9, 12), blocks=12)
 PLAN = Plan(2, 50, 10, 25, 25, module_chance=0.2, depth_chance=0.4)
+
+
+BUDGET_M = 0.0125  # the largest subnet of three blocks has 0.021 M
 
 
 def depth(sizes: tuple[int, ...]) -> int:
@@ -223,7 +227,12 @@ def test_the_supernet_draws_sizes_at_each_step_from_dice_seeded_by_the_epoch() -
 
 
 def search_config(root: Path) -> Config:
-    return with_values(config(root, "noah", epochs=1), **declared("noah")["tiny"])
+    small = declared("noah")["tiny"] | {"depths": [1, BLOCKS], "budget_m": BUDGET_M}
+    return with_values(shallow(config(root, "noah", epochs=1)), **small)
+
+
+def subnet(root: Path, sizes: dict[str, list[int]]) -> Method:
+    return build.method(with_values(shallow(config(root, "noah_subnet")), **sizes))
 
 
 @pytest.fixture(scope="module")
@@ -242,14 +251,14 @@ def test_a_search_records_the_subnet_and_its_generations(
     assert [generation["scored"] for generation in search["generations"]] == [4, 4]
     assert record["cost"]["parameters"]["method"] == search["parameters"]
     assert record["cost"]["search"]["parameters"]["method"] > search["parameters"]
-    assert search["parameters"] <= 0.05e6
+    assert search["parameters"] <= BUDGET_M * 1e6
     assert record["cost"]["images_scored"] == 8 * 8  # subnets x val images; the test comes later
     assert len(record["curve"]["epoch"]) == 1
     path = Store(root).path(record, ".safetensors")
-    fresh = registry.create("noah_subnet", build.method(config(tmp_path, "linear")).backbone)
+    largest = dict.fromkeys(MODULES, [10] * BLOCKS)
     with pytest.raises(UserError, match="does not fit"):
-        load(path, fresh)
-    load(path, build.method(with_values(config(tmp_path, "noah_subnet"), **search["genes"])))
+        load(path, subnet(tmp_path, largest))
+    load(path, subnet(tmp_path, search["genes"]))
     assert not Store(root).path(record, ".unfinished").exists()
 
 

@@ -23,10 +23,11 @@ from petlbench.run import build
 from petlbench.run.record import Record, Store
 from tests.command import run
 from tests.processes import finished
+from tests.shallow import BLOCKS, NAME, packaged
 
 PACKAGE = Path(__file__).parent / "outside"
 ROOT = Path(__file__).parent.parent
-QUICK = ("dataset=blobs", "device=cpu", "results.root=runs")
+QUICK = ("dataset=blobs", "device=cpu", "results.root=runs", f"backbone.name={NAME}")
 WORKING = ("outside_vera", "outside_gain", "outside_self_merging", "outside_principal")
 
 
@@ -52,7 +53,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("PETLBENCH_CACHE", str(tmp_path / "cache"))
     forget()
     (tmp_path / "work").mkdir()
-    yield tmp_path / "work"
+    with packaged(tmp_path):
+        yield tmp_path / "work"
     forget()
     for name in [name for name in sys.modules if name.partition(".")[0] == "outside_petl"]:
         del sys.modules[name]
@@ -72,7 +74,7 @@ def images() -> Tensor:
 def test_frozen_random_matrices_come_back_under_another_random_state(folder: Path) -> None:
     record = trained(folder, "outside_vera")
     assert record["status"] == "finished"
-    assert record["cost"]["parameters"]["method"] == 12 * 2 * (4 + 96)
+    assert record["cost"]["parameters"]["method"] == BLOCKS * 2 * (4 + 96)
     config = compose.single(["method=outside_vera", *QUICK])
     path = Store(folder / "runs").path(record, ".safetensors")
     logits, fresh = [], None
@@ -175,7 +177,7 @@ def test_wrong_values_are_one_line(folder: Path, override: str, message: str) ->
 
 
 def test_a_broken_package_is_a_warning_in_a_process(folder: Path) -> None:
-    code, output = finished(folder, "method=outside_verra", *QUICK)
+    code, output = finished(folder, "method=outside_verra", "dataset=blobs")
     assert code == 2
     warning, error = output.splitlines()
     assert warning.startswith("warning: package 'broken_petl.conf' (entry point petlbench.conf)")

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from petlbench.data.images import OWN, original
 from petlbench.errors import UserError
 from petlbench.run.record import Record, Store
 from petlbench.run.training import run
-from tests.shallow import OVERRIDES
+from tests.shallow import NAME, OVERRIDES, packaged
 
 COLOURS = {"blue sky": (10, 20, 230), "grass": (20, 220, 30), "rose": (230, 10, 40)}
 
@@ -55,12 +56,14 @@ def trained(images: Path, folder: Path, *more: str) -> tuple[Record, Path]:
 
 
 @pytest.fixture(scope="module")
-def delta(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    record, path = trained(images, tmp_path_factory.mktemp("run"))
-    assert record["status"] == "finished", record["reason"]
-    assert record["factors"]["task"] == "folder/colours"
-    assert record["scores"]["test"] == {"top1": 100.0, "correct": 6, "total": 6}
-    return path
+def delta(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("run")
+    with packaged(folder):
+        record, path = trained(images, folder, f"backbone.name={NAME}")
+        assert record["status"] == "finished", record["reason"]
+        assert record["factors"]["task"] == "folder/colours"
+        assert record["scores"]["test"] == {"top1": 100.0, "correct": 6, "total": 6}
+        yield path
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str, str]:

@@ -17,19 +17,26 @@ from petlbench.exported import export
 from petlbench.mini import suite
 from petlbench.model.backbone import Backbone
 from petlbench.testing import images, networks, randomised, tiny, tiny_method
+from tests.shallow import NAME, packaged
 
 PAGE = Path(__file__).parent.parent / "docs" / "python.md"
 run = cast(Callable[[list[str]], list[dict[str, Any]]], petlbench.run)
 
 
 @pytest.mark.usefixtures("few_images")
-def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("network", [NAME, pytest.param("vit_mini", marks=pytest.mark.slow)])
+def test_the_examples_run(network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(suite.SPLITS, "test", slice(50, 100))
     names: dict[str, Any] = {}
     arguments = list(sys.argv)
-    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
-        exec(block, names)
+    text, replaced = re.subn(
+        r"\[(?=\"(?:method|backbone)=)", f'["backbone.name={network}", ', PAGE.read_text()
+    )
+    assert replaced == 2
+    with packaged(tmp_path):
+        for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+            exec(block, names)
     assert [record["title"] for record in names["records"]] == ["LoRA", "Linear"]
     assert not GlobalHydra.instance().is_initialized()
     assert sys.argv == arguments

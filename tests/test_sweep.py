@@ -24,6 +24,7 @@ from tests.command import run as in_process
 from tests.helpers import sampled
 from tests.processes import command, finished, records, wait_for
 from tests.settings import config
+from tests.shallow import OVERRIDES
 
 CONF = Path(__file__).parent.parent / "conf"
 SUITES = {"all": ["a", "b", "one"], "a": ["one", "two"], "b": ["two", "three"], "loop": ["loop"]}
@@ -305,7 +306,7 @@ def test_an_interrupted_sweep_resumes_without_repeating(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As Ctrl-C in the middle of the second run; signals to processes are slow tests."""
-    sweep = ["-m", "method=linear", "dataset=mini/location", "seed=range(3)", *FEW]
+    sweep = ["-m", "method=linear", "dataset=mini/location", "seed=range(3)", *FEW, *OVERRIDES]
     with monkeypatch.context() as patched:
         patched.setattr(trainer.TrainingLoop, "_test", _interrupted_at(2))
         code, told = in_process(tmp_path, *sweep)
@@ -359,7 +360,8 @@ def test_a_stopped_sweep_resumes_without_repeating(tmp_path: Path, stop: signal.
 
 @pytest.mark.usefixtures("few_images")
 def test_a_failure_is_listed_and_the_rest_runs(tmp_path: Path) -> None:
-    sweep = ["-m", "method=full", "dataset=mini/location", "train.lr=1e30,1e-3", *FEW]
+    few = ["method=full", "dataset=mini/location", *FEW, *OVERRIDES]
+    sweep = ["-m", *few, "train.lr=1e30,1e-3"]
     code, told = in_process(tmp_path, *sweep)
     assert code == 1
     assert "[2/2 ok=1 failed=1" in told
@@ -372,10 +374,9 @@ def test_a_failure_is_listed_and_the_rest_runs(tmp_path: Path) -> None:
         "finished",
     ]
     assert {path.name for path in tmp_path.iterdir()} == {"results"}
-    again = ["method=full", "dataset=mini/location", "train.lr=1e-3", *FEW]
-    code, told = in_process(tmp_path, *again)
+    code, told = in_process(tmp_path, *few, "train.lr=1e-3")
     assert code == 0
-    assert "finished already: results/runs/mini/location/full-vit_mini-seed0-" in told
+    assert "finished already: results/runs/mini/location/full-petlbench_shallow-seed0-" in told
 
 
 def test_published_values_are_compared_inside_a_command(tmp_path: Path) -> None:

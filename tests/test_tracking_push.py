@@ -11,6 +11,7 @@ from petlbench.run import tracking, wandb_run
 from petlbench.run.record import DELTA, Record, Store
 from tests.command import run as petlbench
 from tests.records import record
+from tests.shallow import OVERRIDES
 from tests.trees import paint
 from tests.wandb_server import Sent, Server
 
@@ -138,6 +139,7 @@ def small(tmp_path: Path) -> list[str]:
     return [
         *("dataset=folder", "dataset.root=pets", "method=linear", "train.epochs=2"),
         *("train.batch_size=4", "device=cpu", "wandb.mode=online", "wandb.group=trial"),
+        *OVERRIDES,
     ]
 
 
@@ -176,7 +178,8 @@ def test_a_server_that_is_lost_while_a_run_trains_loses_nothing(
 def test_workers_write_the_runs_of_one_group(
     tmp_path: Path, online: Server, small: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, told = petlbench(tmp_path, "-m", *small, "seed=0,1", *WORKERS)
+    known = [text for text in small if text not in OVERRIDES]  # to the workers too
+    code, told = petlbench(tmp_path, "-m", *known, "seed=0,1", *WORKERS)
     assert code == 0, told
     records: list[Record] = list(Store(tmp_path / "results" / "runs").records())
     assert sorted(online.runs) == sorted(one["id"] for one in records)

@@ -18,6 +18,7 @@ from petlbench.errors import UserError
 from petlbench.run.record import Store
 from petlbench.sweep import conduct
 from petlbench.sweep.plan import FINISHED, TO_RUN, Combination, Planned
+from tests.shallow import OVERRIDES
 from tests.trees import paint
 
 Capture = pytest.CaptureFixture[str]
@@ -148,7 +149,8 @@ def test_a_folder_ends_in_a_report_and_a_second_call_does_what_is_left(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, out = folder(tmp_path / "own images"), tmp_path / "out"
-    typed = (root, "--out", out, "dataset.folds=2", "train.epochs=1", "device=cpu")
+    few = ("dataset.folds=2", "train.epochs=1", "device=cpu")
+    typed = (root, "--out", out, *few, *OVERRIDES)
 
     def interrupted(*_: Any) -> list[str]:
         raise KeyboardInterrupt

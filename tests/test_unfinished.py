@@ -36,8 +36,9 @@ from petlbench.train.trainer import TrainingLoop
 from petlbench.train.unfinished import Unfinished
 from tests import processes
 from tests.helpers import sampled, unsaved
-from tests.loops import VIEW, bright, feed, method, trainer
+from tests.loops import VIEW, bright, feed, trainer
 from tests.settings import augment, config, train, with_values
+from tests.shallow import shallow, shallow_method
 from tests.torture.scenarios import images_of_a_folder
 
 EPOCHS, STOP = 3, 2
@@ -72,7 +73,7 @@ def loop(folder: Path, kind: str = "plain") -> tuple[TrainingLoop, Method]:
     """A training of a kind, as a process begins it."""
     name, drop_path, changes, others = KINDS[kind]
     seed_everything(0)
-    made = method(name, drop_path)
+    made = shallow_method(name, drop_path, **VALUES.get(name, {}))
     arguments: dict[str, Any] = {"fit": bright(10, seed=1), "unfinished": unsaved(folder)} | others
     return trainer(train=train(**values(batch_size=4, **changes)), **arguments), made
 
@@ -108,6 +109,7 @@ KINDS: dict[str, tuple[str, float, dict[str, Any], dict[str, Any]]] = {
     "side": ("lst", 0.0, {}, {}),
     "recomputed": ("lora", 0.3, {"memory": "min"}, {}),
 }
+VALUES: dict[str, dict[str, Any]] = {"dtl_plus": {"inject_from": 2}}  # of three blocks
 FAST = ("dropped", "mixed", "augmented", "best_on_val", "recomputed")
 
 
@@ -202,10 +204,15 @@ def dropped(settings: Config) -> Config:
     return replace(settings, backbone=replace(settings.backbone, drop_path=0.3))
 
 
+def shallow_and_dropped(settings: Config) -> Config:
+    return dropped(shallow(settings))
+
+
 def test_a_stopped_run_leaves_the_record_and_the_delta_of_a_whole_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = assert_goes_on(tmp_path, dropped, monkeypatch, name="lora", protocol="best_on_val")
+    how: dict[str, Any] = {"name": "lora", "protocol": "best_on_val"}
+    record = assert_goes_on(tmp_path, shallow_and_dropped, monkeypatch, **how)
     assert record["notes"]["resumed"] == "training after epoch 2 of 3"
     assert record["cost"]["train_s"] > 0
 
@@ -235,9 +242,8 @@ def test_a_stop_between_two_saves_costs_the_epochs_since_the_last_one(
 
     def begin() -> tuple[TrainingLoop, Method]:
         settings = train(epochs=5, checkpoint_every=2)
-        return trainer(train=settings, unfinished=unsaved(tmp_path), on_epoch=seen), method(
-            "linear"
-        )
+        loop = trainer(train=settings, unfinished=unsaved(tmp_path), on_epoch=seen)
+        return loop, shallow_method("linear")
 
     def seen(epoch: Epoch) -> None:
         trained.append(epoch.number)
@@ -254,7 +260,7 @@ def test_a_stop_between_two_saves_costs_the_epochs_since_the_last_one(
 
 def test_nothing_is_saved_unless_it_is_asked_for(tmp_path: Path) -> None:
     begun = trainer(train=train(), unfinished=unsaved(tmp_path))
-    begun.train(method("linear"))
+    begun.train(shallow_method("linear"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -427,7 +433,7 @@ def test_a_full_disk_costs_one_warning(
 def test_what_was_saved_goes_when_the_run_has_an_end_of_its_own(
     error: type[Exception], is_kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = tried(tmp_path)
+    settings = shallow(tried(tmp_path))
     with stopping(STOP, monkeypatch):
         run(settings)
 
