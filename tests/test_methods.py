@@ -38,6 +38,7 @@ from petlbench.testing import (
 from petlbench.testing.once import (
     parameters_are_as_declared,
     saved_bytes_on_shapes_are_those_of_a_step,
+    starts_are_as_declared,
     wrong_values_are_refused_in_one_line,
 )
 from petlbench.testing.passes import no_tensor_stays_on_the_cpu
@@ -123,20 +124,19 @@ def test_no_tensor_stays_on_the_cpu(name: str, family: str) -> None:
 
 # What a yaml declares is tested for each; what its class does, for each class.
 DECLARED = [(name, holds) for name in NAMES for holds in METHOD_PROPERTIES]
-# Tuners of PEFT share a class and are built slowly, two of them for 5 s.
-QUICK_AT_FULL_SIZE = [
-    name
-    for name in NAMES
-    if not registry.kind(name).needs_weights
-    and (registry.kind(name) is not PEFTTuner or name in CLASSES or name in ("ia3", "vera"))
-]
+# Tuners of PEFT share a class, and building one at full size takes up to five seconds.
+TUNERS = [name for name in NAMES if registry.kind(name).__module__ == PEFTTuner.__module__]
+SAMPLED = [name for name in NAMES if name not in TUNERS or name in (*CLASSES, "ia3", "vera")]
+COUNTED_ON_SHAPES = ("adalora", "dtl_plus", "lora", "lst", "noah", "ssf", "vpt_deep")
 
 
 def is_fast(name: str, holds: Property) -> bool:
     if holds == parameters_are_as_declared:  # decompositions of large weights take a minute
-        return name in QUICK_AT_FULL_SIZE
+        return name in SAMPLED and not registry.kind(name).needs_weights
+    if holds == starts_are_as_declared:
+        return name in SAMPLED
     if holds == saved_bytes_on_shapes_are_those_of_a_step:
-        return name in (*EVERYWHERE, "adalora", "bitfit", "convpass")
+        return name in COUNTED_ON_SHAPES
     return name in CLASSES or holds != wrong_values_are_refused_in_one_line
 
 

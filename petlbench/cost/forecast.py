@@ -82,14 +82,13 @@ def on_shapes(method: Method, precision: str) -> Iterator[tuple[Method, Precisio
 @contextmanager
 def _small_garbage() -> Iterator[None]:
     """Collect only what is created inside: a look at every module takes longer than a step."""
-    if gc.get_freeze_count():  # by a caller, whose objects unfreeze would thaw
-        yield
-        return
+    is_callers = gc.get_freeze_count() > 0  # and unfreeze would thaw what a caller has frozen
     gc.freeze()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if not is_callers:
+            gc.unfreeze()
 
 
 def _peak_mib(step: memory.TrainingStep, form: Train, images: Tensor) -> dict[str, float]:
