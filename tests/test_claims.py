@@ -1,5 +1,6 @@
 """Claims: one process does a run, and a claim outlives no owner."""
 
+import hashlib
 import json
 import os
 import signal
@@ -129,6 +130,45 @@ def test_a_claim_that_was_taken_between_two_looks_stays_with_its_new_owner(
     monkeypatch.setattr(os, "rename", late)
     assert slow.take("run") is None
     assert slow.owners()["run"].pid == 7
+
+
+def test_who_is_slow_to_free_a_claim_leaves_that_of_the_next_owner_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, replace(OTHER, pid=2**22 + 1, system=claims._system()))
+    next_owner: list[Claim] = []
+    is_free, rename = Claims._is_free, os.rename
+    moved: list[bytes] = []
+
+    def slow(watching: Claims, identifier: str, content: bytes) -> bool:
+        if not next_owner:
+            monkeypatch.setattr(Claims, "_is_free", is_free)
+            next_owner.append(taken(Claims(tmp_path)))
+        return is_free(watching, identifier, content)
+
+    def noted(source: Path, target: Path) -> None:
+        moved.append(source.read_bytes())
+        rename(source, target)
+
+    dead = path.read_bytes()
+    monkeypatch.setattr(Claims, "_is_free", slow)
+    monkeypatch.setattr(os, "rename", noted)
+    assert Claims(tmp_path).take("run") is None
+    assert moved == [dead]
+    next_owner[0].release()
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_the_claim_of_a_process_that_died_while_it_freed_another_is_freed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = replace(OTHER, pid=2**22 + 1, system=claims._system())
+    path = write(tmp_path, gone)
+    name = f"{claims.REMOVAL}{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    path.with_name(name).write_bytes(path.read_bytes() + b" ")
+    with taken(Claims(tmp_path)):
+        pass
+    assert list(tmp_path.rglob("*")) == []
 
 
 def test_the_owner_renews_its_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ machines need not agree; the claim of a process of this machine is free as soon 
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -21,6 +22,7 @@ from petlbench.checks import is_whole
 from petlbench.system import TEMPORARY, WriteError
 
 FOLDER = ".claims"
+REMOVAL = ".removal-"  # how names of claims to remove a claim begin
 BEAT_S = 10.0
 FREE_S = 60.0
 LENGTH = 8  # digits of the number of beats: a claim must not change its size
@@ -114,7 +116,7 @@ class Claims:
         """Whether a run has no claim, or had one whose owner has died; that one is removed."""
         try:
             return self._freed(self.folder / identifier)
-        except OSError:
+        except (OSError, WriteError):
             return True  # who takes it says what is wrong with the folder
 
     def owners(self) -> dict[str, Owner]:
@@ -123,7 +125,7 @@ class Claims:
         with contextlib.suppress(OSError):
             for path in sorted(self.folder.iterdir()):
                 owner = _owner(_content(path))
-                if not path.name.startswith(TEMPORARY) and owner and not owner.is_gone:
+                if not path.name.startswith(".") and owner and not owner.is_gone:
                     found[path.name] = owner
         return found
 
@@ -155,17 +157,13 @@ class Claims:
             return True
         if not self._is_free(path.name, content):
             return False
-        aside = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
-        try:
-            os.rename(path, aside)  # one of several processes succeeds
-        except FileNotFoundError:
+        # One process at a time removes it. A second one, which has read the same, would take the
+        # claim of the next owner away, and a third one could put its own there before it is back.
+        removal = self.take(f"{REMOVAL}{hashlib.sha256(content).hexdigest()}")
+        if removal is None:
             return False
-        is_same = _content(aside) == content
-        if not is_same:  # between the two another process took it: it keeps its claim
-            with contextlib.suppress(OSError):
-                os.link(aside, path)
-        aside.unlink(missing_ok=True)
-        return is_same
+        with removal:
+            return _content(path) == content and _removed(path, content)
 
     def _is_free(self, identifier: str, content: bytes) -> bool:
         owner = _owner(content)
@@ -176,6 +174,21 @@ class Claims:
             self._watched[identifier] = (content, time.monotonic())
             return False
         return time.monotonic() - since > FREE_S
+
+
+def _removed(path: Path, content: bytes) -> bool:
+    """Whether a claim had this content and is removed."""
+    aside = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
+    try:
+        os.rename(path, aside)
+    except FileNotFoundError:
+        return False
+    is_same = _content(aside) == content
+    if not is_same:  # its owner, who was asleep, has renewed or released it just now
+        with contextlib.suppress(OSError):
+            os.link(aside, path)
+    aside.unlink(missing_ok=True)
+    return is_same
 
 
 def _write(file: int, content: bytes) -> None:
