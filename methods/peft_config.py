@@ -29,10 +29,10 @@ OWN = {
     *("total_step", "tinit", "tfinal", "use_asa"),
     *("alora_invocation_tokens", "ensure_weight_tying", "layer_replication"),
 }
-# What PEFT raises of values that it does not check itself, such as more vectors than there are.
 # Starts from data that nothing here gives to PEFT, which would keep its usual start in silence.
 FROM_DATA = ("eva",)
 LEAST = {"r": 1, "num_cayley_neumann_terms": 2}  # with one term OFT's rotation is the identity
+# What PEFT raises of values that it does not check itself, such as more vectors than there are.
 UNCHECKED = (ArithmeticError, AssertionError, AttributeError, RuntimeError)
 REPLACED = re.compile(r"Setting (\w+) to (\w+)|Invalid `(\w+)` .* to \((\w+)\)")
 PLAIN = (bool, int, float, str, NoneType, list, Literal)

@@ -76,7 +76,7 @@ def narrow(name: str, **options: Any) -> Any:
 
 def shallow(config: Config) -> Config:
     """A configuration of vit_mini with this network in its place."""
-    return replace(config, backbone=vit_mini(name="petlbench_shallow", pretrained=False))
+    return replace(config, backbone=vit_mini(name=NAME, pretrained=False))
 
 
 def shallow_method(
@@ -84,7 +84,7 @@ def shallow_method(
 ) -> Method:
     """A method on this network, the same at each call; values: of the method."""
     torch.manual_seed(0)
-    config = vit_mini(name="petlbench_shallow", drop_path=drop_path, pretrained=False)
+    config = vit_mini(name=NAME, drop_path=drop_path, pretrained=False)
     return registry.create(name, create(config, classes=classes, image_size=size), **values)
 
 
