@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from petlbench import delta
-from petlbench.data.task import Split, held_out
+from petlbench.data.task import Split, fingerprint, held_out
 from petlbench.errors import UserError
 from petlbench.method import Method, head_inputs
 from petlbench.methods.knn import KNN
@@ -51,10 +51,15 @@ def votes(
 
 
 def noisy(count: int, seed: int, classes: int) -> Split:
-    """Noise with arbitrary labels, so that the number of neighbours matters."""
-    split = bright(count, seed)
-    labels = torch.randint(0, classes, (count,), generator=torch.Generator().manual_seed(seed))
-    return Split(split.images, labels, split.fingerprint)
+    """Images whose neighbours float32 can tell apart, with arbitrary labels.
+
+    A patch of 8 x 8 pixels has one colour. The number of neighbours matters, as labels are noise.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    colours = torch.randint(0, 256, (count, 3, 6, 6), generator=generator, dtype=torch.uint8)
+    pixels = colours.repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
+    labels = torch.randint(0, classes, (count,), generator=generator)
+    return Split(pixels, labels, fingerprint(pixels, labels, "noise"))
 
 
 @pytest.mark.parametrize("k", [1, 7, 100])

@@ -221,8 +221,7 @@ def test_bytes_saved_follow_what_is_trained() -> None:
 def test_measuring_leaves_nothing_in_memory() -> None:
     made = shallow_method("fact_tk")
     cost_of(made)
-    gc.collect()
-    gc.freeze()  # what is alive by now is not among the objects below
+    gc.freeze()  # what exists by now is not among the objects below
     cost_of(made)
     gc.collect()
     assert not any(isinstance(thing, Tensor) for thing in gc.get_objects())
