@@ -24,7 +24,7 @@ from petlbench.report.read.records import read
 from petlbench.system import user_path
 
 PROGRAM = ["python", "-m", "petlbench.report"]
-OF_KIND = ("images", "budget_gib")  # options that only some kinds have
+OF_KIND = ("images", "budget_gib", "ppt")  # options that only some kinds have
 EXAMPLE = "example: petlbench report leaderboard --records results/runs --out results"
 
 
@@ -73,6 +73,12 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument(
         "--intervals", action="store_true", help="add a table with a 95 %% interval of every cell"
+    )
+    options.add_argument(
+        "--ppt",
+        action="store_true",
+        default=None,
+        help="table, leaderboard: add V-PETL Bench's trade-off of accuracy and parameters",
     )
     options.add_argument(
         "--images", metavar="DIR", help="folder: what dataset.root was, for pictures of mistakes"

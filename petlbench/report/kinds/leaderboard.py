@@ -14,7 +14,7 @@ from petlbench.report.model.table import COST, MEAN, MINUS, Column, Table
 from petlbench.report.read.means import GROUP_MEAN, TASK_MEAN
 from petlbench.report.read.records import read
 from petlbench.report.read.scores import Scores, gather
-from petlbench.report.table import accuracy, statistics
+from petlbench.report.table import accuracy, derived, statistics
 from petlbench.run.record import Record
 
 DEFAULTS = {"title": "Leaderboard"}
@@ -23,15 +23,23 @@ GAP = Column("gap", "behind the highest", "Over tasks", 1)
 INTERVAL = Column("interval", "95 % interval of it", "Over tasks", None)
 
 
-def build(records: Sequence[Record], spec: ReportSpec, *, community: Sequence[str] = ()) -> Report:
+def build(
+    records: Sequence[Record],
+    spec: ReportSpec,
+    *,
+    community: Sequence[str] = (),
+    ppt: bool = False,
+) -> Report:
     """Rows without a score on every task are last, without a rank.
+
+    ppt: a column with the trade-off of the task mean and the number of parameters.
 
     community: folders of contributed records. They have a table of their own, whose ranks, means
     and best figures count no measured and no published row.
     """
     scores = gather(records, spec)
     ranks = statistics.average_ranks(scores.means[scores.keys])
-    table = _table(scores, ranks)
+    table = _table(scores, ranks, ppt)
     charts: list[Chart | Ranks] = [
         *tradeoff.charts(scores, table, TASK_MEAN),
         *_diagram(ranks, scores),
@@ -41,7 +49,7 @@ def build(records: Sequence[Record], spec: ReportSpec, *, community: Sequence[st
         # the suite and backbone of the measured records; published rows have their place there
         of_others = read([Path(folder) for folder in community])
         others = gather(of_others, replace(scores.spec, published=()))
-        tables.append(_contributed(others))
+        tables.append(_contributed(others, ppt))
         tidy = pd.concat(
             [tidy.assign(source="measured"), others.tidy.assign(source="community")],
             ignore_index=True,
@@ -49,9 +57,9 @@ def build(records: Sequence[Record], spec: ReportSpec, *, community: Sequence[st
     return Report(spec.title, tables, tidy, charts, charts_first=False)
 
 
-def _contributed(scores: Scores) -> Table:
+def _contributed(scores: Scores, ppt: bool) -> Table:
     """The table of contributed records."""
-    table = _table(scores, statistics.average_ranks(scores.means[scores.keys]))
+    table = _table(scores, statistics.average_ranks(scores.means[scores.keys]), ppt)
     table.name = "community"
     table.caption = f"Contributed by others, ranked among themselves. {table.caption}"
     table.notes = [
@@ -62,11 +70,13 @@ def _contributed(scores: Scores) -> Table:
     return table
 
 
-def _table(scores: Scores, ranks: pd.Series) -> Table:
+def _table(scores: Scores, ranks: pd.Series, ppt: bool) -> Table:
     """The rows in the order of their ranks, with every task."""
     means = [GROUP_MEAN, TASK_MEAN]
     # no task as a column yet, but the table has their figures: the columns are set below
     table = accuracy.accuracy_table(scores, [], means, ("parameters_m", "memory"))
+    if ppt:
+        derived.add_ppt(table)
     table.values = table.values.join(ranks.rename(RANK.key)).join(_gaps(scores))
     costs = [column for column in table.columns if column.group == COST]
     # one head over rank, means and gap

@@ -29,11 +29,13 @@ def build(
     without: Sequence[str] = (),
     wins_against: Sequence[str] = (),
     savings: Sequence[Mapping[str, str]] = (),
+    ppt: bool = False,
 ) -> Report:
     """columns: tasks, groups, or means only. tests: test set -> [title, group].
 
     without: tasks that a further group mean leaves out. wins_against: methods with which the
     column of won tasks compares a row. savings: see `petlbench.report.table.derived.Saving`.
+    ppt: a column with the trade-off of the task mean and the number of parameters.
     """
     scores = gather(records, spec, tests)
     table = accuracy_table(scores, _score_columns(scores, columns), means, costs)
@@ -42,6 +44,8 @@ def build(
     if wins_against:
         derived.add_wins(table, scores, wins_against)
     derived.add_savings(table, scores, [derived.Saving(**saving) for saving in savings])
+    if ppt:
+        derived.add_ppt(table)
     # the axes of the chart are the first mean and two costs
     charts = tradeoff.charts(scores, table, means[0]) if means and costs else []
     return Report(spec.title, [table], scores.tidy, charts, charts_first=False)

@@ -1,4 +1,4 @@
-"""Columns that compare the rows of a table: what a row saves, the tasks it wins, other means.
+"""Columns made from the others: what a row saves, the tasks it wins, other means, PPT.
 
 Rows are compared with rows of the same source only: measured ones, or those of one publication.
 """
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
 
+import numpy as np
 import pandas as pd
 
 from petlbench.config import options
@@ -19,6 +20,7 @@ from petlbench.report.table import published
 from petlbench.report.table.statistics import DIGITS, complete
 
 OVER_TASKS = "Over tasks"
+PPT_PARAMETERS_M = 10.0  # the constant C of V-PETL Bench
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,24 @@ def add_mean_without(table: Table, scores: Scores, tasks: Sequence[str]) -> None
     _add(table, column, figures.to_dict(), _up_to_means(table))
     spread = means.averages(rest, table.spread.reindex(columns=keys), means.deviation)
     table.spread = table.spread.assign(**{column.key: spread[means.GROUP_MEAN]})
+
+
+def add_ppt(table: Table) -> None:
+    """The performance-parameter trade-off of V-PETL Bench (NeurIPS 2024), between 0 and 1.
+
+    PPT = M exp(-log10(P / C + 1)), with the task mean M as a fraction, the method's parameters P
+    without the head, and C = 10 million. Rows without a mean or a count have none.
+    """
+    column = Column("ppt", "PPT", COST, 3, best="high")
+    cells = table.values.reindex(columns=[means.TASK_MEAN, published.PARAMETERS]).astype(float)
+    score, millions = (cells[key] for key in cells)
+    figures = score / 100 * np.exp(-np.log10(millions / PPT_PARAMETERS_M + 1))
+    _add(table, column, figures.to_dict(), table.columns)
+    table.notes = [
+        *table.notes,
+        "PPT: task mean (as a fraction) times exp(-log10(P / 10 M + 1)), P: parameters of the "
+        "method; the performance-parameter trade-off of V-PETL Bench.",
+    ]
 
 
 def _add(
