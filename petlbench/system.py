@@ -101,8 +101,8 @@ def file_status(path: Path) -> os.stat_result:
     return status
 
 
-def lock(file: IO[bytes] | IO[str], *, wait: bool) -> None:
-    """Lock an open file until it is closed or the process ends.
+def lock(file: IO[bytes] | IO[str] | int, *, wait: bool) -> None:
+    """Lock an open file (or a descriptor) until it is closed or the process ends.
 
     Raises BlockingIOError if another process holds the lock and `wait` is False.
     """

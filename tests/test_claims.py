@@ -15,6 +15,7 @@ import pytest
 
 from petlbench.run import claims
 from petlbench.run.claims import Claim, Claims, Owner
+from petlbench.run.record import Store
 from petlbench.system import WriteError
 
 OTHER = Owner("far-away", 1, "2026-01-01T00:00:00+00:00", "another kernel")
@@ -169,6 +170,15 @@ def test_the_claim_of_a_process_that_died_while_it_freed_another_is_freed_too(
     with taken(Claims(tmp_path)):
         pass
     assert list(tmp_path.rglob("*")) == []
+
+
+def test_what_a_process_leaves_that_dies_after_a_removal_is_removed(tmp_path: Path) -> None:
+    """And no removal of a process that lives."""
+    folder = tmp_path / claims.FOLDER
+    with taken(Claims(tmp_path), f"{claims.REMOVAL}1"):
+        (folder / f"{claims.REMOVAL}2").write_bytes(b"of a dead process")
+        Store(tmp_path).check_writable()
+        assert [path.name for path in folder.iterdir()] == [f"{claims.REMOVAL}1"]
 
 
 def test_the_owner_renews_its_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

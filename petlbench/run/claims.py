@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from petlbench.checks import is_whole
-from petlbench.system import TEMPORARY, WriteError
+from petlbench.system import TEMPORARY, WriteError, lock
 
 FOLDER = ".claims"
-REMOVAL = ".removal-"  # how names of claims to remove a claim begin
+REMOVAL = f"{TEMPORARY}removal-"  # how names of claims to remove a claim begin
 BEAT_S = 10.0
 FREE_S = 60.0
 LENGTH = 8  # digits of the number of beats: a claim must not change its size
@@ -142,6 +142,8 @@ class Claims:
                 return None
             except FileNotFoundError:  # also if another process removes the folder just now
                 self.folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):
+            lock(file, wait=False)  # what a killed process leaves under a temporary name is free
         try:
             _write(file, content + _beats(0))
         except OSError:
