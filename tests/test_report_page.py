@@ -11,10 +11,11 @@ import pytest
 from matplotlib.text import Text
 
 from petlbench import registry
-from petlbench.report.draw import plot
+from petlbench.report.draw import plot, tradeoff
 from petlbench.report.draw.scale import front, joined, scale, scales
 from petlbench.report.draw.style import styles
 from petlbench.report.model.chart import Axis, Chart, Panel, Point, Ranks, Series
+from petlbench.report.model.report import Report
 from petlbench.report.registry import build, find
 from petlbench.report.render import html
 from tests.records import record
@@ -130,6 +131,14 @@ def test_one_point_far_below_does_not_press_the_others_together() -> None:
     assert not y.cuts(20.0)
 
 
+def test_low_points_of_many_are_cut_off_by_tukeys_outer_fence() -> None:
+    heights = [80 + n / 10 for n in range(21)]  # the fence: 80.225 - 3 (81.475 - 80.225)
+    shown, y = panel(10.0, 50.0, 78.5, *heights), scales(panel(10.0, 50.0, 78.5, *heights))[1]
+    assert [s.label for s in shown.series if y.cuts(float(s.label))] == ["10.0", "50.0"]
+    _, y = scales(panel(40.0, 50.0, *heights[:18]))  # twenty points
+    assert not y.cuts(40.0)
+
+
 def test_methods_closer_than_the_critical_difference_are_joined() -> None:
     ranks = Ranks("r", "t", {"a": 1.0, "b": 2.0, "c": 3.5, "d": 4.0}, 1.8)
     assert joined(ranks) == [(1.0, 2.0), (2.0, 3.5), (3.5, 4.0)]
@@ -159,15 +168,43 @@ def test_a_method_has_one_look_in_every_chart() -> None:
     assert marker != "o"
 
 
-@pytest.mark.parametrize("name", ["leaderboard", "fig1"])
+def of_many_methods() -> Report:
+    """Thirty methods, two of them far below the others; the best has the most parameters."""
+    runs = []
+    for n in range(30):
+        cost = record("lora", "digits", 1.0)["cost"]
+        cost = cost | {"parameters": {"method": 1000 + 50 * n, "head": 1}, "saved_mb": 90.0 - n}
+        top1 = 15.0 if n < 2 else 80 + (n * 7 % 29) / 4
+        runs.append(record(f"m{n}", "digits", top1, title=f"M{n}", cost=cost))
+    return build(runs, find("leaderboard"))
+
+
+def test_of_many_methods_the_same_few_are_named_in_all_panels() -> None:
+    [chart, _] = of_many_methods().charts
+    assert isinstance(chart, Chart)
+    named = [{s.label for s in shown.series if s.named} for shown in chart.panels]
+    assert named[0] == named[1]
+    assert len(named[0]) == tradeoff.MOST_NAMES
+    for shown in chart.panels:
+        points = {s.label: s.points[0] for s in shown.series}
+        best = front(list(points.values()))
+        assert {label for label, point in points.items() if point in best} <= named[0]
+    assert {"M0", "M1"} <= named[0]  # below the end of the axis
+    highest = sorted(points, key=lambda label: -points[label].y)[:10]
+    assert set(highest) <= named[0]
+    assert "have their name beside the point" in chart.caption
+
+
+@pytest.mark.parametrize("name", ["leaderboard", "fig1", "many"])
 def test_no_name_of_a_figure_covers_another_or_a_point(name: str) -> None:
-    charts = [chart for chart in report(name).charts if isinstance(chart, Chart)]
+    made = of_many_methods() if name == "many" else report(name)
+    charts = [chart for chart in made.charts if isinstance(chart, Chart)]
     with matplotlib.rc_context(cast(Any, plot.STYLE)):
         figure = plot.figure(charts[0])
     renderer = cast(Any, figure.canvas).get_renderer()
     for axis, shown in zip(figure.axes, charts[0].panels, strict=True):
         names = [Text.get_window_extent(text, renderer) for text in axis.texts]
-        assert len(names) == len(shown.series)
+        assert len(names) == sum(series.named for series in shown.series)
         assert not any(a.overlaps(b) for a, b in itertools.combinations(names, 2))
         x, y = scales(shown)
         points = [p for series in shown.series for p in series.points]

@@ -64,7 +64,7 @@ PLACES = [BESIDE, *map(_ring, RINGS)]  # in order of preference
 
 
 def label_points(axis: Any, points: Sequence[tuple[float, float, str]]) -> None:
-    """Write the name of each (x, y, name), 0..1, at the first place that is free.
+    """Write the name of each (x, y, name), 0..1, at the first place that is free; "": no name.
 
     Names of crowded points are placed first. If no place is free, the one that covers least is
     taken. The figure has been drawn, which fixes the extent of the axes.
@@ -73,7 +73,7 @@ def label_points(axis: Any, points: Sequence[tuple[float, float, str]]) -> None:
     centres = axis.transData.transform([(x, y) for x, y, _ in points])  # (n, 2)
     taken = np.hstack([centres - MARKER * pixels, centres + MARKER * pixels])  # (m, 4)
     names = np.empty((0, 4))
-    for place in _crowded_first(centres / pixels):
+    for place in (n for n in _crowded_first(centres / pixels) if points[n][2]):
         size = _size(axis, points[place][2])
         offset, box, line = _best(axis, centres[place], size, taken, names)
         _write(axis, points[place], offset, line)

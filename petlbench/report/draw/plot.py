@@ -22,6 +22,7 @@ Styles = dict[str, tuple[str, str]]  # label -> colour, marker
 WIDTH = 6.9  # inches, both columns of a paper
 COLUMN = 3.35  # inches, one column
 DPI = 200  # of PNG
+UNNAMED, UNNAMED_SIZE = ("#bdbdbd", "o"), 3.5
 STYLE: dict[str, Any] = {
     "font.size": 8,
     "font.family": FONT,
@@ -102,7 +103,8 @@ def _panels(chart: Chart) -> Figure:
 
 def _size(chart: Chart, lines: int, columns: int) -> tuple[float, float]:
     """Width and height in inches; higher for more than ten named points."""
-    named = max((len(panel.series) for panel in chart.panels if not panel.joined), default=0)
+    free = [panel for panel in chart.panels if not panel.joined]
+    named = max((sum(series.named for series in panel.series) for panel in free), default=0)
     return COLUMN if columns == 1 else WIDTH, (2.3 + 0.08 * max(0, named - 10)) * lines
 
 
@@ -129,7 +131,7 @@ def _panel(axis: Any, panel: Panel, looks: Styles, *, titled: bool) -> None:
     x, y = scales(panel)
     if panel.front:
         _front(axis, points, x, y)
-    for series in panel.series:
+    for series in sorted(panel.series, key=lambda one: one.named):  # grey ones below
         _series(axis, series, looks[series.label], x, y, joined=panel.joined and not series.alone)
     axis.set(title=drawable(panel.title), xlabel=panel.x.title, xlim=(0, 1), ylim=(0, 1))
     axis.set_ylabel(panel.y.title if titled else "")
@@ -151,20 +153,22 @@ def _label(figure: Figure, panels: Iterable[tuple[Any, Panel]]) -> None:
 def _labels(panel: Panel, x: Scale, y: Scale) -> list[tuple[float, float, str]]:
     """Position and name of each point, with its value if the axis is cut above it."""
     return [
-        (
-            x.position(point.x),
-            y.position(point.y),
-            drawable(f"{series.label} {point.y:.1f} ↓" if y.cuts(point.y) else series.label),
-        )
+        (x.position(point.x), y.position(point.y), _name(series, point, y))
         for series in panel.series
         for point in series.points
     ]
 
 
+def _name(series: Series, point: Point, y: Scale) -> str:
+    if not series.named:
+        return ""
+    return drawable(f"{series.label} {point.y:.1f} ↓" if y.cuts(point.y) else series.label)
+
+
 def _series(
     axis: Any, series: Series, look: tuple[str, str], x: Scale, y: Scale, *, joined: bool
 ) -> None:
-    colour, marker = look
+    colour, marker = look if series.named else UNNAMED
     across = [x.position(point.x) for point in series.points]
     up = [y.position(point.y) for point in series.points]
     errors = [_half_bar(point, y) for point in series.points]
@@ -174,6 +178,7 @@ def _series(
         yerr=errors if any(errors) else None,
         color=colour,
         marker=marker,
+        markersize=None if series.named else UNNAMED_SIZE,
         linestyle="-" if joined else "none",
         elinewidth=0.7,
         markeredgecolor="white",

@@ -1,6 +1,7 @@
 """Positions on the axes of a panel, 0..1, which matplotlib and the page share."""
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -8,6 +9,8 @@ from petlbench.report.model.chart import Axis, Panel, Point, Ranks
 
 MARGIN = 0.06  # of an axis, free beyond the outermost points
 FAR = 1.0  # distance, in ranges of the others, beyond which the lowest value is cut off
+MANY = 20  # points, above which an outer fence cuts off low ones
+FENCE = 3.0  # interquartile ranges below the first quartile: Tukey's outer fence
 ZERO_GAP = 0.35  # decades between zero and the smallest value on a logarithmic axis
 STEPS = (1, 2, 2.5, 5, 10)  # between ticks, times a power of ten
 FEWEST_DECADES = 1.6  # below this range, powers of ten alone are too few ticks
@@ -35,10 +38,17 @@ class Scale:
 def scales(panel: Panel) -> tuple[Scale, Scale]:
     """The scales of the horizontal and the vertical axis; the panel must have a point."""
     points = [point for series in panel.series for point in series.points]
-    heights = sorted(value for point in points for value in _extent(point))
+    shown = _inside_fence(points) if panel.front and len(points) > MANY else points
+    heights = sorted(value for point in shown for value in _extent(point))
     if panel.front:
         heights = list(_without_far(heights))
     return scale(panel.x, [point.x for point in points]), scale(panel.y, heights)
+
+
+def _inside_fence(points: Sequence[Point]) -> list[Point]:
+    """Many points without the low ones that a box plot calls far out."""
+    first, _, third = statistics.quantiles((point.y for point in points), n=4)
+    return [point for point in points if point.y >= first - FENCE * (third - first)]
 
 
 def _extent(point: Point) -> tuple[float, float]:

@@ -1,16 +1,18 @@
 """The chart of accuracy against costs, a point a row, with the Pareto front."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pandas as pd
 
-from petlbench.report.draw.scale import scales
+from petlbench.report.draw.scale import front, scales
 from petlbench.report.model.chart import Axis, Chart, Panel, Point, Series
 from petlbench.report.model.table import Table
 from petlbench.report.read.costs import memory_key
 from petlbench.report.read.scores import Scores
 from petlbench.report.table import published
 
+MOST_NAMES = 20  # of a panel; more hide the points
 TITLES = {
     "parameters_m": "parameters without head (M)",
     "peak_mib": "peak memory (MiB)",
@@ -36,9 +38,29 @@ def charts(scores: Scores, table: Table, mean: str) -> list[Chart]:
         _panel(table, methods, others, mean, "parameters_m", "Parameters, as published"),
         _panel(table, methods, others, mean, published.MEMORY, "Memory, as published"),
     ]
-    panels = [panel for panel in [*own_panels, *published_panels] if panel.series]
+    pairs = (own_panels, published_panels)
+    panels = [panel for pair in pairs for panel in _with_names(pair) if panel.series]
     caption = _caption(panels, mean, published=any(panel.series for panel in published_panels))
     return [Chart("tradeoff", caption, panels)] if panels else []
+
+
+def _with_names(panels: Sequence[Panel]) -> list[Panel]:
+    """The panels of one source; of many points the same ones are named in all."""
+    if max(len(panel.series) for panel in panels) <= MOST_NAMES:
+        return list(panels)
+    accuracies: dict[str, float] = {}
+    kept: set[str] = set()
+    for panel in (panel for panel in panels if panel.series):
+        points = {series.label: series.points[0] for series in panel.series}
+        accuracies |= {label: point.y for label, point in points.items()}
+        best, is_cut = front(list(points.values())), scales(panel)[1].cuts
+        kept |= {label for label, point in points.items() if point in best or is_cut(point.y)}
+    rest = sorted(accuracies.keys() - kept, key=lambda label: -accuracies[label])
+    kept |= set(rest[: max(0, MOST_NAMES - len(kept))])
+    return [
+        replace(panel, series=[replace(s, named=s.label in kept) for s in panel.series])
+        for panel in panels
+    ]
 
 
 def _caption(panels: Sequence[Panel], mean: str, *, published: bool) -> str:
@@ -47,6 +69,11 @@ def _caption(panels: Sequence[Panel], mean: str, *, published: bool) -> str:
         f"Top-1 accuracy ({mean}, %) against trained parameters and against memory.",
         "The dashed line is the Pareto front: no other method is as cheap and more accurate.",
     ]
+    if any(not series.named for panel in panels for series in panel.series):
+        sentences.append(
+            "Of many methods those on the front, the most accurate ones and those below the end "
+            "of the axis have their name beside the point."
+        )
     if published:
         sentences.append("As published: figures of other authors, by their own measures.")
     if any(point.spread > 0 for _, point in points):

@@ -20,12 +20,14 @@ class Series:
     """The points of one label. alone: never joined by lines, also in a joined panel.
 
     method: the name of its method, which has one colour and marker everywhere; "" if it has none.
+    named: whether points that no line joins have their name beside them; others are grey.
     """
 
     label: str
     points: Sequence[Point]
     alone: bool = False
     method: str = ""
+    named: bool = True
 
 
 @dataclass(frozen=True)

@@ -176,7 +176,12 @@ def _panel(panel: Panel) -> dict[str, Any]:
 
 def _series(series: Series, x: Scale, y: Scale) -> dict[str, Any]:
     points = [_point(point, x, y) for point in series.points]
-    return {"label": series.label, "alone": series.alone, "points": points}
+    return {
+        "label": series.label,
+        "alone": series.alone,
+        "named": series.named,
+        "points": points,
+    }
 
 
 def _point(point: Point, x: Scale, y: Scale) -> dict[str, Any]:

@@ -142,7 +142,9 @@ function drawPanel(place, panel, styles) {
   const series = panel.series.filter((one) => visible(one.label));
   if (panel.front) drawFront(root, series, x, y, right);
   for (const one of series) drawSeries(root, one, styles.get(one.label), panel.joined && !one.alone, x, y);
-  if (!panel.joined) drawLabels(root, series, x, y, { left, right, top, bottom });
+  // a filter that leaves few points names all of them
+  const named = series.length > MOST_NAMES ? series.filter((one) => one.named) : series;
+  if (!panel.joined) drawLabels(root, named, series, x, y, { left, right, top, bottom });
 }
 
 /* The Pareto front of the shown points, as in the figures. */
@@ -175,12 +177,13 @@ for (let radius = 22; radius <= 260; radius += 12) {
     SIDES.push([radius * across, 4 - radius * up, across > 0.3 ? "start" : across < -0.3 ? "end" : "middle"]);
   }
 }
+const MOST_NAMES = 20;
 const NEAR = 21;  // a line joins a more distant name to its point
 
-/* Place each name where it covers no point, no other name and no line to one, the crowded first. */
-function drawLabels(root, series, x, y, frame) {
-  const all = series.flatMap((one) => one.points.map((point) => ({ at: [x(point.x), y(point.y)], text: point.value ? `${one.label} ${point.value} ↓` : one.label })));
-  const taken = all.map(({ at }) => ({ x: at[0] - 5, y: at[1] - 5, width: 10, height: 10 }));
+/* Name the points of `named` where no point of `series`, no other name and no line to one is covered, the crowded first. */
+function drawLabels(root, named, series, x, y, frame) {
+  const all = named.flatMap((one) => one.points.map((point) => ({ at: [x(point.x), y(point.y)], text: point.value ? `${one.label} ${point.value} ↓` : one.label })));
+  const taken = series.flatMap((one) => one.points.map((point) => ({ x: x(point.x) - 5, y: y(point.y) - 5, width: 10, height: 10 })));
   const texts = [];
   const near = ({ at }) => all.filter((other) => Math.hypot(other.at[0] - at[0], other.at[1] - at[1]) < 40).length;
   for (const { at, text } of [...all].sort((a, b) => near(b) - near(a))) {
