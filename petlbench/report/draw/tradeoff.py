@@ -55,7 +55,7 @@ def _with_names(panels: Sequence[Panel]) -> list[Panel]:
         accuracies |= {label: point.y for label, point in points.items()}
         best, is_cut = front(list(points.values())), scales(panel)[1].cuts
         kept |= {label for label, point in points.items() if point in best or is_cut(point.y)}
-    rest = sorted(accuracies.keys() - kept, key=lambda label: -accuracies[label])
+    rest = sorted(accuracies.keys() - kept, key=lambda label: (-accuracies[label], label))
     kept |= set(rest[: max(0, MOST_NAMES - len(kept))])
     return [
         replace(panel, series=[replace(s, named=s.label in kept) for s in panel.series])
