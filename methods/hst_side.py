@@ -58,8 +58,13 @@ class Downsampling(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """(B, H, W, width) -> (B, H / 2, W / 2, out)"""
-        maps = self.conv(h.permute(0, 3, 1, 2))
-        return self.norm(maps.permute(0, 2, 3, 1))  # type: ignore[no-any-return]
+        if h.shape[1:3] == (1, 1):
+            # Only the centre of a kernel meets the one value. torch's bf16 kernel for CPUs would
+            # leave the gradients of the rest as the memory was.
+            maps = F.linear(h, self.conv.weight[:, :, 1, 1], self.conv.bias)
+        else:
+            maps = self.conv(h.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.norm(maps)  # type: ignore[no-any-return]
 
 
 class CrossAttention(nn.Module):

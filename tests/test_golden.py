@@ -72,6 +72,11 @@ def test_another_freezing_fails(tmp_path: Path) -> None:
     assert check(Case(path)).problems
 
 
+def test_a_selection_by_gps_needs_no_more_than_the_listed_values(tmp_path: Path) -> None:
+    config = {"per_neuron": 1, "selection_loss": "supcon", "temperature": None}
+    assert check(Case(copied("gps", tmp_path, {"config": config}, {}))).passed
+
+
 @pytest.mark.parametrize(
     ("options", "pool"),
     [

@@ -9,6 +9,7 @@ import torch
 from petlbench import delta
 from petlbench.delta import trained
 from petlbench.errors import UserError
+from petlbench.methods.hst_side import Downsampling
 from petlbench.model.drop_path import DropPath
 from petlbench.testing import images, method_on, tiny, tiny_method
 
@@ -42,6 +43,21 @@ def test_drop_paths_of_the_side_network_grow_to_the_rate_of_the_last_block() -> 
     method = method_on(tiny("vit", drop_path=0.22), "hst")
     rates = [m.rate for m in method.get_submodule("side").modules() if isinstance(m, DropPath)]
     assert rates == pytest.approx([0.02 * number for number in range(1, 12) for _ in "12"])
+
+
+@pytest.mark.parametrize("width", [16, 32, 64])
+def test_a_map_of_one_value_has_a_gradient_at_the_centre_of_a_kernel(width: int) -> None:
+    entry, h = Downsampling(width, 20), torch.randn(3, 1, 1, width)
+    expected = entry.norm(entry.conv(h.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+    torch.testing.assert_close(entry(h), expected)
+    del expected
+    spoilt = [torch.full((20 * width * 9,), 1e30) for _ in range(9)]
+    del spoilt  # what a kernel leaves unwritten is seldom zero now
+    with torch.autocast("cpu", torch.bfloat16):
+        entry(h).square().sum().backward()
+    assert entry.conv.weight.grad is not None
+    taps = entry.conv.weight.grad.abs().sum((0, 1)).flatten()
+    assert taps.nonzero().tolist() == [[4]]
 
 
 @pytest.mark.parametrize(

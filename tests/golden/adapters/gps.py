@@ -18,8 +18,8 @@ def gps(case: Case) -> Plan:
     values = {
         "per_neuron": config["per_neuron"],
         "selection_loss": config["selection_loss"],
-        "temperature": config.get("temperature", 0.07),
-        "selection_batch": config.get("selection_batch_size", 1),
+        "temperature": config.get("temperature") or 0.07,  # cross-entropy has none
+        "selection_batch": case.arrays["select/y"].shape[1],
     }
 
     def selection(method: Method) -> Mapping[str, float]:
