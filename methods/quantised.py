@@ -24,12 +24,11 @@ def levels(bits: int) -> Tensor:
     """The 2^bits values that a standard normal is rounded to, (2^bits) float32, ascending.
 
     A fixed point: each level is the median of its cell, each threshold the midpoint between two
-    levels. One bit: the quartiles, -0.6745 and 0.6745. The number of rounds is that of the
-    authors' code and reaches the fixed point up to 4 bits; at 8 bits a round still moves levels by
-    up to 7e-4. From 5 bits on the levels differ from those of the authors, whose rounds start at
-    zero: by 0.009 at 5 bits and by 0.7 at 8, where theirs next to zero are still equal.
+    levels. One bit: the quartiles, -0.6745 and 0.6745. Start and number of rounds are those of the
+    authors' code (binary_adapter/utils.py). They reach the fixed point up to 4 bits; at 8 bits
+    levels next to zero are still equal.
     """
-    values = torch.linspace(-1, 1, 2**bits, dtype=torch.float64, device="cpu")
+    values = torch.zeros(2**bits, dtype=torch.float64, device="cpu")
     for _ in range(ROUNDS):
         below = torch.special.ndtr((values[:-1] + values[1:]) / 2)
         below = torch.cat([below.new_zeros(1), below, below.new_ones(1)])

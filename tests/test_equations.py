@@ -4,9 +4,11 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import timm
 import torch
+from scipy.stats import norm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -530,6 +532,17 @@ def test_levels_of_the_quantiser() -> None:
     below = torch.special.ndtr((four[:-1] + four[1:]) / 2)
     edges = torch.cat([torch.zeros(1), below, torch.ones(1)])
     torch.testing.assert_close(torch.special.ndtr(four), (edges[:-1] + edges[1:]) / 2)
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_levels_are_those_of_500_rounds_from_zero(bits: int) -> None:
+    """As the authors compute them; from 5 bits on the start matters."""
+    expected = np.zeros(2**bits)
+    for _ in range(500):
+        inner = norm.cdf((expected[1:] + expected[:-1]) / 2)
+        edges = np.array([0.0, *inner, 1.0])
+        expected = norm.ppf((edges[1:] + edges[:-1]) / 2)
+    np.testing.assert_allclose(levels(bits).numpy(), expected, rtol=1e-6, atol=1e-7)
 
 
 def test_quantised_weights_take_two_values() -> None:
