@@ -367,6 +367,11 @@ def test_intervals_are_a_table_of_any_report(tmp_path: Path) -> None:
         result = build(runs, replace(find(name), intervals=True))
         table = named(result, "intervals")
         assert table.values.loc["LoRA"].tolist() == ["40.4–59.6"] * 2
+    higher = [record("dtl_plus", task, 60.0) for task in ("digits", "land")]
+    for each in higher:
+        each["scores"]["test"] |= {"correct": 60, "total": 100}
+    ranked = build([*runs, *higher], replace(find("leaderboard"), intervals=True))
+    assert ranked.tables[0].rows == named(ranked, "intervals").rows == ["DTL+", "LoRA"]
     with pytest.raises(UserError, match="--intervals needs records with scores"):
         build([probe("lora", 9.0)], replace(find("efficiency"), intervals=True))
 
