@@ -630,10 +630,16 @@ def test_other_files_do_not(suffix: str, tmp_path: Path) -> None:
     (root / "cat" / f"notes{suffix}").touch()
     found = tree.scan(str(root))
     assert len(found.images) == 20
+    kind = suffix or "no suffix"
     assert remarks.ignored(found) == [
-        f"1 files are ignored; the suffix of an image is {image_files.USUAL}, for example "
+        f"1 file is ignored (1 {kind}); images are {image_files.USUAL}, for example "
         f"'{root / 'cat' / f'notes{suffix}'}'"
     ]
+    for number in range(2):
+        for more in (".heic", ".mov", ".xmp", ".zip"):
+            (root / "cat" / f"{number}{more}").touch()
+    [sentence] = remarks.ignored(found)
+    assert sentence.startswith("9 files are ignored (2 .heic, 2 .mov, 2 .xmp, others); images are")
 
 
 def test_linked_folders_are_read_and_circles_end(tmp_path: Path) -> None:
@@ -704,7 +710,7 @@ def test_a_run_says_in_one_line_what_it_leaves_out(
         "loose.png",
         "phone.heic2",
         "empty",
-        "1 classes have no image in test",
+        "1 class has no image in test",
     ):
         assert part in line
     assert "\n" not in line
@@ -804,6 +810,5 @@ def test_folders_inside_those_of_classes_are_remarked_on(tmp_path: Path) -> None
     paint(root / "cat" / "brown" / "a.png", 1)
     tree.scan.cache_clear()
     assert remarks.ignored(tree.scan(str(root))) == [
-        "1 classes have images in folders inside their own, which are no classes, for example "
-        "'cat/brown'"
+        "1 class has images in inner folders, which are no classes, for example 'cat/brown'"
     ]

@@ -310,6 +310,15 @@ def test_a_command_names_its_file_in_any_script(tmp_path: Path) -> None:
         assert ast.literal_eval(literal) == str(delta)
 
 
+def test_an_export_to_peft_is_shown_for_what_it_can_hold(tmp_path: Path) -> None:
+    for method, count in (("lora", 3), ("bitfit", 2)):
+        run = with_predictions(method, predicted(5), tmp_path)
+        beside(Path(run["file"]), DELTA).touch()
+        texts = [command.text for command in report([run]).commands]
+        assert len(texts) == count
+        assert any("petlbench.to_peft" in text for text in texts) == (method == "lora")
+
+
 def test_predictions_of_another_run_are_refused(tmp_path: Path) -> None:
     one, other = (with_predictions("lora", predicted(n), tmp_path, seed=n) for n in (0, 1))
     files = [beside(Path(each["file"]), PREDICTIONS) for each in (one, other)]

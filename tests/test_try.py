@@ -121,7 +121,7 @@ def test_methods_are_taken_in_their_order_as_far_as_they_fit() -> None:
     assert found[2].runs[0].config.train.memory == "lean"
     assert plan.lack(found) is None
     assert str(plan.lack(judged("linear,lora", 0.5))).startswith("Only linear fits")
-    assert found[2].line() == "lora: 1 run, 7.00 GiB with train.memory=lean, at most 50 s"
+    assert found[2].line() == "lora: 1 run, 7.00 GiB with train.memory=lean, about 50 s"
 
 
 def test_what_is_finished_takes_no_time_and_four_methods_are_enough() -> None:
@@ -197,6 +197,25 @@ def test_a_folder_without_permission_is_named(
 def three(root: Path) -> None:
     for name in ("cat/a", "cat/b", "dog/c"):
         paint(root / f"{name}.png", ord(name[-1]))
+
+
+def test_duplicates_are_allowed_where_they_are_what_is_wrong(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    root = tmp_path / "own"
+    folder(root)
+    (root / "dark" / "cut.png").write_bytes(b"\x89PNG cut")
+    code, _, told = attempt(capsys, root, "--out", tmp_path / "out")
+    assert code == 1
+    assert "cut.png' cannot be decoded" in told
+    assert told.endswith("; mend the folder\n")
+    for split in ("train", "test"):
+        for number, name in enumerate(("cat", "dog")):
+            paint(tmp_path / "split" / split / name / "a.png", number)
+    code, _, told = attempt(capsys, tmp_path / "split", "--out", tmp_path / "out")
+    assert code == 1
+    assert "test shares 2 images with train" in told
+    assert told.endswith("; mend the folder, or add --allow-duplicates\n")
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ class Candidate:
             mode = f" with train.memory={found.memory}" if found.memory != "fast" else ""
             parts.append(f"{found.peak_gib:.2f} GiB{mode}")
         if found and found.seconds is not None:
-            parts.append(f"at most {duration(self.seconds)}")
+            parts.append(f"about {duration(self.seconds)}")
         if found and found.seconds is None and self.reason is None:
             parts.append("time not measured")
         if self.reason is not None:

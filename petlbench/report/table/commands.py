@@ -14,6 +14,7 @@ LOAD = (
 )
 MERGE = 'petlbench.save_merged(method, Path("merged"))'
 EXPORT = 'petlbench.to_peft(method, Path("exported"))'
+EXPORTED = ("lora", "lora_noah", "dora")  # the methods that files of PEFT can hold
 
 
 def commands(record: Record) -> list[Command]:
@@ -28,18 +29,18 @@ def commands(record: Record) -> list[Command]:
     named = _quoted(checkpoint) if checkpoint else None
     load = LOAD.format(delta=_quoted(str(delta)), checkpoint=named)
     predict = ["python", "-m", "petlbench.predict", "--delta", str(delta), *weights, "NEW_IMAGES"]
-    return [
+    found = [
         Command("Classify new images", shlex.join(predict)),
         Command(
             "Merge into a plain timm network, for timm.create_model('local-dir:merged', "
             "pretrained=True); a method that cannot be merged says why",
             shlex.join(["python", "-c", load + MERGE]),
         ),
-        Command(
-            "Export to Hugging Face PEFT; LoRA and DoRA only",
-            shlex.join(["python", "-c", load + EXPORT]),
-        ),
     ]
+    if record["factors"]["method"] in EXPORTED:
+        export = shlex.join(["python", "-c", load + EXPORT])
+        found.append(Command("Export to Hugging Face PEFT", export))
+    return found
 
 
 def _quoted(text: str) -> str:
