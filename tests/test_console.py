@@ -203,6 +203,12 @@ def test_a_key_is_explained(typed: str, lines: list[str], capsys: Capture) -> No
     [
         ("lr", "no key 'lr' to set; did you mean 'train.lr'?"),
         ("..", "no key '..' to set"),
+        ("dtl", "'dtl' is an option and no key; petlbench show method method=dtl lists its keys"),
+        ("method=dtl", "'method=dtl' is an option and no key; petlbench show method method=dtl"),
+        (
+            "mini/land",
+            "'mini/land' is an option and no key; petlbench show dataset dataset=mini/l",
+        ),
         (
             "method.kernel",
             "it depends on the method; choose method=NAME, one of dtl_plus, dtl_plus_star",

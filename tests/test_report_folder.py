@@ -67,7 +67,7 @@ def test_a_time_of_another_device_is_not_compared(tmp_path: Path) -> None:
     faster["cost"] |= {"train_s": 1.0}
     answer = report([slow, faster]).answer
     assert answer.startswith("full, 91.7 %")
-    assert "full trains fastest. These images show no difference of full and LoRA" in answer
+    assert "full trains faster. These images show no difference of full and LoRA" in answer
 
 
 def test_a_worse_method_is_named_as_such(tmp_path: Path) -> None:

@@ -119,8 +119,13 @@ def test_methods_are_taken_in_their_order_as_far_as_they_fit() -> None:
         "bitfit": "more than the 2 s that are left",
     }
     assert found[2].runs[0].config.train.memory == "lean"
-    assert plan.lack(found) is None
-    assert str(plan.lack(judged("linear,lora", 0.5))).startswith("Only linear fits")
+    assert plan.lack(found, 1.7) is None
+    # 30 s of the 10 s and 50 s of these epochs
+    fewer = compose.single(["method=linear"]).train.epochs // 2
+    line = str(plan.lack(judged("linear,lora", 0.5), 0.5))
+    assert line.startswith("Only linear fits")
+    assert line.endswith(f", or train.epochs={fewer}.")
+    assert str(plan.lack(judged("linear,full", 0.5), 0.5)).endswith(", or a smaller train.epochs.")
     assert found[2].line() == "lora: 1 run, 7.00 GiB with train.memory=lean, about 50 s"
 
 

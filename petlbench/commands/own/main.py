@@ -177,7 +177,7 @@ def _plan(
     )
     for one in found:
         print(f"  {one.line()}")
-    if (why := plan.lack(found)) is not None:
+    if (why := plan.lack(found, asked.minutes)) is not None:
         print(why)
     return found
 
