@@ -10,10 +10,10 @@ from petlbench.run.record import DELTA, Record, beside
 
 LOAD = (
     "from pathlib import Path; import petlbench; "
-    'method = petlbench.predictor(Path({delta}), checkpoint={checkpoint}, device="cpu").method; '
+    'found = petlbench.predictor(Path({delta}), checkpoint={checkpoint}, device="cpu"); '
 )
-MERGE = 'petlbench.save_merged(method, Path("merged"))'
-EXPORT = 'petlbench.to_peft(method, Path("exported"))'
+MERGE = 'petlbench.save_merged(found.method, Path("merged"), names=found.names, view=found.view)'
+EXPORT = 'petlbench.to_peft(found.method, Path("exported"))'
 EXPORTED = ("lora", "lora_noah", "dora")  # the methods that files of PEFT can hold
 
 
