@@ -432,7 +432,7 @@ def lost(root: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda root: root / "nothing", "no folder or file '.*nothing'; set dataset.root=FOLDER"),
+        (lambda root: root / "nothing", "no folder or file '.*nothing'; name a folder with"),
         (flat, r"has 0 images of 0 classes \(none\); .*are in no folder of a class"),
         (no_columns, "has the columns file, class; path and label are needed"),
         (two_columns, "has 2 columns 'label'; keep one"),
@@ -492,7 +492,7 @@ def test_the_data_of_a_protocol_are_checked_before_training(
 
 
 def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^no folder or file '.*nowhere'; set dataset.root"):
+    with pytest.raises(UserError, match=r"^no folder or file '.*nowhere'; name a folder"):
         compose.single(["dataset=folder", f"dataset.root={tmp_path / 'nowhere'}"])
     with pytest.raises(UserError, match=r"no value for 'dataset.root'; set dataset.root=VALUE"):
         compose.single(["dataset=folder"])
@@ -793,7 +793,7 @@ def wrapped(root: Path) -> None:
     ("make", "message"),
     [
         (without_suffixes, "none of its 2 files has the suffix of an image .*'.*cat/a'; rename"),
-        (one_class, r"has 1 images of 1 classes \(cat\); at least two classes are needed; set"),
+        (one_class, r"has 1 image of 1 class \(cat\); at least two classes are needed; name a"),
         (wrapped, r"did you mean dataset\.root='.*photos'\?"),
         (lambda root: paint(root / "a.png", 1), "its images, .*a.png', are in no folder of a cl"),
     ],

@@ -317,6 +317,9 @@ def test_an_export_to_peft_is_shown_for_what_it_can_hold(tmp_path: Path) -> None
         texts = [command.text for command in report([run]).commands]
         assert len(texts) == count
         assert any("petlbench.to_peft" in text for text in texts) == (method == "lora")
+    assert report([run]).commands[0].title == "Classify new images"
+    run["config"] |= {"dataset": {"folds": 5}}
+    assert "by the network of one fold of 5" in report([run]).commands[0].title
 
 
 def test_predictions_of_another_run_are_refused(tmp_path: Path) -> None:

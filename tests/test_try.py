@@ -227,7 +227,7 @@ def test_duplicates_are_allowed_where_they_are_what_is_wrong(
     ("make", "typed", "line"),
     [
         (three, (), "leaves no image for test: 3 images, 2 classes"),
-        (lambda root: paint(root / "cat" / "a.png", 1), (), "has 1 images of 1 classes (cat)"),
+        (lambda root: paint(root / "cat" / "a.png", 1), (), "has 1 image of 1 class (cat)"),
         (folder, ("epochs=3",), "no key 'epochs' to set; did you mean 'train.epochs'?"),
         (folder, ("method=lora",), "method cannot be set here; use --methods"),
         (folder, ("lora",), "'lora' is no KEY=VALUE"),

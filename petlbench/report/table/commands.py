@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 from petlbench.report.model.report import Command
+from petlbench.report.read import fields
 from petlbench.report.read.fields import config_value
 from petlbench.run.record import DELTA, Record, beside
 
@@ -29,8 +30,10 @@ def commands(record: Record) -> list[Command]:
     named = _quoted(checkpoint) if checkpoint else None
     load = LOAD.format(delta=_quoted(str(delta)), checkpoint=named)
     predict = ["python", "-m", "petlbench.predict", "--delta", str(delta), *weights, "NEW_IMAGES"]
+    folds = fields.folds(record)
+    part = f", by the network of one fold of {folds}: the others are beside its file" * bool(folds)
     found = [
-        Command("Classify new images", shlex.join(predict)),
+        Command(f"Classify new images{part}", shlex.join(predict)),
         Command(
             "Merge into a plain timm network, for timm.create_model('local-dir:merged', "
             "pretrained=True); a method that cannot be merged says why",
