@@ -794,7 +794,7 @@ def wrapped(root: Path) -> None:
     [
         (without_suffixes, "none of its 2 files has the suffix of an image .*'.*cat/a'; rename"),
         (one_class, r"has 1 image of 1 class \(cat\); at least two classes are needed; name a"),
-        (wrapped, r"did you mean dataset\.root='.*photos'\?"),
+        (wrapped, r"did you mean '.*photos'\?"),
         (lambda root: paint(root / "a.png", 1), "its images, .*a.png', are in no folder of a cl"),
     ],
 )
