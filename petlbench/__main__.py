@@ -12,7 +12,7 @@ from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from petlbench import interrupts
+from petlbench import console, interrupts
 from petlbench.config import (
     command_line,
     compose,
@@ -102,6 +102,7 @@ def run_preset(preset: str) -> None:
 def main(*preset: str) -> None:
     """Run the command line with preset overrides; leaves by SystemExit if anything went wrong."""
     arguments = ordered(preset, command_line.without_plus(sys.argv[1:]))
+    console.check_is_no_command(sys.argv[1:])
     if "--version" in arguments:
         print(f"petlbench {package_version('petlbench')}")
         return

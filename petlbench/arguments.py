@@ -45,7 +45,12 @@ class Parser(argparse.ArgumentParser):
 
     def _unrecognized(self, text: str) -> str:
         if text.startswith("-"):
-            return str(unknown("option", text.partition("=")[0], {*_options(self)}))
+            option = text.partition("=")[0]
+            if option in (known := {*_options(self)}):  # of another subcommand
+                return (
+                    f"'{option}' is no option here; it is one of {', '.join(_with(self, option))}"
+                )
+            return str(unknown("option", option, known))
         return f"'{text}' is one argument too many"
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -62,3 +67,13 @@ def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
         if isinstance(action, argparse._SubParsersAction):
             for below in action.choices.values():
                 yield from _options(below)
+
+
+def _with(parser: argparse.ArgumentParser, option: str) -> Iterator[str]:
+    """The commands that have an option, of a parser and its subcommands."""
+    for action in parser._actions:
+        if option in action.option_strings:
+            yield parser.prog
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from _with(below, option)

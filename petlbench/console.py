@@ -4,6 +4,7 @@ Imports nothing that is slow: the help and the lists are there at once.
 """
 
 import runpy
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -72,6 +73,20 @@ def command(name: str, rest: Sequence[str]) -> Command:
             f"{' '.join(own)}'?"
         )
     raise unknown("command", name, COMMANDS)
+
+
+def check_is_no_command(arguments: Sequence[str]) -> None:
+    """Refuse `python -m petlbench run ...`, a mixture of the two ways to start a command."""
+    words = [text for text in arguments if text not in ("-m", "--multirun")]
+    if not words or words[0] not in COMMANDS:
+        return
+    name, *rest = words
+    chosen = COMMANDS[name]
+    short = shlex.join(["petlbench", *words])
+    long = shlex.join(["python", "-m", chosen.module, *chosen.preset, *rest])
+    raise UserError(
+        f"'{name}' is a command of petlbench and no KEY=VALUE; use '{short}' or '{long}'"
+    )
 
 
 def main() -> None:

@@ -1,6 +1,8 @@
 """Merging a method into its backbone: a plain timm network with no extra cost at inference."""
 
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from petlbench.data.images import View
 from petlbench.errors import Unsupported
 from petlbench.layers.frozen import FrozenLinear
 from petlbench.layers.lean import plain
@@ -58,18 +61,26 @@ def _merges_layers(method: Method) -> bool:
     return is_own or any(isinstance(part, Foldable) for part in method.modules())
 
 
-def save_merged(method: Method, folder: Path) -> None:
+def save_merged(
+    method: Method, folder: Path, *, names: Sequence[str] = (), view: View | None = None
+) -> None:
     """Write the merged network so that timm builds it and loads its weights.
 
         timm.create_model(f"local-dir:{folder}", pretrained=True)
 
     The folder, which is created, gets `model.safetensors`, and `config.json` with the classes, the
-    size and normalisation of the images and the pooling. Raises Unsupported as `merged` does.
+    size and normalisation of the images and the pooling. names: of the classes, which timm keeps
+    as `pretrained_cfg["label_names"]`. view: how images are resized and cropped, for timm's own
+    transforms; a predictor has both. Raises Unsupported as `merged` does.
     """
     net, pooling = merged_with_pooling(method)
     tensors = {name: tensor.cpu().contiguous() for name, tensor in net.state_dict().items()}
     write_atomically(folder / "model.safetensors", save(tensors, {"format": "pt"}))
     config = _timm_config(method.backbone, net, pooling)
+    if names:
+        config["label_names"] = list(names)
+    if view is not None:
+        config["pretrained_cfg"] |= _transforms(view)
     write_atomically(folder / "config.json", json.dumps(config, indent=2).encode())
 
 
@@ -94,6 +105,17 @@ def _timm_config(backbone: Backbone, net: nn.Module, pooling: dict[str, Any]) ->
             "num_classes": arguments["num_classes"],
             **kept,
         },
+    }
+
+
+def _transforms(view: View) -> dict[str, Any]:
+    """A view in timm's words."""
+    # timm resizes to floor(size / crop_pct), where rounding must not lose a pixel
+    share = math.nextafter(view.size / view.resize, 0) if view.resize else 1.0
+    return {
+        "interpolation": view.interpolation,
+        "crop_mode": "squash" if view.aspect == "squash" else "center",
+        "crop_pct": share,
     }
 
 

@@ -13,6 +13,7 @@ from petlbench import console, interrupts
 from petlbench.arguments import Parser
 from petlbench.commands import listing, show
 from petlbench.config import options
+from petlbench.errors import UserError
 from tests.command import OWN_HELP, run
 
 Capture = pytest.CaptureFixture[str]
@@ -96,13 +97,16 @@ def test_help_and_lists_import_no_torch() -> None:
         ([], "the following arguments are required: KEY"),
         (["pick", "a", "--al=3", "--jsn"], "argument --all: ignored explicit argument '3'; "),
         (["pick", "a", "--jsn"], "unknown option '--jsn'; Known: --all, --help; test --help"),
-        (["pikc"], "unknown key 'pikc'; did you mean 'pick'? Known: pick; test --help shows"),
+        (["pikc"], "unknown key 'pikc'; did you mean 'pick'? Known: pick, put; test --help shows"),
         (["pick", "a", "b"], "'b' is one argument too many; test --help shows"),
+        (["put", "--all"], "'--all' is no option here; it is one of test pick; test --help shows"),
     ],
 )
 def test_a_mistyped_argument_is_one_line(typed: list[str], line: str, capsys: Capture) -> None:
     parser = Parser(prog="test")
-    below = parser.add_subparsers(required=True, metavar="KEY").add_parser("pick")
+    commands = parser.add_subparsers(required=True, metavar="KEY")
+    commands.add_parser("put")
+    below = commands.add_parser("pick")
     below.add_argument("one")
     below.add_argument("--all", action="store_true")
     with pytest.raises(SystemExit) as leaving:
@@ -118,6 +122,11 @@ def test_a_mistyped_argument_is_one_line(typed: list[str], line: str, capsys: Ca
     [
         ("--bogus", "unrecognized arguments: --bogus; values are given as KEY=VALUE"),
         ("lora", "'lora' is no KEY=VALUE; values are given as method=lora"),
+        (
+            "report",
+            "'report' is a command of petlbench and no KEY=VALUE; use 'petlbench report' or "
+            "'python -m petlbench.report'",
+        ),
         ("=3", "'=3' has no key"),
         ("lr=3", "no key 'lr' to set; did you mean 'train.lr'?"),
     ],
@@ -128,6 +137,14 @@ def test_what_a_run_does_not_take_is_one_line(typed: str, line: str, tmp_path: P
     assert message.startswith(f"error: {line}")
     assert message.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_command_after_the_module_is_named_in_both_spellings() -> None:
+    console.check_is_no_command(["-m", "method=lora,sweep"])
+    with pytest.raises(
+        UserError, match=r"use 'petlbench sweep a=1' or 'python -m petlbench -m a=1'"
+    ):
+        console.check_is_no_command(["-m", "sweep", "a=1"])
 
 
 @pytest.mark.parametrize("kind", listing.KINDS)
@@ -186,6 +203,12 @@ def test_a_key_is_explained(typed: str, lines: list[str], capsys: Capture) -> No
     [
         ("lr", "no key 'lr' to set; did you mean 'train.lr'?"),
         ("..", "no key '..' to set"),
+        ("dtl", "'dtl' is an option and no key; petlbench show method method=dtl lists its keys"),
+        ("method=dtl", "'method=dtl' is an option and no key; petlbench show method method=dtl"),
+        (
+            "mini/land",
+            "'mini/land' is an option and no key; petlbench show dataset dataset=mini/l",
+        ),
         (
             "method.kernel",
             "it depends on the method; choose method=NAME, one of dtl_plus, dtl_plus_star",

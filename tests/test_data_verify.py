@@ -262,10 +262,10 @@ def test_ignored_files_of_a_folder_are_notes(tmp_path: Path, capsys: Capture) ->
     assert status == 0
     notes = " ".join(task["notes"])
     assert (
-        f"1 images outside a class folder are ignored, for example '{root / 'loose.png'}'" in notes
+        f"1 image outside a class folder is ignored, for example '{root / 'loose.png'}'" in notes
     )
     assert f"for example '{root / 'cat' / 'a.heic'}'" in notes
-    assert f"1 folders hold no image, for example '{root / 'bird'}'" in notes
+    assert f"1 folder holds no image, for example '{root / 'bird'}'" in notes
 
 
 def test_rendered_images_are_compared_with_the_projects(

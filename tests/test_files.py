@@ -432,7 +432,7 @@ def lost(root: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda root: root / "nothing", "no folder or file '.*nothing'; set dataset.root=FOLDER"),
+        (lambda root: root / "nothing", "no folder or file '.*nothing'; name a folder with"),
         (flat, r"has 0 images of 0 classes \(none\); .*are in no folder of a class"),
         (no_columns, "has the columns file, class; path and label are needed"),
         (two_columns, "has 2 columns 'label'; keep one"),
@@ -492,7 +492,7 @@ def test_the_data_of_a_protocol_are_checked_before_training(
 
 
 def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^no folder or file '.*nowhere'; set dataset.root"):
+    with pytest.raises(UserError, match=r"^no folder or file '.*nowhere'; name a folder"):
         compose.single(["dataset=folder", f"dataset.root={tmp_path / 'nowhere'}"])
     with pytest.raises(UserError, match=r"no value for 'dataset.root'; set dataset.root=VALUE"):
         compose.single(["dataset=folder"])
@@ -630,10 +630,16 @@ def test_other_files_do_not(suffix: str, tmp_path: Path) -> None:
     (root / "cat" / f"notes{suffix}").touch()
     found = tree.scan(str(root))
     assert len(found.images) == 20
+    kind = suffix or "no suffix"
     assert remarks.ignored(found) == [
-        f"1 files are ignored; the suffix of an image is {image_files.USUAL}, for example "
+        f"1 file is ignored (1 {kind}); images are {image_files.USUAL}, for example "
         f"'{root / 'cat' / f'notes{suffix}'}'"
     ]
+    for number in range(2):
+        for more in (".heic", ".mov", ".xmp", ".zip"):
+            (root / "cat" / f"{number}{more}").touch()
+    [sentence] = remarks.ignored(found)
+    assert sentence.startswith("9 files are ignored (2 .heic, 2 .mov, 2 .xmp, others); images are")
 
 
 def test_linked_folders_are_read_and_circles_end(tmp_path: Path) -> None:
@@ -704,7 +710,7 @@ def test_a_run_says_in_one_line_what_it_leaves_out(
         "loose.png",
         "phone.heic2",
         "empty",
-        "1 classes have no image in test",
+        "1 class has no image in test",
     ):
         assert part in line
     assert "\n" not in line
@@ -787,8 +793,8 @@ def wrapped(root: Path) -> None:
     ("make", "message"),
     [
         (without_suffixes, "none of its 2 files has the suffix of an image .*'.*cat/a'; rename"),
-        (one_class, r"has 1 images of 1 classes \(cat\); at least two classes are needed; set"),
-        (wrapped, r"did you mean dataset\.root='.*photos'\?"),
+        (one_class, r"has 1 image of 1 class \(cat\); at least two classes are needed; name a"),
+        (wrapped, r"did you mean '.*photos'\?"),
         (lambda root: paint(root / "a.png", 1), "its images, .*a.png', are in no folder of a cl"),
     ],
 )
@@ -804,6 +810,5 @@ def test_folders_inside_those_of_classes_are_remarked_on(tmp_path: Path) -> None
     paint(root / "cat" / "brown" / "a.png", 1)
     tree.scan.cache_clear()
     assert remarks.ignored(tree.scan(str(root))) == [
-        "1 classes have images in folders inside their own, which are no classes, for example "
-        "'cat/brown'"
+        "1 class has images in inner folders, which are no classes, for example 'cat/brown'"
     ]

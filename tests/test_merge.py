@@ -5,12 +5,16 @@ import warnings
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file
+from timm.data import create_transform, resolve_data_config
 from torch import nn
 
+from petlbench.data.images import View
 from petlbench.errors import Unsupported
 from petlbench.layers import ScaleShift
 from petlbench.merge import WORTH, for_inference, merged, save_merged
@@ -150,6 +154,24 @@ def from_folder(folder: Path) -> nn.Module:
     net = timm.create_model(config["architecture"], drop_path_rate=0.0, **config["model_args"])
     net.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
     return net.eval()
+
+
+@pytest.mark.parametrize("aspect", ["squash", "keep"])
+@pytest.mark.parametrize("resize", [None, 59])
+def test_timms_transforms_prepare_an_image_as_the_run_did(
+    aspect: str, resize: int | None, tmp_path: Path
+) -> None:
+    view = View(48, "bilinear", resize, aspect)
+    method = method_on(tiny("vit", name="vit_mini", image_size=48), "lora")
+    save_merged(method, tmp_path, names=["=猫", "dog"], view=view)
+    net: Any = from_folder(tmp_path)
+    assert list(net.pretrained_cfg["label_names"]) == ["=猫", "dog"]
+    settings = resolve_data_config(model=net)
+    noise = np.random.default_rng(0).integers(256, size=(70, 101, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    mean, std = (torch.tensor(settings[key]).view(3, 1, 1) for key in ("mean", "std"))
+    pixels = create_transform(**settings)(image) * std + mean
+    assert torch.allclose(255 * pixels, torch.tensor(view.of(image)).permute(2, 0, 1) * 1.0)
 
 
 def test_nothing_is_written_of_what_cannot_be_merged(tmp_path: Path) -> None:

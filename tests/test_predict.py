@@ -153,6 +153,10 @@ def test_mistakes_are_told_in_one_line(
         (("--delta", delta, tmp_path / "cut.png"), "cut.png' cannot be decoded"),
         (("--delta", tmp_path / "x.safetensors", images), "x.safetensors' cannot be read"),
         (("--delta", tmp_path / "other.safetensors", images), "is not the delta of a run"),
+        (
+            ("--delta", delta, delta, images),
+            f"'{delta}' is a delta and no image; --delta takes one",
+        ),
         (("--delta", delta, "--top", 0, images), "--top is 0"),
         (("--delta", delta, "--checkpoint", "none.pth", images), "'none.pth' does not exist"),
     ]:

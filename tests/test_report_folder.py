@@ -67,7 +67,7 @@ def test_a_time_of_another_device_is_not_compared(tmp_path: Path) -> None:
     faster["cost"] |= {"train_s": 1.0}
     answer = report([slow, faster]).answer
     assert answer.startswith("full, 91.7 %")
-    assert "full trains fastest. These images show no difference of full and LoRA" in answer
+    assert "full trains faster. These images show no difference of full and LoRA" in answer
 
 
 def test_a_worse_method_is_named_as_such(tmp_path: Path) -> None:
@@ -310,6 +310,18 @@ def test_a_command_names_its_file_in_any_script(tmp_path: Path) -> None:
         assert ast.literal_eval(literal) == str(delta)
 
 
+def test_an_export_to_peft_is_shown_for_what_it_can_hold(tmp_path: Path) -> None:
+    for method, count in (("lora", 3), ("bitfit", 2)):
+        run = with_predictions(method, predicted(5), tmp_path)
+        beside(Path(run["file"]), DELTA).touch()
+        texts = [command.text for command in report([run]).commands]
+        assert len(texts) == count
+        assert any("petlbench.to_peft" in text for text in texts) == (method == "lora")
+    assert report([run]).commands[0].title == "Classify new images"
+    run["config"] |= {"dataset": {"folds": 5}}
+    assert "by the network of one fold of 5" in report([run]).commands[0].title
+
+
 def test_predictions_of_another_run_are_refused(tmp_path: Path) -> None:
     one, other = (with_predictions("lora", predicted(n), tmp_path, seed=n) for n in (0, 1))
     files = [beside(Path(each["file"]), PREDICTIONS) for each in (one, other)]
@@ -367,6 +379,11 @@ def test_intervals_are_a_table_of_any_report(tmp_path: Path) -> None:
         result = build(runs, replace(find(name), intervals=True))
         table = named(result, "intervals")
         assert table.values.loc["LoRA"].tolist() == ["40.4–59.6"] * 2
+    higher = [record("dtl_plus", task, 60.0) for task in ("digits", "land")]
+    for each in higher:
+        each["scores"]["test"] |= {"correct": 60, "total": 100}
+    ranked = build([*runs, *higher], replace(find("leaderboard"), intervals=True))
+    assert ranked.tables[0].rows == named(ranked, "intervals").rows == ["DTL+", "LoRA"]
     with pytest.raises(UserError, match="--intervals needs records with scores"):
         build([probe("lora", 9.0)], replace(find("efficiency"), intervals=True))
 

@@ -472,11 +472,17 @@ def test_a_leaderboard_ranks_complete_rows_only() -> None:
     assert any("hence without a rank: Full" in note for note in table.notes)
 
 
-def test_one_task_has_no_interval_over_tasks() -> None:
-    runs = [r for r in SWEEPS["mini"]() if r["task_title"] == "Land"]
-    values = build("leaderboard", runs).tables[0].values
-    assert values["gap"].notna().sum() == len(values) - 1
-    assert values["interval"].isna().all()
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_a_bootstrap_over_few_tasks_has_no_interval(count: int) -> None:
+    runs = SWEEPS["mini"]()
+    names = sorted({r["task_title"] for r in runs})[:count]
+    table = build("leaderboard", [r for r in runs if r["task_title"] in names]).tables[0]
+    shown = table.values.shape[0] - 1
+    assert table.values["gap"].notna().sum() == shown
+    # over two or three tasks it would be from the least of their differences to the largest
+    assert table.values["interval"].notna().sum() == (shown if count == 4 else 0)
+    refused = any("a bootstrap over tasks needs at least 4" in note for note in table.notes)
+    assert refused == (count < 4)
 
 
 MINI = ["--records", "mini", "--suite", "mini"]

@@ -150,6 +150,12 @@ def test_what_cannot_be_shared_is_one_line(
     assert "is not an empty folder" in capsys.readouterr().err
     assert push_hub.main([str(run), "--to", "x" * 300]) == 2
     assert "File name too long; give another path" in capsys.readouterr().err
+    for name in (run.with_suffix(".safetensors"), run.parent, run.with_suffix(".jsn")):
+        assert push_hub.main([str(name), "--to", str(tmp_path / "new")]) == 2
+        # not the advice for a damaged record, which is to delete it
+        assert capsys.readouterr().err == (
+            f"error: '{name}' is no record; give the .json file of a run, beside its delta\n"
+        )
     run.with_suffix(".safetensors").write_bytes(delta_of("another"))
     assert push_hub.main([str(run), "--to", str(tmp_path / "new")]) == 2
     assert "is of run another, and record" in capsys.readouterr().err

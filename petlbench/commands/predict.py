@@ -20,6 +20,7 @@ from petlbench.cells import cell
 from petlbench.data.readers.image_files import USUAL, foreign, images_below
 from petlbench.errors import UserError
 from petlbench.progress import say
+from petlbench.run.record import DELTA
 
 EXAMPLE = (
     "example: petlbench predict --delta results/runs/folder/birds/lora-*.safetensors photographs/"
@@ -40,6 +41,10 @@ def images(places: Sequence[Path]) -> list[Path]:
             if others := foreign(place):
                 say(f"note: {len(others)} files of '{place}' are no images, e.g. '{others[0]}'")
             files |= dict.fromkeys(inside)
+        elif place.suffix == DELTA:  # a pattern after --delta may match the deltas of all folds
+            raise UserError(
+                f"'{place}' is a delta and no image; --delta takes one, a pattern matches several"
+            )
         elif place.is_file():
             files[place] = None
         else:

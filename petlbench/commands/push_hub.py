@@ -110,6 +110,8 @@ def _refusals(repository: str) -> Iterator[None]:
 def _run(name: str) -> tuple[Record, Path]:
     """The record in a file, and its delta, which lies beside it."""
     file = user_path("RECORD", name)
+    if not file.exists() or file.is_dir() or file.suffix == DELTA:
+        raise UserError(f"'{file}' is no record; give the .json file of a run, beside its delta")
     record, found = read(file), beside(file, DELTA)
     if record["status"] != "finished":
         raise UserError(f"run '{file}' is {record['status']}; only a finished one can be shared")

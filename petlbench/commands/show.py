@@ -15,13 +15,21 @@ from omegaconf.errors import OmegaConfBaseException
 
 from petlbench.arguments import Parser, command
 from petlbench.commands import source
-from petlbench.config import command_line, compositions, construct, mistakes, search_path
+from petlbench.config import (
+    command_line,
+    compositions,
+    construct,
+    mistakes,
+    options,
+    search_path,
+)
 from petlbench.config.composer import ROOT
 from petlbench.config.schema import Settings
 from petlbench.errors import UserError
 
 WRONG = (-1, "?", None)  # values that a check refuses, with the range in its message
 RANGE = r"(?:unknown )?{} (?:is )?[^;]*; (?:it must be|(?:did you mean .*\? )?Known:) (.*)"
+NODES = ("method", "backbone", "dataset", "protocol")  # groups with a node of their name
 WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text"}
 EXAMPLES = """examples:
   petlbench show train.memory
@@ -49,7 +57,8 @@ def explained(key: str, overrides: Sequence[str]) -> list[str]:
     try:
         value = _value(composed, key)
     except (KeyError, OmegaConfBaseException):  # the latter for an empty part, as in `..`
-        raise UserError(mistakes.no_key(key, compositions.keys(composed))) from None
+        line = _of_option(key) or mistakes.no_key(key, compositions.keys(composed))
+        raise UserError(line) from None
     if isinstance(value, dict):
         return [f"{key}: a node", *_children(key, value, found)]
     comments = [place.comment for place in found.get(key, []) if place.comment]
@@ -63,6 +72,18 @@ def explained(key: str, overrides: Sequence[str]) -> list[str]:
     given = [text for text in overrides if text.partition("=")[0] == key]
     lines = [f"  {name}{name and ': '}{text}" for name, text in parts.items() if text]
     return [f"{key} = {_yaml(value)}", *lines, *(f"  set by this command: {t}" for t in given)]
+
+
+def _of_option(text: str) -> str | None:
+    """What to show for the name of an option, as `lora` or `method=lora`; None if it is none."""
+    for group in NODES:
+        name = text.removeprefix(f"{group}=")
+        if name in options.names(group):
+            return (
+                f"'{text}' is an option and no key; petlbench show {group} {group}={name} lists "
+                "its keys"
+            )
+    return None
 
 
 def _value(composed: DictConfig, key: str) -> Any:

@@ -78,6 +78,10 @@ def _with_intervals(report: "Report", records: Sequence[Record], spec: ReportSpe
     from petlbench.report.table.intervals import interval_table
 
     table = interval_table(gather(records, spec, spec.options.get("tests")))
+    if main := report.tables[:1]:  # its order, which may be that of ranks, without families
+        first = [row for row in main[0].rows if row in table.rows]
+        table.rows = [*first, *(row for row in table.rows if row not in first)]
+        table.sections = {row: name for row, name in main[0].sections.items() if row in first}
     return replace(report, tables=[*report.tables, table])
 
 

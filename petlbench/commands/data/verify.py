@@ -49,14 +49,14 @@ def verify_task(
     draw: TaskDraw, facts: Facts, pool: ThreadPoolExecutor, allow_duplicates: bool
 ) -> Report:
     """One task. facts: of the files that were examined before; extended here."""
-    report: Report = {"task": draw.name, "defects": [], "notes": [], "splits": {}}
+    report: Report = {"task": draw.name, "defects": [], "notes": [], "shared": [], "splits": {}}
     try:
         task = draw.task()
     except UserError as error:
         return report | {"defects": [str(error)]}
     part = _from_lists(draw.name, task, facts, pool) if task.lists else unlisted.verify(task)
-    report |= {"splits": part["splits"]}
     shared = part["shared"]
+    report |= {"splits": part["splits"], "shared": shared}
     defects = part["defects"] + ([] if allow_duplicates else shared)
     notes = part["notes"] + (shared if allow_duplicates else []) + task.remarks()
     # two lists may have the same defective file

@@ -131,7 +131,8 @@ def _verified(asked: argparse.Namespace) -> bool:
     for note in task["notes"]:
         say(f"note: {note}")
     for defect in task["defects"]:
-        say(f"error: {defect}; mend the folder (images in two splits: --allow-duplicates)")
+        duplicates = ", or add --allow-duplicates" if defect in task["shared"] else ""
+        say(f"error: {defect}; mend the folder{duplicates}")
     return not task["defects"]
 
 
@@ -176,7 +177,7 @@ def _plan(
     )
     for one in found:
         print(f"  {one.line()}")
-    if (why := plan.lack(found)) is not None:
+    if (why := plan.lack(found, asked.minutes)) is not None:
         print(why)
     return found
 

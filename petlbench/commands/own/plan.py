@@ -50,7 +50,7 @@ class Candidate:
             mode = f" with train.memory={found.memory}" if found.memory != "fast" else ""
             parts.append(f"{found.peak_gib:.2f} GiB{mode}")
         if found and found.seconds is not None:
-            parts.append(f"at most {duration(self.seconds)}")
+            parts.append(f"about {duration(self.seconds)}")
         if found and found.seconds is None and self.reason is None:
             parts.append("time not measured")
         if self.reason is not None:
@@ -108,14 +108,16 @@ def candidates(
     return found
 
 
-def lack(found: Sequence[Candidate]) -> str | None:
+def lack(found: Sequence[Candidate], minutes: float) -> str | None:
     """Why there will be nothing to compare; None if two methods are run, or one was asked for."""
     taken = [one.method for one in found if one.reason is None]
     if len(found) == 1 or len(taken) > 1:
         return None
+    epochs = _pair_epochs(found, minutes)
+    fewer = f"train.epochs={epochs}" if epochs else "a smaller train.epochs"
     return (
         f"Only {taken[0]} fits, which leaves nothing to compare it with; give more --minutes or "
-        "--budget-gib, or a smaller train.epochs."
+        f"--budget-gib, or {fewer}."
     )
 
 
@@ -139,6 +141,16 @@ def _judged(
     if one.seconds > left_s:
         return replace(one, reason=f"more than the {duration(max(0.0, left_s))} that are left")
     return one
+
+
+def _pair_epochs(found: Sequence[Candidate], minutes: float) -> int:
+    """Epochs with which the first method and the fastest other one fit; 0 if there are none."""
+    others = [one.seconds for one in found if one.reason is not None and one.seconds]
+    if not others:
+        return 0
+    taken = sum(one.seconds for one in found if one.reason is None)
+    epochs = found[0].runs[0].config.train.epochs
+    return int(epochs * 60 * minutes / (taken + min(others)))
 
 
 def _fitting_epochs(one: Candidate, left_s: float) -> int:

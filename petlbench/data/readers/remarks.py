@@ -1,10 +1,13 @@
 """What a user should know of a tree of images: files that are ignored, classes without images."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Sequence, Sized
 from pathlib import Path
 
 from petlbench.data.readers.image_files import USUAL, foreign, images_below, is_image, visible
 from petlbench.data.readers.tree import Image, Tree
+
+SUFFIXES = 3  # named in a sentence
 
 
 def ignored(tree: Tree) -> list[str]:
@@ -15,15 +18,34 @@ def ignored(tree: Tree) -> list[str]:
     others = [path for path in visible(tree.root) if path not in images]
     loose = [path for path in others if path.is_file() and is_image(path)]
     empty = [path for path in others if path.is_dir() and not any(images_below(path))]
+    other = foreign(tree.root)
     kinds = (
-        (loose, "images outside a class folder are ignored"),
-        (foreign(tree.root), f"files are ignored; the suffix of an image is {USUAL}"),
-        (empty, "folders hold no image"),
+        (
+            loose,
+            "image outside a class folder is",
+            "images outside a class folder are",
+            " ignored",
+        ),
+        (other, "file is", "files are", f" ignored ({_suffixes(other)}); images are {USUAL}"),
+        (empty, "folder holds", "folders hold", " no image"),
     )
     sentences = [
-        f"{len(found)} {what}, for example '{found[0]}'" for found, what in kinds if found
+        f"{_number(found, one, several)}{rest}, for example '{found[0]}'"
+        for found, one, several, rest in kinds
+        if found
     ]
     return sentences + _one_sided(tree) + _deep(tree)
+
+
+def _number(found: Sized, one: str, several: str) -> str:
+    return f"{len(found)} {one if len(found) == 1 else several}"
+
+
+def _suffixes(paths: Sequence[Path]) -> str:
+    """The most frequent suffixes: the photographs of some telephones are .heic."""
+    counts = Counter(path.suffix.lower() or "no suffix" for path in paths)
+    named = [f"{count} {suffix}" for suffix, count in counts.most_common(SUFFIXES)]
+    return ", ".join([*named, *(["others"] if len(counts) > SUFFIXES else [])])
 
 
 def _deep(tree: Tree) -> list[str]:
@@ -37,8 +59,8 @@ def _deep(tree: Tree) -> list[str]:
         return []
     example = Path(next(iter(deep.values())).path).parent
     return [
-        f"{len(deep)} classes have images in folders inside their own, which are no classes, for "
-        f"example '{example}'"
+        _number(deep, "class has", "classes have")
+        + f" images in inner folders, which are no classes, for example '{example}'"
     ]
 
 
@@ -48,7 +70,8 @@ def _one_sided(tree: Tree) -> list[str]:
     for image in tree.images:
         classes[image.split or "train"].add(image.label)
     return [
-        f"{len(missing)} classes have no image in {split}, for example '{sorted(missing)[0]}'"
+        f"{_number(missing, 'class has', 'classes have')} no image in {split}, for example "
+        f"'{sorted(missing)[0]}'"
         for split, present in sorted(classes.items())
         if (missing := set(tree.names) - present)
     ]

@@ -29,10 +29,8 @@ SPLITS = {
     "test": "test",
     "testing": "test",
 }
-ADVICE = (
-    "set dataset.root=FOLDER to a folder with a folder of images for each class, or "
-    "dataset.root=FILE.csv"
-)
+# dataset.root, --root of `data` or the argument of `try`
+ADVICE = "name a folder with a folder of images for each class, or a .csv file"
 
 
 @dataclass(frozen=True)
@@ -95,10 +93,11 @@ def scan(root: str) -> Tree:
     tree = Tree(place, folder, tuple(sorted(images, key=lambda image: image.path)))
     _refuse_spellings(tree)
     if len(tree.names) < 2:
+        count, classes = len(tree.images), len(tree.names)
         raise UserError(
-            f"'{place}' has {len(tree.images)} images of {len(tree.names)} classes "
-            f"({', '.join(tree.names) or 'none'}); at least two classes are needed; "
-            f"{_hint(tree) or ADVICE}"
+            f"'{place}' has {count} image{'s' * (count != 1)} of {classes} "
+            f"class{'es' * (classes != 1)} ({', '.join(tree.names) or 'none'}); at least two "
+            f"classes are needed; {_hint(tree) or ADVICE}"
         )
     return tree
 
@@ -111,7 +110,7 @@ def _hint(tree: Tree) -> str | None:
         below = tree.root / Path(tree.images[0].path).parts[0]
         inside = [folder.name for folder in subfolders(below) if any(images_below(folder))]
         # a folder around those of the classes, as archives have one
-        return f"did you mean dataset.root='{below}'?" if len(inside) > 1 else None
+        return f"did you mean '{below}'?" if len(inside) > 1 else None
     if loose := next(images_below(tree.root), None):
         return f"its images, for example '{loose}', are in no folder of a class; {ADVICE}"
     if others := foreign(tree.root):

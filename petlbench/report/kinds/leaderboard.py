@@ -104,21 +104,26 @@ def _gaps(scores: Scores) -> pd.DataFrame:
     # the best row itself is missing here and gets dashes
     against = statistics.against_best(means)
     ends = zip(against["low"], against["high"], strict=True)
-    # every sample of one task is that task: its interval would have no width
+    enough = len(scores.keys) >= statistics.FEWEST
     spans = [
-        f"[{low:z.1f}, {high:z.1f}]".replace("-", MINUS) if len(scores.keys) > 1 else None
-        for low, high in ends
+        f"[{low:z.1f}, {high:z.1f}]".replace("-", MINUS) if enough else None for low, high in ends
     ]
     return pd.DataFrame({GAP.key: against["difference"], INTERVAL.key: spans})
 
 
 def _rank_notes(scores: Scores, ranks: pd.Series) -> list[str]:
     """How ranks and intervals are computed, and the rows without a rank."""
+    tasks = len(scores.keys)
+    interval = (
+        f"its interval is the middle 95 % of a paired bootstrap over tasks ({statistics.SAMPLES} "
+        "samples; none over one task)."
+        if tasks >= statistics.FEWEST
+        else f"no interval of it: a bootstrap over tasks needs at least {statistics.FEWEST}."
+    )
     lines = [
-        f"Average rank: mean over {len(scores.keys)} tasks of the rank of the mean over runs; "
-        "equal scores share a rank. Behind the highest: difference of task means; its interval is "
-        f"the middle 95 % of a paired bootstrap over tasks ({statistics.SAMPLES} samples; none "
-        "over one task)."
+        f"Average rank: mean over {tasks} task{'s' * (tasks != 1)} of the rank of the mean over "
+        "runs; equal scores share a rank. Behind the highest: difference of task means; "
+        + interval
     ]
     if missing := [row for row in scores.rows if row not in ranks]:
         lines.append(f"Without a score on every task, hence without a rank: {', '.join(missing)}.")

@@ -93,7 +93,8 @@ def _time(scores: Scores, best: str, cheapest: str, others: Sequence[str]) -> li
     if elsewhere or own == other or not own > 0 < other:
         return []
     if own > other:
-        return [f"{'Of these, ' if others else ''}{best} trains fastest."]
+        # a method that is significantly worse may take less time
+        return [f"Of these, {best} trains fastest." if others else f"{best} trains faster."]
     share = 100 * own / other
     return [f"{cheapest} takes {share:.{0 if share >= 1 else 2}f} % of its training time."]
 

@@ -5,15 +5,17 @@ import shlex
 from pathlib import Path
 
 from petlbench.report.model.report import Command
+from petlbench.report.read import fields
 from petlbench.report.read.fields import config_value
 from petlbench.run.record import DELTA, Record, beside
 
 LOAD = (
     "from pathlib import Path; import petlbench; "
-    'method = petlbench.predictor(Path({delta}), checkpoint={checkpoint}, device="cpu").method; '
+    'found = petlbench.predictor(Path({delta}), checkpoint={checkpoint}, device="cpu"); '
 )
-MERGE = 'petlbench.save_merged(method, Path("merged"))'
-EXPORT = 'petlbench.to_peft(method, Path("exported"))'
+MERGE = 'petlbench.save_merged(found.method, Path("merged"), names=found.names, view=found.view)'
+EXPORT = 'petlbench.to_peft(found.method, Path("exported"))'
+EXPORTED = ("lora", "lora_noah", "dora")  # the methods that files of PEFT can hold
 
 
 def commands(record: Record) -> list[Command]:
@@ -28,18 +30,20 @@ def commands(record: Record) -> list[Command]:
     named = _quoted(checkpoint) if checkpoint else None
     load = LOAD.format(delta=_quoted(str(delta)), checkpoint=named)
     predict = ["python", "-m", "petlbench.predict", "--delta", str(delta), *weights, "NEW_IMAGES"]
-    return [
-        Command("Classify new images", shlex.join(predict)),
+    folds = fields.folds(record)
+    part = f", by the network of one fold of {folds}: the others are beside its file" * bool(folds)
+    found = [
+        Command(f"Classify new images{part}", shlex.join(predict)),
         Command(
             "Merge into a plain timm network, for timm.create_model('local-dir:merged', "
             "pretrained=True); a method that cannot be merged says why",
             shlex.join(["python", "-c", load + MERGE]),
         ),
-        Command(
-            "Export to Hugging Face PEFT; LoRA and DoRA only",
-            shlex.join(["python", "-c", load + EXPORT]),
-        ),
     ]
+    if record["factors"]["method"] in EXPORTED:
+        export = shlex.join(["python", "-c", load + EXPORT])
+        found.append(Command("Export to Hugging Face PEFT", export))
+    return found
 
 
 def _quoted(text: str) -> str:

@@ -13,6 +13,9 @@ import pandas as pd
 
 LEVEL = 0.05  # of every test
 SAMPLES = 10_000  # of a bootstrap
+# of tasks for a bootstrap: of fewer, one task alone is more than 2.5 % of the samples, so that the
+# middle 95 % is the range of the differences (1/3^3 > 0.025 > 1/4^4)
+FEWEST = 4
 DIGITS = 9  # means of equal scores may differ by rounding
 
 
