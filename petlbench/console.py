@@ -30,6 +30,7 @@ COMMANDS = {
     "sweep": Command("petlbench", "many runs: method=dtl,lora dataset=mini seed=0,1,2", ("-m",)),
     "report": Command("petlbench.report", "tables, charts and a page from records"),
     "predict": Command("petlbench.predict", "classify images with a fine-tuned network"),
+    "export": Command("petlbench.commands.export", "a fine-tuned network for timm, ONNX or PEFT"),
     "status": Command("petlbench.status", "what a sweep has done, is doing and has to do"),
     "probe": Command("petlbench.probe", "memory, operations and speed of methods, untrained"),
     "multitask": Command("petlbench.multitask", "many deltas on one backbone, with -m"),

@@ -3,19 +3,22 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from petlbench.commands import predict, predictor
+from petlbench.commands import export, predict, predictor
 from petlbench.config import compose
 from petlbench.data.images import OWN, original
 from petlbench.errors import UserError
+from petlbench.methods.bitfit import BitFit
 from petlbench.run.record import Record, Store
 from petlbench.run.training import run
 from tests.shallow import NAME, OVERRIDES, packaged
@@ -175,3 +178,44 @@ def test_random_weights_cannot_be_made_again(
     status, _, err = told(capsys, "--delta", path, images)
     assert status == 2
     assert "belongs to random weights" in err
+
+
+def test_a_network_is_exported_as_a_folder_for_timm_or_as_a_file(
+    delta: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = predictor.load(delta, checkpoint=None, device="cpu")
+    inputs = torch.randn(2, 3, 48, 48)
+    with torch.no_grad():
+        expected = found.method(inputs)
+        for name in ("merged", "network.pt2"):
+            out = tmp_path / "new" / name
+            assert export.main(["--delta", str(delta), "--out", str(out)]) == 0
+            assert capsys.readouterr().err == f"wrote {out}\n"
+        whole = timm.create_model(f"local-dir:{tmp_path / 'new' / 'merged'}", pretrained=True)
+        torch.testing.assert_close(whole.eval()(inputs), expected)
+        assert whole.pretrained_cfg["label_names"] == list(COLOURS)
+        program = torch.export.load(tmp_path / "new" / "network.pt2").module()
+        torch.testing.assert_close(program(inputs), expected)
+
+
+def test_what_cannot_be_exported_is_refused_in_one_line(
+    delta: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("mine")
+    monkeypatch.setattr(BitFit, "unmergeable", "it is a test")
+    for options, message in (
+        (["--out", tmp_path / "full"], "full' exists; give --out a new name"),
+        (["--out", tmp_path / "a.onnx", "--peft"], "leave out one of them"),
+        (["--out", tmp_path / "a", "--peft"], "to PEFT|PEFT's files|for PEFT"),
+        (["--out", tmp_path / "a"], "it is a test; a file can hold it: --out a.onnx or a.pt2"),
+        (["--out", tmp_path / "full" / "file" / "a.pt2"], "cannot write|Not a directory"),
+    ):
+        status = export.main(["--delta", str(delta), *map(str, options)])
+        out, err = capsys.readouterr()
+        assert (status in (1, 2), out, err.count("\n")) == (True, "", 1), err
+        assert re.search(message, err), err
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "full"]
