@@ -191,7 +191,7 @@ def test_a_network_is_exported_as_a_folder_for_timm_or_as_a_file(
             out = tmp_path / "new" / name
             assert export.main(["--delta", str(delta), "--out", str(out)]) == 0
             assert capsys.readouterr().err == f"wrote {out}\n"
-        whole = timm.create_model(f"local-dir:{tmp_path / 'new' / 'merged'}", pretrained=True)
+        whole: Any = timm.create_model(f"local-dir:{tmp_path / 'new' / 'merged'}", pretrained=True)
         torch.testing.assert_close(whole.eval()(inputs), expected)
         assert whole.pretrained_cfg["label_names"] == list(COLOURS)
         program = torch.export.load(tmp_path / "new" / "network.pt2").module()
