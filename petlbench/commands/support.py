@@ -5,11 +5,12 @@ pair. `make docs` writes docs/support.md.
 """
 
 from collections.abc import Iterable, Sequence
-from itertools import count
+from itertools import count, product
 
 from petlbench.arguments import Parser, command
 from petlbench.config import compose, options
 from petlbench.errors import Unsupported, unknown
+from petlbench.progress import progress
 
 YES = "yes"
 
@@ -29,16 +30,17 @@ def reason(method: str, backbone: str) -> str | None:
 
 def table(methods: Iterable[str], backbones: Iterable[str]) -> str:
     """Markdown: one row per method, one column per backbone, refusals as numbered notes."""
-    names, notes, numbers = list(backbones), dict[str, int](), count(1)
-    lines = [_line(["method", *names]), _line(["---"] * (len(names) + 1))]
-    for method in methods:
-        cells = []
-        for name in names:
-            refusal = reason(method, name)
-            if refusal is not None and refusal not in notes:
-                notes[refusal] = next(numbers)
-            cells.append(YES if refusal is None else f"no ({notes[refusal]})")
-        lines.append(_line([method, *cells]))
+    rows, columns = list(methods), list(backbones)
+    pairs = list(product(rows, columns))
+    notes, numbers = dict[str, int](), count(1)
+    cells: dict[str, list[str]] = {row: [] for row in rows}
+    for method, name in progress(pairs, "pairs of method and backbone", len(pairs)):
+        refusal = reason(method, name)
+        if refusal is not None and refusal not in notes:
+            notes[refusal] = next(numbers)
+        cells[method].append(YES if refusal is None else f"no ({notes[refusal]})")
+    head = [_line(["method", *columns]), _line(["---"] * (len(columns) + 1))]
+    lines = [*head, *(_line([method, *cells[method]]) for method in rows)]
     return "\n".join([*lines, "", *(f"{number}. {text}" for text, number in notes.items()), ""])
 
 

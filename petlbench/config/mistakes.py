@@ -64,7 +64,7 @@ def no_key(key: str, known: Iterable[str]) -> str:
         )
     near = near or get_close_matches(key, names, n=1)
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return f"no key '{key}' to set; {hint}--cfg job prints all keys"
+    return f"no key '{key}' to set; {hint}petlbench run --cfg job prints all keys"
 
 
 def unresolved(error: OmegaConfBaseException) -> str:

@@ -22,7 +22,7 @@ def wrong_value(error: OmegaConfBaseException) -> str:
     if match := re.match(r"field '([\w.]+)' is not Optional", line):
         return f"{match[1]} is null; set {match[1]} to a value"
     if match := re.match(r"Key '([^']+)' not in '\w+'", line):
-        return f"no key '{key or match[1]}' to set; --cfg job prints all keys"
+        return f"no key '{key or match[1]}' to set; petlbench run --cfg job prints all keys"
     if match := re.search(r"does not support deletion|DictConfig in struct mode", line):
         return f"{key} cannot be deleted; set {key}=VALUE"
     if match := re.match(r"Invalid type assigned: (\w+) is not a subclass of \w+", line):

@@ -38,9 +38,9 @@ def fetch(url: str, sha256: str, to: str) -> dict[str, Any]:
     Raises UserError for a wrong hash (then no file is left), for a connection that brings nothing
     (then FILE.part is left, and the next call continues it), and if another file exists.
     """
+    address, headers = _address(url)
     if not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise UserError(f"--sha256 is '{sha256}'; it must be 64 hexadecimal digits")
-    address, headers = _address(url)
     target = _target(url, address, to)
     report = {"command": "fetch", "ok": True, "url": url, "file": str(target), "sha256": sha256}
     if target.exists():
