@@ -12,7 +12,7 @@ from petlbench.report.read.costs import memory_key
 from petlbench.report.read.scores import Scores
 from petlbench.report.table import published
 
-MOST_NAMES = 20  # of a panel; more hide the points
+MOST_NAMES = 18  # of a panel; more hide the points
 TITLES = {
     "parameters_m": "parameters without head (M)",
     "peak_mib": "peak memory (MiB)",
@@ -38,29 +38,21 @@ def charts(scores: Scores, table: Table, mean: str) -> list[Chart]:
         _panel(table, methods, others, mean, "parameters_m", "Parameters, as published"),
         _panel(table, methods, others, mean, published.MEMORY, "Memory, as published"),
     ]
-    pairs = (own_panels, published_panels)
-    panels = [panel for pair in pairs for panel in _with_names(pair) if panel.series]
+    panels = [_named(panel) for panel in [*own_panels, *published_panels] if panel.series]
     caption = _caption(panels, mean, published=any(panel.series for panel in published_panels))
     return [Chart("tradeoff", caption, panels)] if panels else []
 
 
-def _with_names(panels: Sequence[Panel]) -> list[Panel]:
-    """The panels of one source; of many points the same ones are named in all."""
-    if max(len(panel.series) for panel in panels) <= MOST_NAMES:
-        return list(panels)
-    accuracies: dict[str, float] = {}
-    kept: set[str] = set()
-    for panel in (panel for panel in panels if panel.series):
-        points = {series.label: series.points[0] for series in panel.series}
-        accuracies |= {label: point.y for label, point in points.items()}
-        best, is_cut = front(list(points.values())), scales(panel)[1].cuts
-        kept |= {label for label, point in points.items() if point in best or is_cut(point.y)}
-    rest = sorted(accuracies.keys() - kept, key=lambda label: (-accuracies[label], label))
+def _named(panel: Panel) -> Panel:
+    """The panel, where of many points only some have their name beside them."""
+    if len(panel.series) <= MOST_NAMES:
+        return panel
+    points = {series.label: series.points[0] for series in panel.series}
+    best, is_cut = front(list(points.values())), scales(panel)[1].cuts
+    kept = {label for label, point in points.items() if point in best or is_cut(point.y)}
+    rest = sorted(points.keys() - kept, key=lambda label: (-points[label].y, label))
     kept |= set(rest[: max(0, MOST_NAMES - len(kept))])
-    return [
-        replace(panel, series=[replace(s, named=s.label in kept) for s in panel.series])
-        for panel in panels
-    ]
+    return replace(panel, series=[replace(s, named=s.label in kept) for s in panel.series])
 
 
 def _caption(panels: Sequence[Panel], mean: str, *, published: bool) -> str:

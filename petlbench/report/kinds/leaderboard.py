@@ -81,7 +81,8 @@ def _table(scores: Scores, ranks: pd.Series, ppt: bool) -> Table:
     costs = [column for column in table.columns if column.group == COST]
     # one head over rank, means and gap
     averages = [replace(c, group=RANK.group) for c in table.columns if c.group == MEAN]
-    table.columns = [RANK, *averages, GAP, INTERVAL, *costs, *scores.tasks]
+    gaps = [GAP, INTERVAL] if len(scores.keys) >= statistics.FEWEST else [GAP]
+    table.columns = [RANK, *averages, *gaps, *costs, *scores.tasks]
     table.rows = _in_order(table, ranks)
     table.sections = {}  # families would break the order of ranks
     table.caption = "Methods by their average rank over tasks. " + accuracy.CAPTION

@@ -177,7 +177,7 @@ for (let radius = 22; radius <= 260; radius += 12) {
     SIDES.push([radius * across, 4 - radius * up, across > 0.3 ? "start" : across < -0.3 ? "end" : "middle"]);
   }
 }
-const MOST_NAMES = 20;
+const MOST_NAMES = 18;
 const NEAR = 21;  // a line joins a more distant name to its point
 
 /* Name the points of `named` where no point of `series`, no other name and no line to one is covered, the crowded first. */
