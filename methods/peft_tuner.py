@@ -8,7 +8,7 @@ the docstrings there name the papers. The library is an extra: pip install "petl
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,18 @@ class PEFTTuner(Method):
     def layers(self) -> list[Any]:
         """The layers that PEFT has put around others."""
         return list(_layers(self.backbone.net))
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; layers with dropout rates of 0 stay in eval mode.
+
+        LoHa and LoKr would draw a number for each image batch and branch on it, which neither
+        shapes nor torch.compile can do.
+        """
+        super().train(mode)
+        for layer in self.layers():
+            if _never_drops(layer):
+                layer.training = False
+        return self
 
     def merge(self) -> nn.Module:
         """A copy of the network with PEFT's updates in the weights."""
@@ -127,6 +139,12 @@ def _holds_tensors(value: object) -> bool:
 def _layers(network: nn.Module) -> Iterator[Any]:
     kind = import_module("peft.tuners.tuners_utils").BaseTunerLayer
     return (module for module in network.modules() if isinstance(module, kind))
+
+
+def _never_drops(layer: Any) -> bool:
+    """Whether a layer drops itself or ranks at random, with rates of 0."""
+    rates = [getattr(layer, name, None) for name in ("module_dropout", "rank_dropout")]
+    return all(isinstance(each, dict) and not any(each.values()) for each in rates)
 
 
 def _unmergeable(layer: Any) -> str:

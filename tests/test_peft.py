@@ -125,6 +125,18 @@ def test_values_reach_pefts_config(name: str, changed: dict[str, Any]) -> None:
     assert {key: getattr(config, key) for key in changed} == changed
 
 
+@pytest.mark.parametrize("name", ["loha", "lokr"])
+def test_a_layer_that_never_drops_draws_nothing(name: str) -> None:
+    """PEFT compares a draw with the rate, which shapes and torch.compile cannot."""
+    method = adapted(name).train()
+    assert method.training
+    before = torch.get_rng_state()
+    method(images())
+    assert torch.equal(torch.get_rng_state(), before)
+    dropping: Any = adapted(name, module_dropout=0.5).train()
+    assert all(layer.training for layer in dropping.layers())
+
+
 def test_a_number_below_zero_that_is_pefts_default_is_a_choice() -> None:
     adapted("lokr", decompose_factor=-1)
 
