@@ -143,7 +143,8 @@ function drawPanel(place, panel, styles) {
   if (panel.front) drawFront(root, series, x, y, right);
   for (const one of series) drawSeries(root, one, styles.get(one.label), panel.joined && !one.alone, x, y);
   // a filter that leaves few points names all of them
-  const named = series.length > MOST_NAMES ? series.filter((one) => one.named) : series;
+  const most = panel.series.filter((one) => one.named).length;
+  const named = series.length > most ? series.filter((one) => one.named) : series;
   if (!panel.joined) drawLabels(root, named, series, x, y, { left, right, top, bottom });
 }
 
@@ -177,7 +178,6 @@ for (let radius = 22; radius <= 260; radius += 12) {
     SIDES.push([radius * across, 4 - radius * up, across > 0.3 ? "start" : across < -0.3 ? "end" : "middle"]);
   }
 }
-const MOST_NAMES = 18;
 const NEAR = 21;  // a line joins a more distant name to its point
 
 /* Name the points of `named` where no point of `series`, no other name and no line to one is covered, the crowded first. */
