@@ -70,7 +70,13 @@ class Table:
 
     @property
     def spread_rows(self) -> list[str]:
-        """The measured rows: published ones have no spread."""
+        """The rows with a spread: single runs and published values have none."""
+        known = self.spread.notna().any(axis="columns")
+        return [row for row in self.rows if known.get(row, False)]
+
+    @property
+    def measured_rows(self) -> list[str]:
+        """The rows without the published ones."""
         return [row for row in self.rows if row not in self.unranked]
 
     def parts(self, rows: list[str] | None = None) -> list[tuple[str, list[str]]]:

@@ -50,10 +50,12 @@ OTHER_SCRIPT = (
 )
 # shrinks a table to the text width, but does not enlarge a narrow one
 FITTING = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}"
+# shrinks a high figure, such as the ranks of many methods, so that its caption fits below it
+LOW = r"\resizebox*{!}{\ifdim\totalheight>.8\textheight .8\textheight\else\totalheight\fi}"
 FORMS = {1: r"\textbf{%s}", 2: r"\underline{%s}", None: "%s"}
 Cell = Callable[[str, Column], str]  # row, column -> LaTeX
 Parts = list[tuple[str, list[str]]]  # titles of sections, and their rows
-MOST_ROWS = 45  # of a float: no more fit on a page in 10 pt, and a float does not break
+MOST_ROWS = 34  # of a float: with its caption and rotated heads no more fit on a page in 10 pt
 
 
 def escaped(text: str) -> str:
@@ -170,7 +172,7 @@ def _figure(caption: str, file: str) -> list[str]:
         "",
         r"\begin{figure*}[t]",
         r"\centering",
-        rf"{FITTING}{{\includegraphics{{{file}.pdf}}}}",
+        rf"{LOW}{{{FITTING}{{\includegraphics{{{file}.pdf}}}}}}",
         rf"\caption{{{escaped(caption)}}}",
         rf"\label{{fig:{file}}}",
         r"\end{figure*}",

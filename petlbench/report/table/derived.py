@@ -175,7 +175,7 @@ def _published(keys: Sequence[str], saving: Saving) -> tuple[str, str]:
 
 def _sources(table: Table) -> Iterator[list[str]]:
     """The rows of each source: the measured ones, then those of each publication."""
-    yield table.spread_rows
+    yield table.measured_rows
     others = [row for row in table.rows if row in table.unranked]
     for section in dict.fromkeys(table.sections.get(row, "") for row in others):
         yield [row for row in others if table.sections.get(row, "") == section]
