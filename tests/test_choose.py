@@ -56,6 +56,18 @@ def test_points_that_miss_a_task_do_not_count_as_tried() -> None:
     assert "dtl on vit_mini 2, lora on vit_mini 3" in told
 
 
+def test_a_diverged_trial_counts_as_tried_and_is_never_chosen() -> None:
+    lost = GRID[2] | {"status": "diverged", "scores": {}}  # 0.01, the best, on digits
+    found = points(trials([lost if r is GRID[2] else r for r in GRID], VALUES), VALUES)
+    assert unequal(found) is None
+    assert list(found["train.lr"]) == [0.1, 0.001, 0.01]
+    assert list(found["chosen"]) == [True, False, False]
+    assert found["val"].isna().tolist() == [False, False, True]
+    assert list(found["tasks"]) == [2, 2, 2]
+    with pytest.raises(UserError, match="no finished trial"):
+        trials([lost], VALUES)
+
+
 def test_a_value_may_be_null() -> None:
     without = [trial("lora", task, 0.1, 95.0) for task in ("digits", "land")]
     for r in without:

@@ -2,11 +2,13 @@
 
 Trials are runs under protocol=trial: trained on train, scored on val. Every method needs the same
 number of trials. The point with the highest mean val accuracy over all tasks is chosen; each task
-is averaged over its seeds. Points that miss a task are shown and never chosen.
+is averaged over its seeds. Points that miss a task, or whose training diverged on one, are shown
+and never chosen.
 """
 
 import sys
 from collections.abc import Iterable
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +24,20 @@ KEY = ["method", "backbone"]
 
 
 def trials(records: Iterable[Record], values: list[str]) -> pd.DataFrame:
-    """One row per finished trial: method, backbone, task, seed, top1 on val, the values.
+    """One row per trial: method, backbone, task, seed, top1 on val, the values.
 
-    values: dotted keys of the configuration. Raises UserError if there is no finished trial, or if
-    a trial has no such key.
+    top1 is NaN where the training diverged. values: dotted keys of the configuration. Raises
+    UserError if there is no finished trial, or if a trial has no such key.
     """
     rows = [
         {key: record["factors"][key] for key in (*KEY, "task", "seed")}
-        | {"top1": record["scores"]["val"]["top1"]}
+        | {"top1": record["scores"]["val"]["top1"] if "val" in record["scores"] else nan}
         | {value: _look_up(record["config"], value) for value in values}
         for record in records
-        if record["protocol"] == "trial" and "val" in record["scores"]
+        if record["protocol"] == "trial"
+        and ("val" in record["scores"] or record["status"] == "diverged")
     ]
-    if not rows:
+    if all(isnan(row["top1"]) for row in rows):
         raise UserError("no finished trial among the records; run a sweep with protocol=trial")
     return pd.DataFrame(rows)
 
@@ -47,11 +50,11 @@ def points(table: pd.DataFrame, values: list[str]) -> pd.DataFrame:
     # dropna: a value may be null, and pandas leaves such groups out by default
     by_task = table.groupby([*KEY, *values, "task"], as_index=False, sort=False, dropna=False)[
         "top1"
-    ].mean()
+    ].agg(_mean)
     scores = by_task.groupby([*KEY, *values], sort=False, dropna=False)["top1"]
-    grid = scores.agg(val="mean", tasks="count").reset_index()
+    grid = scores.agg(val=_mean, tasks="size").reset_index()
     # means over different tasks cannot be compared
-    complete = grid[grid["tasks"] == table["task"].nunique()]
+    complete = grid[(grid["tasks"] == table["task"].nunique()) & grid["val"].notna()]
     # of equal means idxmax takes the first
     best = complete.loc[complete.groupby(KEY, sort=False)["val"].idxmax()].index
     grid["chosen"] = grid.index.isin(best)
@@ -63,6 +66,11 @@ def points(table: pd.DataFrame, values: list[str]) -> pd.DataFrame:
         [*KEY, "val"], ascending=[True, True, False], ignore_index=True
     )
     return ordered
+
+
+def _mean(scores: pd.Series) -> float:
+    """NaN if one of them is: the mean of the others would leave out what diverged."""
+    return float(scores.mean(skipna=False))
 
 
 def _at_edge(grid: pd.DataFrame, row: pd.Series, value: str) -> bool:
