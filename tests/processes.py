@@ -4,9 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
+from petlbench.run.claims import Claims
 from petlbench.run.record import Store
 
 
@@ -27,6 +33,25 @@ def command(root: Path, *arguments: str) -> subprocess.Popen[str]:
 def hear_interrupts() -> None:
     """Restore Ctrl-C, which the processes of a background job in a shell ignore."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@contextmanager
+def interrupt_when_two_run(root: Path) -> Iterator[None]:
+    """Send Ctrl-C to this process as soon as two runs have a claim; assert that it arrives."""
+
+    def wait_and_send() -> None:
+        while len(Claims(root).owners()) < 2:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    # a shell that starts the tests in the background lets them ignore it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=wait_and_send, daemon=True).start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def finished(root: Path, *arguments: str) -> tuple[int, str]:

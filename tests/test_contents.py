@@ -130,6 +130,22 @@ def test_missing_files_leave_a_plan_and_no_digest(tmp_path: Path) -> None:
     assert planned.state == plan.TO_RUN
 
 
+def test_a_plan_says_which_tasks_have_the_data_of_another(tmp_path: Path) -> None:
+    first, second = (own(tmp_path / folder) for folder in ("pets", "again"))
+    runs = [
+        (config(root, tmp_path, f"seed={seed}", f"dataset.name={label}"), (), ())
+        for root, label in ((first, "pets"), (second, "again"))
+        for seed in (0, 1)
+    ]
+    planned = plan.build(runs, lambda root: set(), lambda _: None)
+    assert [run.config.factors.task for run in planned] == ["folder/pets"] * 2
+    assert plan.doubles(planned) == [
+        "same data: folder/again has the images and labels of folder/pets, "
+        "whose records stand for both"
+    ]
+    assert not plan.doubles(plan.build(runs[:2], lambda root: set(), lambda _: None))
+
+
 def test_a_probe_reads_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contents, "_splits", None)
     assert "contents" not in contents.identified(

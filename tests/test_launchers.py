@@ -28,6 +28,7 @@ from petlbench.sweep.launchers.launcher import Assignment
 from petlbench.sweep.launchers.local import Local
 from tests.assignments import runs
 from tests.launched import execute
+from tests.processes import interrupt_when_two_run
 from tests.records import record
 
 
@@ -103,19 +104,8 @@ def test_an_error_that_no_run_survives_ends_the_sweep(tmp_path: Path) -> None:
 
 
 def test_an_interrupt_ends_the_workers_and_releases_their_claims(tmp_path: Path) -> None:
-    def interrupted() -> None:
-        while len(Claims(tmp_path).owners()) < 2:
-            time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    # a shell that starts the tests in the background lets them ignore it
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    threading.Thread(target=interrupted).start()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            launched(workers(2), runs(tmp_path, 4, "long", "long"))
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with interrupt_when_two_run(tmp_path):
+        launched(workers(2), runs(tmp_path, 4, "long", "long"))
     assert not multiprocessing.active_children()
     assert Claims(tmp_path).owners() == {}
 

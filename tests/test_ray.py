@@ -1,11 +1,7 @@
 """hydra/launcher=ray: with Ray on loopback."""
 
-import os
-import signal
 import sys
 import tempfile
-import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -20,6 +16,7 @@ from petlbench.sweep.launchers import cluster, gpus, ray
 from petlbench.sweep.launchers.ray import Ray
 from tests.assignments import runs
 from tests.launched import execute
+from tests.processes import interrupt_when_two_run
 
 SLOW = pytest.mark.slow
 
@@ -93,16 +90,10 @@ def test_each_run_ends_and_workers_that_are_killed_cost_one(
 @pytest.mark.slow
 @pytest.mark.usefixtures("two_gpus", "folder")
 def test_an_interrupt_ends_the_tasks_and_releases_their_claims(tmp_path: Path) -> None:
-    def interrupted() -> None:
-        while len(Claims(tmp_path).owners()) < 2:
-            time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGINT)
-
     work = runs(tmp_path, 4, "long", "long")
     used = launcher()
     used.check([each.planned for each in work])
-    threading.Thread(target=interrupted, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
+    with interrupt_when_two_run(tmp_path):
         list(used.launch(work, execute))
     assert Claims(tmp_path).owners() == {}
     import ray as engine

@@ -1,8 +1,6 @@
 """hydra/launcher=slurm: without Slurm, and with one of a single node where it is installed."""
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -23,6 +21,7 @@ from petlbench.sweep.launchers.slurm import Slurm
 from tests import slurm_node
 from tests.assignments import runs
 from tests.launched import execute
+from tests.processes import interrupt_when_two_run
 
 GIVEN: dict[str, Any] = {
     "cluster": "slurm",
@@ -132,13 +131,7 @@ def test_without_waiting_the_jobs_go_on_alone(
 @pytest.mark.slow
 @pytest.mark.usefixtures("submitit", "node")
 def test_an_interrupt_cancels_the_jobs(tmp_path: Path) -> None:
-    def interrupt() -> None:
-        while len(Claims(tmp_path).owners()) < 2:
-            time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
+    with interrupt_when_two_run(tmp_path):
         launched(runs(tmp_path, 3, "long", "long", "long"))
     end = time.monotonic() + 60
     while subprocess.run(["squeue", "-h"], capture_output=True, check=True).stdout:

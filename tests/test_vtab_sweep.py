@@ -18,7 +18,6 @@ SWEEP = [
     "method=dtl,lora",
     "dataset=vtab",
     "backbone=vit_mini",
-    "backbone=vit_mini",
     "backbone.pretrained=false",
     "input.size=16",
     "train.epochs=1",
@@ -30,11 +29,11 @@ SWEEP = [
 def small_copy(root: Path) -> list[str]:
     """Write the folders with their lists and true class counts; return the tasks."""
     tasks = members("dataset", "vtab")
-    for task in tasks:
+    for place, task in enumerate(tasks):
         dataset = compose.single([f"dataset={task}"]).dataset
         folder = root / "vtab" / task.removeprefix("vtab/")
         for number in range(IMAGES):
-            trees.paint(folder / "images" / f"{number:06d}.png", number)
+            trees.paint(folder / "images" / f"{number:06d}.png", IMAGES * place + number)
         for split, count in {"train800": 800, "val200": 200, "test": 60}.items():
             lines = [f"images/{n % IMAGES:06d}.png {n % dataset.classes}\n" for n in range(count)]
             (folder / f"{split}.txt").write_text("".join(lines))

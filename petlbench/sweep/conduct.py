@@ -67,6 +67,8 @@ def announce(
     log.info(headline)
     for line in [*_outlook(_open(runs), store, tflops), *_elsewhere(_open(runs))]:
         log.info(line)
+    for line in plan.doubles(runs):
+        log.warning(line)
     for line in [*plan.refusals(runs), *(plan.listing(runs) if dry_run else ())]:
         log.info(line)
 

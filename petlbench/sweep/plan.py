@@ -24,7 +24,7 @@ class Planned:
     """One run of a sweep.
 
     overrides: with which Hydra composes it. reason: why an unsupported or broken one does not
-    run. error: the bug of a broken one.
+    run. error: the bug of a broken one. twins: other tasks of the sweep with equal data.
     """
 
     config: Config
@@ -34,6 +34,7 @@ class Planned:
     reason: str | None = None
     error: Exception | None = None
     overrides: tuple[str, ...] = ()
+    twins: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -74,12 +75,13 @@ class _Wanted:
     pair: str
     is_finished: bool
 
-    def planned(self, verdict: Verdict) -> Planned:
+    def planned(self, verdict: Verdict, twins: Iterable[str]) -> Planned:
         # a refused pair stays refused, even if some of its runs were finished before
         state = FINISHED if verdict.state == TO_RUN and self.is_finished else verdict.state
         return Planned(
             *(self.config, self.id, state, self.varied, verdict.reason, verdict.error),
             overrides=self.overrides,
+            twins=tuple(twins),
         )
 
 
@@ -97,6 +99,7 @@ def build(
     """
     reader = contents.Reader()
     wanted: dict[tuple[Path, str], _Wanted] = {}  # a, a/ and ./a are one folder
+    tasks: dict[tuple[Path, str], dict[str, None]] = {}
     for config, varied, overrides in combinations:
         plain = reader.identified(config)
         name, root = identity(plain), config.results.root
@@ -105,13 +108,17 @@ def build(
         # two combinations are one run if they differ in nothing that decides the result
         run = _Wanted(config, varied, overrides, name, pair, is_finished)
         wanted.setdefault((Path(root), name), run)
+        tasks.setdefault((Path(root), name), {})[config.factors.task] = None
     verdicts: dict[str, Verdict] = {}
     for run in wanted.values():
         if not run.is_finished and run.pair not in verdicts:
             verdicts[run.pair] = _verdict(run.config, check)
     if not wanted:
         raise UserError("this sweep has no runs; name some, e.g. method=paper dataset=mini")
-    return [run.planned(verdicts.get(run.pair, Verdict())) for run in wanted.values()]
+    return [
+        run.planned(verdicts.get(run.pair, Verdict()), list(tasks[place])[1:])
+        for place, run in wanted.items()
+    ]
 
 
 def _has_its_recipe(config: Config) -> bool:
@@ -157,3 +164,12 @@ def refusals(runs: Sequence[Planned]) -> list[str]:
         (run.state, run.pair): run.reason for run in runs if run.state in (UNSUPPORTED, BROKEN)
     }
     return [f"{state}: {pair}: {reason}" for (state, pair), reason in pairs.items()]
+
+
+def doubles(runs: Sequence[Planned]) -> list[str]:
+    """One line per task that has no runs of its own, since its data are those of another."""
+    pairs = {(twin, run.config.factors.task): None for run in runs for twin in run.twins}
+    return [
+        f"same data: {twin} has the images and labels of {task}, whose records stand for both"
+        for twin, task in pairs
+    ]
