@@ -50,6 +50,11 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
 
 
+def first_sentence(error: BaseException) -> str:
+    """An error's type and the first sentence of its message: torch's go on with advice."""
+    return one_line(error).split(". ")[0]
+
+
 def unknown(kind: str, value: object, choices: Iterable[str]) -> UserError:
     """Unknown method 'lorra'; did you mean 'lora'? Known: adapter, bitfit, ..."""
     known, name = sorted(choices), str(value)

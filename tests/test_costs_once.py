@@ -54,7 +54,9 @@ def test_reasons_of_missing_costs_are_noted_in_every_run(
     counts: list[dict[str, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*arguments: Any, **named: Any) -> Any:
-        raise RuntimeError("it reads a value")
+        raise RuntimeError(
+            "it reads a value. File an issue. Registered at /build/RegisterMeta.cpp"
+        )
 
     monkeypatch.setattr(shapes, "gflops", fails)
     config = compose.single(["method=lora", *SMALL])

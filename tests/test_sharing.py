@@ -205,6 +205,16 @@ def test_committed_records_pass_the_check(capsys: pytest.CaptureFixture[str]) ->
     assert records.main(["check", *files]) == 0, capsys.readouterr().out
 
 
+def test_methods_that_compute_with_weights_pass_the_check(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Their constructors fail on shapes: QR, singular values, clusters of weights."""
+    pytest.importorskip("peft", reason="PEFT is not installed")
+    trials = RUNS.parents[2] / "rates" / "trials"
+    files = [next(trials.rglob(f"{name}-*.json")) for name in ("olora", "pissa", "adamss")]
+    assert records.main(["check", *map(str, files)]) == 0, capsys.readouterr().out
+
+
 def test_a_probe_needs_no_splits(capsys: pytest.CaptureFixture[str]) -> None:
     probes = ROOT / "results" / "measured" / "multitask" / "runs"
     assert records.main(["check", str(probes)]) == 0, capsys.readouterr().out

@@ -232,7 +232,14 @@ def _counted(nodes: str, name: str, classes: int, size: int) -> dict[str, int] |
     plain = json.loads(nodes)
     target = registry.recorded(name, plain["method"])
     backbone = node(BackboneConfig, plain["backbone"], "backbone")
-    with torch.device("meta"):
-        method = registry.adapt(create(backbone, classes=classes, image_size=size), target)
+
+    def built(device: str) -> Method:
+        with torch.device(device):
+            return registry.adapt(create(backbone, classes=classes, image_size=size), target)
+
+    try:
+        method = built("meta")
+    except Exception:  # of constructors that compute with weights, as some tuners of PEFT do
+        method = built("cpu")
     chooses = method.needs_weights or type(method).fit is not Method.fit
     return None if chooses else parameters(method)

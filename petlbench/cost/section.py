@@ -11,7 +11,7 @@ from torch import nn
 from petlbench.config.nodes import Train
 from petlbench.cost import memory, shapes
 from petlbench.delta import trained
-from petlbench.errors import UserError, one_line
+from petlbench.errors import UserError, first_sentence
 from petlbench.method import Method
 from petlbench.train.forward import without_graphs
 from petlbench.train.frozen import frozen_in_16_bit
@@ -104,7 +104,7 @@ def countable(name: str, count: Callable[[], Any], notes: dict[str, Any]) -> Any
     except UserError:  # a mistake of the user, not a limit of counting
         raise
     except Exception as error:  # whatever the method's own code raises
-        reason = one_line(error)
+        reason = first_sentence(error)
         log.warning("%s cannot be counted on shapes: %s", name, reason)
         notes[name] = f"not counted: {reason}"
         return None

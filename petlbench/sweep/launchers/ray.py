@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from petlbench.checks import whole
-from petlbench.errors import UserError, one_line
+from petlbench.errors import UserError, first_sentence
 from petlbench.run.record import Record
 from petlbench.sweep.launchers import cluster, engine, gpus, room
 from petlbench.sweep.launchers.launcher import Assignment, Execute
@@ -172,7 +172,7 @@ class _Tasks:
         try:
             found: engine.Answer = self.ray.get(task)
         except self.ray.exceptions.RayError as error:
-            return engine.Lost(one_line(error).split(". ")[0])
+            return engine.Lost(first_sentence(error))
         return found
 
 
