@@ -59,6 +59,18 @@ def adapt(backbone: Backbone, node: Target) -> Method:
     return method
 
 
+def needs_weights(node: Target) -> bool:
+    """Whether the constructor reads weights, so that only `check` can try it on shapes."""
+    return _class(node).needs_weights
+
+
+def check(backbone: Backbone, node: Target) -> None:
+    """What a class that `needs_weights` refuses without building it; backbone: in shapes only."""
+    kind = _class(node)
+    target.check_arguments(kind, node.values, "method", given=["backbone"])
+    kind.check(backbone, **node.values)
+
+
 def _class(node: Target) -> type[Method]:
     found = target.find(node.path, "method._target_")
     if not (isinstance(found, type) and issubclass(found, Method)):

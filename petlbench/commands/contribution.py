@@ -233,13 +233,10 @@ def _counted(nodes: str, name: str, classes: int, size: int) -> dict[str, int] |
     target = registry.recorded(name, plain["method"])
     backbone = node(BackboneConfig, plain["backbone"], "backbone")
 
-    def built(device: str) -> Method:
-        with torch.device(device):
-            return registry.adapt(create(backbone, classes=classes, image_size=size), target)
-
-    try:
-        method = built("meta")
-    except Exception:  # of constructors that compute with weights, as some tuners of PEFT do
-        method = built("cpu")
-    chooses = method.needs_weights or type(method).fit is not Method.fit
-    return None if chooses else parameters(method)
+    with torch.device("meta"):
+        network = create(backbone, classes=classes, image_size=size)
+        if registry.needs_weights(target):  # a stranger's values are not built in real tensors
+            registry.check(network, target)
+            return None
+        method = registry.adapt(network, target)
+    return None if type(method).fit is not Method.fit else parameters(method)

@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 import torch
 
 from petlbench import registry
-from petlbench.config import recipes, target
+from petlbench.config import recipes
 from petlbench.config.nodes import BackboneConfig
 from petlbench.config.schema import Config
 from petlbench.data import configured
@@ -96,11 +96,9 @@ def check(config: Config) -> None:
     # refuses augmentations that timm does not know; on CPU, since a plan may be made on a machine
     # without the GPU of its runs, and the device is checked before the first run
     feed(_on_cpu(config))
-    kind = target.find(config.method.path, "method._target_")
     # its constructor reads values, which tensors on meta do not have
-    if getattr(kind, "needs_weights", False):
-        target.check_arguments(kind, config.method.values, "method", given=["backbone"])
-        kind.check(_backbone_on_meta(config), **config.method.values)
+    if registry.needs_weights(config.method):
+        registry.check(_backbone_on_meta(config), config.method)
         return
     with suppress(Exception), QuickShapes():
         _try(config)
