@@ -1,13 +1,16 @@
 """Choosing values from trials: equal grids, complete points, the edge of the grid."""
 
+import csv
 from typing import Any
 
 import pytest
 
+from petlbench.config import options
 from petlbench.errors import UserError
 from petlbench.run.record import Record
 from petlbench.sweep.choose import points, trials, unequal
 from tests.records import record
+from tests.sweeps import ROOT
 
 VALUES = ["train.lr"]
 
@@ -81,3 +84,16 @@ def test_only_trials_count() -> None:
         trials([record("lora", "land", 78.0)], VALUES)
     with pytest.raises(UserError, match=r"no value 'train\.rate'"):
         trials(GRID, ["train.rate"])
+
+
+def test_the_rates_on_vit_mini_are_those_of_the_committed_grids() -> None:
+    """The wider grid wins: eight trials on eight tasks, then three on one task."""
+    chosen: dict[str, dict[str, str]] = {}
+    for grid in ("mini/rates/grid.csv", "mini/grid.csv"):
+        with (ROOT / grid).open() as file:
+            chosen |= {row["method"]: row for row in csv.DictReader(file) if row["chosen"] == "True"}
+    for method, row in chosen.items():
+        train = options.content("method_on", f"{method}/vit_mini")["train"]
+        rates = {key: float(train[key]) for key in ("lr", "head_lr") if key in train}
+        assert rates == {key: float(row[f"train.{key}"]) for key in rates}, method
+        assert "head_lr" in rates
