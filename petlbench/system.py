@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import socket
 import stat
 import tempfile
 import time
@@ -22,8 +23,10 @@ except ImportError:  # Windows has no advisory locks; runs are then not protecte
 
 MAX_THREADS = 32
 SPINS = 1000  # of a waiting thread; its default is 300 000
-TEMPORARY = ".tmp-"  # how names of temporary files begin
-ABANDONED_S = 3600  # age of an abandoned temporary file where files cannot be locked
+TEMPORARY = ".petlbench-tmp-"  # how names of temporary files begin
+# of this machine; others may not see its locks, which some network file systems keep to a machine
+OWN_TEMPORARY = f"{TEMPORARY}{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]}-"
+ABANDONED_S = 3600  # age of an abandoned temporary file whose locks this machine may not see
 
 
 class WriteError(UserError):
@@ -207,7 +210,7 @@ def temporary_file(folder: Path) -> Iterator[IO[bytes]]:
 def _new_temporary(folder: Path) -> IO[bytes]:
     while True:
         # kept by `delete`: it is renamed, or removed by `temporary_file`
-        file = tempfile.NamedTemporaryFile(dir=folder, prefix=TEMPORARY, delete=False)  # noqa: SIM115
+        file = tempfile.NamedTemporaryFile(dir=folder, prefix=OWN_TEMPORARY, delete=False)  # noqa: SIM115
         with suppress(OSError):  # some network file systems have no locks
             lock(file, wait=True)
         # another process may have taken it for abandoned before it was locked
@@ -257,8 +260,9 @@ def remove_abandoned(folder: Path) -> None:
 
 
 def _is_old_enough(path: Path) -> bool:
-    # where files have no locks, the age alone tells whether a process still writes
-    return fcntl is not None or time.time() - path.stat().st_mtime > ABANDONED_S
+    # of another machine, or without locks, the age alone tells whether a process still writes
+    locked = fcntl is not None and path.name.startswith(OWN_TEMPORARY)
+    return locked or time.time() - path.stat().st_mtime > ABANDONED_S
 
 
 def _umask() -> int:

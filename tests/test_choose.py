@@ -8,7 +8,7 @@ import pytest
 from petlbench.config import options
 from petlbench.errors import UserError
 from petlbench.run.record import Record
-from petlbench.sweep.choose import points, trials, unequal
+from petlbench.sweep.choose import points, trials, unequal, uneven
 from tests.records import record
 from tests.sweeps import ROOT
 
@@ -16,7 +16,7 @@ VALUES = ["train.lr"]
 
 
 def trial(method: str, task: str, lr: float, top1: float) -> Record:
-    config: dict[str, Any] = {"train": {"lr": lr}}
+    config: dict[str, Any] = {"train": {"lr": lr, "epochs": 1}}
     scores = {"val": {"top1": top1, "correct": 1, "total": 200}}
     return record(method, task, top1, protocol="trial", config=config, scores=scores)
 
@@ -71,6 +71,40 @@ def test_a_diverged_trial_counts_as_tried_and_is_never_chosen() -> None:
         trials([lost], VALUES)
 
 
+@pytest.mark.parametrize("status", ["failed", "out_of_memory"])
+def test_a_failed_seed_leaves_its_point_without_a_mean(status: str) -> None:
+    both = [r | {"factors": r["factors"] | {"seed": seed}} for r in GRID for seed in (0, 1)]
+    both[0] = both[0] | {"status": status, "scores": {}}  # 0.1 on digits
+    table = trials(both, VALUES)
+    found = points(table, VALUES)
+    assert found.loc[found["chosen"], "train.lr"].tolist() == [0.01]
+    assert unequal(found) is None
+    assert uneven(table, VALUES) is None
+
+
+def test_what_is_unsupported_was_not_tried() -> None:
+    refused = [r | {"status": "unsupported", "scores": {}} for r in GRID]
+    other = [r | {"factors": r["factors"] | {"method": "dtl"}} for r in GRID]
+    assert len(trials([*other, *refused], VALUES)) == len(other)
+
+
+def test_points_of_different_numbers_of_seeds_are_said() -> None:
+    again = GRID[0] | {"factors": GRID[0]["factors"] | {"seed": 1}}
+    told = uneven(trials([*GRID, again], VALUES), VALUES)
+    assert told == "the points have 1 to 2 seeds on a task"
+
+
+def test_trials_of_other_settings_are_not_averaged() -> None:
+    for seed in (0, 1):
+        long = trial("lora", "digits", 0.1, 30.0) | {"id": "long"}
+        long["config"]["train"]["epochs"] = 100
+        long["factors"] |= {"seed": seed}
+        with pytest.raises(UserError, match=r"train\.epochs.*name the key with --values"):
+            trials([*GRID, long], VALUES)
+        both = [*VALUES, "train.epochs"]
+        assert len(points(trials([*GRID, long], both), both)) == 4
+
+
 def test_a_value_may_be_null() -> None:
     without = [trial("lora", task, 0.1, 95.0) for task in ("digits", "land")]
     for r in without:
@@ -91,7 +125,9 @@ def test_the_rates_on_vit_mini_are_those_of_the_committed_grids() -> None:
     chosen: dict[str, dict[str, str]] = {}
     for grid in ("mini/rates/grid.csv", "mini/grid.csv"):
         with (ROOT / grid).open() as file:
-            chosen |= {row["method"]: row for row in csv.DictReader(file) if row["chosen"] == "True"}
+            chosen |= {
+                row["method"]: row for row in csv.DictReader(file) if row["chosen"] == "True"
+            }
     for method, row in chosen.items():
         train = options.content("method_on", f"{method}/vit_mini")["train"]
         rates = {key: float(train[key]) for key in ("lr", "head_lr") if key in train}

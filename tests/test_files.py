@@ -25,6 +25,7 @@ from petlbench.run.training import run
 from petlbench.sweep.launchers.basic import Basic
 from petlbench.sweep.perform import perform
 from petlbench.sweep.plan import TO_RUN, Planned
+from petlbench.system import OWN_TEMPORARY
 from tests.trees import paint, write
 
 VIEW = View(size=4, interpolation="bicubic", resize=None, aspect="squash")
@@ -370,6 +371,31 @@ def test_tables_as_spreadsheets_write_them(
     ]
 
 
+def test_the_place_of_absolute_paths_does_not_matter(tmp_path: Path) -> None:
+    found = []
+    for place in ("here", "there"):
+        folder = tmp_path / place
+        for number in range(4):
+            paint(folder / "images" / ["cat", "dog"][number % 2] / f"{number}.png", number)
+        files = sorted(folder.rglob("*.png"))
+        file = tmp_path / f"{place}.csv"
+        file.write_text("\n".join(["path,label", *(f"{f},{f.parent.name}" for f in files)]))
+        found.append(tree.scan(str(file)))
+        assert found[-1].folder == folder / "images"
+    assert [image.path for image in found[0].images] == [
+        "cat/0.png",
+        "cat/2.png",
+        "dog/1.png",
+        "dog/3.png",
+    ]
+    assert found[0].content() == found[1].content()
+    # one absolute path among relative ones
+    mixed = tmp_path / "mixed.csv"
+    mixed.write_text(f"path,label\nhere/images/cat/0.png,cat\n{tmp_path}/there/a.png,dog\n")
+    images = tree.scan(str(mixed)).images
+    assert [image.path for image in images] == ["here/images/cat/0.png", "there/a.png"]
+
+
 def test_a_table_of_another_encoding_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "images.csv"
     file.write_bytes("path,label\na.png,Käfer\n".encode("cp1252"))
@@ -606,9 +632,9 @@ def test_a_damaged_file_beside_the_pixels_is_made_again(content: str, tmp_path: 
     for file in (tmp_path / "cache").glob("**/pets-*.json"):
         if not file.name.endswith(".skipped.json"):
             file.write_text(content)
-    (tmp_path / "cache" / "folder" / ".tmp-cut").write_text("of a killed process")
+    (tmp_path / "cache" / "folder" / f"{OWN_TEMPORARY}cut").write_text("of a killed process")
     assert configured.task(config).open("train").fingerprint == before
-    assert list((tmp_path / "cache").glob("**/.tmp-*")) == []
+    assert list((tmp_path / "cache").glob("**/.petlbench-tmp-*")) == []
 
 
 # --- what a folder holds beside its images

@@ -32,6 +32,7 @@ from petlbench.mini.tasks import (
     solids,
     toys,
 )
+from petlbench.system import OWN_TEMPORARY
 from tests.helpers import sampled
 
 CONF = Path(__file__).parent.parent / "conf"
@@ -392,7 +393,7 @@ def test_a_damaged_cache_is_rebuilt(tmp_path: Path) -> None:
 def test_what_a_killed_process_left_in_the_cache_is_removed(tmp_path: Path) -> None:
     open_task = suite.load(**SMALL, cache=str(tmp_path)).open
     open_task("val")
-    (tmp_path / "mini" / ".tmp-cut").write_text("")
+    (tmp_path / "mini" / f"{OWN_TEMPORARY}cut").write_text("")
     suite.load(**SMALL, cache=str(tmp_path)).open("val")
     assert [path.suffix for path in (tmp_path / "mini").iterdir()] == [".npz"]
 

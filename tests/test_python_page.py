@@ -18,6 +18,7 @@ from petlbench.mini import suite
 from petlbench.model.backbone import Backbone
 from petlbench.testing import images, networks, randomised, tiny, tiny_method
 from tests.shallow import NAME, packaged
+from tests.trees import paint
 
 PAGE = Path(__file__).parent.parent / "docs" / "python.md"
 run = cast(Callable[[list[str]], list[dict[str, Any]]], petlbench.run)
@@ -50,6 +51,31 @@ def test_the_examples_run(
 def test_a_pair_that_is_not_supported_has_a_record(tmp_path: Path) -> None:
     [record] = run(["method=adapter", "backbone=convnext_b", f"results.root={tmp_path}"])
     assert (record["status"], bool(record["reason"])) == ("unsupported", True)
+
+
+def test_a_later_call_sees_the_images_that_have_come(tmp_path: Path) -> None:
+    def once() -> dict[str, Any]:
+        [record] = run(
+            [
+                *("method=knn", "dataset=folder", "device=cpu"),
+                *(f"backbone.name={NAME}", "backbone.pretrained=false"),
+                "train.batch_size=4",
+                *(f"dataset.root={tmp_path / 'pets'}", f"dataset.cache={tmp_path / 'cache'}"),
+                f"results.root={tmp_path / 'runs'}",
+            ]
+        )
+        return record
+
+    for n in range(20):
+        paint(tmp_path / "pets" / ["cat", "dog"][n % 2] / f"{n}.png", n)
+    before = once()
+    assert before["status"] == "finished", before["reason"]
+    assert once() == before
+    for n in range(20):
+        paint(tmp_path / "pets" / "owl" / f"{n}.png", n)
+    after = once()
+    assert after["id"] != before["id"]
+    assert after["config"]["dataset"]["classes"] == 3
 
 
 @pytest.mark.parametrize(

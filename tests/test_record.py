@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
@@ -24,7 +25,13 @@ from petlbench.run.check import DEEPEST, STATUSES, broken
 from petlbench.run.identity import IDENTITY, completed, first_form, identity, placeless
 from petlbench.run.record import Record, Store, write
 from petlbench.sweep import choose
-from petlbench.system import temporary_file, write_atomically
+from petlbench.system import (
+    ABANDONED_S,
+    OWN_TEMPORARY,
+    TEMPORARY,
+    temporary_file,
+    write_atomically,
+)
 from tests import records
 
 MEASURED = Path(__file__).parent.parent / "results" / "measured"
@@ -76,7 +83,7 @@ def test_the_store_gives_back_what_it_was_given(tmp_path: Path) -> None:
     assert list(store.records()) == runs
     assert store.finished() == {f"{0:016x}"}
     assert store.skipped == {}
-    assert list(tmp_path.glob("**/.tmp-*")) == []
+    assert list(tmp_path.glob("**/.petlbench-tmp-*")) == []
 
 
 FOREIGN = {
@@ -262,18 +269,45 @@ def test_temporary_files_of_killed_processes_are_removed(tmp_path: Path) -> None
     folder = tmp_path / "mini"
     folder.mkdir()
     with temporary_file(folder) as alive:
-        for name in (".tmp-a", ".tmp-b"):
+        for name in (f"{OWN_TEMPORARY}a", f"{OWN_TEMPORARY}b"):
             (folder / name).write_text("")
-        (folder / ".tmp-folder").mkdir()
-        os.mkfifo(folder / ".tmp-pipe")
+        (folder / f"{OWN_TEMPORARY}folder").mkdir()
+        os.mkfifo(folder / f"{OWN_TEMPORARY}pipe")
         Store(tmp_path).check_writable()
         assert Path(alive.name).exists()
-        assert sorted(path.name for path in folder.glob(".tmp-?")) == []
-        (folder / ".tmp-c").write_text("")
+        assert sorted(path.name for path in folder.glob(f"{OWN_TEMPORARY}?")) == []
+        (folder / f"{OWN_TEMPORARY}c").write_text("")
         write_atomically(folder / "new.json", b"{}")
-        assert not (folder / ".tmp-c").exists()
+        assert not (folder / f"{OWN_TEMPORARY}c").exists()
         assert Path(alive.name).exists()
     assert not Path(alive.name).exists()
+
+
+def test_files_of_other_programs_and_machines_stay(tmp_path: Path) -> None:
+    """A file system may keep the locks of a machine to itself."""
+    foreign = tmp_path / "app" / ".tmp-checkpoint"
+    other = tmp_path / "mini" / f"{TEMPORARY}another-1"
+    for path in (foreign, other):
+        path.parent.mkdir()
+        path.write_text("")
+    Store(tmp_path).check_writable()
+    assert foreign.exists()
+    assert other.exists()
+    long_ago = time.time() - 2 * ABANDONED_S
+    for path in (foreign, other):
+        os.utime(path, (long_ago, long_ago))
+    Store(tmp_path).check_writable()
+    assert foreign.exists()
+    assert not other.exists()
+
+
+def test_a_run_is_found_only_where_records_are_read(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    path = store.write(run(0))
+    assert store.find(f"{0:016x}") == path
+    path.parents[1].rename(tmp_path / ".old")
+    assert store.finished() == set()
+    assert store.find(f"{0:016x}") is None
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:

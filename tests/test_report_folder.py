@@ -69,6 +69,16 @@ def test_a_time_of_another_device_is_not_compared(tmp_path: Path) -> None:
     assert "full trains faster. These images show no difference of full and LoRA" in answer
 
 
+def test_times_of_two_devices_have_no_best(tmp_path: Path) -> None:
+    runs = [with_predictions(m, predicted(), tmp_path) for m in ("lora", "linear")]
+    column = next(c for c in named(report(runs), "").columns if c.key == "train_s")
+    assert column.best == "low"
+    runs[1]["provenance"] |= {"device": "another"}
+    columns = {c.key: c.best for c in named(report(runs), "").columns}
+    assert columns["train_s"] is None
+    assert columns["delta_kb"] == "low"
+
+
 def test_a_worse_method_is_named_as_such(tmp_path: Path) -> None:
     runs = [
         with_predictions("lora", predicted(), tmp_path),
@@ -133,9 +143,9 @@ def fold(method: str, number: int, wrong: set[int], folder: Path, **changes: Any
 def test_folds_are_images_and_not_runs_of_the_same_ones(tmp_path: Path) -> None:
     runs = [fold("lora", n, {3, 21}, tmp_path) for n in range(5)]
     result = report(runs)
-    # the mean of 5/5, 4/5 (21), 4/4, 3/4 (3), 4/4; Wilson's interval of 20 of 22
+    # 20 of 22, not the mean of 5/5, 4/5 (21), 4/4, 3/4 (3), 4/4, and its Wilson interval
     assert result.answer.startswith(
-        "LoRA, 91.0 % (95 % interval 72–97) on 22 test images, mean over 5 runs."
+        "LoRA, 90.9 % (95 % interval 72–97) on 22 test images, mean over 5 runs."
     )
     table = named(result, "")
     # classes of 8, 7 and 7 images, of which two of the first are mistaken
@@ -401,3 +411,33 @@ def test_a_folder_of_images_is_answered_from_run_to_page(
     [delta] = runs.glob(f"**/*{DELTA}")
     assert f"petlbench.predict --delta {delta}" in (out / "folder.md").read_text()
     assert (out / "folder_confusion.pdf").is_file()
+
+
+def test_runs_of_a_fold_do_not_weigh_more_than_its_images(tmp_path: Path) -> None:
+    """Of fold 0 one seed has two of five images right, another four; all others are right."""
+    runs = [fold("lora", n, {0, 5, 10}, tmp_path) for n in range(5)]
+    again = fold("lora", 0, {0}, tmp_path) | {"id": "again"}
+    again["factors"] |= {"seed": 1}
+    without = [run | {"file": None} for run in (*runs, again)]
+    values = report(without).tables[0].values
+    assert values.at["LoRA", "folder/pets"] == pytest.approx(100 * (3 + 17) / 22)
+
+
+def test_a_method_without_all_folds_is_not_ranked_with_those_that_have_them(
+    tmp_path: Path,
+) -> None:
+    """LoRA's only fold is right; Linear has three of all images wrong."""
+    runs = [fold("linear", n, {1, 2, 3}, tmp_path) for n in range(5)]
+    few = [fold("lora", 0, set(), tmp_path)]
+    result = report([*runs, *few])
+    assert result.answer.startswith("Linear, 86.4 %")
+    assert "LoRA" not in result.answer
+    table = named(result, "")
+    assert table.values.loc["LoRA", ["folder/pets", "interval"]].isna().all()
+    assert (
+        "LoRA has no figure on folder/pets: folds 1, 2, 3, 4 of others are missing, so its images "
+        "are not theirs." in table.notes
+    )
+    # one that all share is compared
+    alone = [fold("linear", 0, {0}, tmp_path), *few]
+    assert report(alone).answer.startswith("LoRA, 100.0 %")

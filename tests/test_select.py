@@ -364,6 +364,11 @@ def test_a_trial_of_which_one_seed_failed_has_failed() -> None:
     assert (found.scores, found.failed) == ([0.0, 80.0], 1)
 
 
+def test_an_unsupported_pair_is_no_trial() -> None:
+    runs = [trial("lora", 0.1, 90.0), trial("hst", 0.1, None) | {"status": "unsupported"}]
+    assert list(tried(runs, {run["id"]: run["id"] for run in runs})) == [("lora0.1", "mini/land")]
+
+
 @pytest.mark.parametrize(("tested", "expected"), [([0.01], 75.0), ([0.1], 75.0), ([0.3], None)])
 def test_the_test_is_that_of_the_choice_also_of_a_suite(
     tested: list[float], expected: float | None

@@ -286,6 +286,9 @@ def test_a_record_has_the_labels_of_its_values(run: Path, tmp_path: Path, capsys
     assert "it has more than 20 MB" in capsys.readouterr().out
 
 
+TWO = ("digits", "land")
+
+
 def test_contributed_rows_are_ranked_among_themselves(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -308,5 +311,12 @@ def test_contributed_rows_are_ranked_among_themselves(
     assert set(tidy["source"]) == {"measured", "community"}
     page = (tmp_path / "out" / "leaderboard.html").read_text()
     assert "Contributed by others, ranked among themselves." in page
+    # measured on two tasks, the table of others has ranks over the same two
+    keep([record(m, t, 50.0, id=f"{m}{t}") for m in scores for t in TWO], tmp_path / "two")
+    keep([record(m, t, 60.0, id=f"x{m}{t}") for m in scores for t in TWO], tmp_path / "of others")
+    given = ["--records", str(tmp_path / "two"), "--community", str(tmp_path / "of others")]
+    assert report(["leaderboard", *given, *out]) == 0
+    table = pd.read_csv(tmp_path / "out" / "leaderboard_community.csv", index_col=0)
+    assert list(table["average_rank"]) == [1.5, 1.5]
     assert report(["table", *given, *out]) == 2
     assert "--community is for the leaderboard" in capsys.readouterr().err

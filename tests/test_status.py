@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from petlbench.commands.status import lines, main, status
-from petlbench.run.claims import Claims
+from petlbench.run.claims import Claims, _system
 from petlbench.run.record import Store
 from petlbench.sweep import plans
 from petlbench.sweep.plan import FINISHED, TO_RUN, UNSUPPORTED, Planned
@@ -103,3 +103,21 @@ def test_the_command(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_missing_folder_is_one_line(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--records", folder]) == 2
     assert capsys.readouterr().err.startswith("error: --records ")
+
+
+def test_a_finished_run_wins_over_a_failed_one_of_its_identity(root: Path) -> None:
+    """Another option file named the method differently at the time."""
+    done = record("lora", "land", 78.0, 0)
+    failed = record("zoo", "land", None) | {"id": done["id"]}
+    Store(root).write(failed)
+    found = status(str(root))
+    assert (found.done, len(found.failed)) == (2, 1)
+
+
+def test_a_claim_with_an_impossible_process_has_no_owner(root: Path) -> None:
+    claims = Claims(root)
+    claims.folder.mkdir(exist_ok=True)
+    claim = {"host": "a", "pid": 10**30, "since": "now", "system": _system()}
+    (claims.folder / "1".zfill(16)).write_text(json.dumps(claim) + "\n00000001\n")
+    assert status(str(root)).running == {}
+    assert claims.take("1".zfill(16)) is None  # until it has not changed for a minute

@@ -74,7 +74,9 @@ def status(folder: str) -> Status:
     if not os.path.isdir(root):  # unlike Path.is_dir it accepts names of any length
         raise UserError(f"--records '{folder}' is no folder; give the results.root of a sweep")
     check_readable("--records", root)
-    records = {record["id"]: record for record in Store(root).records()}
+    # a finished run wins over a failed one of the same identity
+    order = sorted(Store(root).records(), key=lambda record: record["status"] == "finished")
+    records = {record["id"]: record for record in order}
     kept = plans.read(root)
     by_state = _by_state(records.values())
     done = {record["id"] for record in by_state["finished"]}

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from petlbench.checks import is_whole
-from petlbench.system import TEMPORARY, WriteError, lock
+from petlbench.system import OWN_TEMPORARY, TEMPORARY, WriteError, lock
 
 FOLDER = ".claims"
 REMOVAL = f"{TEMPORARY}removal-"  # how names of claims to remove a claim begin
 BEAT_S = 10.0
 FREE_S = 60.0
+MOST_PID = 2**31 - 1  # os.kill takes no larger one
 LENGTH = 8  # digits of the number of beats: a claim must not change its size
 
 
@@ -180,7 +181,7 @@ class Claims:
 
 def _removed(path: Path, content: bytes) -> bool:
     """Whether a claim had this content and is removed."""
-    aside = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
+    aside = path.with_name(f"{OWN_TEMPORARY}{secrets.token_hex(8)}")
     try:
         os.rename(path, aside)
     except FileNotFoundError:
@@ -215,7 +216,9 @@ def _owner(content: bytes | None) -> Owner | None:
     try:
         values: Any = json.loads((content or b"").partition(b"\n")[0])
         system = values["system"]
-        if not is_whole(values["pid"]) or not isinstance(system, str | None):
+        if not is_whole(values["pid"]) or not 0 < values["pid"] <= MOST_PID:
+            return None
+        if not isinstance(system, str | None):
             return None
         return Owner(str(values["host"]), values["pid"], str(values["since"]), system)
     except (ValueError, TypeError, KeyError):

@@ -21,7 +21,8 @@ Contents = dict[str, Any]
 class Reader:
     """Reads the digests of the files of configurations, those of equal files once.
 
-    A new one notices every change of a file; one serves all runs of a plan.
+    A new one notices every change of the files that the reader lists; one serves all runs of a
+    plan.
     """
 
     def __init__(self) -> None:

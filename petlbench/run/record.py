@@ -106,7 +106,8 @@ class Store:
     def find(self, identifier: str) -> Path | None:
         """The file of the finished run with an identity, or None."""
         # names of files end with the identity, so that no other file is read
-        return self._finished(identifier, self.root.glob(f"**/*-{identifier}.json"))
+        end = f"-{identifier}.json"
+        return self._finished(identifier, (p for p in self._below() if p.name.endswith(end)))
 
     def _finished(self, identifier: str, paths: Iterable[Path]) -> Path | None:
         for path in sorted(paths):

@@ -2,8 +2,8 @@
 
 Trials are runs under protocol=trial: trained on train, scored on val. Every method needs the same
 number of trials. The point with the highest mean val accuracy over all tasks is chosen; each task
-is averaged over its seeds. Points that miss a task, or whose training diverged on one, are shown
-and never chosen.
+is averaged over its seeds. Points that miss a task, or one of whose trials failed, are shown and
+never chosen.
 """
 
 import sys
@@ -18,25 +18,34 @@ from petlbench.arguments import Parser, command
 from petlbench.cells import cells
 from petlbench.errors import UserError
 from petlbench.progress import say
-from petlbench.run.record import Record, Store
+from petlbench.report.read.records import read
+from petlbench.report.read.select import refuse_mixtures
+from petlbench.run.record import Record
 
 KEY = ["method", "backbone"]
+ADVICE = "name the key with --values (as {}) or give separate folders"
 
 
 def trials(records: Iterable[Record], values: list[str]) -> pd.DataFrame:
     """One row per trial: method, backbone, task, seed, top1 on val, the values.
 
-    top1 is NaN where the training diverged. values: dotted keys of the configuration. Raises
-    UserError if there is no finished trial, or if a trial has no such key.
+    top1 is NaN where the trial failed. values: dotted keys of the configuration. Raises UserError
+    if there is no finished trial, if a trial has no such key, or if two trials of one point differ
+    in another setting.
     """
+    tried = [
+        record
+        for record in records
+        # what a method does not support was not tried
+        if record["protocol"] == "trial" and record["status"] != "unsupported"
+    ]
     rows = [
         {key: record["factors"][key] for key in (*KEY, "task", "seed")}
         | {"top1": record["scores"]["val"]["top1"] if "val" in record["scores"] else nan}
         | {value: _look_up(record["config"], value) for value in values}
-        for record in records
-        if record["protocol"] == "trial"
-        and ("val" in record["scores"] or record["status"] == "diverged")
+        for record in tried
     ]
+    refuse_mixtures([r for r in tried if r["status"] == "finished"], values, ADVICE)
     if all(isnan(row["top1"]) for row in rows):
         raise UserError("no finished trial among the records; run a sweep with protocol=trial")
     return pd.DataFrame(rows)
@@ -69,7 +78,7 @@ def points(table: pd.DataFrame, values: list[str]) -> pd.DataFrame:
 
 
 def _mean(scores: pd.Series) -> float:
-    """NaN if one of them is: the mean of the others would leave out what diverged."""
+    """NaN if one of them is: the mean of the others would leave out what failed."""
     return float(scores.mean(skipna=False))
 
 
@@ -87,6 +96,14 @@ def unequal(grid: pd.DataFrame) -> str | None:
         return None
     listed = ", ".join(f"{method} on {backbone} {n}" for (method, backbone), n in counts.items())
     return f"the methods have different numbers of complete points: {listed}"
+
+
+def uneven(table: pd.DataFrame, values: list[str]) -> str | None:
+    """A warning if points have different numbers of seeds."""
+    seeds = table.groupby([*KEY, *values, "task"], sort=False, dropna=False)["seed"].nunique()
+    if seeds.nunique() == 1:
+        return None
+    return f"the points have {seeds.min()} to {seeds.max()} seeds on a task"
 
 
 def _look_up(config: Any, dotted: str) -> Any:
@@ -108,10 +125,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, help="write the points as CSV")
     options = parser.parse_args(arguments)
-    table = trials(Store(options.records).records(), options.values)
+    table = trials(read([options.records]), options.values)
     grid = points(table, options.values)
     print(grid.to_string(index=False, float_format="{:.5g}".format))
-    if (warning := unequal(grid)) is not None:
+    for warning in filter(None, (unequal(grid), uneven(table, options.values))):
         say(f"warning: {warning}")
     if options.out is not None:
         try:

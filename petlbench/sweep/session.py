@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import cache
 
 from petlbench.config import command_line, compositions, mistakes
+from petlbench.data.readers import tree
 from petlbench.errors import UserError
 from petlbench.run.record import Record, Store, read
 from petlbench.sweep import conduct, select
@@ -26,6 +27,7 @@ def run(overrides: Sequence[str]) -> list[Record]:
         raise UserError(
             f"the overrides are {overrides!r}; they must be a list such as ['method=lora']"
         )
+    tree.scan.cache_clear()  # images may have come since the last call
     # what Hydra refuses; a search composes its final runs after its trials
     with mistakes.as_user_errors(lambda: compositions.keys_with(command_line.chosen(overrides))):
         sweep = written(overrides)

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -85,7 +85,7 @@ def scan(root: str) -> Tree:
     """All images of a folder or CSV file. Raises UserError unless there are two classes."""
     place = user_path("dataset.root", root)
     if place.is_file():
-        folder, images = place.parent, list(_table(place))
+        folder, images = _table(place)
     elif place.is_dir():
         folder, images = place, list(_class_folders(place))
     else:
@@ -180,7 +180,8 @@ def _images(root: Path, folders: Iterable[Path], split: str | None) -> Iterator[
             yield Image(file.relative_to(root).as_posix(), folder.name, split)
 
 
-def _table(file: Path) -> Iterator[Image]:
+def _table(file: Path) -> tuple[Path, list[Image]]:
+    """The images of a CSV file, and the folder that their paths are relative to."""
     by_path: dict[str, Image] = {}
     for number, row in table.rows(file):
         path, label, split = row["path"], row["label"], row.get("split", "").lower()
@@ -196,4 +197,16 @@ def _table(file: Path) -> Iterator[Image]:
                 f"line {number} of '{file}' gives '{path}' another label or split than an "
                 "earlier line; an image has one of each"
             )
-    yield from by_path.values()  # an image that is named twice counts once
+    return _relative(file.parent, list(by_path.values()))  # an image named twice counts once
+
+
+def _relative(folder: Path, images: list[Image]) -> tuple[Path, list[Image]]:
+    """Absolute paths relative to the folder that all images share: a record names no other."""
+    if not any(os.path.isabs(image.path) for image in images):
+        return folder, images
+    paths = [os.path.abspath(folder / image.path) for image in images]
+    shared = os.path.commonpath([os.path.dirname(path) for path in paths])
+    return Path(shared), [
+        replace(image, path=Path(path).relative_to(shared).as_posix())
+        for image, path in zip(images, paths, strict=True)
+    ]

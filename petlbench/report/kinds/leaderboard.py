@@ -48,7 +48,7 @@ def build(
     if community:
         # the suite and backbone of the measured records; published rows have their place there
         of_others = read([Path(folder) for folder in community])
-        others = gather(of_others, replace(scores.spec, published=()))
+        others = gather(of_others, replace(scores.spec, published=()), keys=scores.keys)
         tables.append(_contributed(others, ppt))
         tidy = pd.concat(
             [tidy.assign(source="measured"), others.tidy.assign(source="community")],

@@ -112,6 +112,20 @@ def folds(record: Record) -> int | None:
     return found
 
 
+def missing_folds(labelled: Iterable[Labelled]) -> dict[tuple[str, str], list[int]]:
+    """(row, task) -> the folds that another row was tested on and this one was not."""
+    tested: dict[tuple[str, str], set[int]] = {}
+    for row, record in finished(labelled):
+        if folds(record):
+            factors = record["factors"]
+            tested.setdefault((row, factors["task"]), set()).add(factors["draw"])
+    every: dict[str, set[int]] = {}
+    for (_, task), numbers in tested.items():
+        every[task] = every.get(task, set()) | numbers
+    missing = {cell: sorted(every[cell[1]] - numbers) for cell, numbers in tested.items()}
+    return {cell: numbers for cell, numbers in missing.items() if numbers}
+
+
 def differences(first: Record, second: Record, keys: Sequence[str]) -> dict[str, Any]:
     """The values below `keys` that differ, for example {"train.lr": (0.01, 0.1)}."""
     ours, theirs = (

@@ -1,5 +1,6 @@
 """From records to scores: a row a label, a column a task (or a test set), means and spread."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,36 +60,47 @@ class Scores:
 
 
 def gather(
-    records: Sequence[Record], spec: ReportSpec, tests: Mapping[str, Sequence[str]] | None = None
+    records: Sequence[Record],
+    spec: ReportSpec,
+    tests: Mapping[str, Sequence[str]] | None = None,
+    *,
+    keys: Sequence[str] | None = None,
 ) -> Scores:
     """The scores of a specification. Averages run over draws and seeds only.
 
     A specification with a suite has all tasks of the suite as columns, also those without a
     record, which leave every row without a mean; otherwise the tasks with a record.
 
-    tests: test set -> (title, group) if the columns are test sets of one task. Raises UserError
-    if no record is left, or one cell has runs of different settings.
+    tests: test set -> (title, group) if the columns are test sets of one task. keys: the tasks
+    that are columns in any case, instead of those of a suite. Raises UserError if no record is
+    left, or one cell has runs of different settings.
     """
     # before `completed` fills in a suite
-    every_task = spec.suite is not None
+    every_task = spec.suite is not None and keys is None
     spec = completed(records, spec)
     chosen = selected(records, spec)
     labels = rows.labels(chosen, spec.vary)
     frame = tidy(chosen, list(spec.vary), labels)
     if tests is None:
         suite = rows.members("dataset", str(spec.suite))
-        tasks = _task_columns(frame, suite, every_task=every_task)
+        tasks = _task_columns(frame, suite, suite if every_task else keys or ())
     else:
         frame = _by_test(frame, tests, [record["task_title"] for record in chosen])
         tasks = _columns({key: (title, group) for key, (title, group) in tests.items()})
     order = rows.ordered(chosen, labels, list(spec.vary))
     finished = frame[frame["status"] == "finished"]
+    labelled = [(labels[record["id"]], record) for record in chosen]
+    finished = finished.assign(fold=_folds(finished, chosen))
     cells, spread = _cells(finished, order, [task.key for task in tasks])
+    for row, task in fields.missing_folds(labelled):
+        # other images are no mean to compare; columns of test sets are all of one task
+        unknown = task if tests is None else slice(None)
+        cells.loc[row, unknown] = spread.loc[row, unknown] = math.nan
     inflation = means.inflation(finished, list(cells))
     methods = {labels[record["id"]]: record["factors"]["method"] for record in chosen}
     return Scores(
         spec=spec,
-        labelled=[(labels[record["id"]], record) for record in chosen],
+        labelled=labelled,
         rows=order,
         tasks=tasks,
         tests=[task.title for task in tasks] if tests is not None else [],
@@ -166,11 +178,13 @@ def _by_test(
     return rest.assign(task=rest["test"])
 
 
-def _task_columns(frame: pd.DataFrame, suite: Sequence[str], *, every_task: bool) -> list[Column]:
-    """In the order of the suite's yaml, then as first seen; every_task: also without a record."""
+def _task_columns(
+    frame: pd.DataFrame, suite: Sequence[str], always: Sequence[str]
+) -> list[Column]:
+    """In the order of the suite's yaml, then as first seen; always: also without a record."""
     columns = (frame[key] for key in ("task", "task_title", "group"))
     seen = {task: (title, group) for task, title, group in zip(*columns, strict=True)}
-    order = [task for task in suite if task in seen or (every_task and len(suite) > 1)]
+    order = [task for task in suite if task in seen or (task in always and len(suite) > 1)]
     missing = {task: rows.described(task) for task in order if task not in seen}
     return _columns({task: (seen | missing)[task] for task in [*order, *seen]})
 
@@ -185,13 +199,33 @@ def _columns(tasks: Mapping[str, tuple[str, str]]) -> list[Column]:
     ]
 
 
+def by_fold(finished: pd.DataFrame) -> pd.DataFrame:
+    """(row, task, fold) -> mean top1 over its runs, and its test images.
+
+    A cell without folds is one fold: all its runs test the same images.
+    """
+    folds = finished[finished["main"]].groupby(["row", "task", "fold"])
+    return folds.agg({"top1": "mean", "images": "min"})
+
+
+def _folds(finished: pd.DataFrame, records: Sequence[Record]) -> pd.Series:
+    """The fold of each row; 0 without folds."""
+    folded = [record["id"] for record in records if fields.folds(record)]
+    return finished["draw"].where(finished["id"].isin(folded), 0)
+
+
 def _cells(
     finished: pd.DataFrame, rows: Sequence[str], keys: Sequence[str]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Mean and sample deviation over runs, rows x tasks."""
+    """Mean over the test images and sample deviation over runs, rows x tasks."""
     # draws and seeds are the only factors left within a cell (read.select)
+    parts = by_fold(finished)
+    # a fold counts by its images, not by its runs; a single one keeps its mean to the last bit
+    images = parts["images"].astype(float).fillna(1.0)
+    weights = images / images.groupby(["row", "task"]).transform("sum")
+    mean = (parts["top1"] * weights).groupby(["row", "task"]).sum(min_count=1).unstack()
     by_cell = finished[finished["main"]].groupby(["row", "task"])["top1"]
-    mean, deviation = by_cell.mean().unstack(), by_cell.std(ddof=1).unstack()
+    deviation = by_cell.std(ddof=1).unstack()
     # rows and tasks without a finished run stay, as NaN
     return mean.reindex(index=rows, columns=keys), deviation.reindex(index=rows, columns=keys)
 

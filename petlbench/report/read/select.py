@@ -58,7 +58,7 @@ def selected(records: Sequence[Record], spec: ReportSpec) -> list[Record]:
     ]
     for key in spec.vary:
         _check_varied(rest, key)
-    _refuse_mixtures([r for r in rest if r["status"] == "finished"], list(spec.vary))
+    refuse_mixtures([r for r in rest if r["status"] == "finished"], list(spec.vary))
     return rest
 
 
@@ -99,7 +99,15 @@ def _of_protocol(records: Sequence[Record], spec: ReportSpec) -> list[Record]:
     return rest
 
 
-def _refuse_mixtures(finished: Sequence[Record], vary: Sequence[str]) -> None:
+def refuse_mixtures(
+    finished: Sequence[Record],
+    vary: Sequence[str],
+    advice: str = "give them separate rows (--vary {}) or separate folders",
+) -> None:
+    """Raise UserError if runs of one cell differ in more than draw, seed and the varied keys.
+
+    advice: what to do, with a place for a key in which they differ.
+    """
     runs: dict[tuple[Any, ...], Record] = {}
     cells: dict[tuple[Any, ...], Record] = {}
     for record in finished:
@@ -109,7 +117,7 @@ def _refuse_mixtures(finished: Sequence[Record], vary: Sequence[str]) -> None:
         # two runs of equal factors, e.g. of two folders, must have been the same run
         other = runs.setdefault((*factors.values(), *varied), record)
         if other["id"] != record["id"]:
-            raise _mixture(factors, differences(other, record, IDENTITY))
+            raise _mixture(factors, differences(other, record, IDENTITY), advice)
         cell = tuple(factors[key] for key in CELL)
         # comparing with one run of the cell, and of its draw, is enough: equality is transitive
         drawn = DRAWN if fields.folds(record) is None else (*DRAWN, *FOLDED)
@@ -118,16 +126,18 @@ def _refuse_mixtures(finished: Sequence[Record], vary: Sequence[str]) -> None:
             settings = differences(other, record, [key for key in IDENTITY if key != "seed"])
             pairs = {k: pair for k, pair in settings.items() if k not in (*PER_RUN, *free)}
             if pairs:
-                raise _mixture(dict(zip(CELL, cell, strict=True)), pairs)
+                raise _mixture(dict(zip(CELL, cell, strict=True)), pairs, advice)
 
 
-def _mixture(factors: Mapping[str, Any], pairs: Mapping[str, tuple[Any, Any]]) -> UserError:
+def _mixture(
+    factors: Mapping[str, Any], pairs: Mapping[str, tuple[Any, Any]], advice: str
+) -> UserError:
     cell = " ".join(f"{key}={value}" for key, value in factors.items())
     shown = [f"{key} ({first}, {second})" for key, (first, second) in pairs.items()]
     more = f" and {len(shown) - MAX_KEYS} more" if len(shown) > MAX_KEYS else ""
     settings = ", ".join(shown[:MAX_KEYS]) + more or "settings outside their configurations"
     key = next(iter(pairs), "method.rank")
     return UserError(
-        f"two finished runs of {cell} differ in {settings}; a table never averages over settings: "
-        f"give them separate rows (--vary {key}) or separate folders"
+        f"two finished runs of {cell} differ in {settings}; a mean never counts two settings: "
+        f"{advice.format(key)}"
     )

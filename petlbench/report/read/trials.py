@@ -52,6 +52,8 @@ def tried(records: Iterable[Record], labels: Mapping[str, str]) -> dict[tuple[st
     found: dict[tuple[str, str], Tried] = {}
     failed: list[tuple[Tried, str]] = []
     for record in records:
+        if record["status"] == "unsupported":
+            continue  # it was not tried
         place = labels[record["id"]], record["factors"]["task"]
         own, values = found.setdefault(place, Tried()), _values(record)
         finished = record["status"] == "finished"

@@ -12,7 +12,7 @@ from petlbench.report.read import costs, probes
 from petlbench.report.read.predictions import AGAIN, Outcomes
 from petlbench.report.read.scores import Scores
 from petlbench.report.table import calibration, classes, notes
-from petlbench.report.table.costs import column, meaning
+from petlbench.report.table.costs import meaning, ranked
 from petlbench.report.table.footnotes import footnotes
 from petlbench.report.table.images import interval_text
 from petlbench.report.table.intervals import MEANING, counted
@@ -58,7 +58,7 @@ def accuracies(
     parts = [
         _top1(scores, outcomes),
         _from_predictions(scores, outcomes),
-        Part([column(key, ranked=True) for key in keys], scores.costs[keys], meaning(keys)),
+        Part(ranked(keys, scores.finished), scores.costs[keys], meaning(keys)),
         _memory(scores, records, budget_gib),
     ]
     return Table(
@@ -117,8 +117,9 @@ def _from_predictions(scores: Scores, outcomes: Mapping[str, Outcomes]) -> Part:
         columns=[c.key for c in FROM_PREDICTIONS],
     ).reindex(scores.rows)
     shown = [c for c in FROM_PREDICTIONS if figures[c.key].notna().any()]
-    finished = set(scores.finished["row"])
-    without = [row for row in scores.rows if row in finished and row not in outcomes]
+    [task] = scores.keys
+    known = scores.means[task].notna()
+    without = [row for row in scores.rows if known[row] and row not in outcomes]
     lines = [f"{', '.join(without)}: {AGAIN}."] if without else []
     if shown:
         lines += _calibration_notes(outcomes)

@@ -31,6 +31,19 @@ def column(key: str, *, ranked: bool = False) -> Column:
     return Column(key, cost.title, COST, cost.digits, cost.best if ranked else None)
 
 
+def ranked(keys: Sequence[str], finished: pd.DataFrame) -> list[Column]:
+    """The columns of costs, with marks; times of two devices have none.
+
+    finished: tidy rows.
+    """
+    devices = {
+        key: finished.loc[finished[key].notna(), "device"].nunique()
+        for key in keys
+        if COSTS[key].timed
+    }
+    return [column(key, ranked=devices.get(key, 1) <= 1) for key in keys]
+
+
 def meaning(keys: Sequence[str]) -> list[str]:
     """Definitions of the costs, in a note; none without costs."""
     sentences = [MEANINGS[key] for key in keys if key in MEANINGS]
@@ -48,7 +61,7 @@ def cost_table(scores: Scores, keys: Sequence[str]) -> Table:
     marks = notes.row_marks(scores)
     table = Table(
         rows=list(scores.rows),
-        columns=[column(key, ranked=True) for key in keys],
+        columns=ranked(keys, scores.finished),
         values=scores.costs[keys],
         spread=pd.DataFrame(index=scores.rows),  # costs have no deviations
         caption="Cost of each method. Best in bold, second underlined.",

@@ -6,8 +6,7 @@ import pandas as pd
 
 from petlbench.errors import UserError
 from petlbench.report.model.table import Table
-from petlbench.report.read import fields
-from petlbench.report.read.scores import Scores
+from petlbench.report.read.scores import Scores, by_fold
 from petlbench.report.table import notes
 from petlbench.report.table.images import interval_text
 
@@ -20,16 +19,12 @@ MEANING = (
 
 
 def counted(scores: Scores) -> pd.DataFrame:
-    """(row, task) -> its test images, and how many of them are right (mean over runs)."""
-    folded = [record["id"] for _, record in scores.labelled if fields.folds(record)]
-    main = scores.finished[scores.finished["main"]]
-    # each fold tests other images, and each seed of it the same ones
-    part = main["draw"].where(main["id"].isin(folded), 0)
-    parts = main.assign(part=part).groupby(["row", "task", "part"])
-    figures = parts.agg({"top1": "mean", "images": "min"})
+    """(row, task) with a mean -> its test images, and how many are right (mean over runs)."""
+    figures = by_fold(scores.finished)
     # of the images first: the mean number of right ones can exceed the least number of images
     figures["correct"] = figures["top1"] / 100 * figures["images"]
-    return figures[["correct", "images"]].groupby(["row", "task"]).sum()
+    cells = figures[["correct", "images"]].groupby(["row", "task"]).sum()
+    return cells[[bool(scores.means.notna().at[cell]) for cell in cells.index]]
 
 
 def intervals(scores: Scores) -> pd.DataFrame:

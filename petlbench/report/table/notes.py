@@ -35,6 +35,7 @@ def conditions(labelled: Sequence[Labelled], excluded: Sequence[Record]) -> list
     finished = [record for _, record in fields.finished(labelled)]
     return [
         *_hardware(finished),
+        *_missing_folds(labelled),
         *_changing_settings(labelled),
         *_excluded(labelled[0][1], excluded),
     ]
@@ -92,6 +93,14 @@ def _runs(labelled: Iterable[Labelled]) -> str:
     if least == most == len(seeds) * len(draws):
         return text
     return f"{text}, {least}{f' to {most}' * (most > least)} run{'s' * (most > 1)} in a cell"
+
+
+def _missing_folds(labelled: Sequence[Labelled]) -> list[str]:
+    return [
+        f"{row} has no figure on {task}: fold{'s' * (len(folds) > 1)} {joined(folds)} of others "
+        f"{'are' if len(folds) > 1 else 'is'} missing, so its images are not theirs."
+        for (row, task), folds in fields.missing_folds(labelled).items()
+    ]
 
 
 def _hardware(finished: Sequence[Record]) -> list[str]:
