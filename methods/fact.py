@@ -6,8 +6,9 @@ All weight updates of a network are slices of one tensor, which is factorised: a
 V (r, d) shared by all layers of one width, and a core S (r, r) of its own; query, key and value
 are three slices, fc1 four beside each other, fc2 four on top of each other. As in
 JieShibo/PETL-ViT @ 026e4f12; in a Swin, which that code does not support, each stage has factors
-of its own. The MLP of an EVA-02 is 8/3 as wide as the network, which no number of slices fills, so
-neither paper nor code defines FacT there.
+of its own. On EVA-02, which neither paper nor code has, query, key and value are layers apart, and
+the gated MLP is 8/3 as wide as the network, which no number of slices fills: FacT acts on the
+attention alone there.
 """
 
 from collections.abc import Callable
@@ -24,10 +25,9 @@ from petlbench.method import Method
 from petlbench.methods.fact_factors import Factored, OwnCore, SharedCore, Tucker
 from petlbench.model.backbone import Backbone
 from petlbench.model.stage import Stage
-from petlbench.swap import matching, swap
+from petlbench.swap import has, swap, swap_qkv
 
-SITES = ("*.attn.qkv", "*.attn.proj", "*.mlp.fc1", "*.mlp.fc2")
-MLP = "*.mlp.fc*"
+ATTENTION, MLP = 4, 8  # slices of a block
 CoreMaker = Callable[[int, int], nn.Module]  # (ins, outs) -> the core of a layer
 
 
@@ -39,7 +39,7 @@ def factorise(
     scale: float,
     dropout: float,
 ) -> None:
-    """Add s V S U, as in `Factored`, to all four linear maps of every block.
+    """Add s V S U, as in `Factored`, to all linear maps of every block.
 
     cores: called for each stage; its result makes the core of each layer, in the network's order.
     """
@@ -58,11 +58,12 @@ def factorise(
             return Parallel(layer, Scaled(scale, branch))
 
         # This order, block by block and site by site, numbers the slots of FacT-TK's P.
-        for block in stage.blocks:
-            for _, layer in matching(cast(nn.Module, block), MLP):  # also those with other names
-                _slices(cast(nn.Linear, layer), width)
-            for site in SITES:
-                swap(cast(nn.Module, block), site, update)
+        for block in map(_module, stage.blocks):
+            swap_qkv(block, update, dict.fromkeys(("q_proj", "k_proj", "v_proj"), update))
+            swap(block, "*.attn.proj", update)
+            if _adapts_mlp(stage):
+                swap(block, "*.mlp.fc1", update)
+                swap(block, "*.mlp.fc2", update)
 
 
 class FacTTT(Method):
@@ -84,8 +85,9 @@ class FacTTK(Method):
         super().__init__(backbone)
 
         def cores(stage: Stage) -> CoreMaker:
-            # 12 slots a block: query, key, value, proj, then four of fc1 and four of fc2.
-            tucker, slots = Tucker(rank, 12 * len(stage.blocks)), count()
+            # Slots of a block: query, key, value, proj, then four of fc1 and four of fc2.
+            number = ATTENTION + MLP * _adapts_mlp(stage)
+            tucker, slots = Tucker(rank, number * len(stage.blocks)), count()
 
             def core(ins: int, outs: int) -> nn.Module:
                 first, *_ = islice(slots, max(ins, outs))
@@ -95,6 +97,15 @@ class FacTTK(Method):
             return core
 
         factorise(backbone, cores, rank=rank, scale=scale, dropout=dropout)
+
+
+def _adapts_mlp(stage: Stage) -> bool:
+    """Whether FacT acts on the MLPs too: on all networks but EVA-02."""
+    return not has(_module(stage.blocks[0]), "*.attn.q_proj")
+
+
+def _module(block: object) -> nn.Module:
+    return cast(nn.Module, block)
 
 
 def _slices(layer: nn.Linear, width: int) -> tuple[int, int]:

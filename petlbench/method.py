@@ -140,7 +140,8 @@ class Method(nn.Module):
     and, more rarely, `extra_loss`, `parameter_groups`, `before_step`, `after_step`,
     `counted_parameters` and `merge`.
 
-    `forward` is pure: it writes no state and does not change z in place.
+    `forward` is pure: it writes no state, but what `extra_loss` reads after it, and does not
+    change z in place.
     starts_as_pretrained: the outputs before training are those of the pre-trained network.
     needs_weights: the constructor reads the backbone's weights, so that the method cannot be tried
     on shapes alone before a sweep.

@@ -42,7 +42,7 @@ def on_eva02(name: str) -> Method:
     return method_on(eva02(), name).eval()
 
 
-STARTING = ["lora", "dora", "repadapter", "hydra", "arc_att", "apla"]
+STARTING = ["lora", "dora", "repadapter", "hydra", "arc_att", "apla", "fact_tt", "fact_tk"]
 
 
 @pytest.mark.parametrize("name", [*STARTING, "arc", "rlrr"])
@@ -55,7 +55,7 @@ def test_all_tensors_are_trained_from_the_pretrained_outputs(name: str) -> None:
     assert all(p.grad is not None and p.grad.any() for p in trained(method).values())
 
 
-@pytest.mark.parametrize("name", ["lora", "dora", "hydra", "apla"])
+@pytest.mark.parametrize("name", ["lora", "dora", "hydra", "apla", "fact_tt", "fact_tk"])
 def test_it_merges(name: str) -> None:
     method = randomised(on_eva02(name))
     with torch.no_grad():
@@ -69,15 +69,30 @@ def test_it_does_not_merge_where_the_key_has_no_bias(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["fact_tt", "fact_tk"])
-def test_fact_says_which_layer_has_no_slices(name: str) -> None:
-    with pytest.raises(Unsupported, match=r"768 x 768 slices, but one is 2048 x 768; choose ano"):
-        full_size_method(name, "eva02_b14")
+def test_fact_adds_a_slice_to_each_projection_of_the_attention(name: str) -> None:
+    method, plain = randomised(on_eva02(name)), Method(eva02()).eval()
+    for block, own in zip(plain.backbone.net.blocks, method.backbone.net.blocks, strict=True):
+        for part in ("q_proj", "k_proj", "v_proj", "proj"):
+            update = getattr(own.attn, part).branch
+            core = update.op.core()
+            change = update.scale * update.op.v.weight @ core @ update.op.u.weight
+            getattr(block.attn, part).weight.data += change.detach()
+    plain.backbone.head.load_state_dict(method.backbone.head.state_dict())
+    torch.testing.assert_close(method(images()), plain(images()))
 
 
+# 2 d r + 4 L r^2 and 2 d r + 4 L r + r^3 of FacT
 @pytest.mark.parametrize(
-    ("name", "parameters"), [("lora", 294_912), ("dora", 313_344), ("repadapter", 239_808)]
+    ("name", "parameters"),
+    [
+        ("lora", 294_912),
+        ("dora", 313_344),
+        ("repadapter", 239_808),
+        ("fact_tt", 2 * 768 * 16 + 4 * 12 * 16**2),
+        ("fact_tk", 2 * 768 * 32 + 4 * 12 * 32 + 32**3),
+    ],
 )
-def test_it_has_the_parameters_of_a_vit_of_its_size(name: str, parameters: int) -> None:
+def test_its_parameters_on_a_network_of_full_size(name: str, parameters: int) -> None:
     method = full_size_method(name, "eva02_b14")
     assert sum(tensor.numel() for tensor in method.counted_parameters()) == parameters
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import Normal, kl_divergence
+from torch.nn import functional as F
 
 from petlbench import registry
 from petlbench.config import compose
@@ -228,6 +230,44 @@ def test_ln_tuning_has_pefts_gradients() -> None:
         assert tensor.grad is not None
         assert_equal(theirs.pop(name).grad, tensor.grad)
     assert not theirs
+
+
+# PVeRA
+
+
+@pytest.mark.parametrize("family", ["vit", "swin"])
+def test_the_term_of_pvera_is_the_divergence_of_its_codes(family: str) -> None:
+    """Against torch's own, from the inputs of each layer; blocks have four of them."""
+    method: Any = randomised(tiny_method("pvera", family)).train()
+    inputs: dict[Any, Tensor] = {}
+    for layer in method.layers():
+        layer.register_forward_pre_hook(lambda module, args: inputs.update({module: args[0]}))
+    logits = method(images())
+    term = method.extra_loss(images(), logits, torch.zeros(len(logits)))
+    expected = torch.zeros(())
+    for layer, x in inputs.items():
+        codes = F.linear(x, layer.pvera_A[ADAPTER][:, : layer.in_features])
+        mu, log = (layer.pvera_lambda_d[ADAPTER] * codes).chunk(2, dim=-1)
+        drawn = Normal(mu, (log / 2).exp())
+        expected = expected + kl_divergence(drawn, Normal(0.0, 1.0)).mean() / 4
+    torch.testing.assert_close(term, 1e-6 * expected)
+    gradients = torch.autograd.grad(term, [m.pvera_lambda_d[ADAPTER] for m in method.layers()])
+    assert all(gradient.any() for gradient in gradients)
+
+
+def test_a_copy_of_pvera_has_a_term_of_its_own() -> None:
+    method: Any = randomised(tiny_method("pvera", "vit")).train()
+    logits = method(images())
+    twin = copy.deepcopy(method)
+    terms = []
+    for one in (method, twin):
+        torch.manual_seed(0)
+        logits = one(images() if one is method else 2 * images())
+        terms.append(one.extra_loss(images(), logits, torch.zeros(len(logits))))
+    assert terms[0] != terms[1]
+    torch.manual_seed(0)
+    logits = method(images())
+    assert method.extra_loss(images(), logits, torch.zeros(len(logits))) == terms[0]
 
 
 # AdaLoRA

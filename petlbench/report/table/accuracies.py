@@ -11,7 +11,7 @@ from petlbench.report.model.table import Column, Table
 from petlbench.report.read import costs, probes
 from petlbench.report.read.predictions import AGAIN, Outcomes
 from petlbench.report.read.scores import Scores
-from petlbench.report.table import calibration, classes, notes
+from petlbench.report.table import baselines, calibration, classes, notes
 from petlbench.report.table.costs import meaning, ranked
 from petlbench.report.table.footnotes import footnotes
 from petlbench.report.table.images import interval_text
@@ -72,6 +72,7 @@ def accuracies(
         provenance=provenance(scores),
         notes=[
             notes.scoring(scores.labelled, scores.tests),
+            *baselines.below(scores),
             *(note for part in parts for note in part.notes),
             *notes.conditions(scores.labelled, scores.excluded),
             *notes.failures(scores.labelled),

@@ -24,7 +24,11 @@ def below(scores: Scores) -> list[str]:
     if not len(lower):
         return []
     rows = ", ".join(f"{row} ({mean:.1f})" for row, mean in lower.items())
-    sentence = f"Below a baseline on the task mean: {rows} < {best} ({baselines[best]:.1f})."
+    where = f"the mean over {len(scores.keys)} {'test sets' if scores.tests else 'tasks'}"
+    where = scores.tasks[0].title if len(scores.keys) == 1 else where
+    sentence = f"Below a baseline on {where}: {rows} < {best} ({baselines[best]:.1f})."
+    if len(scores.keys) == 1:
+        return [sentence]
     return [f"{sentence} {_significance(means, list(map(str, lower.index)), best)}"]
 
 
