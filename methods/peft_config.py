@@ -12,6 +12,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
+from torch import nn
 
 from petlbench.checks import at_least, fraction, is_number, positive
 from petlbench.config import target
@@ -205,3 +206,32 @@ def check_kept(config: Any, heard: Iterable[warnings.WarningMessage]) -> None:
         key, other = [text for text in match.groups() if text] if match else ("", "")
         if str(given := getattr(config, key, other)) != other:
             raise ValueError(f"method.{key} is {given}, which PEFT would set to {other} here")
+
+
+def check_used(layers: Iterable[Any], values: Mapping[str, Any], adapter: str) -> None:
+    """Refuse numbers that a layer replaces in silence, such as a rank above its width.
+
+    Raises ValueError, as PEFT does for what a layer cannot take.
+    """
+    for layer in layers:
+        for key, value in values.items():
+            kept = getattr(layer, key, None)
+            used = kept.get(adapter) if isinstance(kept, dict) else None
+            # 0 leaves the choice to PEFT, as for the sizes of OFT's blocks
+            if is_number(used) and is_number(value) and value and used != value:
+                raise ValueError(f"method.{key} is {value}, of which a layer can use {used}")
+        # LoRA's starts from a decomposition have no more directions than the weight
+        down = getattr(layer, "lora_A", None)
+        rows = len(down[adapter].weight) if isinstance(down, nn.ModuleDict) else 0
+        if rows and rows != layer.r[adapter]:
+            raise ValueError(f"method.r is {layer.r[adapter]}, of which a layer can use {rows}")
+
+
+def check_directions(backbone: Backbone, names: Iterable[str], rank: object) -> None:
+    """Raise Unsupported for a rank that no decomposition of one of the layers has."""
+    sizes = (backbone.net.get_submodule(name).weight.shape for name in names)
+    if is_number(rank) and rank > (most := min(min(size) for size in sizes)):
+        raise Unsupported(
+            f"method.r is {rank}, of which a layer of {backbone.tag} can use {most}; "
+            "set a smaller one"
+        )

@@ -17,7 +17,9 @@ from petlbench.errors import Unsupported, UserError, first_line
 from petlbench.layers.frozen import whole
 from petlbench.method import Method
 from petlbench.methods.peft_config import (
+    check_directions,
     check_kept,
+    check_used,
     checked_config,
     kinds,
     quiet,
@@ -54,6 +56,7 @@ class PEFTTuner(Method):
         before = _logits(self)
         with refusals(tuner, backbone.tag):
             self.tuner = _injected(layer, backbone, config)
+            check_used(self.layers(), values, ADAPTER)
             self.unmergeable = _unmergeable(self.layers()[0])
         backbone.head.requires_grad_(True)
         after = _logits(self)
@@ -97,7 +100,9 @@ class PEFTWeightTuner(PEFTTuner):
     def check(cls, backbone: Backbone, **values: Any) -> None:
         """Refuse what needs no weights: missing tuners, names of layers, values of the config."""
         tuner, targets = values.pop("tuner"), values.pop("targets")
-        checked_config(kinds(tuner)[0], values, target_names(backbone, targets), cls.given)
+        names = target_names(backbone, targets)
+        checked_config(kinds(tuner)[0], values, names, cls.given)
+        check_directions(backbone, names, values.get("r"))
 
 
 def _injected(layer: Any, backbone: Backbone, config: Any) -> Any:

@@ -91,6 +91,30 @@ def test_a_wrong_value_is_refused_in_one_line(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "changed", "message"),
+    [
+        ("pissa", {"r": 33}, "method.r is 33, of which a layer"),
+        ("olora", {"r": 33}, "method.r is 33, of which a layer"),
+        ("tinylora", {"r": 33}, "method.r is 33, of which a layer can use 32"),
+        ("adamss", {"num_subspaces": 1000}, "method.num_subspaces is 1000, of which a layer can"),
+        ("psoft", {"r": 33}, "does not fit"),
+    ],
+)
+def test_a_rank_that_a_layer_cannot_have_is_refused(
+    name: str, changed: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(Unsupported, match=message):
+        adapted(name, **changed)
+
+
+def test_a_plan_refuses_such_a_rank_on_shapes() -> None:
+    for name in ("pissa", "olora", "adamss"):
+        values = registry.values(name) | {"r": 33}
+        with pytest.raises(Unsupported, match=r"of which a layer of .* can use 32"):
+            peft_tuner.PEFTWeightTuner.check(tiny("vit"), **values)
+
+
 def test_what_pefts_warnings_say_is_refused_if_it_changes_a_value_and_else_kept_back() -> None:
     with warnings.catch_warnings(action="error"):
         assert adapted("beft").unmergeable == ""

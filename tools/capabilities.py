@@ -22,7 +22,7 @@ from petlbench.cost import section, shapes
 from petlbench.errors import UserError, one_line, unknown
 from petlbench.merge import merged
 from petlbench.method import Method
-from petlbench.testing import FAMILIES, Case, images, loss, plain_logits, supported, tiny
+from petlbench.testing import FAMILIES, Case, facts, images, loss, plain_logits, supported, tiny
 from petlbench.testing.facts import overlay
 from petlbench.testing.networks import full_size
 from petlbench.testing.properties import (
@@ -31,6 +31,8 @@ from petlbench.testing.properties import (
 )
 
 BACKBONE, SIZE, CLASSES = "vit_mini", 48, 10
+NONE = "–"
+BATCH = 32  # some methods need two images in a step
 HEAD = f"""\
 # What the methods can do
 
@@ -42,8 +44,8 @@ to the bit (yes) or up to a part of the largest logit. *merges*: into a plain ti
 with [`backbone.weights`](quantised.md) of that name, on the CPU, a training step has a finite \
 loss and changes all trained tensors and no other, and the delta reloads. Parameters without \
 the head, bytes of the delta with a head for {CLASSES} classes, and 1e9 operations of inference \
-and of a training step for an image are those of `{BACKBONE}`; – means that they cannot be \
-counted on shapes."""
+and of a training step for an image are those of `{BACKBONE}`; {NONE} means that they cannot be \
+counted on shapes, or that nothing is trained by gradients (k-NN, whose delta holds features)."""
 QUANTISED = ("int8", "nf4")  # the first works everywhere, the other where bitsandbytes does
 TITLES = (
     *("method", "family", "starts", "merges", "reloads", "bf16", "fp16", *QUANTISED, *FAMILIES),
@@ -114,7 +116,9 @@ def reloads(case: Case) -> str:
 
 
 def trains(case: Case, dtype: torch.dtype) -> str:
-    """`yes`; raises what a training step under autocast raises."""
+    """`yes`, – if nothing is trained; raises what a training step under autocast raises."""
+    if not facts.trains(case.method):
+        return NONE
     method = case.randomised().train()
     with torch.autocast("cpu", dtype=dtype):
         value = loss(method)
@@ -125,8 +129,9 @@ def trains(case: Case, dtype: torch.dtype) -> str:
 
 
 def trains_quantised(case: Case) -> str:
-    """`yes`; raises what a training step or a reload raises."""
-    a_step_moves_the_trained_tensors_alone(case)
+    """`yes`; raises what a training step, if the method makes one, or a reload raises."""
+    if facts.trains(case.method):
+        a_step_moves_the_trained_tensors_alone(case)
     a_delta_reloads_exactly(case)
     return "yes"
 
@@ -145,18 +150,22 @@ def figures(name: str) -> list[str]:
         network = full_size(BACKBONE, CLASSES, device="cpu")
         method = registry.create(name, network, **overlay(name, BACKBONE))
     except UserError:
-        return ["–"] * 4
+        return [NONE] * 4
     with tempfile.TemporaryDirectory() as folder:
         size = delta.save(Path(folder) / "delta.safetensors", method, {})
-    return [f"{section.parameters(method)['method']:,}", f"{size:,}", *operations(method)]
+    # without training the delta holds images, as many as there are
+    stored = f"{size:,}" if facts.trains(name) else NONE
+    return [f"{section.parameters(method)['method']:,}", stored, *operations(method)]
 
 
 def operations(method: Method) -> list[str]:
     """1e9 operations of inference and of a step, for an image."""
     try:
-        gflops = shapes.gflops(method, batch=1, size=SIZE)
+        gflops = shapes.gflops(method, batch=BATCH, size=SIZE)
+    except UserError:  # what a value of the method forbids is a mistake here
+        raise
     except Exception:  # a method that reads values, raises whatever it does
-        return ["–", "–"]
+        return [NONE, NONE]
     return [f"{gflops['forward']:.3f}", f"{gflops['step']:.3f}"]
 
 

@@ -10,7 +10,7 @@ from petlbench.errors import UserError
 from petlbench.report.model.report import Report
 from petlbench.report.model.spec import ReportSpec
 from petlbench.report.model.table import Column, Table
-from petlbench.report.read.means import GROUP_MEAN
+from petlbench.report.read.means import GROUP_MEAN, TASK_MEAN
 from petlbench.report.read.rows import tasks_by_group
 from petlbench.report.read.scores import Scores, gather
 from petlbench.report.table import published
@@ -32,7 +32,9 @@ VERDICTS = {
     "rounding": "explained if both cells and average were rounded, or the average truncated",
     "differs": "more than rounding explains",
 }
+MEANS = {GROUP_MEAN: "groups", TASK_MEAN: "tasks"}
 AVERAGE_COLUMNS = [
+    Column("of", "of", "Average", None),
     Column("printed", "printed", "Average", 1),
     Column("recomputed", "recomputed", "Average", 2),
     Column("difference", "difference", "Average", 2),
@@ -59,10 +61,11 @@ def _averages(rows: Sequence[PublishedRow]) -> Table:
     groups = tasks_by_group(SUITE)
     lines: dict[str, list[float | str]] = {}
     for row in rows:
-        printed, mean = row.cells.get(GROUP_MEAN), _recomputed(row, groups)
-        if printed is not None and mean is not None:
-            verdict = _verdict(abs(printed - mean))
-            lines[published.label_of(row)] = [printed, mean, printed - mean, verdict]
+        for key, name in MEANS.items():
+            printed, mean = row.cells.get(key), _recomputed(row, groups, key)
+            if printed is not None and mean is not None:
+                verdict = _verdict(abs(printed - mean))
+                lines[published.label_of(row)] = [name, printed, mean, printed - mean, verdict]
     if not lines:
         raise UserError("none of these published rows has an average and the cells behind it")
     keys = [column.key for column in AVERAGE_COLUMNS]
@@ -79,18 +82,22 @@ def _averages(rows: Sequence[PublishedRow]) -> Table:
             (label, "difference"): "≠" for label in values.index[values["verdict"] == "differs"]
         },
         notes=[
-            "Recomputed: mean of the three group means of the printed cells.",
+            "Recomputed from the printed cells: the mean of the three group means, or of all tasks.",
             *(f"{verdict}: {meaning}." for verdict, meaning in VERDICTS.items()),
         ],
     )
 
 
-def _recomputed(row: PublishedRow, groups: dict[str, list[str]]) -> float | None:
-    """Mean of the group means, from the printed groups or tasks; None if some are missing."""
+def _recomputed(row: PublishedRow, groups: dict[str, list[str]], key: str) -> float | None:
+    """The mean of a key of MEANS, from the printed groups or tasks; None if some are missing."""
+    every = [task for tasks in groups.values() for task in tasks]
+    if key == TASK_MEAN:
+        known = all(task in row.cells for task in every)
+        return sum(row.cells[task] for task in every) / len(every) if known else None
     # Table 3 of the DTL paper prints groups only
     if all(group.capitalize() in row.cells for group in groups):
         return sum(row.cells[group.capitalize()] for group in groups) / len(groups)
-    if not all(task in row.cells for tasks in groups.values() for task in tasks):
+    if not all(task in row.cells for task in every):
         return None
     means = [sum(row.cells[task] for task in tasks) / len(tasks) for tasks in groups.values()]
     return sum(means) / len(means)

@@ -47,7 +47,8 @@ def fpet(case: Case) -> Plan:
         hook.remove()
         return {"sizes": apart(seen[0], case.arrays["check/token_sizes"])}
 
-    return Plan("fpet_lora", values, usual_pool(case), tensors, further=sizes)
+    bits = "bi_" if values["bits"] is not None else ""
+    return Plan(f"fpet_{bits}{values['base']}", values, usual_pool(case), tensors, further=sizes)
 
 
 def _parameter(name: str, merge: int) -> str:
