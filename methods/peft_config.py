@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import torch
 from torch import nn
 
-from petlbench.checks import at_least, fraction, is_number, positive
+from petlbench.checks import at_least, fraction, is_number, is_whole, positive
 from petlbench.config import target
 from petlbench.errors import Unsupported, UserError, first_line, one_line, unknown
 from petlbench.model.backbone import Backbone
@@ -218,7 +218,7 @@ def check_used(layers: Iterable[Any], values: Mapping[str, Any], adapter: str) -
             kept = getattr(layer, key, None)
             used = kept.get(adapter) if isinstance(kept, dict) else None
             # 0 leaves the choice to PEFT, as for the sizes of OFT's blocks
-            if is_number(used) and is_number(value) and value and used != value:
+            if is_whole(used) and is_whole(value) and value and used != value:
                 raise ValueError(f"method.{key} is {value}, of which a layer can use {used}")
         # LoRA's starts from a decomposition have no more directions than the weight
         down = getattr(layer, "lora_A", None)
