@@ -66,12 +66,11 @@ look: install
 
 REPORT := $(BIN)/python -m petlbench.report
 MEASURED := results/measured
-UNTUNED := digits land location
+RATES := digits land location
 results: install
 	$(REPORT) demo --records $(MEASURED)/demo/runs --out $(MEASURED)/demo
 	$(REPORT) mini --records $(MEASURED)/mini/runs --out $(MEASURED)/mini
-	$(REPORT) mini_untuned --records $(MEASURED)/mini/untuned/runs --out $(MEASURED)/mini/untuned
-	$(REPORT) mini_three --records $(MEASURED)/mini/three/runs $(UNTUNED:%=$(MEASURED)/mini/untuned/runs/mini/%) --out $(MEASURED)/mini/three
+	$(REPORT) mini_all --records $(RATES:%=$(MEASURED)/mini/rates/runs/mini/%) --out $(MEASURED)/mini/rates
 	$(REPORT) efficiency --records $(MEASURED)/probe/runs --backbone vit_b16 --out $(MEASURED)/probe
 	$(REPORT) efficiency --records $(MEASURED)/probe/runs --backbone swin_b --out $(MEASURED)/probe/swin_b
 	$(REPORT) table1 --records $(MEASURED)/probe/runs --out $(MEASURED)/probe

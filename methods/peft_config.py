@@ -221,9 +221,9 @@ def check_used(layers: Iterable[Any], values: Mapping[str, Any], adapter: str) -
             if is_whole(used) and is_whole(value) and value and used != value:
                 raise ValueError(f"method.{key} is {value}, of which a layer can use {used}")
         # LoRA's starts from a decomposition have no more directions than the weight
-        down = getattr(layer, "lora_A", None)
-        rows = len(down[adapter].weight) if isinstance(down, nn.ModuleDict) else 0
-        if rows and rows != layer.r[adapter]:
+        down: Any = getattr(layer, "lora_A", None)
+        rows = len(down[adapter].weight) if isinstance(down, nn.ModuleDict) else None
+        if rows is not None and rows != layer.r[adapter]:
             raise ValueError(f"method.r is {layer.r[adapter]}, of which a layer can use {rows}")
 
 
@@ -235,3 +235,17 @@ def check_directions(backbone: Backbone, names: Iterable[str], rank: object) -> 
             f"method.r is {rank}, of which a layer of {backbone.tag} can use {most}; "
             "set a smaller one"
         )
+
+
+def check_widths(backbone: Backbone, names: Iterable[str], tuner: str) -> None:
+    """Raise Unsupported if layers of one name have inputs of different sizes."""
+    widths: dict[str, set[int]] = {}
+    for name in names:
+        kind = ".".join(name.split(".")[-2:])
+        widths.setdefault(kind, set()).add(backbone.net.get_submodule(name).weight.shape[1])
+    for kind, found in widths.items():
+        if len(found) > 1:
+            raise Unsupported(
+                f"PEFT's tuner {tuner} needs layers {kind} of one width; those of {backbone.tag} "
+                f"have {', '.join(map(str, sorted(found)))} inputs"
+            )

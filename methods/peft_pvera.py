@@ -38,7 +38,7 @@ class PVeRA(PEFTTuner):
         layers = self.layers()
         if not all(hasattr(layer, DRAW) for layer in layers):
             raise Unsupported(f"PEFT's tuner {tuner} has no {DRAW}, which the loss term reads")
-        blocks = [block for stage in backbone.stages for block in stage.blocks]
+        blocks: list[Any] = [block for stage in backbone.stages for block in stage.blocks]
         adapted = sum(any(layer in block.modules() for layer in layers) for block in blocks)
         self._sites = len(layers) / max(adapted, 1)  # layers of a block
         self._divergences = _OfStep()

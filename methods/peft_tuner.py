@@ -20,6 +20,7 @@ from petlbench.methods.peft_config import (
     check_directions,
     check_kept,
     check_used,
+    check_widths,
     checked_config,
     kinds,
     quiet,
@@ -30,6 +31,7 @@ from petlbench.model.backbone import Backbone
 from petlbench.model.folding import folded
 
 ADAPTER = "default"  # PEFT's name of the only adapter
+ONE_WIDTH = {"frod"}  # their layers of one name share a matrix
 
 
 class PEFTTuner(Method):
@@ -96,6 +98,10 @@ class PEFTWeightTuner(PEFTTuner):
 
     needs_weights = True
 
+    def __init__(self, backbone: Backbone, **values: Any) -> None:
+        self.check(backbone, **values)
+        super().__init__(backbone, **values)
+
     @classmethod
     def check(cls, backbone: Backbone, **values: Any) -> None:
         """Refuse what needs no weights: missing tuners, names of layers, values of the config."""
@@ -103,6 +109,8 @@ class PEFTWeightTuner(PEFTTuner):
         names = target_names(backbone, targets)
         checked_config(kinds(tuner)[0], values, names, cls.given)
         check_directions(backbone, names, values.get("r"))
+        if tuner in ONE_WIDTH:
+            check_widths(backbone, names, tuner)
 
 
 def _injected(layer: Any, backbone: Backbone, config: Any) -> Any:

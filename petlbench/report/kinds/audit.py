@@ -82,7 +82,7 @@ def _averages(rows: Sequence[PublishedRow]) -> Table:
             (label, "difference"): "≠" for label in values.index[values["verdict"] == "differs"]
         },
         notes=[
-            "Recomputed from the printed cells: the mean of the three group means, or of all tasks.",
+            "Recomputed from the printed cells: mean of the three group means, or of all tasks.",
             *(f"{verdict}: {meaning}." for verdict, meaning in VERDICTS.items()),
         ],
     )

@@ -40,8 +40,8 @@ def build(
         raise UserError("this report has the interval of each method; leave out --intervals")
     scores = _of_one_task(records, spec)
     known = outcomes_of(scores.labelled)
-    compared = scores.means.index[scores.means[scores.keys].notna().all(axis=1)]
-    outcomes = {row: known[row] for row in compared if row in known}
+    scored = scores.means[scores.keys].notna().all(axis=1)
+    outcomes = {row: known[row] for row in scores.rows if row in known and scored[row]}
     best = answer.best_row(scores)
     comparisons = pairs.compared(outcomes, best) if best in outcomes else {}
     tables = [accuracies.accuracies(scores, outcomes, records, budget_gib)]
