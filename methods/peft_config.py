@@ -221,10 +221,13 @@ def check_used(layers: Iterable[Any], values: Mapping[str, Any], adapter: str) -
             if is_whole(used) and is_whole(value) and value and used != value:
                 raise ValueError(f"method.{key} is {value}, of which a layer can use {used}")
         # LoRA's starts from a decomposition have no more directions than the weight
-        down: Any = getattr(layer, "lora_A", None)
-        rows = len(down[adapter].weight) if isinstance(down, nn.ModuleDict) else None
-        if rows is not None and rows != layer.r[adapter]:
-            raise ValueError(f"method.r is {layer.r[adapter]}, of which a layer can use {rows}")
+        maps = getattr(layer, "lora_A", None)
+        if isinstance(maps, nn.ModuleDict):
+            rows = len(maps[adapter].get_parameter("weight"))
+            if rows != layer.r[adapter]:
+                raise ValueError(
+                    f"method.r is {layer.r[adapter]}, of which a layer can use {rows}"
+                )
 
 
 def check_directions(backbone: Backbone, names: Iterable[str], rank: object) -> None:
