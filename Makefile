@@ -70,7 +70,7 @@ RATES := digits land location
 results: install
 	$(REPORT) demo --records $(MEASURED)/demo/runs --out $(MEASURED)/demo
 	$(REPORT) mini --records $(MEASURED)/mini/runs --out $(MEASURED)/mini
-	$(REPORT) mini_all --records $(RATES:%=$(MEASURED)/mini/rates/runs/mini/%) --out $(MEASURED)/mini/rates
+	$(REPORT) mini_all --records $(RATES:%=$(MEASURED)/mini/rates/runs/mini/%) $(MEASURED)/mini/rates/seeds --out $(MEASURED)/mini/rates
 	$(REPORT) efficiency --records $(MEASURED)/probe/runs --backbone vit_b16 --out $(MEASURED)/probe
 	$(REPORT) efficiency --records $(MEASURED)/probe/runs --backbone swin_b --out $(MEASURED)/probe/swin_b
 	$(REPORT) table1 --records $(MEASURED)/probe/runs --out $(MEASURED)/probe

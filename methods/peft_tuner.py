@@ -31,6 +31,7 @@ from petlbench.model.backbone import Backbone
 from petlbench.model.folding import folded
 
 ADAPTER = "default"  # PEFT's name of the only adapter
+DECOMPOSED = {"lora"}  # its rank is that of a decomposition here, and not a bound as AdaMSS's
 ONE_WIDTH = {"frod"}  # their layers of one name share a matrix
 
 
@@ -108,7 +109,8 @@ class PEFTWeightTuner(PEFTTuner):
         tuner, targets = values.pop("tuner"), values.pop("targets")
         names = target_names(backbone, targets)
         checked_config(kinds(tuner)[0], values, names, cls.given)
-        check_directions(backbone, names, values.get("r"))
+        if tuner in DECOMPOSED:
+            check_directions(backbone, names, values.get("r"))
         if tuner in ONE_WIDTH:
             check_widths(backbone, names, tuner)
 
