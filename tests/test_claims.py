@@ -16,7 +16,7 @@ import pytest
 from petlbench.run import claims
 from petlbench.run.claims import Claim, Claims, Owner
 from petlbench.run.record import Store
-from petlbench.system import WriteError
+from petlbench.system import ABANDONED_S, WriteError
 
 OTHER = Owner("far-away", 1, "2026-01-01T00:00:00+00:00", "another kernel")
 HOLD = """
@@ -176,7 +176,12 @@ def test_what_a_process_leaves_that_dies_after_a_removal_is_removed(tmp_path: Pa
     """And no removal of a process that lives."""
     folder = tmp_path / claims.FOLDER
     with taken(Claims(tmp_path), f"{claims.REMOVAL}1"):
-        (folder / f"{claims.REMOVAL}2").write_bytes(b"of a dead process")
+        left = folder / f"{claims.REMOVAL}2"
+        left.write_bytes(b"of a dead process, maybe of another machine")
+        Store(tmp_path).check_writable()
+        assert left.exists()
+        long_ago = time.time() - 2 * ABANDONED_S
+        os.utime(left, (long_ago, long_ago))
         Store(tmp_path).check_writable()
         assert [path.name for path in folder.iterdir()] == [f"{claims.REMOVAL}1"]
 

@@ -78,7 +78,7 @@ def test_sigterm_is_like_ctrl_c(tmp_path: Path) -> None:
 
 MAINS: list[tuple[str, Callable[[list[str]], int], list[str]]] = [
     ("petlbench.report.__main__.read", report.main, ["table", "--records", ".", "--out", "out"]),
-    ("petlbench.sweep.choose.trials", choose.main, ["--records", "."]),
+    ("petlbench.sweep.choose.read", choose.main, ["--records", "."]),
     ("petlbench.commands.predictor.load", predict.main, ["--delta", "x", "."]),
     ("petlbench.commands.data.main.run", data.main, ["list"]),
     ("petlbench.config.options.names", support.main, []),
