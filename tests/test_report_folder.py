@@ -439,5 +439,9 @@ def test_a_method_without_all_folds_is_not_ranked_with_those_that_have_them(
         "are not theirs." in table.notes
     )
     # one that all share is compared
+    other = [fold("linear", 1, set(), tmp_path)]
+    assert report([*few, *other]).answer.startswith(
+        "No method can be recommended: none was tested"
+    )
     alone = [fold("linear", 0, {0}, tmp_path), *few]
     assert report(alone).answer.startswith("LoRA, 100.0 %")

@@ -153,7 +153,7 @@ def figures(name: str) -> list[str]:
         return [NONE] * 4
     with tempfile.TemporaryDirectory() as folder:
         size = delta.save(Path(folder) / "delta.safetensors", method, {})
-    # without training the delta holds images, as many as there are
+    # without training the delta grows with the number of images
     stored = f"{size:,}" if facts.trains(name) else NONE
     return [f"{section.parameters(method)['method']:,}", stored, *operations(method)]
 

@@ -34,6 +34,11 @@ def answer(
 
     comparisons: of the best row; empty if there is none.
     """
+    if best is None and fields.finished(scores.labelled):
+        return (
+            "No method can be recommended: none was tested on all folds that others were tested "
+            "on; the notes name the missing ones."
+        )
     if best is None:
         return "No run has finished, so no method can be recommended; the notes have the reasons."
     correct, total = right_images(scores, outcomes)[best]
