@@ -8,7 +8,7 @@ import pytest
 from petlbench.config import options
 from petlbench.errors import UserError
 from petlbench.run.record import Record
-from petlbench.sweep.choose import points, trials, unequal, uneven
+from petlbench.sweep.choose import points, trials, tried, unequal, uneven, varied
 from tests.records import record
 from tests.sweeps import ROOT
 
@@ -85,7 +85,7 @@ def test_a_failed_seed_leaves_its_point_without_a_mean(status: str) -> None:
 def test_what_is_unsupported_was_not_tried() -> None:
     refused = [r | {"status": "unsupported", "scores": {}} for r in GRID]
     other = [r | {"factors": r["factors"] | {"method": "dtl"}} for r in GRID]
-    assert len(trials([*other, *refused], VALUES)) == len(other)
+    assert tried([*other, *refused, record("lora", "land", 78.0)]) == other
 
 
 def test_points_of_different_numbers_of_seeds_are_said() -> None:
@@ -105,6 +105,17 @@ def test_trials_of_other_settings_are_not_averaged() -> None:
         assert len(points(trials([*GRID, long], both), both)) == 4
 
 
+def test_points_that_differ_in_an_unnamed_setting_are_said() -> None:
+    assert varied(GRID, VALUES) is None
+    long = trial("lora", "digits", 1.0, 30.0)
+    long["config"]["train"]["epochs"] = 100
+    told = varied([*GRID, long], VALUES)
+    assert told is not None
+    assert "the points of lora on vit_mini differ in train.epochs (1, 100)" in told
+    assert varied([*GRID, long], ["train"]) is None
+    assert varied([*GRID, long], [*VALUES, "train.epochs"]) is None
+
+
 def test_a_value_may_be_null() -> None:
     without = [trial("lora", task, 0.1, 95.0) for task in ("digits", "land")]
     for r in without:
@@ -115,7 +126,7 @@ def test_a_value_may_be_null() -> None:
 
 def test_only_trials_count() -> None:
     with pytest.raises(UserError, match="no finished trial"):
-        trials([record("lora", "land", 78.0)], VALUES)
+        trials(tried([record("lora", "land", 78.0)]), VALUES)
     with pytest.raises(UserError, match=r"no value 'train\.rate'"):
         trials(GRID, ["train.rate"])
 

@@ -18,34 +18,35 @@ from petlbench.arguments import Parser, command
 from petlbench.cells import cells
 from petlbench.errors import UserError
 from petlbench.progress import say
+from petlbench.report.read.fields import differences
 from petlbench.report.read.records import read
-from petlbench.report.read.select import refuse_mixtures
+from petlbench.report.read.select import DRAWN, FOLDED, PER_RUN, refuse_mixtures
+from petlbench.run.identity import IDENTITY
 from petlbench.run.record import Record
 
 KEY = ["method", "backbone"]
 ADVICE = "name the key with --values (as {}) or give separate folders"
 
 
-def trials(records: Iterable[Record], values: list[str]) -> pd.DataFrame:
+def tried(records: Iterable[Record]) -> list[Record]:
+    """The trials, failed ones too, without those of what a method does not support."""
+    return [r for r in records if r["protocol"] == "trial" and r["status"] != "unsupported"]
+
+
+def trials(records: list[Record], values: list[str]) -> pd.DataFrame:
     """One row per trial: method, backbone, task, seed, top1 on val, the values.
 
-    top1 is NaN where the trial failed. values: dotted keys of the configuration. Raises UserError
-    if there is no finished trial, if a trial has no such key, or if two trials of one point differ
-    in another setting.
+    records: as `tried` returns them. top1 is NaN where the trial failed. values: dotted keys of
+    the configuration. Raises UserError if there is no finished trial, if a trial has no such key,
+    or if two trials of one point differ in another setting.
     """
-    tried = [
-        record
-        for record in records
-        # what a method does not support was not tried
-        if record["protocol"] == "trial" and record["status"] != "unsupported"
-    ]
     rows = [
         {key: record["factors"][key] for key in (*KEY, "task", "seed")}
         | {"top1": record["scores"]["val"]["top1"] if "val" in record["scores"] else nan}
         | {value: _look_up(record["config"], value) for value in values}
-        for record in tried
+        for record in records
     ]
-    refuse_mixtures([r for r in tried if r["status"] == "finished"], values, ADVICE)
+    refuse_mixtures([r for r in records if r["status"] == "finished"], values, ADVICE)
     if all(isnan(row["top1"]) for row in rows):
         raise UserError("no finished trial among the records; run a sweep with protocol=trial")
     return pd.DataFrame(rows)
@@ -106,6 +107,26 @@ def uneven(table: pd.DataFrame, values: list[str]) -> str | None:
     return f"the points have {seeds.min()} to {seeds.max()} seeds on a task"
 
 
+def varied(records: list[Record], values: list[str]) -> str | None:
+    """A warning if the points of a method differ in a setting other than the values and the seed.
+
+    records: as `tried` returns them. It names the first method whose points do.
+    """
+    keys = [key for key in IDENTITY if key != "seed"]
+    known = (*values, *PER_RUN, *DRAWN, *FOLDED)
+    first: dict[tuple[Any, ...], Record] = {}
+    for record in records:
+        method, backbone, task = (record["factors"][key] for key in (*KEY, "task"))
+        other = first.setdefault((method, backbone, task), record)
+        for key, pair in differences(other, record, keys).items():
+            if not any(key == name or key.startswith(f"{name}.") for name in known):
+                return (
+                    f"the points of {method} on {backbone} differ in {key} "
+                    f"({pair[0]}, {pair[1]}), which --values does not name"
+                )
+    return None
+
+
 def _look_up(config: Any, dotted: str) -> Any:
     for key in dotted.split("."):
         if not isinstance(config, dict) or key not in config:
@@ -125,10 +146,16 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, help="write the points as CSV")
     options = parser.parse_args(arguments)
-    table = trials(read([options.records]), options.values)
+    records = tried(read([options.records]))
+    table = trials(records, options.values)
     grid = points(table, options.values)
     print(grid.to_string(index=False, float_format="{:.5g}".format))
-    for warning in filter(None, (unequal(grid), uneven(table, options.values))):
+    warnings = (
+        unequal(grid),
+        uneven(table, options.values),
+        varied(records, options.values),
+    )
+    for warning in filter(None, warnings):
         say(f"warning: {warning}")
     if options.out is not None:
         try:
