@@ -511,6 +511,19 @@ def test_a_run_in_two_folders_counts_once_and_as_finished(tmp_path: Path) -> Non
         assert list(tidy.loc[tidy["id"] == "loraland0", "top1"]) == [78]
 
 
+def test_methods_select_the_rows_of_a_table(tmp_path: Path) -> None:
+    keep(records(), tmp_path / "runs")
+    given = ["leaderboard", "--records", str(tmp_path / "runs"), "--out", str(tmp_path)]
+    for chosen in (["lora,linear"], ["linear", "lora"], ["lora, ", "linear"]):
+        assert main([*given, "--methods", *chosen]) == 0
+        written = pd.read_csv(tmp_path / "leaderboard.csv")
+        assert list(written.iloc[:, 0]) == ["LoRA", "Linear"]
+        # against the rows that are there, not against DTL+
+        assert list(written["average_rank"]) == [1, 2]
+    two = replace(find("table"), methods=("dtl_plus",))
+    assert build(records(), two).tables[0].rows == ["DTL+"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -527,6 +540,8 @@ def test_a_run_in_two_folders_counts_once_and_as_finished(tmp_path: Path) -> Non
         (["--name", "a\nb"], "--name 'a b' is not a file name"),
         (["--out", "\udcff"], r"--out '\udcff' is not UTF-8"),
         (["--backbone", ""], "--backbone is empty; give it a value or leave it out"),
+        (["--methods", "lora", "dlt"], "unknown method among the records 'dlt'; Known: "),
+        (["--methods", ","], "--methods names no method; give names such as lora"),
         (["--vary", "train"], "--vary 'train' is a node, not a value; its values: train.epochs"),
         (["--vary", "method.rnak"], "has a value of this key; did you mean 'method.rank'?"),
         (["--vary", "method.rank.x"], "--vary 'method.rank.x': no record has a value of this key"),

@@ -66,6 +66,12 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--protocol", help="default: the report's; other records are excluded")
     options.add_argument("--backbone", help="required if the records have several backbones")
     options.add_argument(
+        "--methods",
+        nargs="+",
+        metavar="NAME",
+        help="measured rows of these methods only, e.g. dtl lora",
+    )
+    options.add_argument(
         "--vary",
         nargs="+",
         metavar="KEY",
@@ -110,6 +116,12 @@ def specification(options: argparse.Namespace) -> ReportSpec:
                 f"--community is for the leaderboard; report '{options.report}' has no rows for it"
             )
         changes["options"] = {**spec.options, "community": options.community}
+    if options.methods:
+        # with commas, as a sweep names them, too
+        names = [name.strip() for text in options.methods for name in text.split(",")]
+        changes["methods"] = tuple(filter(None, names))
+        if not changes["methods"]:
+            raise UserError("--methods names no method; give names such as lora, or leave it out")
     if options.vary:
         # its last part is printed, e.g. rank for method.rank
         changes["vary"] = {key: key.rpartition(".")[2] for key in options.vary}

@@ -16,6 +16,7 @@ from petlbench.config import options
 from petlbench.errors import UserError, unknown
 from petlbench.report import kinds
 from petlbench.report.model.spec import ReportSpec
+from petlbench.report.read.select import of_methods
 from petlbench.run.record import Record
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ COMMON: dict[str, Any] = {
     "suite": None,
     "protocol": "final",
     "backbone": None,
+    "methods": [],
     "vary": {},
     "published": [],
     "intervals": False,
@@ -63,6 +65,7 @@ def find(name: str) -> ReportSpec:
 
 def build(records: Sequence[Record], spec: ReportSpec) -> "Report":
     """The report of a specification. Raises UserError if the records do not fit it."""
+    records = of_methods(records, spec)
     report: Report = _module(spec.kind).build(records, spec, **spec.options)
     return _with_intervals(report, records, spec) if spec.intervals else report
 

@@ -51,10 +51,10 @@ def build(
     records: Sequence[Record], spec: ReportSpec, *, file: str = "dtl_aaai2024/claims"
 ) -> Report:
     """file: the claims, a yaml of results/published. Without records no claim is measured."""
-    if spec.suite or spec.backbone or spec.vary or spec.protocol != "final":
+    if spec.suite or spec.backbone or spec.methods or spec.vary or spec.protocol != "final":
         raise UserError(
             "each claim has a suite, a protocol, a backbone and settings of its own; "
-            "leave out --suite, --protocol, --backbone and --vary"
+            "leave out --suite, --protocol, --backbone, --methods and --vary"
         )
     measurements, claims = read(file)
     figures = [_measure(claim, measurements, records) for claim in claims]

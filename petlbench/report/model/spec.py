@@ -7,6 +7,7 @@ report:
                                    # records, and only the tasks with a record
   protocol: final
   backbone: vit_b16                # default: the one backbone of all records
+  methods: [lora, dtl]             # measured rows; default: of all records
   vary: {method.rank: rank}        # configuration key -> its title; each value is a row
   intervals: true                  # a further table with a 95 % interval of every cell
   published: [FILE]                # of results/published, without .csv; shown in separate rows
@@ -27,6 +28,7 @@ class ReportSpec:
     suite: str | None
     protocol: str
     backbone: str | None
+    methods: tuple[str, ...]
     vary: Mapping[str, str]
     published: tuple[str, ...]
     intervals: bool

@@ -82,6 +82,20 @@ def _unknown_key(key: str, every: set[str]) -> UserError:
     )
 
 
+def of_methods(records: Sequence[Record], spec: ReportSpec) -> Sequence[Record]:
+    """The records of the specification's methods, of all if it names none.
+
+    Raises UserError for a method without a record, unless there are no records at all.
+    """
+    if not spec.methods or not records:
+        return records
+    present = {record["factors"]["method"] for record in records}
+    for method in spec.methods:
+        if method not in present:
+            raise unknown("method among the records", method, present)
+    return [record for record in records if record["factors"]["method"] in spec.methods]
+
+
 def of_suite(records: Sequence[Record], spec: ReportSpec) -> list[Record]:
     """The records of the suite. Raises UserError if there are none."""
     rest = [record for record in records if record["suite"] == spec.suite]
