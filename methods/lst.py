@@ -117,8 +117,8 @@ def _blocks(backbone: Backbone, *, pruned: bool) -> list[Any]:
         raise Unsupported(f"LST's ladder is too narrow for the attention pooling of {tag}")
     if pruned and backbone.held != WHOLE:
         raise Unsupported(
-            "LST's pruned start ranks weights by their gradients, which backbone.weights="
-            f"{backbone.held} has none of; set backbone.weights={WHOLE} or method.prune=null"
+            f"LST's pruned start ranks whole weights, which backbone.weights={backbone.held} "
+            "has none of; set backbone.weights={WHOLE} or method.prune=null"
         )
     # In a gated MLP fc1 has twice the outputs that fc2 reads: one set of rows cannot fit both.
     if pruned and blocks[0].mlp.fc1.out_features != blocks[0].mlp.fc2.in_features:

@@ -55,7 +55,7 @@ class PVeRA(PEFTTuner):
         return self._weight * total / self._sites
 
     def _drawn(self, layer: Any, number: int, mean: Tensor, variance: Tensor, name: str) -> Tensor:
-        """PEFT's sample (..., r / 2) of a layer, whose divergence is noted; variance: its log."""
+        """PEFT's sample (..., r) of a layer, whose divergence is noted; variance: its log."""
         if layer.training:
             mu, log = mean.float(), variance.float()
             self._divergences[number] = (mu.square() + log.exp() - 1 - log).mean() / 2

@@ -2,7 +2,8 @@
 
 A tuner replaces linear layers, the targets, by layers of its own that hold the frozen ones. Its
 values are those of its `*Config` class in PEFT, with PEFT's defaults for what a yaml leaves out;
-the docstrings there name the papers. The library is an extra: pip install "petlbench[peft]".
+the docstrings there describe them, and each yaml names its paper. The library is an extra:
+pip install "petlbench[peft]".
 """
 
 import copy

@@ -39,7 +39,8 @@ d: width, L: number of blocks, r: rank, h: hidden size, p: prompts, T: queries, 
 K: channels; in a Swin or ConvNeXt, L d is the sum of the widths of the blocks. Units are the \
 structural units of the DTL paper's Table 1: \
 each low-rank pair, bottleneck, set of prompts, pair of scale and shift, core of FacT or \
-convolution is one. SSF has 74 pairs; the paper's 148 counts tensors. Checked by: what the tests \
+convolution is one; PEFT's own modules are not counted (0 or –). SSF has 74 pairs; the paper's \
+148 counts tensors. Checked by: what the tests \
 compare outputs and gradients with, a vector of the official implementation \
 ([tests/golden](../../tests/golden/README.md)), PEFT's own code, which runs, or equations of the \
 paper and properties alone."""
