@@ -10,6 +10,7 @@ from petlbench.config import options
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
 from petlbench.testing import PROPERTIES, Case, Undeclared, case, facts, support_is_as_declared
+from petlbench.testing.passes import images_are_independent
 
 Captured = pytest.CaptureFixture[str]
 
@@ -51,7 +52,8 @@ class Careless(Method):
 
     def features(self, z: Tensor) -> Tensor:
         self.calls += 1
-        return super().features(z.add_(self.shift.detach()))
+        z = super().features(z.add_(self.shift.detach()))
+        return z + z.mean(0)
 
 
 @pytest.fixture
@@ -82,6 +84,7 @@ def test_broken_properties_fail_with_a_reason(careless: None, capsys: Captured) 
         "starts as pretrained if declared: starts_as_pretrained is True, but",
         "gets a gradient: no gradient reaches shift, idle",
         "forward is pure: features writes into z",
+        "images are independent: the logits of an image depend on its batch",
     ):
         assert any(reason in line for line in failures), reason
     for key in ("parameters", "start"):
@@ -94,6 +97,16 @@ def test_an_undeclared_refusal_names_the_key(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("petlbench.testing.once.declared", lambda name: declared)
     with pytest.raises(Undeclared, match=r"plain ViTs.*; declare facts\.unsupported in the yaml"):
         support_is_as_declared(Case("vqt", "swin"))
+
+
+@pytest.mark.parametrize(("method", "mixed"), [("lily", True), ("lora", False)])
+def test_a_method_that_mixes_images_is_declared(
+    monkeypatch: pytest.MonkeyPatch, method: str, mixed: bool
+) -> None:
+    images_are_independent(Case(method, "vit"))
+    monkeypatch.setattr("petlbench.testing.passes.declared", lambda _: {"mixes_images": not mixed})
+    with pytest.raises(AssertionError, match=r"facts\.mixes_images"):
+        images_are_independent(Case(method, "vit"))
 
 
 def test_an_unknown_fact_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ KEYS = {
     "unsupported": "families of networks that the method refuses, e.g. [swin]",
     "unmergeable": "families on which the method cannot be merged, though it can elsewhere",
     "data_dependent": "true if a pass reads numbers, so that it cannot run on shapes",
+    "mixes_images": "true if the logits of an image depend on the other images of its batch",
     "noise": "true if a training pass draws numbers that no dropout draws",
     "tiny": "hyper-parameters for networks of width 16 and 32, e.g. {rank: 4}",
 }

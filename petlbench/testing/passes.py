@@ -43,6 +43,19 @@ def forward_is_pure(case: Case) -> None:
         assert not changed, f"forward sets {changed} of {name or 'the method'}"
 
 
+def images_are_independent(case: Case) -> None:
+    """The logits of an image do not depend on the others of its batch, unless declared."""
+    method = case.randomised().eval()
+    batch = images()
+    with torch.no_grad():
+        logits = method(batch)
+        alone = torch.cat([method(image[None]) for image in batch])
+    mixed = not torch.allclose(logits, alone, rtol=1e-4, atol=1e-4)
+    said = bool(declared(case.method).get("mixes_images"))
+    assert mixed <= said, "the logits of an image depend on its batch; declare facts.mixes_images"
+    assert said <= mixed, "facts.mixes_images is declared, but an image alone has equal logits"
+
+
 def blocks_do_not_write_into_their_input(case: Case) -> None:
     """No z is changed in place after a block has read it."""
     method = case.randomised().eval()
@@ -135,6 +148,7 @@ def no_tensor_stays_on_the_cpu(case: Case) -> None:
 
 PASS_PROPERTIES: tuple[Callable[[Case], None], ...] = (
     forward_is_pure,
+    images_are_independent,
     blocks_do_not_write_into_their_input,
     drop_path_follows_its_mask,
     blocks_of_the_frozen_prefix_save_nothing,
