@@ -520,8 +520,8 @@ def test_methods_select_the_rows_of_a_table(tmp_path: Path) -> None:
         assert list(written.iloc[:, 0]) == ["LoRA", "Linear"]
         # against the rows that are there, not against DTL+
         assert list(written["average_rank"]) == [1, 2]
-    two = replace(find("table"), methods=("dtl_plus",))
-    assert build(records(), two).tables[0].rows == ["DTL+"]
+    one = replace(find("table"), methods=("dtl_plus",))
+    assert build(records(), one).tables[0].rows == ["DTL+"]
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,12 @@ def test_table_2_states_what_the_paper_says_of_its_rows() -> None:
     assert any(note.startswith("Tasks won: ") and "VPT-Deep" in note for note in table.notes)
 
 
+def test_methods_of_a_node_must_be_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_node", lambda _: {"kind": "table", "methods": "lora"})
+    with pytest.raises(UserError, match="methods is lora; it must be a list of names"):
+        registry.find("mine")
+
+
 def test_equal_scores_both_win_a_task_and_a_row_without_all_tasks_is_not_compared() -> None:
     runs = [*vtab("lora", 60.0), *vtab("ssf", 60.0), *vtab("dtl", 61.0), *vtab("noah", 70.0)[1:]]
     won = column(registry.build(runs, find("table2")).tables[0], "tasks won of 19")

@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
         "--methods",
         nargs="+",
         metavar="NAME",
-        help="measured rows of these methods only, e.g. dtl lora",
+        help="measured rows of these methods only, e.g. dtl lora; other rows stay",
     )
     options.add_argument(
         "--vary",

@@ -99,6 +99,8 @@ def _checked(name: str, spec: ReportSpec) -> ReportSpec:
     for key in spec.options:
         if key not in choices:
             raise unknown(f"option of report '{name}' ({spec.kind})", key, choices)
+    if isinstance(spec.methods, str):
+        raise UserError(f"report '{name}': methods is {spec.methods}; it must be a list of names")
     if not isinstance(spec.vary, Mapping):
         raise UserError(f"report '{name}': vary is {spec.vary}; it must map keys to titles")
     return spec
