@@ -27,7 +27,8 @@ class HST(Method):
     of its blocks, and `last_blocks`, the last block of the ViT that the stage may read, counted
     from 1. Side block j of a stage reads its j-th ViT block: it attends to the `meta_tokens` of
     that block and to the mean of its patches, and adds the patches, interpolated to its own grid.
-    The last stage reads all of its blocks, since nothing else reads the rest.
+    Blocks behind the last one that is read are not computed, since no logit depends on them; their
+    meta tokens and norms count as trained, as in the authors' code.
     M learned meta tokens E_i go through ViT block i in front of the others, and are dropped behind
     it. norm1 and norm2 of all ViT blocks are trained too, so backward passes the whole ViT. The
     head reads the mean over the last map after a BatchNorm without weights, whose statistics are
@@ -129,7 +130,10 @@ def _blocks_of_stages(
     last_blocks: Sequence[int],
     depth: int,
 ) -> list[int]:
-    """Number of ViT blocks of each stage. Raises UserError if the lists do not fit."""
+    """Number of ViT blocks of each stage, of the last one those that it reads.
+
+    Raises UserError if the lists do not fit.
+    """
     named = {"widths": widths, "heads": heads, "depths": depths, "last_blocks": last_blocks}
     for name, values in named.items():
         if not _is_list(values) or len(values) != len(widths):
@@ -144,14 +148,9 @@ def _blocks_of_stages(
             f"the network, and each stage needs as many of them as method.depths says, "
             f"{list(depths)}"
         )
-    if counts[-1] > depths[-1]:  # no logit would depend on what is trained in the rest
-        raise UserError(
-            f"method.depths is {list(depths)}; its last stage must read all {counts[-1]} blocks "
-            "that method.last_blocks gives it"
-        )
     for width, count in zip(widths, heads, strict=True):
         if width % count:
             raise UserError(
                 f"a width of method.widths is {width}; it must be a multiple of its {count} heads"
             )
-    return counts
+    return [*counts[:-1], depths[-1]]

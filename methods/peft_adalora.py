@@ -74,7 +74,8 @@ class AdaLoRA(PEFTTuner):
         """Give PEFT the schedule in steps."""
         config, (warm_up, tail) = self._config, self._parts
         config.total_step = step.total
-        config.tinit, config.tfinal = int(warm_up * step.total), int(tail * step.total)
+        # PEFT reaches target_r at the first step of the last part, so this has one at least
+        config.tinit, config.tfinal = int(warm_up * step.total), max(1, int(tail * step.total))
 
     def after_step(self, step: Step) -> None:
         """Update the importance of the values, and set the least important ones to zero."""

@@ -1,4 +1,4 @@
-"""What PEFT offers, its configs, and what it says of values: errors and warnings."""
+"""PEFT's tuners and configs, and its errors and warnings as errors of this project."""
 
 import logging
 import re
@@ -22,8 +22,8 @@ from petlbench.swap import matching
 
 # They need a model of transformers, its tokens, or the number of a task beside the images.
 TEXT = {"ADAPTION_PROMPT", "POLY", "SHADOW", "TRAINABLE_TOKENS", "XLORA"}
-# `targets` says where, the head is trained anyway, torch's weights are (out, in), nothing here
-# calls a schedule, and there are no tokens of a language model.
+# Not settable: where the tuner acts (`targets` says it), the head, the layout of weights,
+# schedules, and options for language models.
 OWN = {
     *("target_modules", "target_parameters", "exclude_modules", "modules_to_save"),
     *("layers_to_transform", "layers_pattern", "fan_in_fan_out"),
@@ -32,6 +32,7 @@ OWN = {
 }
 # Starts from data that nothing here gives to PEFT, which would keep its usual start in silence.
 FROM_DATA = ("eva",)
+SHARED_BY_NAME = {"frod"}  # tuners whose layers of one name share a matrix
 LEAST = {"r": 1, "num_cayley_neumann_terms": 2}  # with one term OFT's rotation is the identity
 # What PEFT raises of values that it does not check itself, such as more vectors than there are.
 UNCHECKED = (ArithmeticError, AssertionError, AttributeError, RuntimeError)
@@ -71,7 +72,7 @@ def _is_usable(kind: Any, layer: Any) -> bool:
     return isinstance(layer, type) and issubclass(layer, base) and kind.value not in TEXT
 
 
-def kinds(tuner: str) -> tuple[Any, Any]:
+def classes(tuner: str) -> tuple[Any, Any]:
     """The classes of config and tuner in PEFT. Raises Unsupported for one that is not there."""
     peft = library()
     if tuner not in (names := tuners()):
@@ -230,10 +231,13 @@ def check_used(layers: Iterable[Any], values: Mapping[str, Any], adapter: str) -
                 )
 
 
-def check_directions(backbone: Backbone, names: Iterable[str], rank: object) -> None:
-    """Raise Unsupported for a rank that no decomposition of one of the layers has."""
+def check_directions(backbone: Backbone, names: Iterable[str], values: Mapping[str, Any]) -> None:
+    """Raise Unsupported for a rank above that of a weight from whose decomposition LoRA starts."""
+    rank = values.get("r")
+    if not (isinstance(values.get("init_lora_weights"), str) and is_number(rank)):
+        return
     sizes = (backbone.net.get_submodule(name).weight.shape for name in names)
-    if is_number(rank) and rank > (most := min(min(size) for size in sizes)):
+    if rank > (most := min(min(size) for size in sizes)):
         raise Unsupported(
             f"method.r is {rank}, of which a layer of {backbone.tag} can use {most}; "
             "set a smaller one"
@@ -241,7 +245,9 @@ def check_directions(backbone: Backbone, names: Iterable[str], rank: object) -> 
 
 
 def check_widths(backbone: Backbone, names: Iterable[str], tuner: str) -> None:
-    """Raise Unsupported if layers of one name have inputs of different sizes."""
+    """Raise Unsupported if layers that share a matrix have inputs of different sizes."""
+    if tuner not in SHARED_BY_NAME:
+        return
     widths: dict[str, set[int]] = {}
     for name in names:
         kind = ".".join(name.split(".")[-2:])

@@ -23,7 +23,7 @@ from petlbench.methods.peft_config import (
     check_used,
     check_widths,
     checked_config,
-    kinds,
+    classes,
     quiet,
     refusals,
     target_names,
@@ -32,8 +32,7 @@ from petlbench.model.backbone import Backbone
 from petlbench.model.folding import folded
 
 ADAPTER = "default"  # PEFT's name of the only adapter
-DECOMPOSED = {"lora"}  # its rank is that of a decomposition here, and not a bound as AdaMSS's
-ONE_WIDTH = {"frod"}  # their layers of one name share a matrix
+UNMERGEABLE = (NotImplementedError, ValueError)  # what PEFT raises of a layer without a merge
 
 
 class PEFTTuner(Method):
@@ -43,9 +42,9 @@ class PEFTTuner(Method):
     `*.mlp.fc1`; each must match. values: of PEFT's config. Raises Unsupported if PEFT or the tuner
     is not installed, or if the tuner does not fit a layer.
 
-    `starts_as_pretrained` and `unmergeable` are what the tuner shows when it is built. Tensors
-    that PEFT keeps outside the state of its layers or does not save, such as random places in a
-    weight, become buffers that it saves.
+    The constructor finds `starts_as_pretrained` and `unmergeable` by trying; on the meta device,
+    where no numbers are compared, the first is True. Tensors that PEFT keeps outside the state of
+    its layers or does not save, such as random places in a weight, become buffers that it saves.
     given: values of the config that a class of its own sets.
     """
 
@@ -55,17 +54,20 @@ class PEFTTuner(Method):
         self, backbone: Backbone, *, tuner: str, targets: Sequence[str], **values: Any
     ) -> None:
         super().__init__(backbone)
-        kind, layer = kinds(tuner)
-        config = checked_config(kind, values, target_names(backbone, targets), self.given)
+        config_class, tuner_class = classes(tuner)
+        config = checked_config(config_class, values, target_names(backbone, targets), self.given)
         before = _logits(self)
         with refusals(tuner, backbone.tag):
-            self.tuner = _injected(layer, backbone, config)
+            self.tuner = _injected(tuner_class, backbone, config)
             check_used(self.layers(), values, ADAPTER)
             self.unmergeable = _unmergeable(self.layers()[0])
         backbone.head.requires_grad_(True)
         after = _logits(self)
         if after is not None and not after.isfinite().all():
-            raise UserError(f"PEFT's tuner {tuner} starts with NaN for these values of method")
+            raise UserError(
+                f"PEFT's tuner {tuner} starts with outputs that are not finite; change the values "
+                "of method"
+            )
         self.starts_as_pretrained = _equal(before, after)
 
     def layers(self) -> list[Any]:
@@ -91,7 +93,7 @@ class PEFTTuner(Method):
         try:
             with quiet():
                 return folded(twin.tuner.merge_and_unload())
-        except ValueError as error:
+        except UNMERGEABLE as error:
             raise Unsupported(f"PEFT says '{first_line(error)}'") from error
 
 
@@ -100,28 +102,29 @@ class PEFTWeightTuner(PEFTTuner):
 
     needs_weights = True
 
-    def __init__(self, backbone: Backbone, **values: Any) -> None:
-        self.check(backbone, **values)
-        super().__init__(backbone, **values)
+    def __init__(
+        self, backbone: Backbone, *, tuner: str, targets: Sequence[str], **values: Any
+    ) -> None:
+        self.check(backbone, tuner=tuner, targets=targets, **values)
+        super().__init__(backbone, tuner=tuner, targets=targets, **values)
 
     @classmethod
-    def check(cls, backbone: Backbone, **values: Any) -> None:
+    def check(
+        cls, backbone: Backbone, *, tuner: str, targets: Sequence[str], **values: Any
+    ) -> None:
         """Refuse what needs no weights: missing tuners, names of layers, values of the config."""
-        tuner, targets = values.pop("tuner"), values.pop("targets")
         names = target_names(backbone, targets)
-        checked_config(kinds(tuner)[0], values, names, cls.given)
-        if tuner in DECOMPOSED:
-            check_directions(backbone, names, values.get("r"))
-        if tuner in ONE_WIDTH:
-            check_widths(backbone, names, tuner)
+        checked_config(classes(tuner)[0], values, names, cls.given)
+        check_directions(backbone, names, values)
+        check_widths(backbone, names, tuner)
 
 
-def _injected(layer: Any, backbone: Backbone, config: Any) -> Any:
+def _injected(tuner_class: Any, backbone: Backbone, config: Any) -> Any:
     """The tuner, whose layers are in the network afterwards."""
     place = next(backbone.net.parameters()).device
     # Not on meta: random places in a weight are found by operations that need numbers.
     with torch.device("cpu"), quiet() as heard:
-        made = layer(backbone.net, config, ADAPTER)
+        made = tuner_class(backbone.net, config, ADAPTER)
     check_kept(config, heard)
     # The network is a part of the method already; as a module of the tuner it would be one twice.
     vars(made)["model"] = made._modules.pop("model")
@@ -174,7 +177,7 @@ def _unmergeable(layer: Any) -> str:
     try:
         with torch.device("cpu"), quiet():
             twin.merge()
-    except (NotImplementedError, ValueError) as error:
+    except UNMERGEABLE as error:
         return f"PEFT says '{first_line(error)}'"
     return ""
 

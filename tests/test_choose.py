@@ -8,7 +8,15 @@ import pytest
 from petlbench.config import options
 from petlbench.errors import UserError
 from petlbench.run.record import Record
-from petlbench.sweep.choose import points, trials, tried, unequal, uneven, varied
+from petlbench.sweep.choose import (
+    points,
+    trials,
+    tried,
+    unchosen,
+    unequal,
+    uneven,
+    varied,
+)
 from tests.records import record
 from tests.sweeps import ROOT
 
@@ -40,6 +48,32 @@ def test_a_point_that_misses_a_task_is_not_chosen_and_edges_are_marked() -> None
     found = points(trials([r for r in GRID if r is not GRID[3]], VALUES), VALUES)
     best = found[found["chosen"]].iloc[0]
     assert (best["train.lr"], best["at_edge"]) == (0.1, "train.lr")
+
+
+def test_a_method_without_a_complete_point_is_said() -> None:
+    assert unchosen(points(trials(GRID, VALUES), VALUES)) is None
+    lost = [
+        r | {"factors": r["factors"] | {"method": "dtl"}, "status": "diverged", "scores": {}}
+        for r in GRID
+    ]
+    told = unchosen(points(trials([*GRID, *lost], VALUES), VALUES))
+    assert told is not None
+    assert told.endswith("none is chosen: dtl on vit_mini")
+
+
+@pytest.mark.parametrize(
+    ("values", "edge"),
+    [((1, 2, 3), [3]), ((1, "x"), [1]), (("cos", "lin"), []), ((True, False), [])],
+)
+def test_only_numbers_have_an_edge(values: tuple[object, ...], edge: list[object]) -> None:
+    grid = [trial("lora", "digits", n, 50.0 + n) for n in range(len(values))]
+    for each, value in zip(grid, values, strict=True):
+        each["config"]["train"]["lr"] = value
+        each["scores"]["val"]["top1"] += 10 * (value == 1)  # of two, the first is the best
+    if values == (1, 2, 3):
+        grid[2]["scores"]["val"]["top1"] = 90.0
+    found = points(trials(grid, VALUES), VALUES)
+    assert found.loc[found["at_edge"] == "train.lr", "train.lr"].tolist() == edge
 
 
 def test_grids_of_different_size_are_said() -> None:

@@ -34,7 +34,9 @@ def timed(method: str, gflops: float | None, seconds: float, device: str = HERE)
     costs |= {"gflops": {"forward": gflops / 3, "step": gflops}} if gflops else {}
     run["factors"] |= {"backbone": "vit_mini"}
     run["config"]["train"] |= {"epochs": 10}
+    run["selection"] |= {"fit_on": "trainval"}
     run["provenance"] |= {"device": device, "seconds": seconds}
+    run["provenance"]["splits"] |= {"trainval": {"sha256": "data", "images": 1000}}
     return run | {"cost": run["cost"] | costs, "suite": "mini"}
 
 
@@ -133,6 +135,17 @@ def test_plan_status_and_eta_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr("time.monotonic", lambda now=now: now)
         assert eta.seconds() == pytest.approx(300 * share)
         assert with_unknown.seconds() == pytest.approx(120 * share)  # as the mean
+
+
+def test_images_of_an_epoch_are_those_of_the_split(tmp_path: Path) -> None:
+    """k-NN sees each image once in no epoch, so its images seen do not tell."""
+    store, once = Store(tmp_path), timed("knn", 1.0, 10.0)
+    once["cost"]["images_seen"] = 1000
+    for run in (once, timed("lora", 2.0, 600.0), timed("dtl", 1.0, 999.0, device="another")):
+        store.write(run)
+    [line] = lines([planned(tmp_path, "method=dtl", "dataset=mini/digits")], Store, None)
+    # 10 epochs of 1000 images, 1 GFLOP each, at (20000 + 1000) GFLOP in 610 s
+    assert "; about 5 min of runs, from the records of this machine" in line
 
 
 def test_flops_that_were_not_computed_say_nothing_of_the_speed(tmp_path: Path) -> None:

@@ -31,8 +31,9 @@ QKV = ["*.attn.qkv"]
 
 def adapted(name: str, **changed: Any) -> Method:
     """A method of a yaml with other values, also ones that the yaml does not have."""
-    target = "petlbench.methods.peft_tuner.PEFTTuner"
-    return registry.adapt(tiny("vit"), Target(target, registry.values(name) | changed))
+    kind = registry.kind(name)
+    values = registry.values(name) | changed
+    return registry.adapt(tiny("vit"), Target(f"{kind.__module__}.{kind.__qualname__}", values))
 
 
 @pytest.mark.parametrize(
@@ -47,9 +48,9 @@ def adapted(name: str, **changed: Any) -> Method:
         ("vera", {"r": -1}, "method.r is -1; it must be a number of at least 1"),
         ("vera", {"target_modules": ["qkv"]}, "unknown key of method 'target_modules'"),
         ("peft_lora", {"megatron_config": {}}, "unknown key of method 'megatron_config'"),
-        ("peft_lora", {"init_lora_weights": "svd"}, "init"),
+        ("peft_lora", {"init_lora_weights": "svd"}, "'svd'; it must be true or false or gaussian"),
         ("c3a", {"block_size": 7}, "PEFT's tuner c3a does not fit petlbench_vit: "),
-        ("road", {"group_size": 7}, "group_size"),
+        ("road", {"group_size": 7}, "PEFT refuses the values of method: The group_size must be"),
         ("vera", {"r": 0}, "method.r is 0; it must be a number of at least 1"),
         ("olora", {"init_lora_weights": 7}, "method.init_lora_weights is 7; .* gaussian or"),
         ("lokr", {"init_weights": "x"}, "'x'; it must be true or false or lycoris"),
@@ -79,7 +80,11 @@ def adapted(name: str, **changed: Any) -> Method:
         ("ia3", {"feedforward_modules": "("}, "feedforward_modules is"),
         ("peft_lora", {"init_lora_weights": "eva"}, "a start from data, which is not supported"),
         ("oft", {"num_cayley_neumann_terms": 1}, "must be a number of at least 2"),
-        ("hra", {"apply_GS": True, "r": 16}, "PEFT's tuner hra starts with NaN for these values"),
+        (
+            "hra",
+            {"apply_GS": True, "r": 16},
+            "PEFT's tuner hra starts with outputs that are not finite",
+        ),
         ("psoft", {"psoft_svd_lowrank_niter": 3}, "PEFT would ignore a value .*psoft_svd_low"),
     ],
 )
@@ -89,6 +94,20 @@ def test_a_wrong_value_is_refused_in_one_line(
     with pytest.raises(UserError, match=message) as error:
         adapted(name, **changed)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["vera", "pissa", "frod", "shira", "pvera", "adalora"])
+def test_a_missing_tuner_and_targets_of_a_wrong_type_are_named(name: str) -> None:
+    kind = registry.kind(name)
+    path = f"{kind.__module__}.{kind.__qualname__}"
+    for key in ("tuner", "targets"):
+        values = {k: value for k, value in registry.values(name).items() if k != key}
+        with pytest.raises(UserError, match=f"method.{key} is missing; set method.{key}=VALUE"):
+            registry.check(tiny("vit"), Target(path, values))
+        with pytest.raises(UserError, match=f"method.{key} is None; it must be"):
+            registry.adapt(tiny("vit"), Target(path, values | {key: None}))
+    with pytest.raises(UserError, match=r"method\.targets is 'qkv'; it must be a list"):
+        registry.adapt(tiny("vit"), Target(path, registry.values(name) | {"targets": "qkv"}))
 
 
 @pytest.mark.parametrize(
@@ -323,6 +342,14 @@ def test_the_schedule_of_adalora_ends_with_the_target_rank() -> None:
     trained_adalora(method, first=2)
     assert sum(ranks(method)) == 8 * len(ranks(method))
     assert len(set(ranks(method))) > 1
+
+
+@pytest.mark.parametrize(("tail", "interval"), [(0.0, 7), (0.04, 7), (0.05, 7), (0.0, 1)])
+def test_adalora_reaches_the_target_rank_without_a_last_part(tail: float, interval: int) -> None:
+    target = "petlbench.methods.peft_adalora.AdaLoRA"
+    values = registry.values("adalora") | {"tail": tail, "deltaT": interval}
+    method = trained_adalora(registry.adapt(tiny("vit"), Target(target, values)))
+    assert sum(ranks(method)) == method.tuner.peft_config[ADAPTER].target_r * len(ranks(method))
 
 
 @pytest.mark.parametrize(

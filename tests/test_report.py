@@ -522,6 +522,9 @@ def test_methods_select_the_rows_of_a_table(tmp_path: Path) -> None:
         assert list(written["average_rank"]) == [1, 2]
     one = replace(find("table"), methods=("dtl_plus",))
     assert build(records(), one).tables[0].rows == ["DTL+"]
+    probed = record("dtl", "land", 1.0, protocol="probe")
+    with pytest.raises(UserError, match="names dtl, with no final record of mini on vit_mini"):
+        build([*records(), probed], replace(one, methods=("lora", "dtl")))
 
 
 @pytest.mark.parametrize(
@@ -540,7 +543,10 @@ def test_methods_select_the_rows_of_a_table(tmp_path: Path) -> None:
         (["--name", "a\nb"], "--name 'a b' is not a file name"),
         (["--out", "\udcff"], r"--out '\udcff' is not UTF-8"),
         (["--backbone", ""], "--backbone is empty; give it a value or leave it out"),
-        (["--methods", "lora", "dlt"], "unknown method among the records 'dlt'; Known: "),
+        (
+            ["--methods", "lora", "dlt"],
+            "unknown method among the records 'dlt'; Known: ",
+        ),
         (["--methods", ","], "--methods names no method; give names such as lora"),
         (["--vary", "train"], "--vary 'train' is a node, not a value; its values: train.epochs"),
         (["--vary", "method.rnak"], "has a value of this key; did you mean 'method.rank'?"),

@@ -307,6 +307,11 @@ def test_a_selection_of_records_is_refused(change: dict[str, Any]) -> None:
         registry.build([], replace(find("claims"), **change))
 
 
+def test_intervals_are_refused() -> None:
+    with pytest.raises(UserError, match="single figures; leave out --intervals"):
+        registry.build([], replace(find("claims"), intervals=True))
+
+
 def test_the_file_of_claims_is_consistent() -> None:
     measurements, listed = known()
     every = claims.read(FILE)[1]

@@ -364,6 +364,14 @@ def test_a_trial_of_which_one_seed_failed_has_failed() -> None:
     assert (found.scores, found.failed) == ([0.0, 80.0], 1)
 
 
+def test_trials_of_one_point_in_different_settings_are_not_averaged() -> None:
+    runs = [trial("lora", 0.1, 90.0), trial("lora", 0.1, 50.0) | {"id": "fewer"}]
+    for made, classes in zip(runs, (10, 5), strict=True):
+        made["config"] = made["config"] | {"dataset": {"classes": classes}}
+    with pytest.raises(UserError, match=r"differ in dataset\.classes \(10, 5\); a mean never"):
+        tried(runs, {made["id"]: "LoRA" for made in runs})
+
+
 def test_an_unsupported_pair_is_no_trial() -> None:
     runs = [trial("lora", 0.1, 90.0), trial("hst", 0.1, None) | {"status": "unsupported"}]
     assert list(tried(runs, {run["id"]: run["id"] for run in runs})) == [("lora0.1", "mini/land")]

@@ -67,7 +67,22 @@ def build(records: Sequence[Record], spec: ReportSpec) -> "Report":
     """The report of a specification. Raises UserError if the records do not fit it."""
     records = of_methods(records, spec)
     report: Report = _module(spec.kind).build(records, spec, **spec.options)
+    _check_shown(report, spec)
     return _with_intervals(report, records, spec) if spec.intervals else report
+
+
+def _check_shown(report: "Report", spec: ReportSpec) -> None:
+    """Refuse methods that have records, but none of those that the report is about."""
+    if not spec.methods or "suite" not in report.tidy:
+        return
+    missing = [name for name in spec.methods if name not in set(report.tidy["method"])]
+    if missing:
+        about = report.tidy[["protocol", "suite", "backbone"]].iloc[0]
+        raise UserError(
+            f"--methods names {', '.join(missing)}, with no {about['protocol']} record of "
+            f"{about['suite']} on {about['backbone']}, which this report is about; choose with "
+            "--protocol, --suite and --backbone"
+        )
 
 
 def changed(name: str, spec: ReportSpec, options: Mapping[str, Any]) -> ReportSpec:
@@ -99,11 +114,15 @@ def _checked(name: str, spec: ReportSpec) -> ReportSpec:
     for key in spec.options:
         if key not in choices:
             raise unknown(f"option of report '{name}' ({spec.kind})", key, choices)
-    if isinstance(spec.methods, str):
+    if not _are_names(spec.methods):
         raise UserError(f"report '{name}': methods is {spec.methods}; it must be a list of names")
     if not isinstance(spec.vary, Mapping):
         raise UserError(f"report '{name}': vary is {spec.vary}; it must map keys to titles")
     return spec
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
 
 
 def _node(experiment: str) -> dict[str, Any] | None:

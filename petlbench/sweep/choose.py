@@ -16,6 +16,7 @@ import pandas as pd
 
 from petlbench.arguments import Parser, command
 from petlbench.cells import cells
+from petlbench.checks import is_number
 from petlbench.errors import UserError
 from petlbench.progress import say
 from petlbench.report.read.fields import differences
@@ -84,9 +85,19 @@ def _mean(scores: pd.Series) -> float:
 
 
 def _at_edge(grid: pd.DataFrame, row: pd.Series, value: str) -> bool:
-    axis = grid.loc[(grid[KEY] == row[KEY]).all(axis=1), value]
-    # a value that is not varied has no edge
-    return bool(axis.nunique() > 1 and row[value] in (axis.min(), axis.max()))
+    axis = grid.loc[(grid[KEY] == row[KEY]).all(axis=1), value].tolist()
+    # neither a value that is not varied nor a word has an edge
+    numbers = [each for each in axis if is_number(each)]
+    return len(set(axis)) > 1 and bool(numbers) and row[value] in (min(numbers), max(numbers))
+
+
+def unchosen(grid: pd.DataFrame) -> str | None:
+    """A warning if a method has no point with finished trials on all tasks."""
+    chosen = grid.groupby(KEY)["chosen"].any()
+    names = [f"{method} on {backbone}" for (method, backbone), one in chosen.items() if not one]
+    if not names:
+        return None
+    return f"no point with finished trials on all tasks, so none is chosen: {', '.join(names)}"
 
 
 def unequal(grid: pd.DataFrame) -> str | None:
@@ -151,6 +162,7 @@ def main(arguments: list[str] | None = None) -> int:
     grid = points(table, options.values)
     print(grid.to_string(index=False, float_format="{:.5g}".format))
     warnings = (
+        unchosen(grid),
         unequal(grid),
         uneven(table, options.values),
         varied(records, options.values),

@@ -47,7 +47,7 @@ class Pace:
             self.add(record)
 
     def add(self, record: Record) -> None:
-        """Learn from a record; one without times tells FLOPs alone, one not finished nothing."""
+        """Learn from a record; one without times gives FLOPs only, an unfinished one nothing."""
         if record["status"] != "finished":
             return
         method, backbone = (record["factors"][key] for key in ("method", "backbone"))
@@ -63,7 +63,10 @@ class Pace:
         train_s, images = _positive(cost.get("train_s")), _positive(cost.get("images_seen"))
         if train_s is None or images is None:
             return
-        self._images[machine, suite].append(images / epochs)
+        # not those it has seen: k-NN reads each once, a search scores many
+        split = record["provenance"]["splits"].get(record["selection"].get("fit_on")) or {}
+        if size := _positive(split.get("images")):
+            self._images[machine, suite].append(size)
         # a replayed prefix is part of the FLOPs that are counted, and was not computed
         if gflops is not None and "prefix_cache" not in (record.get("notes") or {}):
             self._work[machine, backbone].append((gflops * images, train_s))

@@ -56,6 +56,8 @@ def build(
             "each claim has a suite, a protocol, a backbone and settings of its own; "
             "leave out --suite, --protocol, --backbone, --methods and --vary"
         )
+    if spec.intervals:
+        raise UserError("the claims are single figures; leave out --intervals")
     measurements, claims = read(file)
     figures = [_measure(claim, measurements, records) for claim in claims]
     table = _table(claims, figures)

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from petlbench.report.read.fields import main_test
+from petlbench.report.read.select import refuse_mixtures
 from petlbench.run.record import Record
 
 TRIAL = "trial"
+ADVICE = "give the folder of one of them with --records (they differ in {})"
 DECIDING = ("method", "backbone", "input", "train")  # nodes with the values that a trial may vary
 
 
@@ -48,8 +50,12 @@ class Tried:
 
 
 def tried(records: Iterable[Record], labels: Mapping[str, str]) -> dict[tuple[str, str], Tried]:
-    """(row, task) -> its trials and final runs; labels: record id -> row."""
+    """(row, task) -> its trials and final runs; labels: record id -> row.
+
+    Raises UserError if finished runs of one point differ in more than draw and seed.
+    """
     found: dict[tuple[str, str], Tried] = {}
+    points: dict[tuple[str, ...], list[Record]] = {}
     failed: list[tuple[Tried, str]] = []
     for record in records:
         if record["status"] == "unsupported":
@@ -57,12 +63,16 @@ def tried(records: Iterable[Record], labels: Mapping[str, str]) -> dict[tuple[st
         place = labels[record["id"]], record["factors"]["task"]
         own, values = found.setdefault(place, Tried()), _values(record)
         finished = record["status"] == "finished"
+        if finished:
+            points.setdefault((*place, record["protocol"], values), []).append(record)
         if record["protocol"] == TRIAL:
             scores = own.val.setdefault(values, [])
             scores += [record["scores"]["val"]["top1"]] if finished else []
             failed += [] if finished else [(own, values)]
         elif finished and (name := main_test(record)) is not None:
             own.test.setdefault(values, []).append(record["scores"][name]["top1"])
+    for runs in points.values():
+        refuse_mixtures(runs, [], ADVICE)
     for own, values in failed:  # of one seed is enough: the choice leaves such a point out too
         own.val[values] = []
     return {place: own for place, own in found.items() if own.val}
