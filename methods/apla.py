@@ -71,7 +71,7 @@ class APLA(Method):
             count, width = rows_per_block, op.out_features
             if count is not None:
                 end = "the width of the network there"
-                whole("rows_per_block", count, low=1, high=width, of=end)
+                whole("method.rows_per_block", count, low=1, high=width, of=end)
             if given is None:
                 return PartlyTrained(op, torch.randperm(width)[:count])
             return PartlyTrained(op, torch.tensor(_numbers(next(given), count, width)))

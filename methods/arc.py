@@ -47,7 +47,7 @@ class Recomposed(nn.Module):
         super().__init__()
         self.projection = projection
         self.scale = nn.Parameter(torch.empty(1, projection.out_features))
-        self.dropout = nn.Dropout(fraction("dropout", dropout))
+        self.dropout = nn.Dropout(fraction("method.dropout", dropout))
         self.shift = nn.Parameter(torch.zeros(projection.in_features))
         start(self.scale)
 
@@ -129,10 +129,10 @@ class ARC(Method):
         sites: Sequence[str],
     ) -> None:
         super().__init__(backbone)
-        rank = size("rank", rank)
+        rank = size("method.rank", rank)
         places = subset("method.sites", sites, STARTS)
         self.starts_as_pretrained = places == ["attn"]
-        _drop(backbone.net, fraction("backbone_dropout", backbone_dropout))
+        _drop(backbone.net, fraction("method.backbone_dropout", backbone_dropout))
         for stage in backbone.stages:
             shared = {site: _projection(stage.width, rank) for site in places}
             for slot in stage.blocks.slots:

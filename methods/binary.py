@@ -27,10 +27,10 @@ class BinaryBranch(nn.Module):
 
     def __init__(self, width: int, rank: int, bits: int, dropout: float, act: nn.Module) -> None:
         super().__init__()
-        rank = size("rank", rank)
+        rank = size("method.rank", rank)
         self.down = Quantised(width, rank, bits)
         self.act = act
-        self.dropout = nn.Dropout(fraction("dropout", dropout))
+        self.dropout = nn.Dropout(fraction("method.dropout", dropout))
         self.up = Quantised(rank, width, bits)
         # torch takes a and b as values, not as deviations.
         nn.init.trunc_normal_(self.up.weight, std=0.001, a=-0.002, b=0.002)
@@ -63,7 +63,7 @@ class BiLoRA(Method):
 
         def branch(width: int) -> nn.Module:
             # The bound of LowRank, which LoRA uses: a higher rank is no low-rank update.
-            whole("rank", rank, low=1, high=width, of="the width of the network there")
+            whole("method.rank", rank, low=1, high=width, of="the width of the network there")
             return Scaled(scale, BinaryBranch(width, rank, bits, dropout, nn.Identity()))
 
         swap(

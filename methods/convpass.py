@@ -43,12 +43,12 @@ class Bypass(nn.Module):
         tokens: Tokens,
     ) -> None:
         super().__init__()
-        hidden = size("hidden", hidden)
+        hidden = size("method.hidden", hidden)
         self.tokens = tokens
         self.down = nn.Linear(width, hidden)
         self.conv = nn.Conv2d(hidden, hidden, kernel_size=3, padding=1)
         self.act = QuickGELU()
-        self.dropout = nn.Dropout(fraction("dropout", dropout))
+        self.dropout = nn.Dropout(fraction("method.dropout", dropout))
         self.up = nn.Linear(hidden, width)
         nn.init.xavier_uniform_(self.down.weight)
         init(self.conv.weight)

@@ -26,7 +26,7 @@ class Decomposed(nn.Module):
         super().__init__()
         out, width = weight.shape
         self.update = LowRank(width, out, rank)
-        self.scale = positive("scale", scale)
+        self.scale = positive("method.scale", scale)
         self.magnitude = nn.Parameter(weight.detach().norm(dim=1))
 
     def forward(self, x: Tensor, product: Tensor, weight: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class DecomposedQKV(nn.Module):
     def __init__(self, qkv: nn.Linear, rank: int, scale: float, dropout: float) -> None:
         super().__init__()
         self.qkv = qkv
-        self.dropout = nn.Dropout(fraction("dropout", dropout))
+        self.dropout = nn.Dropout(fraction("method.dropout", dropout))
         query, _, value = qkv.weight.chunk(3)
         self.query = Decomposed(query, rank, scale)
         self.value = Decomposed(value, rank, scale)
@@ -90,7 +90,7 @@ class DecomposedLinear(nn.Module):
     def __init__(self, op: nn.Linear, rank: int, scale: float, dropout: float) -> None:
         super().__init__()
         self.op = op
-        self.dropout = nn.Dropout(fraction("dropout", dropout))
+        self.dropout = nn.Dropout(fraction("method.dropout", dropout))
         self.change = Decomposed(op.weight, rank, scale)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -37,9 +37,11 @@ class DTL(Method):
         beta: float | None,
     ) -> None:
         super().__init__(backbone)
-        first = block_number("extract_from", extract_from, backbone.depth)
+        first = block_number("method.extract_from", extract_from, backbone.depth)
         # before the first extraction h is zero
-        self.inject_from = max(first, block_number("inject_from", inject_from, backbone.depth))
+        self.inject_from = max(
+            first, block_number("method.inject_from", inject_from, backbone.depth)
+        )
         self.activation = nn.Identity() if beta is None else Swish(beta)
         widths = {
             number: stage.width

@@ -45,7 +45,7 @@ def factorise(
     """
     for stage in backbone.stages:
         width = stage.width
-        rank = whole("rank", rank, low=1, high=width, of="the width of the network there")
+        rank = whole("method.rank", rank, low=1, high=width, of="the width of the network there")
         u, v = nn.Linear(width, rank, bias=False), nn.Linear(rank, width, bias=False)
         nn.init.zeros_(v.weight)  # every update is zero before training
         core = cores(stage)

@@ -22,7 +22,7 @@ class Factored(nn.Module):
         self.u = u
         self.core = core
         self.v = v
-        self.dropout = nn.Dropout(fraction("dropout", dropout))
+        self.dropout = nn.Dropout(fraction("method.dropout", dropout))
         self.slices = (ins, outs)
 
     def forward(self, x: Tensor) -> Tensor:

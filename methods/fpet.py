@@ -60,9 +60,9 @@ class FPET(Method):
         if base not in BASES:
             raise unknown("method.base", base, BASES)
         blocks = plain_vit_blocks("FPET", backbone.tag, backbone.stages[0].blocks)
-        first = block_number("merge_block", merge_block, backbone.depth)
-        size("refine_rank", refine_rank)
-        whole("refine_bits", refine_bits, low=1, high=MOST_BITS)
+        first = block_number("method.merge_block", merge_block, backbone.depth)
+        size("method.refine_rank", refine_rank)
+        whole("method.refine_bits", refine_bits, low=1, high=MOST_BITS)
         head_width = backbone.widths[0] // cast(Attention, blocks[0].attn).num_heads
         with_all_bits, with_few_bits = BASES[base]
         make = with_all_bits if bits is None else partial(with_few_bits, bits=bits, head_bits=None)

@@ -4,8 +4,6 @@ Faster Parameter-Efficient Tuning with Token Redundancy Reduction, https://arxiv
 kyk120/fpet @ 17a45e76.
 """
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from petlbench.errors import Unsupported
 from petlbench.layers import Residual
+from petlbench.layers.linear import without_autocast
 from petlbench.methods.adaptformer import ParallelBlock
 from petlbench.methods.binary import BinaryBranch
 from petlbench.model.block import PreNormBlock
@@ -74,7 +73,7 @@ class TokenMerging(nn.Module):
         Sizes count the patches in a token.
         """
         # 16-bit products round the similarities of neighbours to equal values.
-        with _without_autocast(z):
+        with without_autocast(z.device.type):
             refined = F.normalize(self.refinement(keys.detach().to(z.dtype)), dim=-1)
             match = matches(refined[:, self.sources], refined[:, self.targets])  # (B, S, T)
             sizes = 1 + match.sum(1)  # (B, T)
@@ -95,16 +94,6 @@ def matches(sources: Tensor, targets: Tensor) -> Tensor:
     soft = torch.sigmoid(similarity - threshold)  # P
     hard = (soft > 0.5).to(soft.dtype)
     return soft + (hard - soft).detach()  # exactly `hard`, with the gradient of `soft`
-
-
-def _without_autocast(z: Tensor) -> AbstractContextManager[object]:
-    kind = z.device.type
-    # There is none for tensors without values, on which costs are counted.
-    return (
-        torch.autocast(kind, enabled=False)
-        if torch.amp.is_autocast_available(kind)
-        else nullcontext()
-    )
 
 
 class SizedBlock(PreNormBlock):

@@ -58,10 +58,10 @@ class GPS(Method):
         if selection_loss not in LOSSES:
             raise unknown("method.selection_loss", selection_loss, LOSSES)
         self.selection_loss = selection_loss
-        self.temperature = positive("temperature", temperature)
+        self.temperature = positive("method.temperature", temperature)
         # The views of one image alone are each other's only choice: the loss is 0 for any weights.
         smallest = 2 if selection_loss == "supcon" else 1
-        self.selection_batch = whole("selection_batch", selection_batch, low=smallest)
+        self.selection_batch = whole("method.selection_batch", selection_batch, low=smallest)
         modules = dict(backbone.net.named_modules())
         new: dict[nn.Module, nn.Module] = {}
         for name, tensor in list(backbone.net.named_parameters()):

@@ -27,7 +27,7 @@ class Entries(nn.Module):
     def __init__(self, weight: Tensor, per_neuron: int) -> None:
         super().__init__()
         rows = weight.detach().flatten(1)
-        count = min(whole("per_neuron", per_neuron, low=1), rows.shape[1])
+        count = min(whole("method.per_neuron", per_neuron, low=1), rows.shape[1])
         # Until fit chooses, the middle ones, which in a kernel lie over the image everywhere.
         middle = torch.arange(count, device=weight.device) + (rows.shape[1] - count) // 2
         index = middle.repeat(len(rows), 1)  # (out, K)

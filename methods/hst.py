@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from petlbench.checks import LARGEST_SIZE, is_whole, size
+from petlbench.checks import LARGEST_SIZE, batch_statistics, is_whole, size
 from petlbench.errors import UserError
 from petlbench.method import Method
 from petlbench.methods.hst_side import Downsampling, SideStage, Stem, started
@@ -52,7 +52,7 @@ class HST(Method):
         """Raises UserError for lists that do not fit each other or the network."""
         super().__init__(backbone)
         blocks = plain_vit_blocks("HST", backbone.tag, backbone.stages[0].blocks)
-        self.count = size("meta_tokens", meta_tokens)
+        self.count = size("method.meta_tokens", meta_tokens)
         self.read_blocks = _blocks_of_stages(widths, heads, depths, last_blocks, backbone.depth)
         for block in blocks:
             block.norm1.requires_grad_(True)
@@ -96,11 +96,8 @@ class HST(Method):
 
         Raises UserError for one image in a training step, which has no statistics.
         """
-        if self.training and len(images) == 1:
-            raise UserError(
-                "HST's batch norm needs two images in a training step, and one has 1; set "
-                "train.drop_last=true or another train.batch_size"
-            )
+        if self.training:
+            batch_statistics("HST", len(images))
         outputs = self.outputs(self.backbone.embed(images))
         h = images
         stages = cast(Iterable[SideStage], self.side)

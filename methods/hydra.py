@@ -29,9 +29,9 @@ class Branch(nn.Module):
 
     def __init__(self, width: int, out: int, rank: int, dropout: float) -> None:
         super().__init__()
-        rank = size("rank", rank)
+        rank = size("method.rank", rank)
         self.down = nn.Linear(width, rank)
-        self.dropout = nn.Dropout(fraction("dropout", dropout))
+        self.dropout = nn.Dropout(fraction("method.dropout", dropout))
         self.up = nn.Linear(rank, out)
         nn.init.xavier_uniform_(self.down.weight)
         for tensor in (self.down.bias, self.up.weight, self.up.bias):
@@ -53,7 +53,7 @@ class MultiHead(nn.Module):
     ) -> None:
         super().__init__()
         self.op = op
-        self.scale = positive("scale", scale)
+        self.scale = positive("method.scale", scale)
         widths = {"parallel": op.in_features, "sequential": op.out_features}
         self.branches = nn.ModuleDict(
             {name: Branch(widths[name], op.out_features, rank, dropout) for name in branches}

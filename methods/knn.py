@@ -5,7 +5,6 @@ eval_knn.py).
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import Any, cast
 
@@ -15,7 +14,8 @@ from torch.nn import functional as F
 
 from petlbench.checks import positive, whole
 from petlbench.errors import UserError
-from petlbench.method import Fitted, Method, SearchTrainer, Trainer, head_inputs
+from petlbench.layers.linear import without_autocast
+from petlbench.method import Fitted, Method, Trainer, head_inputs, searched
 from petlbench.model.backbone import Backbone
 from petlbench.swap import swap_these
 
@@ -51,10 +51,7 @@ class Memory(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, d) -> logarithms of the classes' shares (B, K); a share of 0 counts as tiny"""
-        kind = x.device.type
-        known = torch.amp.is_autocast_available(kind)  # it is not for shapes alone
-        # 16 bits would make near neighbours equal
-        with torch.autocast(kind, enabled=False) if known else nullcontext():
+        with without_autocast(x.device.type):  # 16 bits would make near neighbours equal
             similarity = F.normalize(x.to(self.features.dtype), dim=1) @ self.features.T  # (B, N)
         nearest = similarity.topk(min(self.k, len(self.features)))  # (B, k)
         weights = (nearest.values / self.temperature).softmax(1)
@@ -82,11 +79,12 @@ class KNN(Method):
         super().__init__(backbone)
         if not isinstance(neighbours, Sequence) or isinstance(neighbours, str) or not neighbours:
             raise UserError(
-                f"neighbours is {neighbours}; it must be a list of numbers such as [1, 5, 20]"
+                f"method.neighbours is {neighbours}; it must be a list of numbers such as "
+                "[1, 5, 20]"
             )
-        self.neighbours = [whole("a number of neighbours", k, low=1) for k in neighbours]
-        self.temperature = positive("temperature", temperature)
-        old, stored = cast(nn.Linear, backbone.head), whole("images", images, low=0)
+        self.neighbours = [whole("a number of method.neighbours", k, low=1) for k in neighbours]
+        self.temperature = positive("method.temperature", temperature)
+        old, stored = cast(nn.Linear, backbone.head), whole("method.images", images, low=0)
         sizes = (old.in_features, old.out_features, stored)
         swap_these(backbone, {old: Memory(*sizes, self.neighbours[0], self.temperature)})
 
@@ -100,7 +98,7 @@ class KNN(Method):
         read = trainer.outputs(self, partial(head_inputs, self))
         notes: dict[str, Any] = {}
         if len(self.neighbours) > 1:
-            search = self._search(trainer)
+            search = searched(trainer, "method.neighbours=[5]")
             self.memory.remember(*read(search.fit))
             features, labels = read(search.val)
             top1 = {k: self._top1(k, features, labels) for k in self.neighbours}
@@ -113,12 +111,6 @@ class KNN(Method):
             "images": len(self.memory.features),
         }
         return Fitted(self, made_by=("knn", values), notes=notes)
-
-    def _search(self, trainer: Trainer) -> SearchTrainer:
-        try:
-            return trainer.search()
-        except UserError as error:
-            raise UserError(f"{error}, method.neighbours=[5] chooses nothing") from error
 
     @torch.no_grad()
     def _top1(self, k: int, features: Tensor, labels: Tensor) -> float:

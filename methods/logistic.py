@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from petlbench.checks import is_number, whole
 from petlbench.errors import UserError
-from petlbench.method import Fitted, Method, SearchTrainer, Trainer, head_inputs
+from petlbench.method import Fitted, Method, Trainer, head_inputs, searched
 from petlbench.model.backbone import Backbone
 
 ABSENT = -1.0e4  # bias of a class without a training image: at the optimum it is -infinity
@@ -27,7 +27,9 @@ class Logistic(Method):
     x_i: what the head reads of training image i. C = 10^power is chosen on val, the parts of the
     training split that a search is given: all of `powers`, then `halvings` times the two powers
     around the best one, half as far away as before. With one power nothing is chosen. The head is
-    then fitted to the whole training split with the same C. iterations: the most of L-BFGS.
+    then fitted to the whole training split with the same C. iterations: the most of L-BFGS; the
+    record has how many the last fit took. For two classes scikit-learn fits the difference w of
+    the rows of W with the penalty |w|^2 / 2; the rows are then -w / 2 and w / 2.
     """
 
     def __init__(
@@ -36,31 +38,26 @@ class Logistic(Method):
         super().__init__(backbone)
         if not isinstance(powers, Sequence) or not powers or not all(map(_is_power, powers)):
             raise UserError(
-                f"powers is {powers}; it must be a list of numbers from -30 to 30 such as "
+                f"method.powers is {powers}; it must be a list of numbers from -30 to 30 such as "
                 "[-2, 0, 2]"
             )
         self.powers = [float(power) for power in powers]
-        self.halvings = whole("halvings", halvings, low=0)
-        self.iterations = whole("iterations", iterations, low=1)
+        self.halvings = whole("method.halvings", halvings, low=0)
+        self.iterations = whole("method.iterations", iterations, low=1)
 
     def fit(self, trainer: Trainer) -> Fitted:
         """Choose C if there is a choice, then fit the head."""
         read = trainer.outputs(self, partial(head_inputs, self))
         power, notes = self.powers[0], dict[str, Any]()
         if len(self.powers) > 1:
-            search = self._search(trainer)
+            search = searched(trainer, "method.powers=[0]")
             data = (*read(search.fit), *read(search.val))
             scores = refined(partial(self._top1, *data), self.powers, self.halvings)
             power = max(scores, key=scores.__getitem__)
             notes = {"C": 10**power, "val_top1": {f"{p:g}": s for p, s in scores.items()}}
-        self.set_head(self.regression(*read(trainer.fit), power))
-        return Fitted(self, notes=notes)
-
-    def _search(self, trainer: Trainer) -> SearchTrainer:
-        try:
-            return trainer.search()
-        except UserError as error:
-            raise UserError(f"{error}, method.powers=[0] chooses nothing") from error
+        estimator = self.regression(*read(trainer.fit), power)
+        self.set_head(estimator)
+        return Fitted(self, notes=notes | {"iterations": int(estimator.n_iter_.max())})
 
     def regression(self, features: Tensor, labels: Tensor, power: float) -> Any:
         """Scikit-learn's estimator, fitted to features (N, d) and labels (N,) in float64.
@@ -94,9 +91,7 @@ class Logistic(Method):
         """Copy the weights of a fitted estimator into the head."""
         head = cast(nn.Linear, self.backbone.head)
         weight, bias = (torch.from_numpy(x) for x in (estimator.coef_, estimator.intercept_))
-        if (
-            len(weight) == 1
-        ):  # of two classes it has the difference, w x: the logits are -+ w x / 2
+        if len(weight) == 1:  # of two classes: the difference
             weight, bias = (torch.cat([-x, x]) / 2 for x in (weight, bias))
         classes = torch.from_numpy(estimator.classes_).to(head.weight.device)
         head.weight.zero_()[classes] = weight.to(head.weight)

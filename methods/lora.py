@@ -23,7 +23,7 @@ class LowRankUpdate(nn.Module):
 
     def __init__(self, width: int, rank: int, scale: float, dropout: float) -> None:
         super().__init__()
-        self.scale = positive("scale", scale)
+        self.scale = positive("method.scale", scale)
         self.op = LowRank(width, width, rank, dropout)  # A: op.down, B: op.up
 
     def forward(self, x: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class NOAHLoRA(Method):
             """(..., d) -> (..., 3 d)"""
             update = LowRank(qkv.in_features, qkv.out_features, rank)
             updates.append(update)
-            branch = nn.Sequential(nn.Dropout(fraction("dropout", dropout)), update)
+            branch = nn.Sequential(nn.Dropout(fraction("method.dropout", dropout)), update)
             return Parallel(qkv, Scaled(scale, branch))
 
         swap(backbone, "*.attn.qkv", adapted)

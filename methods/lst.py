@@ -46,7 +46,7 @@ class LST(Method):
         self, backbone: Backbone, *, reduction: int, prune: str | None, tied: bool
     ) -> None:
         super().__init__(backbone)
-        whole("reduction", reduction, low=1)
+        whole("method.reduction", reduction, low=1)
         if prune is not None and prune not in PRUNINGS:
             raise unknown("method.prune", prune, [*PRUNINGS, "null"])
         blocks = _blocks(backbone, pruned=prune is not None)
@@ -54,8 +54,8 @@ class LST(Method):
         # The side blocks keep the number of heads; each head shrinks by the reduction.
         if width % (reduction * heads):
             raise UserError(
-                f"reduction is {reduction}; width {width} / {reduction} must be a multiple of "
-                f"the {heads} heads"
+                f"method.reduction is {reduction}; width {width} / {reduction} must be a multiple "
+                f"of the {heads} heads"
             )
         side = width // reduction
         self.prune = prune
@@ -115,10 +115,11 @@ def _blocks(backbone: Backbone, *, pruned: bool) -> list[Any]:
     plain_vit_blocks("LST", tag, blocks)
     if backbone.pool == "attention":
         raise Unsupported(f"LST's ladder is too narrow for the attention pooling of {tag}")
-    if pruned and backbone.held != WHOLE:
+    if pruned and backbone.weight_format != WHOLE:
         raise Unsupported(
-            f"LST's pruned start ranks whole weights, which backbone.weights={backbone.held} "
-            "has none of; set backbone.weights={WHOLE} or method.prune=null"
+            "LST's pruned start ranks the weights themselves, and "
+            f"backbone.weights={backbone.weight_format} keeps codes of them; set "
+            f"backbone.weights={WHOLE} or method.prune=null"
         )
     # In a gated MLP fc1 has twice the outputs that fc2 reads: one set of rows cannot fit both.
     if pruned and blocks[0].mlp.fc1.out_features != blocks[0].mlp.fc2.in_features:

@@ -7,8 +7,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from petlbench.checks import fraction, whole
-from petlbench.errors import UserError
+from petlbench.checks import batch_statistics, fraction, whole
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
 from petlbench.swap import swap_these
@@ -28,11 +27,8 @@ class MLP(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, d) -> (B, K); raises UserError for one image in training"""
-        if self.training and len(x) == 1:
-            raise UserError(
-                "the head's batch norms cannot train on a batch of one image; set "
-                "train.drop_last=true, or another train.batch_size"
-            )
+        if self.training:
+            batch_statistics("the head", len(x))
         return super().forward(self.hidden(x))
 
 
@@ -56,8 +52,8 @@ class MLPHead(Method):
 
     def __init__(self, backbone: Backbone, *, layers: int, dropout: float) -> None:
         super().__init__(backbone)
-        hidden = whole("layers", layers, low=2, high=MOST_LAYERS) - 1
+        hidden = whole("method.layers", layers, low=2, high=MOST_LAYERS) - 1
         old = cast(nn.Linear, backbone.head)
-        head = MLP(old.in_features, old.out_features, hidden, fraction("dropout", dropout))
+        head = MLP(old.in_features, old.out_features, hidden, fraction("method.dropout", dropout))
         swap_these(backbone, {old: head})
         backbone.start_head()

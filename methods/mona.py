@@ -46,14 +46,14 @@ class MonaLayer(nn.Module):
 
     def __init__(self, width: int, hidden: int, dropout: float, tokens: Tokens) -> None:
         super().__init__()
-        hidden = size("hidden", hidden)
+        hidden = size("method.hidden", hidden)
         self.tokens = tokens
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.of_norm = nn.Parameter(torch.full((width,), 1e-6))  # a
         self.of_input = nn.Parameter(torch.ones(width))  # c
         self.down = nn.Linear(width, hidden)
         self.convolutions = MultiScale(hidden)
-        self.dropout = nn.Dropout(fraction("dropout", dropout))
+        self.dropout = nn.Dropout(fraction("method.dropout", dropout))
         self.up = nn.Linear(hidden, width)
         # The authors' backbone initialiser draws all linear maps like this, W_u too.
         for layer in (self.down, self.up):

@@ -53,9 +53,15 @@ class NOAH(Composed):
         depth_chance: float,
     ) -> None:
         for dim in dims:
-            size("a size of dims", dim)
+            size("a size of method.dims", dim)
         for depth in depths:
-            whole("a depth of depths", depth, low=1, high=backbone.depth, of="the network's depth")
+            whole(
+                "a depth of method.depths",
+                depth,
+                low=1,
+                high=backbone.depth,
+                of="the network's depth",
+            )
         if not (dims and depths):
             raise UserError("dims and depths of the search space must not be empty")
         # Copied before modules are swapped in: the best subnet is built on it.
@@ -66,17 +72,17 @@ class NOAH(Composed):
         self.dropout = dropout
         self.space = Space(tuple(dims), tuple(depths), backbone.depth)
         self.plan = Plan(
-            generations=whole("generations", generations, low=1),
-            population=whole("population", population, low=1),
-            parents=whole("parents", parents, low=1),
-            mutants=whole("mutants", mutants, low=0),
-            crossovers=whole("crossovers", crossovers, low=0),
-            module_chance=probability("module_chance", module_chance),
-            depth_chance=probability("depth_chance", depth_chance),
+            generations=whole("method.generations", generations, low=1),
+            population=whole("method.population", population, low=1),
+            parents=whole("method.parents", parents, low=1),
+            mutants=whole("method.mutants", mutants, low=0),
+            crossovers=whole("method.crossovers", crossovers, low=0),
+            module_chance=probability("method.module_chance", module_chance),
+            depth_chance=probability("method.depth_chance", depth_chance),
         )
-        self.budget = positive("budget_m", budget_m) * 1e6
-        self.supernet_epochs = whole("supernet_epochs", supernet_epochs, low=1)
-        self.supernet_lr = positive("supernet_lr", supernet_lr)
+        self.budget = positive("method.budget_m", budget_m) * 1e6
+        self.supernet_epochs = whole("method.supernet_epochs", supernet_epochs, low=1)
+        self.supernet_lr = positive("method.supernet_lr", supernet_lr)
 
     def become(self, genes: Genes) -> None:
         """Use these sizes in the next forward passes."""

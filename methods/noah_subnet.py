@@ -46,7 +46,7 @@ class Composed(Method):
 
     def __init__(self, backbone: Backbone, genes: Genes, dropout: float) -> None:
         super().__init__(backbone)
-        fraction("dropout", dropout)
+        fraction("method.dropout", dropout)
         blocks = (block for stage in backbone.stages for block in stage.blocks)
         plain_vit_blocks("NOAH", backbone.tag, blocks)
         _check_sizes(genes, backbone.depth)
@@ -114,8 +114,8 @@ def _check_sizes(genes: Genes, depth: int) -> None:
         sizes = getattr(genes, name)
         if len(sizes) != depth:
             raise UserError(
-                f"{name} has {len(sizes)} sizes and the network {depth} blocks; "
+                f"method.{name} has {len(sizes)} sizes and the network {depth} blocks; "
                 f"set method.{name} to a list of {depth}"
             )
         for size in sizes:
-            whole(f"a size of {name}", size, low=0, high=LARGEST_SIZE)
+            whole(f"a size of method.{name}", size, low=0, high=LARGEST_SIZE)

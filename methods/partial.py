@@ -18,7 +18,7 @@ class Partial(Method):
 
     def __init__(self, backbone: Backbone, *, blocks: int) -> None:
         super().__init__(backbone)
-        whole("blocks", blocks, low=1, high=backbone.depth, of="the network's depth")
+        whole("method.blocks", blocks, low=1, high=backbone.depth, of="the network's depth")
         first = backbone.depth - blocks + 1  # numbers count from 1 over all stages
         for stage in backbone.stages:
             if stage.first > first:

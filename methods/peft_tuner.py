@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from petlbench.errors import Unsupported, UserError, first_line
-from petlbench.layers.frozen import whole
+from petlbench.layers.quantised import dequantise
 from petlbench.method import Method
 from petlbench.methods.peft_config import (
     check_directions,
@@ -89,7 +89,7 @@ class PEFTTuner(Method):
     def merge(self) -> nn.Module:
         """A copy of the network with PEFT's updates in the weights."""
         twin = copy.deepcopy(self).eval()
-        whole(twin.backbone.net)  # PEFT adds to the weights in place
+        dequantise(twin.backbone.net)  # PEFT adds to the weights in place
         try:
             with quiet():
                 return folded(twin.tuner.merge_and_unload())
@@ -109,10 +109,9 @@ class PEFTWeightTuner(PEFTTuner):
         super().__init__(backbone, tuner=tuner, targets=targets, **values)
 
     @classmethod
-    def check(
-        cls, backbone: Backbone, *, tuner: str, targets: Sequence[str], **values: Any
-    ) -> None:
+    def check(cls, backbone: Backbone, **values: Any) -> None:
         """Refuse what needs no weights: missing tuners, names of layers, values of the config."""
+        tuner, targets = values.pop("tuner"), values.pop("targets")
         names = target_names(backbone, targets)
         checked_config(classes(tuner)[0], values, names, cls.given)
         check_directions(backbone, names, values)

@@ -46,7 +46,7 @@ class Quantised(nn.Linear):
 
     def __init__(self, width: int, out: int, bits: int) -> None:
         super().__init__(width, out, bias=False)
-        bits = whole("bits", bits, low=1, high=MOST_BITS)
+        bits = whole("method.bits", bits, low=1, high=MOST_BITS)
         # Not persistent: the levels follow from `bits`, so a delta does not store them.
         self.register_buffer(
             "levels", levels(bits).to(self.weight.device, copy=True), persistent=False

@@ -34,14 +34,14 @@ class LinearAdapter(nn.Module):
 
     def __init__(self, width: int, hidden: int, groups: int, dropout: float) -> None:
         super().__init__()
-        hidden = size("hidden", hidden)
-        groups = whole("groups", groups, low=1)
+        hidden = size("method.hidden", hidden)
+        groups = whole("method.groups", groups, low=1)
         if hidden % groups or width % groups:
             raise UserError(
-                f"groups is {groups}; it must divide hidden {hidden} and width {width}"
+                f"method.groups is {groups}; it must divide hidden {hidden} and width {width}"
             )
         self.down = nn.Linear(width, hidden)
-        self.dropout = nn.Dropout(fraction("dropout", dropout))
+        self.dropout = nn.Dropout(fraction("method.dropout", dropout))
         self.up = GroupedLinear(hidden, width, groups)
         nn.init.xavier_uniform_(self.down.weight)
         for tensor in (self.down.bias, self.up.weight, self.up.bias):

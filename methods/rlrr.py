@@ -127,7 +127,7 @@ class RLRR(Method):
         norms = (PAIRS[1:] if is_swin else PAIRS) if pairs is None else pairs
         _rescale(backbone, subset("method.sites", places, SITES))
         _add_pairs(backbone, subset("method.pairs", norms, PAIRS) if norms else ())
-        _drop_branches(backbone, fraction("dropout", dropout))
+        _drop_branches(backbone, fraction("method.dropout", dropout))
 
     def parameter_groups(self) -> Iterable[ParameterGroup]:
         """The tensors without weight decay."""

@@ -30,10 +30,12 @@ class SalientChannels(nn.Module):
 
     def __init__(self, width: int, channels: int, scale: float, *, scale_on_x: bool) -> None:
         super().__init__()
-        count = whole("channels", channels, low=1, high=width, of="the width of the network there")
+        count = whole(
+            "method.channels", channels, low=1, high=width, of="the width of the network there"
+        )
         self.salient = Chosen(torch.arange(count))  # until fit chooses
         self.linear = nn.Linear(count, count)
-        self.scale = positive("scale", scale)
+        self.scale = positive("method.scale", scale)
         self.scale_on_x = scale_on_x
         nn.init.trunc_normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)

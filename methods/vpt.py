@@ -31,8 +31,8 @@ class VPT(Method):
 
     def __init__(self, backbone: Backbone, *, prompts: int, dropout: float, deep: bool) -> None:
         super().__init__(backbone)
-        self.count = size("prompts", prompts)
-        self.dropout = nn.Dropout(fraction("dropout", dropout))
+        self.count = size("method.prompts", prompts)
+        self.dropout = nn.Dropout(fraction("method.dropout", dropout))
         self.windowed = has_windows(backbone)
         if self.windowed:
             prompt_windows(backbone, self.count)

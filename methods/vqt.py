@@ -61,7 +61,7 @@ class VQT(Method):
         embedding_dropout: float = 0.0,  # deltas of earlier versions do not have it
     ) -> None:
         super().__init__(backbone)
-        size("queries", queries)
+        size("method.queries", queries)
         blocks = (block for stage in backbone.stages for block in stage.blocks)
         plain_vit_blocks("VQT", backbone.tag, blocks)
         width, depth = backbone.widths[0], backbone.depth
@@ -69,8 +69,10 @@ class VQT(Method):
         bound = start_bound(backbone)
         self.queries = nn.Parameter(torch.empty(depth, queries, width).uniform_(-bound, bound))
         self.units = depth
-        self.dropout = nn.Dropout(fraction("dropout", dropout))
-        self.embedding_dropout = nn.Dropout(fraction("embedding_dropout", embedding_dropout))
+        self.dropout = nn.Dropout(fraction("method.dropout", dropout))
+        self.embedding_dropout = nn.Dropout(
+            fraction("method.embedding_dropout", embedding_dropout)
+        )
         head = cast(nn.Linear, backbone.head)
         backbone.net.head = nn.Linear((1 + depth * queries) * width, head.out_features)
         backbone.start_head()

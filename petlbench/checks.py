@@ -105,6 +105,15 @@ def flag(name: str, value: object) -> bool:
     raise UserError(f"{name} is {value}; it must be true or false")
 
 
+def batch_statistics(of: str, images: int) -> None:
+    """Raise UserError if a batch norm has one image to train on, which has no statistics."""
+    if images == 1:
+        raise UserError(
+            f"a batch norm of {of} needs two images in a training step, and one has 1; set "
+            "train.drop_last=true or another train.batch_size"
+        )
+
+
 def is_whole(value: object) -> TypeGuard[int]:
     """Whether a value is an integer; True and False are none."""
     # In Python bool is a subclass of int, so true would count as 1.

@@ -12,8 +12,8 @@ from torch import nn
 
 from petlbench.data.images import View
 from petlbench.errors import Unsupported
-from petlbench.layers.frozen import FrozenLinear
 from petlbench.layers.lean import plain
+from petlbench.layers.quantised import QuantisedLinear
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
 from petlbench.model.folding import Foldable
@@ -55,7 +55,7 @@ def for_inference(method: Method, images: int) -> nn.Module:
 
 
 def _merges_layers(method: Method) -> bool:
-    if method.unmergeable or any(isinstance(part, FrozenLinear) for part in method.modules()):
+    if method.unmergeable or any(isinstance(part, QuantisedLinear) for part in method.modules()):
         return False
     is_own = type(method).merge is not Method.merge
     return is_own or any(isinstance(part, Foldable) for part in method.modules())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from petlbench.data.task import Split
+from petlbench.errors import UserError
 from petlbench.model.backbone import Backbone
 from petlbench.model.folding import folded
 from petlbench.model.stage import Block
@@ -217,6 +218,14 @@ class Method(nn.Module):
 def head_inputs(method: Method, images: Tensor) -> Tensor:
     """(B, 3, H, W) -> what the head reads, (B, C), of a method with the readout of `Method`"""
     return method.backbone.pooled(method.features(method.backbone.embed(images)))
+
+
+def searched(trainer: Trainer, instead: str) -> SearchTrainer:
+    """The trainer of a search. instead: the setting that needs none, for its error."""
+    try:
+        return trainer.search()
+    except UserError as error:
+        raise UserError(f"{error}, {instead} chooses nothing") from error
 
 
 def frozen_prefix(method: Method) -> int:

@@ -47,15 +47,15 @@ def create(name: str, backbone: Backbone, **changed: Any) -> Method:
 def adapt(backbone: Backbone, node: Target) -> Method:
     """The method of a configuration around `backbone`, with lean linear layers.
 
-    Weights that it leaves frozen are then held as `backbone.weights` says. Raises UserError for a
-    target that is not a method, and for unknown, missing and wrong values.
+    Weights that it leaves frozen are then quantised as `backbone.weights` says. Raises UserError
+    for a target that is not a method, and for unknown, missing and wrong values.
     """
     method_class = _class(node)
     # Checked before the call, so a TypeError of the constructor is a bug of the method.
     target.check_arguments(method_class, node.values, "method", given=["backbone"])
     method = method_class(backbone, **node.values)
     lean(method)
-    method.backbone.hold_frozen()
+    method.backbone.quantise_frozen()
     return method
 
 

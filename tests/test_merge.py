@@ -59,7 +59,7 @@ def test_many_images_are_classified_by_the_merged_network(
     name: str, images: int, weights: str, is_merged: bool
 ) -> None:
     method = method_on(tiny("vit", weights=weights), name).eval()
-    method.backbone.hold_frozen()
+    method.backbone.quantise_frozen()
     tested = for_inference(method, images)
     assert isinstance(tested, Method) != is_merged
     assert is_merged or tested is method

@@ -6,6 +6,7 @@ compared.
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -56,9 +57,10 @@ def agree(method: Method, images: Tensor, head_input: Tensor, t: Leaves) -> None
     logits, expected = method(images), linear(head_input, t, place)
     torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-12)
     own = {short(name): tensor for name, tensor in trained(method).items()}
-    unused = {"allow_unused": True, "materialize_grads": True}  # blocks that HST does not read
-    gradients = torch.autograd.grad(logits.square().mean(), list(own.values()), **unused)
-    others = torch.autograd.grad(expected.square().mean(), [t[name] for name in own], **unused)
+    # zeros for what is not used: blocks that HST does not read
+    gradient = partial(torch.autograd.grad, allow_unused=True, materialize_grads=True)
+    gradients = gradient(logits.square().mean(), list(own.values()))
+    others = gradient(expected.square().mean(), [t[name] for name in own])
     for name, one, other in zip(own, gradients, others, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12, msg=name)
 

@@ -279,7 +279,7 @@ def test_the_largest_batch_fits_and_not_much_more_does(
     record = lora_probe if name == "lora" else probed(tmp_path, f"method={name}")
     network = SHALLOW if name == "lora" else []
     gib = 4 * record["cost"]["predicted_mib"]["allocated"] / 1024
-    largest = budget.largest_batch(record, gib)
+    largest = budget.largest_batches(record, gib)["fast"]
     assert largest > 32
     method = made(name, *network)
     assert predicted(method, largest)["allocated"] <= 1.02 * 1024 * gib
@@ -290,21 +290,23 @@ def test_a_small_budget_takes_a_smaller_batch_or_none(lora_probe: Record) -> Non
     record = lora_probe
     parts = record["cost"]["predicted_mib"]
     gib = 0.7 * parts["allocated"] / 1024
-    largest = budget.largest_batch(record, gib)
+    largest = budget.largest_batches(record, gib)["fast"]
     assert 0 < largest < 32
     assert predicted(made("lora", *SHALLOW), largest)["allocated"] <= 1024 * gib
-    assert budget.largest_batch(record, parts["weights"] / 1024) == 0
+    assert budget.largest_batches(record, parts["weights"] / 1024)["fast"] == 0
 
 
 def test_a_measured_peak_goes_before_a_predicted_one(lora_probe: Record) -> None:
     record = copy.deepcopy(lora_probe)
-    before = budget.largest_batch(record, 1.0)
+    before = budget.largest_batches(record, 1.0)["fast"]
     peak = {key: 2 * value for key, value in record["cost"]["predicted_mib"].items()}
     record["cost"]["peak_mib"] = peak
-    measured = budget.largest_batch(record, 1.0)
+    measured = budget.largest_batches(record, 1.0)["fast"]
     assert measured < before
     record["cost"]["peak_mib"] = peak | {"reserved": 1.5 * peak["allocated"]}
-    assert budget.largest_batch(record, 1.0) < measured  # it is what the card has to give
+    assert (
+        budget.largest_batches(record, 1.0)["fast"] < measured
+    )  # it is what the card has to give
     (line,) = budget.table([record], 1.0)[2:]
     assert f"{1.5 * peak['allocated'] / 1024:.2f} GiB at 32 (fp32, measured)" in line
 

@@ -12,12 +12,12 @@ from typing import Any
 from petlbench.checks import inner_path, is_number, is_whole
 from petlbench.config import labels, options, renamed
 from petlbench.config.construct import flat
+from petlbench.config.job_nodes import PROBE
 from petlbench.errors import UserError, one_line, printable
 from petlbench.run.identity import completed, identity, without_folders
 from petlbench.run.record import Record, Store
 
 NEEDED = ("versions", "device", "started")  # of the provenance; of runs on data also the splits
-PROBE = "probe"  # the protocol
 # drives and shares of Windows, addresses of files, other people's homes
 MACHINE = re.compile(r"\b[A-Za-z]:[\\/]|\\\\\w|\bfile:/|~\w+/")
 NAME = re.compile(r"[\w.+-]+")

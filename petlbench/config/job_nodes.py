@@ -11,6 +11,7 @@ from petlbench.checks import choice, positive, text, whole
 from petlbench.config.nodes import LONGEST_BATCH
 from petlbench.errors import UserError
 
+TRIAL, FINAL, PROBE = "trial", "final", "probe"  # protocols that the code knows by name
 FIT_ON = ("train", "trainval")
 SELECT_ON = (None, "val", "tests")  # records of `tests` are marked as dishonest
 PREDICTIONS = ("auto", True, False)
@@ -34,7 +35,7 @@ class ProtocolConfig:
 
     def __post_init__(self) -> None:
         text("protocol.name", self.name)
-        if self.fit_on is None and self.name != "probe":
+        if self.fit_on is None and self.name != PROBE:
             raise UserError(
                 f"protocol.fit_on is null; protocol.name={self.name} needs one of "
                 f"{', '.join(FIT_ON)}"

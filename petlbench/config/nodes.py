@@ -31,7 +31,7 @@ ASPECTS = ("squash", "keep")
 POOLS = ("cls", "patch_mean_then_norm", "norm_then_mean", "attention")
 STORED = "stored"  # the head is the classifier of the checkpoint
 WHOLE = "fp32"
-WEIGHTS = (WHOLE, "bf16", "int8", "nf4")  # petlbench/layers/frozen.py has the formats
+WEIGHTS = (WHOLE, "bf16", "int8", "nf4")  # petlbench/layers/quantised.py has the formats
 HEAD_STARTS = ("small_normal", "torch", "kaiming_fan_out", "zeros", STORED)
 LONGEST_BATCH = 2**24  # images: above it a typing error, and an overflow of sizes in bytes
 

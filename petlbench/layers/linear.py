@@ -1,5 +1,6 @@
 """Linear layers whose trained weights keep few bytes for backward."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -33,6 +34,13 @@ def autocast_format(x: Tensor) -> torch.dtype | None:
     kind = x.device.type
     is_on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     return torch.get_autocast_dtype(kind) if is_on and x.dtype != torch.float64 else None
+
+
+def without_autocast(kind: str) -> AbstractContextManager[object]:
+    """A context without autocast on a type of device, such as cuda."""
+    # autocast does not know tensors without values, on which costs are counted
+    known = torch.amp.is_autocast_available(kind)
+    return torch.autocast(kind, enabled=False) if known else nullcontext()
 
 
 class _Product(torch.autograd.Function):

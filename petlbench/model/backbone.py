@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from petlbench.config.nodes import STORED, WHOLE, BackboneConfig
 from petlbench.errors import Unsupported, UserError, first_line
-from petlbench.layers.frozen import FrozenLinear, check, hold
 from petlbench.layers.linear import Linear
+from petlbench.layers.quantised import QuantisedLinear, check, quantise
 from petlbench.model.families import family_of
 from petlbench.model.head_starts import HEAD_STARTS
 from petlbench.model.network import build_network
@@ -41,7 +41,7 @@ class Backbone(nn.Module):
         self.net: Any = net  # timm's networks have no common class
         self.image_size = image_size
         self.head_start = config.head_start
-        self.held = config.weights
+        self.weight_format = config.weights
         self.weights = WeightSource(config.name, config.checkpoint, config.pretrained)
         self.checkpoint = self.weights.unloaded()
         self.mean, self.std = tuple(map(float, config.mean)), tuple(map(float, config.std))
@@ -128,15 +128,15 @@ class Backbone(nn.Module):
         head = next(name for name, module in self.net.named_modules() if module is self.head)
         self.checkpoint = self.weights.load(self.net, head, with_head=self.head_start == STORED)
 
-    def hold_frozen(self) -> None:
+    def quantise_frozen(self) -> None:
         """Hold the weights of frozen linear layers as `backbone.weights` says, once for all.
 
         A method comes first: it may unfreeze layers, and read weights that are still exact. Raises
         UserError if a package is missing, Unsupported if no linear layer is frozen.
         """
-        if self.held == WHOLE:
+        if self.weight_format == WHOLE:
             return
-        check(self.held)
+        check(self.weight_format)
         plain = {id(tensor) for tensor in self.plain_parameters}
         linear = [
             module
@@ -149,10 +149,10 @@ class Backbone(nn.Module):
         gone = {id(module.weight) for module in linear}
         self.plain_parameters = [one for one in self.plain_parameters if id(one) not in gone]
         for module in linear:
-            hold(module, self.held)
-        if not any(isinstance(module, FrozenLinear) for module in self.net.modules()):
+            quantise(module, self.weight_format)
+        if not any(isinstance(module, QuantisedLinear) for module in self.net.modules()):
             raise Unsupported(
-                f"backbone.weights={self.held} holds frozen linear layers in fewer bits, and this "
+                f"backbone.weights={self.weight_format} quantises frozen linear layers, and this "
                 f"method leaves none in {self.tag}; set backbone.weights={WHOLE}"
             )
 
@@ -256,8 +256,8 @@ def create(config: BackboneConfig, *, classes: int, image_size: int) -> Backbone
 
     The two steps are separate so that a network can be built on the meta device. The head starts
     as `head_start` says (a stored one with `load_weights`), the other weights as timm initialises
-    them. Raises UserError for an
-    unknown name or a pooling that the network lacks, Unsupported for other families of networks.
+    them. Raises UserError for an unknown name or a pooling that the network lacks, Unsupported for
+    other families of networks.
     """
     net = build_network(
         config.name, classes=classes, image_size=image_size, drop_path=config.drop_path

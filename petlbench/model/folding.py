@@ -4,8 +4,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import nn
 
-from petlbench.layers.frozen import whole
 from petlbench.layers.lean import plain
+from petlbench.layers.quantised import dequantise
 from petlbench.model.drop_path import DropPath
 from petlbench.model.template import Template
 
@@ -22,11 +22,10 @@ def folded(net: nn.Module) -> nn.Module:
     """A copy of a network, in eval mode, with every `Foldable` module folded.
 
     Drop paths, which do nothing in eval mode, become identities; other layers are those of torch
-    and timm. Raises Unsupported if a module
-    cannot be folded.
+    and timm. Raises Unsupported if a module cannot be folded.
     """
     network = Template(net).copy().eval()
-    whole(network)  # first: what is folded may read weights and set them
+    dequantise(network)  # first: what is folded may read weights and set them
     _fold(network)
     plain(network)
     return network

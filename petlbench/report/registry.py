@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from petlbench.config import options
+from petlbench.config.job_nodes import FINAL
 from petlbench.errors import UserError, unknown
 from petlbench.report import kinds
 from petlbench.report.model.spec import ReportSpec
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 # defaults of every kind; its DEFAULTS and the node override them
 COMMON: dict[str, Any] = {
     "suite": None,
-    "protocol": "final",
+    "protocol": FINAL,
     "backbone": None,
     "methods": [],
     "vary": {},

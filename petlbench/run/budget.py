@@ -13,11 +13,6 @@ STATE = ("weights", "gradients", "optimiser")
 PROBED = ("finished", "out_of_memory")  # statuses with a peak; the second has a predicted one
 
 
-def largest_batch(record: Record, gib: float) -> int:
-    """An estimate of the largest batch in the mode of the probe; see `_largest`."""
-    return _largest(record["cost"], record["config"]["train"]["batch_size"], gib)
-
-
 def _largest(cost: Mapping[str, Any], batch: int, gib: float) -> int:
     """An estimate of the largest batch whose training step fits in `gib`; 0 if one image does not.
 

@@ -13,6 +13,7 @@ from itertools import accumulate, chain
 from typing import Any
 
 from petlbench.checks import is_number, is_whole
+from petlbench.config.job_nodes import PROBE
 from petlbench.cost.figures import COSTS
 
 Check = Callable[[Any], bool]
@@ -141,7 +142,7 @@ def broken(record: dict[str, Any]) -> list[str]:
 def wrong(record: dict[str, Any]) -> list[str]:
     """`broken` of a record that a strict parser of JSON has read and that `is_shallow`."""
     finished = record.get("status") == "finished"
-    scored = finished and record.get("protocol") != "probe"
+    scored = finished and record.get("protocol") != PROBE
     return [name for _, name in sorted(_wrong(_tree(finished, scored), record))]
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from petlbench.config import renamed
 from petlbench.config.construct import flat
+from petlbench.config.job_nodes import PROBE
 
 Plain = Mapping[str, Any]
 
@@ -98,8 +99,8 @@ def first_form(config: Plain) -> dict[str, Any]:
     for node in ("method", "dataset"):
         if node in form:
             form[node] = renamed.first_name(form[node])
-    if form.get("protocol", {}).get("name") == "probe":
-        form["protocol"] = {"name": "probe"}  # a probe has no other role for a split
+    if form.get("protocol", {}).get("name") == PROBE:
+        form["protocol"] = {"name": PROBE}  # a probe has no other role for a split
     return form
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from petlbench.checks import is_number
-from petlbench.config.job_nodes import ProbeConfig
+from petlbench.config.job_nodes import PROBE, ProbeConfig
 from petlbench.config.schema import Config
 from petlbench.cost import speed
 from petlbench.cost.section import Conditions, section
@@ -41,7 +41,7 @@ def measure(config: Config) -> Record:
 
 def check(config: Config) -> None:
     """Refuse another protocol than probe, missing values, and unsupported pairs."""
-    if config.protocol.name != "probe":
+    if config.protocol.name != PROBE:
         raise UserError(
             f"protocol is {config.protocol.name}; multi-task inference trains nothing: set "
             "protocol=probe"

@@ -17,6 +17,7 @@ import pandas as pd
 from petlbench.arguments import Parser, command
 from petlbench.cells import cells
 from petlbench.checks import is_number
+from petlbench.config.job_nodes import TRIAL
 from petlbench.errors import UserError
 from petlbench.progress import say
 from petlbench.report.read.fields import differences
@@ -31,7 +32,7 @@ ADVICE = "name the key with --values (as {}) or give separate folders"
 
 def tried(records: Iterable[Record]) -> list[Record]:
     """The trials, failed ones too, without those of what a method does not support."""
-    return [r for r in records if r["protocol"] == "trial" and r["status"] != "unsupported"]
+    return [r for r in records if r["protocol"] == TRIAL and r["status"] != "unsupported"]
 
 
 def trials(records: list[Record], values: list[str]) -> pd.DataFrame:

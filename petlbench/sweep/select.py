@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
+from petlbench.config.job_nodes import FINAL, TRIAL
 from petlbench.config.schema import Config
 from petlbench.config.selection import SUITE, SelectConfig
 from petlbench.garbage import uncollected
@@ -27,7 +28,6 @@ from petlbench.sweep import conduct, plan
 from petlbench.sweep.launchers.launcher import Launcher
 from petlbench.sweep.space import Point, Space, shown
 
-TRIAL, FINAL = "trial", "final"
 DIGITS = 9  # of a mean: equal means stay equal whatever the order of their sum
 Place = tuple[Path, str]  # results.root and identity of a run
 Compose = Callable[[str, Point, Sequence[int] | None], Iterable[plan.Combination]]

@@ -115,7 +115,9 @@ class TrainingLoop:
         """
         # A generator of its own: looking at the data leaves torch's random state as it is.
         order = torch.randperm(len(self.fit), generator=torch.Generator().manual_seed(self.seed))
-        yield from self.feed.plain(self.fit, order.split(batch_size))
+        for images, labels in self.feed.plain(self.fit, order.split(batch_size)):
+            self.spent.images_seen += len(images)
+            yield images, labels
 
     def outputs(self, method: Method, part: Callable[[Tensor], Tensor]) -> ImageOutputs:
         """A function of a split: part(images) (N, ...) and labels (N,), each image once."""

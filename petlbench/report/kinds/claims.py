@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from petlbench.config.job_nodes import FINAL
 from petlbench.cost.figures import COSTS
 from petlbench.errors import UserError
 from petlbench.report import registry
@@ -51,7 +52,7 @@ def build(
     records: Sequence[Record], spec: ReportSpec, *, file: str = "dtl_aaai2024/claims"
 ) -> Report:
     """file: the claims, a yaml of results/published. Without records no claim is measured."""
-    if spec.suite or spec.backbone or spec.methods or spec.vary or spec.protocol != "final":
+    if spec.suite or spec.backbone or spec.methods or spec.vary or spec.protocol != FINAL:
         raise UserError(
             "each claim has a suite, a protocol, a backbone and settings of its own; "
             "leave out --suite, --protocol, --backbone, --methods and --vary"

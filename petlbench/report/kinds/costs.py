@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from petlbench.config.job_nodes import PROBE
 from petlbench.report.model.report import Report
 from petlbench.report.model.spec import ReportSpec
 from petlbench.report.read.scores import gather
@@ -10,7 +11,7 @@ from petlbench.report.table import derived, published
 from petlbench.report.table.costs import cost_table
 from petlbench.run.record import Record
 
-DEFAULTS = {"title": "Costs", "suite": "probe", "protocol": "probe"}
+DEFAULTS = {"title": "Costs", "suite": "probe", "protocol": PROBE}
 
 
 def build(

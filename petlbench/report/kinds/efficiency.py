@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from petlbench.config.job_nodes import PROBE
 from petlbench.report.model.report import Report
 from petlbench.report.model.spec import ReportSpec
 from petlbench.report.read.costs import resolved
@@ -14,7 +15,7 @@ from petlbench.report.table.throughput import (
 )
 from petlbench.run.record import Record
 
-DEFAULTS = {"title": "Efficiency", "suite": "probe", "protocol": "probe"}
+DEFAULTS = {"title": "Efficiency", "suite": "probe", "protocol": PROBE}
 COSTS = (
     "parameters_m",
     "delta_kb",

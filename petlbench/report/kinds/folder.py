@@ -5,12 +5,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from petlbench.config.job_nodes import FINAL, TRIAL
 from petlbench.errors import UserError
 from petlbench.report.model.report import Report
 from petlbench.report.model.spec import ReportSpec
 from petlbench.report.read import fields
 from petlbench.report.read.scores import Scores, gather
-from petlbench.report.read.trials import TRIAL
 from petlbench.run.record import Record
 
 SUITE = "folder"  # of own images
@@ -68,7 +68,7 @@ def _of_one_task(records: Sequence[Record], spec: ReportSpec) -> Scores:
         scored = Counter(record["protocol"] for record in records if record["scores"])
         scored.pop(TRIAL, None)
         protocols = [name for name, _ in scored.most_common(1)]
-        spec = replace(spec, protocol=[*protocols, "final"][0])
+        spec = replace(spec, protocol=[*protocols, FINAL][0])
     if spec.protocol == TRIAL:
         raise UserError(
             "trials have no score on test images, which this report is about; leave out "

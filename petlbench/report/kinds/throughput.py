@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
+from petlbench.config.job_nodes import PROBE
 from petlbench.report.model.report import Report
 from petlbench.report.model.spec import ReportSpec
 from petlbench.report.read.scores import gather
 from petlbench.report.table.throughput import throughput_table, tidy_with_timings
 from petlbench.run.record import Record
 
-DEFAULTS = {"title": "Inference throughput", "suite": "probe", "protocol": "probe"}
+DEFAULTS = {"title": "Inference throughput", "suite": "probe", "protocol": PROBE}
 
 
 def build(

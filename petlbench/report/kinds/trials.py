@@ -10,6 +10,7 @@ from statistics import fmean
 
 import pandas as pd
 
+from petlbench.config.job_nodes import FINAL, TRIAL
 from petlbench.errors import UserError
 from petlbench.report.model.chart import Axis, Chart, Panel, Point, Series
 from petlbench.report.model.report import Report
@@ -18,13 +19,12 @@ from petlbench.report.model.table import Column, Table
 from petlbench.report.read import rows
 from petlbench.report.read.scores import tidy
 from petlbench.report.read.select import completed, of_suite
-from petlbench.report.read.trials import TRIAL, Tried, expected_best, tried
+from petlbench.report.read.trials import Tried, expected_best, tried
 from petlbench.report.table.provenance import row_text
 from petlbench.run.record import Record
 
 DEFAULTS = {"title": "Accuracy against trials", "protocol": TRIAL}
 VAL, TEST = "Best of k trials, top-1 on val", "Top-1 on test"
-FINAL = "final"
 Curve = list[float]  # of k = 1, 2, ...
 
 

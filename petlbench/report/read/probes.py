@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 
+from petlbench.config.job_nodes import PROBE
 from petlbench.report.read.fields import Labelled, config_value, differences
 from petlbench.run.budget import PROBED, is_complete, largest_batches
 from petlbench.run.record import Record
 
-PROBE = "probe"  # the protocol
 SAME = ("method", "backbone")  # nodes of the configuration that memory depends on
 MODE = "train.memory"
 STEP = (  # and values

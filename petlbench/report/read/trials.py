@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
+from petlbench.config.job_nodes import TRIAL
 from petlbench.report.read.fields import main_test
 from petlbench.report.read.select import refuse_mixtures
 from petlbench.run.record import Record
 
-TRIAL = "trial"
 ADVICE = "give the folder of one of them with --records (they differ in {})"
 DECIDING = ("method", "backbone", "input", "train")  # nodes with the values that a trial may vary
 

@@ -1,7 +1,8 @@
-"""Linear layers whose frozen weights are held in fewer bits.
+"""Linear layers whose frozen weights are quantised.
 
-The codes are buffers outside the state of the network: the pre-trained weights give them again. A
-product decodes them, forward and backward, so that one layer at a time has its weights in full.
+The codes are buffers outside the state of the network, since they are computed again from the
+pre-trained weights. A product decodes them, forward and backward, so that one layer at a time has
+its weights in full.
 """
 
 import importlib.util
@@ -21,7 +22,7 @@ CODES = "codes_{}"  # names of the buffers
 
 
 class Format(ABC):
-    """How a weight (out, in) is held; package: what it needs beside torch."""
+    """The codes of a weight (out, in); package: what they need beside torch."""
 
     package: str = ""
 
@@ -93,28 +94,28 @@ class NF4(Format):
 FORMATS: dict[str, Format] = {"bf16": BFloat16(), "int8": Int8(), "nf4": NF4()}
 
 
-def check(held: str) -> None:
+def check(name: str) -> None:
     """Raise UserError if the package of a format is missing."""
-    package = FORMATS[held].package
+    package = FORMATS[name].package
     if package and importlib.util.find_spec(package) is None:
         raise UserError(
-            f"backbone.weights={held} needs the package {package}; "
-            f"pip install 'petlbench[{held}]', or set backbone.weights=int8"
+            f"backbone.weights={name} needs the package {package}; "
+            f"pip install 'petlbench[{name}]', or set backbone.weights=int8"
         )
 
 
-class FrozenLinear(Linear):
+class QuantisedLinear(Linear):
     """A linear layer with its frozen weight in a `Format`; the bias, which may train, is whole.
 
     `weight` is decoded at each use.
     """
 
-    held: str
+    format: str
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
         """The weight that the codes stand for, (out, in)."""
-        return FORMATS[self.held].decode((self.out_features, self.in_features), *self.codes())
+        return FORMATS[self.format].decode((self.out_features, self.in_features), *self.codes())
 
     def codes(self) -> tuple[Tensor, ...]:
         """The tensors in the place of the weight."""
@@ -134,7 +135,7 @@ class _Product(torch.autograd.Function):
     """x W^T; backward decodes W again."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: FrozenLinear) -> Tensor:
+    def forward(ctx: Any, x: Tensor, layer: QuantisedLinear) -> Tensor:
         """(..., in) -> (..., out)"""
         dtype = autocast_format(x) or x.dtype
         ctx.layer, ctx.formats = layer, (dtype, x.dtype)
@@ -147,20 +148,20 @@ class _Product(torch.autograd.Function):
         return (grad @ ctx.layer.weight.to(dtype)).to(own), None
 
 
-def hold(layer: nn.Linear, held: str) -> None:
+def quantise(layer: nn.Linear, name: str) -> None:
     """Make a linear layer, in place, one that holds its weight in a format of FORMATS."""
-    codes = FORMATS[held].encode(layer.weight.detach())
-    del layer.weight  # before the class changes: in FrozenLinear it is no parameter
+    codes = FORMATS[name].encode(layer.weight.detach())
+    del layer.weight  # before the class changes: in QuantisedLinear it is no parameter
     changed: Any = layer
-    changed.__class__, changed.held = FrozenLinear, held
+    changed.__class__, changed.format = QuantisedLinear, name
     for number, tensor in enumerate(codes):
         layer.register_buffer(CODES.format(number), tensor, persistent=False)
 
 
-def whole(network: nn.Module) -> None:
+def dequantise(network: nn.Module) -> None:
     """Decode the weights of a network, in place; its layers are then `Linear` again."""
     for layer in network.modules():
-        if isinstance(layer, FrozenLinear):
+        if isinstance(layer, QuantisedLinear):
             weight = nn.Parameter(layer.weight, requires_grad=False)
             for number in range(len(layer.codes())):
                 delattr(layer, CODES.format(number))
