@@ -19,6 +19,7 @@ from petlbench.method import Fitted, Method, Trainer, head_inputs, searched
 from petlbench.model.backbone import Backbone
 from petlbench.swap import swap_these
 
+MOST_IMAGES = 100_000_000  # whose features have 300 GB on ViT-B/16
 BATCH = 250  # images whose similarities are computed at a time
 
 
@@ -84,7 +85,10 @@ class KNN(Method):
             )
         self.neighbours = [whole("a number of method.neighbours", k, low=1) for k in neighbours]
         self.temperature = positive("method.temperature", temperature)
-        old, stored = cast(nn.Linear, backbone.head), whole("method.images", images, low=0)
+        old, stored = (
+            cast(nn.Linear, backbone.head),
+            whole("method.images", images, low=0, high=MOST_IMAGES),
+        )
         sizes = (old.in_features, old.out_features, stored)
         swap_these(backbone, {old: Memory(*sizes, self.neighbours[0], self.temperature)})
 

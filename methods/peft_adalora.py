@@ -46,6 +46,8 @@ class AdaLoRA(PEFTTuner):
         whole("method.init_r", init_r, low=2)
         whole("method.target_r", target_r, low=1, high=init_r - 1, of="below init_r")
         whole("method.deltaT", values.get("deltaT", 1), low=1)
+        for key in ("beta1", "beta2"):
+            fraction(f"method.{key}", values.get(key, 0.0))
         self._parts = fraction("method.warm_up", warm_up), fraction("method.tail", tail)
         if sum(self._parts) >= 1:
             raise UserError(

@@ -28,12 +28,14 @@ OWN = {
     *("target_modules", "target_parameters", "exclude_modules", "modules_to_save"),
     *("layers_to_transform", "layers_pattern", "fan_in_fan_out"),
     *("total_step", "tinit", "tfinal", "use_asa"),
-    *("alora_invocation_tokens", "ensure_weight_tying", "layer_replication"),
+    *("alora_invocation_tokens", "ensure_weight_tying", "layer_replication", "megatron_core"),
 }
-# Starts from data that nothing here gives to PEFT, which would keep its usual start in silence.
-FROM_DATA = ("eva",)
+# Starts from data or configs that nothing here gives to PEFT; of eva's it would keep the usual one
+# in silence.
+FROM_DATA = ("eva", "corda", "loftq")
 SHARED_BY_NAME = {"frod"}  # tuners whose layers of one name share a matrix
-LEAST = {"r": 1, "num_cayley_neumann_terms": 2}  # with one term OFT's rotation is the identity
+# with one term OFT's rotation is the identity
+LEAST = {"r": 1, "subspace_rank": 1, "num_cayley_neumann_terms": 2}
 # What PEFT raises of values that it does not check itself, such as more vectors than there are.
 UNCHECKED = (ArithmeticError, AssertionError, AttributeError, RuntimeError)
 REPLACED = re.compile(r"Setting (\w+) to (\w+)|Invalid `(\w+)` .* to \((\w+)\)")
@@ -88,7 +90,12 @@ def classes(tuner: str) -> tuple[Any, Any]:
 def target_names(backbone: Backbone, targets: Sequence[str]) -> list[str]:
     """The dotted names of the targets in timm's network: layers with weights, but the head."""
     head = {id(module) for module in backbone.head.modules()}
-    places = dict(place for pattern in targets for place in matching(backbone.net, pattern))
+    places: dict[str, nn.Module] = {}
+    for pattern in targets:
+        try:
+            places |= matching(backbone.net, pattern)
+        except Unsupported as error:
+            raise Unsupported(f"method.targets has '{pattern}': {error}") from error
     names = [
         name
         for name, module in places.items()
@@ -111,7 +118,9 @@ def checked_config(
         elif key.endswith("_modules") and value:
             _check_names(key, value, names)
         elif isinstance(value, str) and value in FROM_DATA:
-            raise UserError(f"method.{key} is {value}, a start from data, which is not supported")
+            raise UserError(
+                f"method.{key} is {value}, a start that needs more than weights; choose another"
+            )
     try:
         with quiet() as heard:
             # A pattern of exact names: PEFT compares the ends of names that it gets as a list.
@@ -129,7 +138,7 @@ def _check_number(key: str, value: float, default: object) -> None:
     if key.endswith("dropout"):
         fraction(f"method.{key}", value)
         return
-    if key.endswith(("alpha", "scaling")) and value != default:
+    if key.endswith(("alpha", "scaling", "lambda")) and value != default:
         positive(f"method.{key}", value)  # a factor of 0 trains nothing
         return
     # A few defaults below that stand for a choice, such as OFT's rank of 0.
@@ -219,7 +228,8 @@ def check_used(layers: Iterable[Any], values: Mapping[str, Any], adapter: str) -
             kept = getattr(layer, key, None)
             used = kept.get(adapter) if isinstance(kept, dict) else None
             # 0 leaves the choice to PEFT, as for the sizes of OFT's blocks
-            if is_whole(used) and is_whole(value) and value and used != value:
+            # and below 1 it is a part of the most, such as of OSF's directions
+            if is_whole(used) and is_number(value) and value >= 1 and used != value:
                 raise ValueError(f"method.{key} is {value}, of which a layer can use {used}")
         # LoRA's starts from a decomposition have no more directions than the weight
         maps = getattr(layer, "lora_A", None)

@@ -109,8 +109,8 @@ def batch_statistics(of: str, images: int) -> None:
     """Raise UserError if a batch norm has one image to train on, which has no statistics."""
     if images == 1:
         raise UserError(
-            f"a batch norm of {of} needs two images in a training step, and one has 1; set "
-            "train.drop_last=true or another train.batch_size"
+            f"a batch norm of {of} needs two images in a training step, and one has 1; set a "
+            "train.batch_size above 1, and train.drop_last=true if the last batch has one image"
         )
 
 

@@ -21,8 +21,8 @@ def swap(network: nn.Module, glob: str, make: Make) -> None:
     that are called as block(z). Raises Unsupported if no module matches, or if the network uses
     the weight of the old module without calling it.
     """
-    _refuse_uncalled(network, lambda name, module: fnmatchcase(f".{name}", glob))
-    if not _replace(network, lambda name, module: fnmatchcase(f".{name}", glob), make):
+    _refuse_uncalled(network, lambda name, module: _matches(name, glob))
+    if not _replace(network, lambda name, module: _matches(name, glob), make):
         raise Unsupported(_nothing_matches(network, glob))
 
 
@@ -41,7 +41,7 @@ def swap_qkv(network: nn.Module, fused: Make, apart: Mapping[str, Make]) -> None
 
 def has(network: nn.Module, glob: str) -> bool:
     """Whether the dotted name of a module matches `glob`, as for `swap`."""
-    return any(fnmatchcase(f".{name}", glob) for name, _ in network.named_modules())
+    return any(_matches(name, glob) for name, _ in network.named_modules())
 
 
 def matching(network: nn.Module, glob: str) -> list[tuple[str, nn.Module]]:
@@ -49,13 +49,16 @@ def matching(network: nn.Module, glob: str) -> list[tuple[str, nn.Module]]:
 
     Raises Unsupported as `swap` does.
     """
-    _refuse_uncalled(network, lambda name, module: fnmatchcase(f".{name}", glob))
-    found = [
-        (name, module) for name, module in network.named_modules() if fnmatchcase(f".{name}", glob)
-    ]
+    _refuse_uncalled(network, lambda name, module: _matches(name, glob))
+    found = [(name, module) for name, module in network.named_modules() if _matches(name, glob)]
     if not found:
         raise Unsupported(_nothing_matches(network, glob))
     return found
+
+
+def _matches(name: str, glob: str) -> bool:
+    # with a dot in front, *.attn.qkv matches the attn.qkv of a block too
+    return fnmatchcase(name, glob) or fnmatchcase(f".{name}", glob)
 
 
 def swap_type(network: nn.Module, kind: type[nn.Module], make: Make) -> None:

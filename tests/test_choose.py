@@ -50,6 +50,12 @@ def test_a_point_that_misses_a_task_is_not_chosen_and_edges_are_marked() -> None
     assert (best["train.lr"], best["at_edge"]) == (0.1, "train.lr")
 
 
+def test_of_equal_points_the_smallest_values_are_chosen() -> None:
+    equal = [trial("lora", "digits", lr, 70.0) for lr in (0.1, 0.01, 0.3)]
+    found = points(trials(equal, VALUES), VALUES)
+    assert found.loc[found["chosen"], "train.lr"].tolist() == [0.01]
+
+
 def test_a_method_without_a_complete_point_is_said() -> None:
     assert unchosen(points(trials(GRID, VALUES), VALUES)) is None
     lost = [

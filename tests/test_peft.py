@@ -42,7 +42,7 @@ def adapted(name: str, **changed: Any) -> Method:
         ("vera", {"rr": 8}, "unknown key of method 'rr'; did you mean 'r'?"),
         ("vera", {"tuner": "vra"}, r"PEFT [\d.]+: unknown tuner 'vra'; did you mean 'vera'?"),
         ("vera", {"tuner": "prompt_tuning"}, "unknown tuner 'prompt_tuning'"),
-        ("vera", {"targets": ["*.attn.qvk"]}, r"no module of VisionTransformer matches '\*.attn"),
+        ("vera", {"targets": ["*.attn.qvk"]}, r"method.targets has '\*.attn.qvk': no module of V"),
         ("vera", {"targets": []}, r"method.targets is \[\]; it must match layers"),
         ("vera", {"targets": ["*.head"]}, "method.targets is .*; it must match layers"),
         ("vera", {"r": -1}, "method.r is -1; it must be a number of at least 1"),
@@ -52,6 +52,13 @@ def adapted(name: str, **changed: Any) -> Method:
         ("c3a", {"block_size": 7}, "PEFT's tuner c3a does not fit petlbench_vit: "),
         ("road", {"group_size": 7}, "PEFT refuses the values of method: The group_size must be"),
         ("vera", {"r": 0}, "method.r is 0; it must be a number of at least 1"),
+        ("adamss", {"subspace_rank": 0}, "method.subspace_rank is 0; it must be a number of at"),
+        ("osf", {"effective_rank": 1.5}, "method.effective_rank is 1.5, of which a layer can use"),
+        ("osf", {"effective_rank": 1.0}, "method.effective_rank is 1.0, of which a layer can use"),
+        ("delora", {"delora_lambda": 0}, "method.delora_lambda is 0; it must be a number above 0"),
+        ("adalora", {"beta1": 2}, "method.beta1 is 2; it must be a number of at least 0 and below 1"),
+        ("peft_lora", {"init_lora_weights": "corda"}, "corda, a start that needs more than weigh"),
+        ("peft_lora", {"megatron_core": "foo"}, "unknown key of method 'megatron_core'"),
         ("olora", {"init_lora_weights": 7}, "method.init_lora_weights is 7; .* gaussian or"),
         ("lokr", {"init_weights": "x"}, "'x'; it must be true or false or lycoris"),
         ("lokr", {"init_weights": 3}, "init_weights is 3; it must be true"),
@@ -78,7 +85,7 @@ def adapted(name: str, **changed: Any) -> Method:
         ("ia3", {"feedforward_modules": ["mlp.fc3"]}, "each must match a layer of method.targets"),
         ("ia3", {"feedforward_modules": ".*fc1"}, r"modules is \.\*fc1; each must match a layer"),
         ("ia3", {"feedforward_modules": "("}, "feedforward_modules is"),
-        ("peft_lora", {"init_lora_weights": "eva"}, "a start from data, which is not supported"),
+        ("peft_lora", {"init_lora_weights": "eva"}, "a start that needs more than weights"),
         ("oft", {"num_cayley_neumann_terms": 1}, "must be a number of at least 2"),
         (
             "hra",
@@ -180,6 +187,12 @@ def test_a_layer_that_never_drops_draws_nothing(name: str) -> None:
     assert torch.equal(torch.get_rng_state(), before)
     dropping: Any = adapted(name, module_dropout=0.5).train()
     assert all(layer.training for layer in dropping.layers())
+
+
+@pytest.mark.parametrize("pattern", ["blocks.0.attn.qkv", "*.blocks.0.attn.qkv"])
+def test_a_target_may_be_a_whole_name(pattern: str) -> None:
+    method: Any = adapted("vera", targets=[pattern])
+    assert len(method.layers()) == 1
 
 
 def test_a_number_below_zero_that_is_pefts_default_is_a_choice() -> None:

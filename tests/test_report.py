@@ -857,7 +857,21 @@ def test_a_rounded_zero_has_no_sign() -> None:
     assert [result.text(row, column) for row in "ab"] == ["0.0", "−0.1"]
 
 
+def test_a_cost_that_differs_between_the_runs_of_a_row_is_said() -> None:
+    finished = pd.DataFrame(
+        {
+            "row": ["LoRA", "LoRA", "DTL", "DTL", "VeRA"],
+            "saved_mb": [57.24, 62.24, 26.67, 26.68, float("nan")],
+            "train_s": [1.0, 9.0, 1.0, 9.0, 1.0],
+        }
+    )
+    _, told = costs.meaning(["saved_mb", "train_s"], finished)
+    assert "differ in saved for backward (MB)" in told
+    assert told.endswith("their mean: LoRA (57.2 to 62.2).")
+
+
 def test_the_two_measures_of_memory_have_two_names() -> None:
-    text = " ".join(costs.meaning(["peak_mib", "saved_mb"]))
+    finished = pd.DataFrame({"row": ["LoRA"], "peak_mib": [2.0], "saved_mb": [1.0]})
+    text = " ".join(costs.meaning(["peak_mib", "saved_mb"], finished))
     assert "Peak memory: " in text
     assert "Saved for backward: " in text

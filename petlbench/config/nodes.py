@@ -54,11 +54,6 @@ class Schedule:
         for name in ("warmup_lr", "min_lr"):
             at_least(f"train.schedule.{name}", getattr(self, name), 0)
         choice("train.schedule.update", self.update, UPDATES)
-        if self.cosine_from >= self.cosine_epochs:
-            raise UserError(
-                f"train.schedule.cosine_from is {self.cosine_from}; it must be below "
-                f"train.schedule.cosine_epochs, {self.cosine_epochs}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +102,12 @@ class Train:
         choice("train.memory", self.memory, MEMORY_MODES)
         choice("train.compile", self.compile, COMPILE)
         whole("train.epochs", self.epochs, low=1, high=1_000_000)
+        schedule = self.schedule
+        if schedule.cosine_from >= schedule.cosine_epochs:  # by default train.epochs
+            raise UserError(
+                f"train.schedule.cosine_from is {schedule.cosine_from}; it must be below "
+                f"train.schedule.cosine_epochs, {schedule.cosine_epochs}"
+            )
         whole("train.batch_size", self.batch_size, low=1, high=LONGEST_BATCH)
         whole("train.accumulate", self.accumulate, low=1, high=LONGEST_BATCH)
         # the gradients of a batch lie in memory that the replay of the next one overwrites

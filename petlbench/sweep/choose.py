@@ -1,13 +1,14 @@
 """Choose values from trials: python -m petlbench.sweep.choose --records DIR.
 
 Trials are runs under protocol=trial: trained on train, scored on val. Every method needs the same
-number of trials. The point with the highest mean val accuracy over all tasks is chosen; each task
-is averaged over its seeds. Points that miss a task, or one of whose trials failed, are shown and
-never chosen.
+number of trials. The point with the highest mean val accuracy over all tasks is chosen, of equal
+ones that with the smallest values; each task is averaged over its seeds. Points that miss a task,
+or one of whose trials failed, are shown and never chosen.
 """
 
 import sys
 from collections.abc import Iterable
+from functools import partial
 from math import isnan, nan
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,8 @@ def points(table: pd.DataFrame, values: list[str]) -> pd.DataFrame:
     grid = scores.agg(val=_mean, tasks="size").reset_index()
     # means over different tasks cannot be compared
     complete = grid[(grid["tasks"] == table["task"].nunique()) & grid["val"].notna()]
-    # of equal means idxmax takes the first
+    # of equal means idxmax takes the first: that of the smallest values
+    complete = complete.sort_values(values, key=partial(pd.to_numeric, errors="coerce"))
     best = complete.loc[complete.groupby(KEY, sort=False)["val"].idxmax()].index
     grid["chosen"] = grid.index.isin(best)
     grid["at_edge"] = [

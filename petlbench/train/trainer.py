@@ -23,7 +23,7 @@ from petlbench.train.phase import Diverged, Epoch, Means, Phase, State
 from petlbench.train.precision import Precision
 from petlbench.train.unfinished import Unfinished
 
-NOT_FINITE = "logits are not finite numbers; lower train.lr"
+NOT_FINITE = "logits are not finite numbers; lower train.lr, or change the values of method"
 
 
 class TrainingLoop:

@@ -58,7 +58,7 @@ def accuracies(
     parts = [
         _top1(scores, outcomes),
         _from_predictions(scores, outcomes),
-        Part(ranked(keys, scores.finished), scores.costs[keys], meaning(keys)),
+        Part(ranked(keys, scores.finished), scores.costs[keys], meaning(keys, scores.finished)),
         _memory(scores, records, budget_gib),
     ]
     return Table(

@@ -48,7 +48,7 @@ def accuracy_table(
             *_column_notes(scores, averages),
             *([test] if TASK_MEAN in means else []),
             *baselines.below(scores),
-            *meaning(keys),
+            *meaning(keys, scores.finished),
             *notes.failures(scores.labelled),
         ],
         footnotes=footnotes(scores.labelled),

@@ -13,6 +13,7 @@ from petlbench.report.table import notes, published
 from petlbench.report.table.footnotes import footnotes
 from petlbench.report.table.provenance import provenance
 
+UNEQUAL = 0.01  # relative difference of a cost that should be the same in all runs of a row
 MEANINGS = {
     "parameters_m": "Parameters: trainable parameters of the method in millions, head excluded.",
     "peak_mib": "Peak memory: memory allocated during training, MiB (2^20 bytes).",
@@ -44,10 +45,35 @@ def ranked(keys: Sequence[str], finished: pd.DataFrame) -> list[Column]:
     return [column(key, ranked=devices.get(key, 1) <= 1) for key in keys]
 
 
-def meaning(keys: Sequence[str]) -> list[str]:
-    """Definitions of the costs, in a note; none without costs."""
+def meaning(keys: Sequence[str], finished: pd.DataFrame) -> list[str]:
+    """Definitions of the costs, in a note, and which of them are means of unequal runs.
+
+    None without costs. finished: tidy rows.
+    """
+    if not keys:
+        return []
     sentences = [MEANINGS[key] for key in keys if key in MEANINGS]
-    return [" ".join([*sentences, "Costs are means over runs."])] if keys else []
+    unequal = [sentence for key in keys if (sentence := _unequal(key, finished))]
+    return [" ".join([*sentences, "Costs are means over runs."]), *unequal]
+
+
+def _unequal(key: str, finished: pd.DataFrame) -> str:
+    """A sentence on rows whose runs differ in a cost that is counted; "" if there are none."""
+    cost = COSTS[key]
+    if cost.timed:
+        return ""
+    ends = finished.groupby("row", sort=False)[key].agg(["min", "max"])
+    apart = ends[ends["max"] - ends["min"] > UNEQUAL * ends["max"].abs()]
+    listed = ", ".join(
+        f"{row} ({low:.{cost.digits}f} to {high:.{cost.digits}f})"
+        for row, low, high in apart.itertuples()
+    )
+    if not listed:
+        return ""
+    return (
+        f"The runs of these rows differ in {cost.title}, as other versions of the code or other "
+        f"networks per task do; the cell is their mean: {listed}."
+    )
 
 
 def cost_table(scores: Scores, keys: Sequence[str]) -> Table:
@@ -68,7 +94,7 @@ def cost_table(scores: Scores, keys: Sequence[str]) -> Table:
         sections=scores.families,
         marks={(row, key): mark for row, mark in marks.items() for key in keys},
         provenance=provenance(scores),
-        notes=cost_notes(scores, meaning(keys)),
+        notes=cost_notes(scores, meaning(keys, scores.finished)),
         footnotes=footnotes(scores.labelled),
     )
     for file in scores.spec.published:
