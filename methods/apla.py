@@ -53,8 +53,8 @@ class APLA(Method):
     """Fine-tuning of some output features of each attention's output projection.
 
     rows_per_block: their number R; null for all rows. rows: for each block a list of R row
-    numbers, from 0, and of any length where R is null; null to draw them, uniformly and apart for
-    each block. A delta has them.
+    numbers, from 0, and of any length where R is null; null: drawn uniformly, for each block
+    separately. The delta stores them.
     """
 
     def __init__(

@@ -81,7 +81,7 @@ class Rescaled(nn.Module):
         return torch.cat(rows)
 
     def bias(self) -> Tensor:
-        """The shifted bias, (out), of which a layer without bias has the shift alone"""
+        """Bias plus shift, (out); only the shift if the layer has no bias"""
         shifts = list(self.op.weight.new_zeros(self.op.out_features).chunk(self.count))
         for part, rescaling in self.parts.items():
             shifts[int(part)] = cast(Tensor, rescaling.shift)

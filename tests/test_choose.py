@@ -1,10 +1,12 @@
 """Choosing values from trials: equal grids, complete points, the edge of the grid."""
 
 import csv
+import re
 from typing import Any
 
 import pytest
 
+from petlbench import registry
 from petlbench.config import options
 from petlbench.errors import UserError
 from petlbench.run.record import Record
@@ -169,6 +171,22 @@ def test_only_trials_count() -> None:
         trials(tried([record("lora", "land", 78.0)]), VALUES)
     with pytest.raises(UserError, match=r"no value 'train\.rate'"):
         trials(GRID, ["train.rate"])
+
+
+def swept(name: str) -> set[str]:
+    """The methods of an experiment, with those of the commands in its comments."""
+    lines = options.text("experiment", name).splitlines()
+    named = [re.search(r"method=([a-z0-9_,]+)", line) for line in lines if line.startswith("#")]
+    params = options.content("experiment", name)["hydra"]["sweeper"]["params"]
+    lists = [params["method"], *(found[1] for found in named if found)]
+    return {method for text in lists for method in text.split(",")}
+
+
+def test_the_comparison_of_all_methods_leaves_none_out() -> None:
+    assert swept("mini_all") == set(registry.names())
+    by_other_means = {"knn", "logistic", "noah"}  # on val in every run, or by a search
+    tried = swept("mini_rates") | swept("mini_rates_head")
+    assert tried == set(registry.names()) - by_other_means
 
 
 def test_the_rates_on_vit_mini_are_those_of_the_committed_grids() -> None:

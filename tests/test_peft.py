@@ -56,7 +56,11 @@ def adapted(name: str, **changed: Any) -> Method:
         ("osf", {"effective_rank": 1.5}, "method.effective_rank is 1.5, of which a layer can use"),
         ("osf", {"effective_rank": 1.0}, "method.effective_rank is 1.0, of which a layer can use"),
         ("delora", {"delora_lambda": 0}, "method.delora_lambda is 0; it must be a number above 0"),
-        ("adalora", {"beta1": 2}, "method.beta1 is 2; it must be a number of at least 0 and below 1"),
+        (
+            "adalora",
+            {"beta1": 2},
+            "method.beta1 is 2; it must be a number of at least 0 and below 1",
+        ),
         ("peft_lora", {"init_lora_weights": "corda"}, "corda, a start that needs more than weigh"),
         ("peft_lora", {"megatron_core": "foo"}, "unknown key of method 'megatron_core'"),
         ("olora", {"init_lora_weights": 7}, "method.init_lora_weights is 7; .* gaussian or"),

@@ -118,7 +118,9 @@ def test_decoding_a_network_gives_plain_layers() -> None:
 def test_what_cannot_be_held_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Unsupported, match=r"leaves none in .*; set backbone\.weights=fp32"):
         registry.create("full", tiny("vit", weights="int8"))
-    with pytest.raises(Unsupported, match=r"int8 keeps codes of them; set backbone\.weights=fp32 or"):
+    with pytest.raises(
+        Unsupported, match=r"int8 keeps codes of them; set backbone\.weights=fp32 or"
+    ):
         registry.create("lst_fisher", tiny("vit", weights="int8"))
     with pytest.raises(UserError, match=r"unknown backbone\.weights 'int4'"):
         tiny("vit", weights="int4")
