@@ -44,8 +44,9 @@ to the bit (yes) or up to a part of the largest logit. *merges*: into a plain ti
 with [`backbone.weights`](quantised.md) of that name, on the CPU, a training step has a finite \
 loss and changes all trained tensors and no other, and the delta reloads. Parameters without \
 the head, bytes of the delta with a head for {CLASSES} classes, and 1e9 operations of inference \
-and of a training step for an image are those of `{BACKBONE}`; {NONE} means that they cannot be \
-counted on shapes, or that nothing is trained by gradients (k-NN, whose delta holds features)."""
+and of a training step for each of {BATCH} images are those of `{BACKBONE}`; {NONE} means that \
+they cannot be counted on shapes, or that nothing is trained by gradients (k-NN, whose delta holds \
+features)."""
 QUANTISED = ("int8", "nf4")  # the first works everywhere, the other where bitsandbytes does
 TITLES = (
     *("method", "family", "starts", "merges", "reloads", "bf16", "fp16", *QUANTISED, *FAMILIES),
@@ -159,7 +160,7 @@ def figures(name: str) -> list[str]:
 
 
 def operations(method: Method) -> list[str]:
-    """1e9 operations of inference and of a step, for an image."""
+    """1e9 operations of inference and of a step, for an image of a batch."""
     try:
         gflops = shapes.gflops(method, batch=BATCH, size=SIZE)
     except UserError:  # what a value of the method forbids is a mistake here
