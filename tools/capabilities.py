@@ -45,8 +45,8 @@ with [`backbone.weights`](quantised.md) of that name, on the CPU, a training ste
 loss and changes all trained tensors and no other, and the delta reloads. Parameters without \
 the head, bytes of the delta with a head for {CLASSES} classes, and 1e9 operations of inference \
 and of a training step for each of {BATCH} images are those of `{BACKBONE}`; {NONE} means that \
-they cannot be counted on shapes, or that nothing is trained by gradients (k-NN, whose delta holds \
-features)."""
+they cannot be counted on shapes, or that nothing is trained by gradients (k-NN, whose delta \
+holds features)."""
 QUANTISED = ("int8", "nf4")  # the first works everywhere, the other where bitsandbytes does
 TITLES = (
     *("method", "family", "starts", "merges", "reloads", "bf16", "fp16", *QUANTISED, *FAMILIES),
