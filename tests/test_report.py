@@ -866,8 +866,8 @@ def test_a_cost_that_differs_between_the_runs_of_a_row_is_said() -> None:
         }
     )
     _, told = costs.meaning(["saved_mb", "train_s"], finished)
-    assert "differ in saved for backward (MB)" in told
-    assert told.endswith("their mean: LoRA (57.2 to 62.2).")
+    assert told.startswith("Means of runs that differ in saved for backward (MB), by version")
+    assert told.endswith(": LoRA (57.2 to 62.2).")
 
 
 def test_the_two_measures_of_memory_have_two_names() -> None:

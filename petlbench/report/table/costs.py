@@ -71,8 +71,7 @@ def _unequal(key: str, finished: pd.DataFrame) -> str:
     if not listed:
         return ""
     return (
-        f"The runs of these rows differ in {cost.title}, as other versions of the code or other "
-        f"networks per task do; the cell is their mean: {listed}."
+        f"Means of runs that differ in {cost.title}, by version of the code or by task: {listed}."
     )
 
 
