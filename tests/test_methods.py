@@ -311,7 +311,7 @@ BAD_VALUES = [
     ("dtl_plus", {"kernel": 10**13}, "kernel is 10000000000000; it must be .* from 1 to 1000000"),
     ("convpass", {"hidden": 10**13}, "hidden is 10000000000000; it must be"),
     ("hst", {"widths": [8, 8, 8, 10**20]}, "method.widths is .* from 1 to 1000000"),
-    ("noah", {"dims": [1, 10**20]}, "a size of dims is 100000000000000000000; it must be"),
+    ("noah", {"dims": [1, 10**20]}, "a size of method.dims is 100000000000000000000; it must be"),
     *(
         (name, {key: 10**20}, f"{key} is 100000000000000000000; it must be .* from 1 to 1000000")
         for name, key in (
