@@ -200,7 +200,8 @@ def test_a_target_may_be_a_whole_name(pattern: str) -> None:
 
 
 def test_a_number_below_zero_that_is_pefts_default_is_a_choice() -> None:
-    adapted("lokr", decompose_factor=-1)
+    method: Any = adapted("lokr", decompose_factor=-1)
+    assert method.tuner.peft_config[ADAPTER].decompose_factor == -1
 
 
 @pytest.mark.parametrize("name", ["vera", "pissa"])

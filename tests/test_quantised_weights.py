@@ -115,7 +115,7 @@ def test_decoding_a_network_gives_plain_layers() -> None:
     assert not list(net.buffers())
 
 
-def test_what_cannot_be_held_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_quantised_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Unsupported, match=r"leaves none in .*; set backbone\.weights=fp32"):
         registry.create("full", tiny("vit", weights="int8"))
     with pytest.raises(

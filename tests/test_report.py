@@ -543,10 +543,7 @@ def test_methods_select_the_rows_of_a_table(tmp_path: Path) -> None:
         (["--name", "a\nb"], "--name 'a b' is not a file name"),
         (["--out", "\udcff"], r"--out '\udcff' is not UTF-8"),
         (["--backbone", ""], "--backbone is empty; give it a value or leave it out"),
-        (
-            ["--methods", "lora", "dlt"],
-            "unknown method among the records 'dlt'; Known: ",
-        ),
+        (["--methods", "lora", "dlt"], "unknown method among the records 'dlt'; Known: "),
         (["--methods", ","], "--methods names no method; give names such as lora"),
         (["--vary", "train"], "--vary 'train' is a node, not a value; its values: train.epochs"),
         (["--vary", "method.rnak"], "has a value of this key; did you mean 'method.rank'?"),

@@ -80,6 +80,12 @@ def test_drop_last_leaves_out_the_incomplete_batch(drop_last: bool, images: int)
     assert loop.spent.images_seen == images
 
 
+def test_images_that_a_method_looks_at_before_it_trains_count_as_seen() -> None:
+    loop = trainer()
+    batches = [len(labels) for _, labels in loop.examples(8)]
+    assert loop.spent.images_seen == sum(batches) == len(loop.fit)
+
+
 @pytest.mark.parametrize(("drop_last", "optimizer"), [(True, "sgd"), (False, "adamw")])
 @pytest.mark.parametrize("clip_grad", [None, 0.01])
 def test_accumulated_batches_train_as_one_large_batch(

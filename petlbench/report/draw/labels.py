@@ -109,12 +109,12 @@ def label_points(axis: Any, points: Sequence[tuple[float, float, str]]) -> None:
     named = [n for n, (_, _, name) in enumerate(points) if name]
     weights = np.array([1.0 if name else UNNAMED for _, _, name in points])
     choices = [_choices(n, centres, weights, _size(axis, points[n][2]), frame) for n in named]
-    for n, own, place in zip(named, choices, arranged(choices), strict=True):
+    for n, own, place in zip(named, choices, _arranged(choices), strict=True):
         end = axis.transData.inverted().transform(own.ends[place] * pixels)
         _write(axis, points[n], own.offsets[place], end)
 
 
-def arranged(choices: Sequence[Choices]) -> list[int]:
+def _arranged(choices: Sequence[Choices]) -> list[int]:
     """The place of each name: the lowest sum of costs and conflicts that a local search finds.
 
     Each start places the names one after the other in another order, and moves each while that
