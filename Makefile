@@ -88,7 +88,8 @@ results: install
 # docs/support.md: one backbone of each family; DeiT, MAE, CLIP and DINOv2 are plain ViTs
 docs: install-dev
 	$(BIN)/python -m tools.catalogue docs/methods
-	$(BIN)/python -m petlbench.support vit_b16 siglip_b16 swin_b convnext_b dinov3_b16 eva02_b14 > docs/support.part
+	printf '%s\n' '# Which method works where' '' 'Made by `make docs`. *yes*: the method can be built on the backbone, tried on shapes with the values of its yaml; a number leads to the reason for a refusal. DeiT, MAE, CLIP, DINOv2 and the larger ViT behave like `vit_b16`. `python -m petlbench.support BACKBONE ...` prints the table for other backbones.' '' > docs/support.part
+	$(BIN)/python -m petlbench.support vit_b16 siglip_b16 swin_b convnext_b dinov3_b16 eva02_b14 >> docs/support.part
 	mv docs/support.part docs/support.md
 	$(BIN)/python -m tools.capabilities > docs/capabilities.part
 	mv docs/capabilities.part docs/capabilities.md

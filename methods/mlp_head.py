@@ -43,8 +43,8 @@ class MLPHead(Method):
     """A head of `layers` layers on the frozen network; the last one starts as other heads do.
 
     As in KMnP/vpt @ 7f3942e4 (src/models/mlp.py), whose MODEL.MLP_NUM is the number of hidden
-    layers. MLP-k is taken as k layers in all; that code has no settings of MLP-3 that say so. A
-    delta has the running statistics of the batch norms.
+    layers. MLP-k is taken as k layers in all; that code has no settings of MLP-3, so this is
+    not confirmed. A delta has the running statistics of the batch norms.
     """
 
     starts_as_pretrained = False

@@ -1,5 +1,5 @@
 """PVeRA: Probabilistic Vector-Based Random Matrix Adaptation, https://arxiv.org/abs/2512.07703, as
-PEFT has it, with the loss term of the authors' code, which PEFT has not
+PEFT has it, with the loss term of the authors' code, which PEFT lacks
 (leofillioux/pvera @ 25a3baa).
 """
 

@@ -14,7 +14,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "support.md"
 
 
 def stated() -> dict[tuple[str, str], str]:
-    rows = [line.strip("| ").split(" | ") for line in PAGE.read_text().splitlines()]
+    lines = [line for line in PAGE.read_text().splitlines() if line.startswith("|")]
+    rows = [line.strip("| ").split(" | ") for line in lines]
     _, *names = rows[0]
     return {
         (row[0], name): cell
