@@ -42,10 +42,10 @@ class TokenMerging(nn.Module):
     """Adds every second patch to the patch with the most similar key; the rest of the tokens stay.
 
     K <- K + W_u dropout(ReLU(W_d K)), the refinement, whose two matrices have a few bits per
-    weight; K is detached, so only the refinement learns here. S = K_s K_t^T of the normalised keys, t
-    the mean of the two largest values of a row, P = sigmoid(S - t). The match is 1 where P > 1/2,
-    so at the largest value alone, with the gradient of P. A token is the mean of what was merged
-    into it.
+    weight; K is detached, so only the refinement learns here. S = K_s K_t^T of the normalised
+    keys, t the mean of the two largest values of a row, P = sigmoid(S - t). The match is 1 where
+    P > 1/2, so at the largest value alone, with the gradient of P. A token is the mean of what
+    was merged into it.
     """
 
     def __init__(

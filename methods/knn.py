@@ -65,8 +65,8 @@ class Memory(nn.Module):
 class KNN(Method):
     """Compares an image with all training images; no tensor is trained by gradients.
 
-    neighbours: the numbers k to choose from, on images that a search holds back
-    from training. With one number nothing is chosen. Then all images of the training split are stored.
+    neighbours: the numbers k to choose from, on images that a search holds back from training.
+    With one number nothing is chosen. Then all images of the training split are stored.
     temperature: T. images: how many are stored; `fit` sets it. The features are what the head of
     another method reads. A delta has N d + K numbers: features of 32 bits, and counts.
     """

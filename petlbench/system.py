@@ -22,6 +22,7 @@ except ImportError:  # Windows has no advisory locks; runs are then not protecte
     fcntl = None  # type: ignore[assignment]
 
 MAX_THREADS = 32
+PROCESSORS = "PETLBENCH_PROCESSORS"  # that a worker of a sweep may use
 SPINS = 1000  # of a waiting thread; its default is 300 000
 TEMPORARY = ".petlbench-tmp-"  # how names of temporary files begin
 # of this machine; others may not see its locks, which some network file systems keep to a machine
@@ -34,7 +35,12 @@ class WriteError(UserError):
 
 
 def cpu_count() -> int:
-    """The number of processors that this process may use."""
+    """The number of processors that this process may use.
+
+    A worker of a sweep may use its share of them, which PETLBENCH_PROCESSORS has.
+    """
+    if (share := os.environ.get(PROCESSORS, "")).isdecimal():
+        return max(1, int(share))
     if hasattr(os, "sched_getaffinity"):  # Linux: respects taskset, Slurm and containers
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

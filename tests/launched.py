@@ -34,4 +34,5 @@ def execute(assignment: Assignment) -> Record | None:
             "pid": os.getpid(),
             "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"),
             "threads": os.environ["OMP_NUM_THREADS"],
+            "processors": os.environ.get("PETLBENCH_PROCESSORS"),
         }

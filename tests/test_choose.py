@@ -58,6 +58,24 @@ def test_of_equal_points_the_smallest_values_are_chosen() -> None:
     assert found.loc[found["chosen"], "train.lr"].tolist() == [0.01]
 
 
+def test_means_that_differ_by_their_rounding_are_equal() -> None:
+    scores = {0.1: (0.1, 0.2, 0.3), 0.01: (0.3, 0.2, 0.1)}  # whose sums differ in the last bit
+    tasks = ("digits", "land", "cells")
+    records = [
+        trial("lora", task, rate, score)
+        for rate, own in scores.items()
+        for task, score in zip(tasks, own, strict=True)
+    ]
+    found = points(trials(records, VALUES), VALUES)
+    assert found.loc[found["chosen"], "train.lr"].tolist() == [0.01]
+
+
+def test_a_trial_that_failed_after_its_test_is_not_chosen() -> None:
+    lost = GRID[2] | {"status": "failed"}  # 0.01, the best, on digits; it keeps its score
+    found = points(trials([lost if r is GRID[2] else r for r in GRID], VALUES), VALUES)
+    assert found.loc[found["chosen"], "train.lr"].tolist() == [0.1]
+
+
 def test_a_method_without_a_complete_point_is_said() -> None:
     assert unchosen(points(trials(GRID, VALUES), VALUES)) is None
     lost = [

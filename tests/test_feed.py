@@ -1,6 +1,7 @@
 """Batches: the right images in the right order, augmented alike by any number of processes."""
 
 import os
+import pickle
 import random
 import re
 import signal
@@ -133,6 +134,8 @@ def test_parts_of_a_split_keep_their_originals() -> None:
         (9, 0, 0),
     ]
     assert first.original(4).getpixel((0, 0)) == (5, 0, 0)
+    # as processes that are not forked get it
+    assert pickle.loads(pickle.dumps(second)).original(1).getpixel((0, 0)) == (9, 0, 0)
 
 
 def test_without_a_crop_the_whole_image_is_resized() -> None:

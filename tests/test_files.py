@@ -307,6 +307,26 @@ def test_an_image_named_twice_counts_once(tmp_path: Path) -> None:
     assert len(set.union(*parts)) == 20
 
 
+def test_an_image_is_one_however_its_path_is_written(tmp_path: Path) -> None:
+    """Else one image could be in train and in test."""
+    own(tmp_path / "images")
+    table = tmp_path / "lists" / "x.csv"
+    table.parent.mkdir()
+    near, far = "../images/cat/00.png", "../images/dog 2/00.png"
+    same = [near, f"./{near}", f"../lists/{near}", str(tmp_path / "images" / "cat" / "00.png")]
+    table.write_text("\n".join(["path,label", *(f"{path},cat" for path in same), f"{far},dog"]))
+    found = tree.scan(str(table))
+    assert [(image.path, image.label) for image in found.images] == [
+        ("cat/00.png", "cat"),
+        ("dog 2/00.png", "dog"),
+    ]
+    assert found.folder == tmp_path / "images"
+    table.write_text(f"path,label\n{near},cat\n./{near},dog\n")
+    tree.scan.cache_clear()
+    with pytest.raises(UserError, match=r"gives './\.\./images/cat/00\.png' another label"):
+        tree.scan(str(table))
+
+
 def test_the_division_depends_only_on_paths_and_seed(tmp_path: Path) -> None:
     first = own_task(own(tmp_path / "a"), tmp_path / "cache")
     again = own_task(own(tmp_path / "b"), tmp_path / "cache")

@@ -17,15 +17,19 @@ from hydra.plugins.launcher import Launcher as HydraLauncher
 from petlbench.config.construct import composable
 from petlbench.config.schema import Settings
 from petlbench.cost import forecast
+from petlbench.data import feed
 from petlbench.errors import UserError
 from petlbench.run.claims import Claims
 from petlbench.run.lifecycle import blank
+from petlbench.run.once import record_signature
 from petlbench.run.record import Record, Store
-from petlbench.sweep.launchers import basic, engine, gpus, local, room
+from petlbench.sweep import conduct
+from petlbench.sweep.launchers import basic, engine, gpus, local, ray, room
 from petlbench.sweep.launchers.basic import Basic
 from petlbench.sweep.launchers.foreign import Foreign
 from petlbench.sweep.launchers.launcher import Assignment
 from petlbench.sweep.launchers.local import Local
+from petlbench.system import cpu_count
 from tests.assignments import runs
 from tests.launched import execute
 from tests.processes import interrupt_when_two_run
@@ -178,6 +182,18 @@ def test_without_a_gpu_workers_share_the_processors(
     assert workers(number, threads=threads)._places(planned) == [None] * expected
 
 
+@pytest.mark.usefixtures("no_gpu")
+def test_workers_share_the_processors_whatever_their_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each starts as many processes for augmentation as it has processors."""
+    monkeypatch.setattr(local, "cpu_count", lambda: 8)
+    found = launched(workers(2, threads=1), runs(tmp_path, 2))
+    assert {(r["processors"], r["threads"]) for r in found.values()} == {("4", "1")}
+    monkeypatch.setenv("PETLBENCH_PROCESSORS", "4")
+    assert (cpu_count(), feed._processes("auto")) == (4, 4)
+
+
 @pytest.mark.usefixtures("four_gpus")
 @pytest.mark.parametrize(
     ("settings", "device", "message"),
@@ -224,7 +240,8 @@ def test_runs_that_do_not_fit_into_their_share_of_a_gpu_are_refused(
     monkeypatch.setattr(gpus, "memory_mib", lambda: 10.0)
     with pytest.raises(UserError, match=r"it fits on no GPU; set a smaller train\.batch_size"):
         workers("auto", 0.1).check(planned)
-    workers("auto", 1.0).check(planned)  # alone
+    monkeypatch.setattr(gpus, "memory_mib", None)
+    workers("auto", 1.0).check(planned)  # alone; CUDA is not asked
     assert len(predicted) == 1
 
 
@@ -264,9 +281,33 @@ def test_the_store_says_what_a_launcher_of_hydra_has_not_done(
     assert launcher.got == [["seed=0"], ["seed=1"]]
     assert [each["status"] for each in found] == ["finished", "failed"]
     assert found[1]["reason"] == "Elsewhere has left no record of it"
+    # another process has done the first one before this launcher could
+    done = replace(first, seen=record_signature(settings, first.planned.id))
+    [(_, again)] = Foreign(launcher).launch([done], execute)
+    assert (again["id"], again["status"]) == (first.planned.id, "finished")
     assert "Elsewhere: ConnectionError: the cluster is gone" in caplog.text
 
 
 def test_configurations_can_be_sent_to_other_processes() -> None:
     twin = composable(Settings)
     assert pickle.loads(pickle.dumps(twin)) is twin
+
+
+class OnACluster(Basic):
+    """Stands for a launcher whose runs are done on other machines."""
+
+    is_here = False
+
+
+def test_what_this_machine_lacks_matters_only_for_runs_that_are_done_here(tmp_path: Path) -> None:
+    [planned] = [each.planned for each in runs(tmp_path, 1, device="cuda:7")]
+    with pytest.raises(UserError, match="device is cuda:7; torch finds 0 GPUs"):
+        conduct.check([planned], Basic(), dry_run=False)
+    conduct.check([planned], OnACluster(), dry_run=False)
+
+
+def test_where_launchers_do_runs() -> None:
+    assert workers().is_here
+    for address, is_here in ((None, True), ("auto", False)):
+        made = ray.Ray(address=address, gpus_per_run=1.0, cpus_per_run=1, retries=0)
+        assert made.is_here == is_here

@@ -21,12 +21,13 @@ from petlbench.layers.kept import unchanged
 from petlbench.layers.lean import lean
 from petlbench.layers.linear import Linear
 from petlbench.layers.side_state import called_again
+from petlbench.merge import merged
 from petlbench.method import Method
 from petlbench.methods.dtl import DTL
 from petlbench.model.drop_path import keep_masks
 from petlbench.testing import images, loss, randomised, tiny_method
 from petlbench.train import frozen, last_block
-from petlbench.train.frozen import frozen_in_16_bit
+from petlbench.train.frozen import frozen_in_16_bit, in_16_bit
 from petlbench.train.live_bytes import LiveBytes
 from petlbench.train.precision import Precision
 from tests.shallow import BLOCKS, tiny_shallow_method
@@ -335,6 +336,39 @@ def test_which_weights_are_in_16_bit() -> None:
     assert narrow("linear") == blocks | {"patch_embed.proj.weight"}
     assert narrow("dora") == {key for key in narrow("linear") if "qkv" not in key}
     assert narrow("full") == set()
+
+
+@pytest.mark.parametrize("name", ["full", "lora", "dora", "linear", "adaptformer"])
+@pytest.mark.parametrize("is_merged", [False, True])
+def test_weights_in_16_bit_for_inference_change_nothing(name: str, is_merged: bool) -> None:
+    """Those of a plain or trained network too, whose timing would else contain their casts."""
+    method = randomised(tiny_shallow_method(name)).eval()
+    if is_merged and name == "adaptformer":
+        return  # it cannot be merged
+    network = merged(method) if is_merged else method
+    images = method.backbone.example()
+    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+
+    def run() -> Tensor:
+        with torch.no_grad(), BF16.autocast():
+            return network(images)
+
+    expected = run()
+    products = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "head", "patch_embed.proj")
+    with in_16_bit([network], BF16, run):
+        narrow = {
+            key.removesuffix(".weight")
+            for key, tensor in network.named_parameters()
+            if tensor.dtype == torch.bfloat16 and key.endswith(".weight")
+        }
+        assert torch.equal(run(), expected)
+    for part in products:
+        if name != "dora" or is_merged or "qkv" not in part:  # DoRA takes norms of them
+            assert any(part in key for key in narrow), part
+    for key, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[key])
+    with in_16_bit([network], FP32, run):
+        assert {tensor.dtype for tensor in network.parameters()} == {torch.float32}
 
 
 def test_frozen_weights_come_back_after_an_error_and_stay_in_fp32() -> None:

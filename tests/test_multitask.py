@@ -23,6 +23,7 @@ from petlbench.run import job
 from petlbench.run import multitasking as multitask
 from petlbench.run.record import Store
 from petlbench.testing import declared, images, randomised, tiny
+from petlbench.train.frozen import in_16_bit
 from petlbench.train.precision import Precision
 from tests import command
 from tests.helpers import sampled
@@ -224,3 +225,28 @@ def test_the_command_sweeps_probes(tmp_path: Path) -> None:
     assert code == 0, output
     assert "dtl probe seed 0" in output
     assert "dtl_plus probe seed 0" in output
+
+
+@pytest.mark.parametrize("name", ["lora", "dtl"])
+def test_all_ways_are_timed_on_weights_in_16_bit(name: str, tmp_path: Path) -> None:
+    """Else one task after another would cast the backbone's weights once for each task."""
+    own = ["method.inject_from=2"] if name == "dtl" else []
+    config = configured(tmp_path, *OVERRIDES, "input.size=48", f"method={name}", *own)
+    networks, ways = multitask._ways(config, torch.device("cpu"))
+    precision = Precision("bf16", torch.device("cpu"))
+
+    def answers() -> list[torch.Tensor]:
+        with torch.no_grad(), precision.autocast():
+            found = [call() for calls in ways.values() for call in calls]
+        return [
+            logits
+            for answer in found
+            for logits in (answer.values() if isinstance(answer, dict) else [answer])
+        ]
+
+    expected = answers()
+    with in_16_bit(networks, precision, answers):
+        blocks = networks[-1].backbone.net.blocks
+        assert blocks[0].mlp.fc1.weight.dtype == torch.bfloat16
+        assert all(map(torch.equal, answers(), expected))
+    assert blocks[0].mlp.fc1.weight.dtype == torch.float32

@@ -142,3 +142,7 @@ def test_a_run_that_is_told_so_keeps_none_and_is_the_same_run(tmp_path: Path) ->
     again = job.of(settings).execute(settings)
     assert list(tmp_path.glob("**/*.npz"))
     assert (again["id"], again["scores"]) == (record["id"], record["scores"])
+    # a run that is done anew without them does not keep those of an earlier one
+    Store(tmp_path).path(record).unlink()
+    job.of(without).execute(without)
+    assert not list(tmp_path.glob("**/*.npz"))

@@ -4,6 +4,7 @@ import copy
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,16 @@ def test_a_probe_is_recorded_once_and_told_apart_by_what_changes_it(
     assert same == record["id"]
     for other in ("backbone.fused_attention=false", "probe.steps=3", "train.batch_size=8"):
         assert identity_of(composed(tmp_path, *probed_again, other)) != record["id"]
+
+
+def test_a_probe_is_measured_on_the_device_of_its_identity(tmp_path: Path) -> None:
+    """A worker of a sweep may have another GPU or number of threads than its plan."""
+    config = composed(tmp_path, "method=lora", "device=cpu", *SHALLOW)
+    other = replace(config, probe=replace(probing.values(config), device="A100"))
+    message = r"probe.device is 'A100', but this process measures on 'cpu'; start the probe on"
+    with pytest.raises(UserError, match=message):
+        probing.probe(other)
+    assert not list(tmp_path.glob("**/*.json"))
 
 
 def test_fused_attention_is_what_runs_had_before_it_could_be_said(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from petlbench.run.lifecycle import blank, ended
 from petlbench.run.record import Record, Store
 from petlbench.sweep import conduct, perform, session
 from petlbench.sweep.launchers.basic import Basic
-from petlbench.sweep.select import Cell, Choice, Search
+from petlbench.sweep.select import Cell, Choice, Search, _ended
 from petlbench.sweep.space import read, shown
 from tests import records
 from tests.command import run
@@ -236,6 +236,35 @@ def test_python_returns_the_trials_and_then_the_final_runs(
     monkeypatch.setattr("tests.test_select.HIGHEST_RATE", 0.0)
     found = session.run([*sweep[:-1], f"results.root={tmp_path / 'failed'}"])
     assert [(r["protocol"], r["status"]) for r in found] == [("trial", "diverged")] * 2
+
+
+@pytest.mark.usefixtures("pretended")
+def test_images_of_the_final_runs_are_decoded_before_the_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepared(config: Config) -> None:
+        if config.protocol.name == "final":
+            raise UserError("test/7.jpg is broken")
+
+    monkeypatch.setattr(splits, "prepared", prepared)
+    code, told = run(tmp_path, *GIVEN, "method=linear")
+    assert (code, told.splitlines()[-1]) == (2, "error: test/7.jpg is broken")
+    assert stored(tmp_path / "results" / "runs") == {"trial": [], "final": []}
+
+
+def test_a_finished_trial_wins_over_a_failed_one_of_its_identity(tmp_path: Path) -> None:
+    """Two options with equal values are one run in two files."""
+    done = blank(config(tmp_path, protocol="trial"))
+    made = records.record("linear", "land", 1.0)
+    done |= {key: made[key] for key in ("cost", "selection", "provenance")}
+    done = ended(done | {"scores": {"val": records.score(50.0)}}, "finished", None)
+    lost = ended(blank(config(tmp_path, protocol="trial")), "failed", "pretended")
+    for place, name in enumerate(("a", "z")):
+        store = Store(tmp_path / str(place))
+        store.write(done)
+        store.write(lost | {"factors": lost["factors"] | {"method": name}})
+        found = _ended(str(store.root), store, set())
+        assert [record["status"] for record in found.values()] == ["finished"]
 
 
 @pytest.mark.slow

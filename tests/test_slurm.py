@@ -15,9 +15,10 @@ import pytest
 from petlbench.errors import UserError
 from petlbench.run.claims import Claims
 from petlbench.run.record import Record
-from petlbench.sweep.launchers import engine, jobs
+from petlbench.sweep.launchers import engine, gpus, jobs
 from petlbench.sweep.launchers.launcher import Assignment
 from petlbench.sweep.launchers.slurm import Slurm
+from petlbench.system import cpu_count
 from tests import slurm_node
 from tests.assignments import runs
 from tests.launched import execute
@@ -68,6 +69,26 @@ def test_processes_of_this_machine_stand_for_jobs(tmp_path: Path) -> None:
     found = launched(runs(tmp_path, 4, "always killed", "killed once"), cluster="local")
     check_kills(found, tmp_path, 4)
     assert "ended 2 times (its job" in found[f"{0:016x}"]["reason"]
+
+
+@pytest.mark.usefixtures("submitit")
+def test_processes_of_this_machine_take_turns_on_the_first_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them get GPU 0 from submitit."""
+    monkeypatch.setattr(gpus, "visible", lambda: ["0", "1"])
+    planned = [each.planned for each in runs(tmp_path, 2, device="auto")]
+    launcher = Slurm(**(GIVEN | {"cluster": "local", "gpus_per_run": 1}))
+    launcher.check(planned)
+    assert launcher._places() == 1
+    assert launcher._executor(tmp_path)._executor.parameters["gpus_per_node"] == 1
+    monkeypatch.setattr(gpus, "visible", lambda: ["3"])
+    with pytest.raises(UserError, match=r"uses GPU 0 alone, and CUDA_VISIBLE_DEVICES is 3; use"):
+        launcher.check(planned)
+    monkeypatch.setattr(gpus, "visible", list)
+    free = Slurm(**(GIVEN | {"cluster": "local", "gpus_per_run": 1}))
+    free.check(planned)
+    assert free._places() == min(2, cpu_count())
 
 
 @pytest.mark.slow

@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; a mistake is one line on stderr and status 2."""
     options = parser().parse_args(arguments)
     if options.to is not None:
+        if options.private:
+            raise UserError("--private is for a repository; give --repo, or leave it out")
         print(to_folder(options.record, options.to))
     else:
         print(to_hub(options.record, options.repo, private=options.private))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from petlbench import gpu_memory
 from petlbench.data.augment import Augmentation, Draw, Drawn
 from petlbench.data.preparation import Preparation
 from petlbench.data.task import Split
@@ -106,9 +107,8 @@ class Feed:
     def _fits(self, images: Tensor) -> bool:
         if self.device.type != "cuda":
             return True
-        free, _ = torch.cuda.mem_get_info(self.device)
         # an element is a byte
-        return images.numel() <= SHARE * free
+        return images.numel() <= SHARE * gpu_memory.available(self.device)
 
     def _sent(self, images: Tensor) -> Tensor:
         """A copy on the device: memory-mapped pages are read here."""

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -136,4 +137,9 @@ def _part(split: Split, mask: "Tensor") -> Split:
     indices: list[int] = mask.nonzero().flatten().tolist()
     about = fingerprint(images, labels, str(split.fingerprint["format"]))
     files = split.files and tuple(split.files[index] for index in indices)
-    return Split(images, labels, about, lambda index: split.original(indices[index]), files)
+    return Split(images, labels, about, partial(_original, split, indices), files)
+
+
+def _original(split: Split, indices: list[int], index: int) -> Image.Image:
+    # no lambda: processes that augment may get the split by pickle
+    return split.original(indices[index])

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from petlbench.checks import is_number
 from petlbench.config.job_nodes import PROBE, ProbeConfig
@@ -25,6 +26,7 @@ from petlbench.run import build, probing, provenance
 from petlbench.run.job import Job
 from petlbench.run.lifecycle import Run, recorded, seed_everything
 from petlbench.run.record import Record, Store
+from petlbench.train.frozen import in_16_bit
 from petlbench.train.precision import Precision
 
 Calls = list[Callable[[], object]]
@@ -78,6 +80,7 @@ def _sizes(values: ProbeConfig) -> tuple[int, int]:
 def _fill(run: Run) -> None:
     """Every line leaves its part of the record."""
     config, record = run.config, run.record
+    probing.check_device(config)
     seed_everything(config.seed)
     device = build.device(config.device)
     method = build.on_meta(config)
@@ -118,12 +121,16 @@ def timed(config: Config, device: torch.device) -> dict[str, Any]:
     """
     values = probing.values(config)
     precision = Precision(config.train.precision, device)
-    works = {way: partial(_all, calls, precision) for way, calls in _ways(config, device).items()}
-    passes = {way: speed.warmed_up(work, values.repeat_s, device) for way, work in works.items()}
+    networks, ways = _ways(config, device)
+    works = {way: partial(_all, calls, precision) for way, calls in ways.items()}
     timings: dict[str, list[float]] = {way: [] for way in works}
-    for _ in range(values.repeats):
-        for way, work in works.items():
-            timings[way].append(speed.seconds(work, passes[way], device) / passes[way])
+    with in_16_bit(networks, precision, lambda: [work() for work in works.values()]):
+        passes = {
+            way: speed.warmed_up(work, values.repeat_s, device) for way, work in works.items()
+        }
+        for _ in range(values.repeats):
+            for way, work in works.items():
+                timings[way].append(speed.seconds(work, passes[way], device) / passes[way])
     seconds = {way: statistics.median(each) for way, each in timings.items()}
     return {
         "images": values.images,
@@ -135,8 +142,8 @@ def timed(config: Config, device: torch.device) -> dict[str, Any]:
     }
 
 
-def _ways(config: Config, device: torch.device) -> dict[str, Calls]:
-    """The calls of each way to answer `probe.images` images for all tasks."""
+def _ways(config: Config, device: torch.device) -> tuple[list[nn.Module], dict[str, Calls]]:
+    """Networks, and the calls of each way to answer `probe.images` images for all tasks."""
     tasks, images = _sizes(probing.values(config))
     backbone = build.backbone(config).to(device)
     # each task has learned tensors of its own and the frozen ones of the backbone
@@ -151,7 +158,7 @@ def _ways(config: Config, device: torch.device) -> dict[str, Calls]:
     }
     network = MultiTask(methods)
     batch = backbone.example().repeat(images, 1, 1, 1)  # (B, 3, H, W)
-    return {
+    return [network, *methods.values()], {
         "shared": [partial(network, batch)],
         # (T, B, 3, H, W), a view of the one batch
         "batch": [partial(network.apart, batch.expand(len(methods), *batch.shape))],

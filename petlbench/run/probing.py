@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from petlbench.run import budget, build, provenance
 from petlbench.run.job import Job
 from petlbench.run.lifecycle import Run, recorded, seed_everything
 from petlbench.run.record import Record
-from petlbench.train.frozen import frozen_in_16_bit
+from petlbench.train.frozen import frozen_in_16_bit, in_16_bit
 from petlbench.train.precision import Precision
 
 TAKEN = ("saved_mb", "peak_mib")  # the measured memory of a step
@@ -42,6 +43,20 @@ def check(config: Config) -> None:
     """Refuse a configuration without probe values, and unsupported pairs."""
     values(config)
     build.check(config)
+
+
+def check_device(config: Config) -> None:
+    """Refuse to measure on another device than that of the identity.
+
+    A worker may have another GPU or number of threads than the process that made the plan.
+    """
+    probed = values(config)
+    here = provenance.comparable_device(config.device, probed.speed)
+    if probed.device != here:
+        raise UserError(
+            f"probe.device is '{probed.device}', but this process measures on '{here}'; start the "
+            f"probe on that device (hydra/launcher=basic), or set 'probe.device=\"{here}\"'"
+        )
 
 
 def values(config: Config) -> ProbeConfig:
@@ -72,6 +87,7 @@ class Probe:
 def _fill(run: Run) -> None:
     """Every line leaves its part of the record."""
     config, record = run.config, run.record
+    check_device(config)
     seed_everything(config.seed)
     device = build.device(config.device)
     method = build.method(config)
@@ -212,7 +228,8 @@ def _timed(probing: Probe, network: nn.Module, batch: int, mode: str | None) -> 
     # after recompile_limit (8, torch/_dynamo/config.py) compilations torch runs a function eagerly
     torch.compiler.reset()
     precision = Precision(conditions.train.precision, conditions.device)
-    with frozen_in_16_bit(network, precision):  # as in a test
+    image = partial(torch.empty, 1, 3, conditions.size, conditions.size, device=conditions.device)
+    with in_16_bit([network], precision, lambda: network(image())):
         timing = speed.inference(
             torch.compile(network, dynamic=False, mode=mode) if mode else network,  # type: ignore[arg-type]
             precision=precision,

@@ -78,11 +78,14 @@ def _fill(run: Run) -> None:
     _note_tests(record, trainer, scores, time.perf_counter() - started)
     record["provenance"]["splits"] = _fingerprints(config, trainer, tests)
     # last, so that a run that fails leaves no file without a finished record
+    file = run.store.path(record, PREDICTIONS)
     if predictions:
         # what a temperature is fitted on; the tests are done, so that it can choose nothing else
         selected = {name: trainer.predictions(tested, s) for name, s in trainer.select.items()}
         content = PredictionFile(record["id"], task.names, selected | predictions)
-        save(run.store.path(record, PREDICTIONS), content)
+        save(file, content)
+    else:
+        file.unlink(missing_ok=True)  # those of an earlier run are not of these scores
     _store_delta(run, task, trainer.fit, fitted)
 
 

@@ -28,6 +28,7 @@ from petlbench.run.identity import IDENTITY
 from petlbench.run.record import Record
 
 KEY = ["method", "backbone"]
+DIGITS = 9  # of a mean: equal means stay equal whatever the order of their sum
 ADVICE = "name the key with --values (as {}) or give separate folders"
 
 
@@ -45,7 +46,7 @@ def trials(records: list[Record], values: list[str]) -> pd.DataFrame:
     """
     rows = [
         {key: record["factors"][key] for key in (*KEY, "task", "seed")}
-        | {"top1": record["scores"]["val"]["top1"] if "val" in record["scores"] else nan}
+        | {"top1": _top1(record)}
         | {value: _look_up(record["config"], value) for value in values}
         for record in records
     ]
@@ -53,6 +54,12 @@ def trials(records: list[Record], values: list[str]) -> pd.DataFrame:
     if all(isnan(row["top1"]) for row in rows):
         raise UserError("no finished trial among the records; run a sweep with protocol=trial")
     return pd.DataFrame(rows)
+
+
+def _top1(record: Record) -> float:
+    # a run may fail after its test, for example when its delta is stored
+    is_scored = record["status"] == "finished" and "val" in record["scores"]
+    return float(record["scores"]["val"]["top1"]) if is_scored else nan
 
 
 def points(table: pd.DataFrame, values: list[str]) -> pd.DataFrame:
@@ -66,6 +73,7 @@ def points(table: pd.DataFrame, values: list[str]) -> pd.DataFrame:
     ].agg(_mean)
     scores = by_task.groupby([*KEY, *values], sort=False, dropna=False)["top1"]
     grid = scores.agg(val=_mean, tasks="size").reset_index()
+    grid["val"] = grid["val"].round(DIGITS)
     # means over different tasks cannot be compared
     complete = grid[(grid["tasks"] == table["task"].nunique()) & grid["val"].notna()]
     # of equal means idxmax takes the first: that of the smallest values

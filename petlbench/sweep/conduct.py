@@ -48,7 +48,7 @@ def check(runs: Sequence[plan.Planned], launcher: Launcher, *, dry_run: bool) ->
     if open_runs := _open(runs):
         from petlbench.sweep import perform  # imports torch
 
-        perform.check(open_runs, dry_run=dry_run)
+        perform.check(open_runs, dry_run=dry_run, is_here=launcher.is_here)
         to_run = [run for run in open_runs if run.state == plan.TO_RUN]
         if to_run and not dry_run:
             launcher.check(to_run)
@@ -71,6 +71,13 @@ def announce(
         log.warning(line)
     for line in [*plan.refusals(runs), *(plan.listing(runs) if dry_run else ())]:
         log.info(line)
+
+
+def prepare(runs: Sequence[plan.Planned]) -> None:
+    """Decode the images of runs that other runs come before. Raises UserError for broken ones."""
+    from petlbench.sweep import perform  # imports torch
+
+    perform.prepare(runs)
 
 
 def done(runs: Sequence[plan.Planned], store: Stores, launcher: Launcher) -> list[str]:

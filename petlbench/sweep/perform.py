@@ -22,21 +22,30 @@ from petlbench.system import WriteError
 log = logging.getLogger("petlbench")
 
 
-def check(runs: Sequence[plan.Planned], *, dry_run: bool) -> None:
+def check(runs: Sequence[plan.Planned], *, dry_run: bool, is_here: bool = True) -> None:
     """Refuse wrong values of a reader, and what this machine lacks, before the plan is printed.
 
-    Devices, formats, weights and data may be missing where only a plan is made. The message is
-    that of the first refused backbone or task; the others are named.
+    Devices, formats, weights and data may be missing where only a plan is made. is_here: whether
+    the runs are done on this machine; the devices and formats of another one are not known. The
+    message is that of the first refused backbone or task; the others are named.
     """
     for config in _differing(runs, "dataset"):
         configured.reader(config)
     if dry_run:
         return
     to_run = _to_run(runs)
-    for config in _differing(to_run, "device", "train"):
+    for config in _differing(to_run, "device", "train") if is_here else ():
         build.machine(config)
     _refuse_all(_differing(to_run, "backbone"), build.weights, lambda c: c.factors.backbone)
     _refuse_all(_differing(to_run, "dataset"), splits.data, _task_name)
+
+
+def prepare(runs: Sequence[plan.Planned]) -> None:
+    """Decode the images of runs. Raises UserError for broken ones.
+
+    It takes longest of all checks, so the plan is printed before.
+    """
+    _refuse_all(_differing(runs, "dataset", "protocol", "input"), splits.prepared, _task_name)
 
 
 def perform(
@@ -47,8 +56,7 @@ def perform(
     store: the records below a results.root.
     """
     to_run = _to_run(runs)
-    # first: a mistake leaves no file; not before the plan is printed, since it takes longest
-    _refuse_all(_differing(to_run, "dataset", "protocol", "input"), splits.prepared, _task_name)
+    prepare(to_run)  # first: a mistake leaves no file
     for root in dict.fromkeys(planned.config.results.root for planned in runs):
         store(root).check_writable()
     _record_refused(runs, store)

@@ -46,7 +46,7 @@ def keep(runs: Sequence[Planned]) -> None:
 def read(root: Path) -> dict[str, Kept]:
     """All planned runs below a root, by their identity."""
     found: dict[str, Kept] = {}
-    for path in sorted((root / FOLDER).glob("*")):
+    for path in sorted((root / FOLDER).glob("[!.]*")):
         try:
             content = json.loads(path.read_text())
             found |= {str(key): _kept(entry) for key, entry in content.items()}

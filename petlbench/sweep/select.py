@@ -134,6 +134,8 @@ def sweep(
         log.info("  the final runs follow from the choice among the trials")
         return Outcome(0, trials)
     before = _signatures(trials)
+    if not dry_run and _open(trials):
+        conduct.prepare(wanted)
     failures = [] if dry_run else conduct.done(trials, store, launcher)
     # a launcher that does not wait leaves the record of an earlier try that failed
     earlier = {place for place, seen in _signatures(trials).items() if seen == before[place]}
@@ -229,12 +231,15 @@ def _signatures(trials: Iterable[plan.Planned]) -> dict[Place, Signature | None]
 
 
 def _ended(root: str, store: Store, earlier: Collection[Place]) -> dict[str, Record]:
-    return {
-        record["id"]: record
-        for record in store.records()
-        if record["protocol"] == TRIAL
-        and (record["status"] == "finished" or (Path(root), record["id"]) not in earlier)
-    }
+    found: dict[str, Record] = {}
+    for record in store.records():
+        is_finished, name = record["status"] == "finished", record["id"]
+        if record["protocol"] != TRIAL or not (is_finished or (Path(root), name) not in earlier):
+            continue
+        # options of equal values give one identity several files
+        if is_finished or name not in found:
+            found[name] = record
+    return found
 
 
 def _obstacle(records: Sequence[Sequence[Record | None]]) -> str | None:

@@ -71,7 +71,8 @@ class Space:
     def points(self, number: int, seed: int) -> list[Point]:
         """As many points as wanted: all of a grid, row by row, or different ones by chance.
 
-        More points of one seed begin with the same ones. Raises UserError if there are too few.
+        More drawn points of one seed begin with the same ones. Raises UserError if there are too
+        few.
         """
         if self.size < number:
             sizes = ", ".join(f"{key} {_size(axis):g}" for key, axis in self.axes.items())

@@ -1,6 +1,6 @@
-"""Frozen weights in the format of 16-bit autocast, while a network trains or is tested."""
+"""Weights in the format of 16-bit autocast, while a network trains, is tested or is timed."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -40,6 +40,33 @@ def frozen_in_16_bit(network: nn.Module, precision: Precision) -> Iterator[None]
     """
     dtype = FORMATS[precision.name]
     weights = [] if dtype is None else _weights_of_products(network, precision)
+    with _held(weights, dtype):
+        yield
+
+
+@contextmanager
+def in_16_bit(
+    networks: Sequence[nn.Module], precision: Precision, passes: Callable[[], object]
+) -> Iterator[None]:
+    """The same for inference: all fp32 weights that products alone read, trained ones too.
+
+    A plain network, such as a merged one, then takes no longer than a method on frozen weights.
+    passes: calls the networks, which are in eval mode, in all ways that are used meanwhile.
+    """
+    dtype, weights = FORMATS[precision.name], list[nn.Parameter]()
+    if dtype is not None:
+        found = {tensor: None for network in networks for tensor in network.parameters()}
+        try:
+            safe = _watched(list(found), precision, passes).of_products()
+        except Exception:  # what does not run on shapes alone keeps its weights
+            safe = set()
+        weights = [each for each in found if id(each) in safe and each.dtype == torch.float32]
+    with _held(weights, dtype):
+        yield
+
+
+@contextmanager
+def _held(weights: Sequence[nn.Parameter], dtype: torch.dtype | None) -> Iterator[None]:
     # On the host, where they take no memory of a GPU.
     originals = [weight.data.cpu() for weight in weights]
     try:
@@ -65,10 +92,10 @@ def _weights_of_products(network: nn.Module, precision: Precision) -> list[nn.Pa
     ]
     if network not in _OF_PRODUCTS:
         try:
-            uses = _watched(network, precision) if frozen else Uses()
+            passes = partial(_step_and_test, network)
+            safe = _watched(frozen, precision, passes).of_products() if frozen else set()
         except Exception:  # a method that does not run on shapes alone keeps its weights
-            uses = Uses()
-        safe = uses.products - uses.others
+            safe = set()
         _OF_PRODUCTS[network] = {tensor for tensor in frozen if id(tensor) in safe}
     return [tensor for tensor in frozen if tensor in _OF_PRODUCTS[network]]
 
@@ -77,23 +104,28 @@ def _overrides(method: Method, name: str) -> bool:
     return getattr(type(method), name) is not getattr(Method, name)
 
 
-def _watched(method: Method, precision: Precision) -> "Uses":
-    """How a training step and a test use the tensors of a method."""
-    uses, training = Uses(), method.training
-    mode = detect_fake_mode(list(method.parameters())) or FakeTensorMode(
-        allow_non_fake_inputs=True
-    )
+def _watched(
+    weights: Sequence[Tensor], precision: Precision, passes: Callable[[], object]
+) -> "Uses":
+    """How passes on shapes use weights."""
+    uses = Uses()
+    mode = detect_fake_mode(list(weights)) or FakeTensorMode(allow_non_fake_inputs=True)
+    with mode, torch.no_grad(), precision.autocast(), uses:
+        passes()
+    return uses
+
+
+def _step_and_test(method: Method) -> None:
     device, size = next(method.parameters()).device, method.backbone.image_size
+    training = method.training
     try:
-        with mode, torch.no_grad(), precision.autocast(), uses:
-            images = torch.empty(IMAGES, 3, size, size, device=device)
-            labels = torch.zeros(IMAGES, dtype=torch.long, device=device)
-            with keep_masks(method, IMAGES, torch.Generator()):
-                method.extra_loss(images, method.train()(images), labels)
-            method.eval()(images)
+        images = torch.empty(IMAGES, 3, size, size, device=device)
+        labels = torch.zeros(IMAGES, dtype=torch.long, device=device)
+        with keep_masks(method, IMAGES, torch.Generator()):
+            method.extra_loss(images, method.train()(images), labels)
+        method.eval()(images)
     finally:
         method.train(training)
-    return uses
 
 
 class Uses(TorchFunctionMode):
@@ -103,6 +135,10 @@ class Uses(TorchFunctionMode):
         super().__init__()
         self.products: set[int] = set()
         self.others: set[int] = set()
+
+    def of_products(self) -> set[int]:
+        """The tensors that products alone read."""
+        return self.products - self.others
 
     def __torch_function__(
         self,

@@ -20,9 +20,8 @@ def report(
     images. Raises UserError if no run has a result.
     """
     records = [record for record in read([runs]) if record["id"] in identities]
-    # a table of images has no folder
-    options = {"images": str(images)} if images.is_dir() else {}
-    found = registry.build(records, registry.changed(REPORT, registry.find(REPORT), options))
+    report = registry.changed(REPORT, registry.find(REPORT), {"images": str(images)})
+    found = registry.build(records, report)
     paths = write(found, REPORT, out, command)
     terminal.show(found)
     return [f"wrote {path}" for path in paths]

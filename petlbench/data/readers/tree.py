@@ -182,7 +182,7 @@ def _images(root: Path, folders: Iterable[Path], split: str | None) -> Iterator[
 
 def _table(file: Path) -> tuple[Path, list[Image]]:
     """The images of a CSV file, and the folder that their paths are relative to."""
-    by_path: dict[str, Image] = {}
+    by_place: dict[str, Image] = {}  # one image may be named in several ways
     for number, row in table.rows(file):
         path, label, split = row["path"], row["label"], row.get("split", "").lower()
         if not path or not label:
@@ -191,18 +191,22 @@ def _table(file: Path) -> tuple[Path, list[Image]]:
             raise UserError(
                 f"line {number} of '{file}' has split '{split}'; use train, val or test"
             )
-        image = Image(path, label, SPLITS[split] if split else None)
-        if by_path.setdefault(path, image) != image:
+        image = Image(os.path.normpath(path), label, SPLITS[split] if split else None)
+        first = by_place.setdefault(os.path.abspath(file.parent / path), image)
+        if (first.label, first.split) != (image.label, image.split):
             raise UserError(
                 f"line {number} of '{file}' gives '{path}' another label or split than an "
                 "earlier line; an image has one of each"
             )
-    return _relative(file.parent, list(by_path.values()))  # an image named twice counts once
+    return _relative(file.parent, list(by_place.values()))
 
 
 def _relative(folder: Path, images: list[Image]) -> tuple[Path, list[Image]]:
-    """Absolute paths relative to the folder that all images share: a record names no other."""
-    if not any(os.path.isabs(image.path) for image in images):
+    """Paths relative to a folder that has all images: a record names no other.
+
+    It is the folder of the file, or the deepest that they share if an image lies elsewhere.
+    """
+    if not any(map(_is_elsewhere, images)):
         return folder, images
     paths = [os.path.abspath(folder / image.path) for image in images]
     shared = os.path.commonpath([os.path.dirname(path) for path in paths])
@@ -210,3 +214,7 @@ def _relative(folder: Path, images: list[Image]) -> tuple[Path, list[Image]]:
         replace(image, path=Path(path).relative_to(shared).as_posix())
         for image, path in zip(images, paths, strict=True)
     ]
+
+
+def _is_elsewhere(image: Image) -> bool:
+    return os.path.isabs(image.path) or Path(image.path).parts[0] == os.pardir

@@ -9,6 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from petlbench.data.images import OWN, BadImage, original
+from petlbench.data.readers import tree
 from petlbench.errors import UserError
 from petlbench.report.model.picture import Sheet, Tile
 from petlbench.report.model.table import Column, Table
@@ -78,7 +79,7 @@ def sheet(found: pd.DataFrame, folder: str, grey_max: int) -> Sheet:
     Raises UserError if none of them is in the folder.
     """
     root = user_path("--images", folder)
-    root = root.parent if root.is_file() else root  # dataset.root may be a CSV file
+    root = tree.scan(folder).folder if root.is_file() else root  # dataset.root may be a CSV file
     shown = found.head(MOST)
     paths = {image: _inside(root, str(image)) for image in shown.index}
     if not any(path is not None for path in paths.values()):

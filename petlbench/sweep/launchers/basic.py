@@ -16,6 +16,8 @@ log = logging.getLogger("petlbench")
 class Basic:
     """Does the runs in their order; those of other processes are awaited at the end."""
 
+    is_here = True
+
     def check(self, runs: Sequence[Planned]) -> None:
         """Nothing can be wrong."""
 

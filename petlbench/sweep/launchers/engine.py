@@ -15,6 +15,7 @@ from petlbench.run.once import POLL_S
 from petlbench.run.record import Record, Store
 from petlbench.sweep.launchers.launcher import Assignment, Execute
 from petlbench.sweep.plan import Planned
+from petlbench.system import PROCESSORS
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 log = logging.getLogger("petlbench")
@@ -76,6 +77,12 @@ def answer(execute: Execute, assignment: Assignment) -> Record | Exception | Non
         return execute(assignment)
     except Exception as error:
         return error
+
+
+def use_processors(number: int) -> None:
+    """Let this worker use some processors, with a thread for each."""
+    os.environ[PROCESSORS] = str(number)
+    use_threads(number)
 
 
 def use_threads(number: int) -> None:

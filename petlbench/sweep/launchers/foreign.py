@@ -6,6 +6,7 @@ record. The records say afterwards which runs are missing.
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterator, Sequence
 
 from hydra.core.hydra_config import HydraConfig
@@ -14,7 +15,7 @@ from omegaconf import DictConfig
 
 from petlbench.config import compose
 from petlbench.errors import one_line
-from petlbench.run.once import record_signature
+from petlbench.run.once import POLL_S, record_signature
 from petlbench.run.record import NoRecord, Record, Store, read
 from petlbench.sweep.launchers.launcher import Assignment, Execute
 from petlbench.sweep.plan import TO_RUN, Planned
@@ -24,6 +25,8 @@ log = logging.getLogger("petlbench")
 
 class Foreign:
     """A launcher of Hydra; `run_composed` is its task function."""
+
+    is_here = False
 
     def __init__(self, launcher: HydraLauncher) -> None:
         self.launcher = launcher
@@ -54,7 +57,9 @@ def run_composed(composed: DictConfig) -> None:
 
     config = compose.finish(composed, dict(HydraConfig.get().runtime.choices))
     name = identity(contents.identified(config))
-    execute(Assignment(Planned(config, name, TO_RUN), record_signature(config, name)))
+    assignment = Assignment(Planned(config, name, TO_RUN), record_signature(config, name))
+    while execute(assignment) is None:
+        time.sleep(POLL_S)  # another process does it, or releases it for this one
 
 
 def _found(assignment: Assignment, launcher: str) -> Record:
@@ -63,6 +68,8 @@ def _found(assignment: Assignment, launcher: str) -> Record:
 
     planned = assignment.planned
     store = Store(planned.config.results.root)
+    if (path := store.find(planned.id)) is not None:
+        return read(path)
     if record_signature(planned.config, planned.id) != assignment.seen:
         with contextlib.suppress(NoRecord):
             return read(store.path(blank(planned.config)))

@@ -28,12 +28,12 @@ Job = Any  # of submitit
 class Work:
     """What a job does; submitit stores it with its run, and once more when it is requeued."""
 
-    def __init__(self, execute: Execute, threads: int) -> None:
-        self.execute, self.threads = execute, threads
+    def __init__(self, execute: Execute, processors: int) -> None:
+        self.execute, self.processors = execute, processors
 
     def __call__(self, assignment: Assignment) -> Record | Exception | None:
         """The run. The claim of the same run before a requeue is free after a minute."""
-        engine.use_threads(self.threads)
+        engine.use_processors(self.processors)
         end = time.monotonic() + FREE_S + 2 * BEAT_S
         while (answer := engine.answer(self.execute, assignment)) is None:
             if time.monotonic() > end:

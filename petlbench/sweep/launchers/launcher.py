@@ -22,7 +22,9 @@ Execute = Callable[[Assignment], Record | None]
 
 
 class Launcher(Protocol):
-    """Does runs, in this process or in others."""
+    """Does runs, in this process or in others. is_here: on this machine, as far as is known."""
+
+    is_here: bool
 
     def check(self, runs: Sequence[Planned]) -> None:
         """Raise UserError for a setting that cannot work, before the plan is printed."""

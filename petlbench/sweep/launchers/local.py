@@ -24,7 +24,7 @@ from petlbench.run.record import Record
 from petlbench.sweep.launchers import engine, gpus, room
 from petlbench.sweep.launchers.launcher import Assignment, Execute
 from petlbench.sweep.plan import Planned
-from petlbench.system import cpu_count
+from petlbench.system import PROCESSORS, cpu_count
 
 RETRIES = 1  # of a run whose worker was killed
 END_S = 10.0  # that a worker has to clean up before it is killed
@@ -39,6 +39,8 @@ class Local:
     0.1 for ten runs on each. threads: of a worker; `auto`: the processors, shared evenly.
     """
 
+    is_here = True
+
     def __init__(self, *, workers: int | str, gpus_per_run: float, threads: int | str) -> None:
         self.workers = _number("hydra.launcher.workers", workers)
         self.threads = _number("hydra.launcher.threads", threads)
@@ -47,14 +49,15 @@ class Local:
     def check(self, runs: Sequence[Planned]) -> None:
         """Raise UserError for a named GPU, and for what the GPUs have no room for."""
         if any(place is not None for place in self._places(runs)):
-            room.check(runs, self.share, gpus.memory_mib())
+            room.check(runs, self.share, gpus.memory_mib)
 
     def launch(
         self, assignments: Sequence[Assignment], execute: Execute
     ) -> Iterator[tuple[Planned, Record]]:
         """Yield each run with its record as it ends."""
         places = self._places([each.planned for each in assignments])[: len(assignments)]
-        pool = _Pool(execute, places, self._threads() or max(1, cpu_count() // len(places)))
+        processors = max(1, cpu_count() // len(places))
+        pool = _Pool(execute, places, processors, self._threads() or processors)
         try:
             yield from engine.results(pool, assignments, RETRIES)
         finally:
@@ -92,8 +95,12 @@ class _Worker:
 class _Pool:
     """Workers, and the runs that they do."""
 
-    def __init__(self, execute: Execute, places: Sequence[str | None], threads: int) -> None:
-        self.execute, self.threads = execute, threads
+    def __init__(
+        self, execute: Execute, places: Sequence[str | None], processors: int, threads: int
+    ) -> None:
+        """processors, threads: of each worker"""
+        self.execute = execute
+        self.own = dict.fromkeys(engine.THREADS, str(threads)) | {PROCESSORS: str(processors)}
         self.context = _context(execute)
         self.workers = [self._started(place) for place in places]
         self.waiting: deque[Assignment] = deque()
@@ -123,7 +130,7 @@ class _Pool:
 
     def _started(self, place: str | None) -> _Worker:
         ours, theirs = self.context.Pipe()
-        environment = dict(os.environ) | dict.fromkeys(engine.THREADS, str(self.threads))
+        environment = dict(os.environ) | self.own
         if place is not None:
             environment[gpus.VISIBLE] = place
         process = self.context.Process(target=_work, args=(theirs, self.execute, environment))

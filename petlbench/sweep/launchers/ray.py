@@ -42,7 +42,7 @@ class Ray:
     ) -> None:
         if not isinstance(address, str | None) or address in ("", "local"):
             raise UserError(f"hydra.launcher.address is {address!r}; it must be HOST:PORT or auto")
-        self.address = address
+        self.address, self.is_here = address, address is None
         self.share = gpus.share(gpus_per_run)
         self.cpus = whole("hydra.launcher.cpus_per_run", cpus_per_run, low=1)
         self.retries = whole("hydra.launcher.retries", retries, low=0)
@@ -55,7 +55,7 @@ class Ray:
             share = self._share(runs) if wanted else 0.0
             self._check_room(share)
             if share:
-                room.check(runs, share, self._memory_mib())
+                room.check(runs, share, self._memory_mib)
         except UserError:
             self._stop()
             raise
@@ -140,7 +140,8 @@ class _Tasks:
 
     def __init__(self, execute: Execute, options: Mapping[str, Any]) -> None:
         self.ray = cluster.load()
-        self.task = self.ray.remote(_work).options(**options)
+        # not `.options()`, which would leave out Ray's rule that a worker with a GPU does one task
+        self.task = self.ray.remote(**options)(_work)
         self.given = execute, str(Path.cwd()), options["num_cpus"]
         self.running: dict[Any, Assignment] = {}
 
@@ -177,9 +178,9 @@ class _Tasks:
 
 
 def _work(
-    assignment: Assignment, execute: Execute, folder: str, threads: int
+    assignment: Assignment, execute: Execute, folder: str, processors: int
 ) -> Record | Exception | None:
     """A task: one run. Relative paths start from the folder of the command."""
     os.chdir(folder)
-    engine.use_threads(threads)
+    engine.use_processors(processors)
     return engine.answer(execute, assignment)

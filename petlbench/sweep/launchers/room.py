@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from petlbench.errors import UserError, one_line
 from petlbench.sweep.plan import TO_RUN, Planned
@@ -15,14 +15,15 @@ _PEAKS: dict[tuple[str, int], float] = {}  # of a network and its number of clas
 log = logging.getLogger("petlbench")
 
 
-def check(runs: Sequence[Planned], share: float, memory_mib: float) -> None:
+def check(runs: Sequence[Planned], share: float, smallest: Callable[[], float]) -> None:
     """Refuse the first run whose predicted peak is above its share of a GPU.
 
-    memory_mib: of the smallest GPU. CUDA's own memory is not part of a predicted peak. A run whose
-    peak cannot be predicted is named in a warning.
+    smallest: returns the MiB of the smallest GPU. CUDA's own memory is not part of a predicted
+    peak. A run whose peak cannot be predicted is named in a warning.
     """
     if share == 1:  # alone it may take what there is
         return
+    memory_mib = smallest()  # not before: it starts CUDA
     for run in _differing(runs):
         peak = _peak_mib(run)
         if peak is not None and peak > share * memory_mib:

@@ -49,7 +49,7 @@ class Slurm:
         parameters: Mapping[str, Any],
     ) -> None:
         key = "hydra.launcher.{}".format
-        self.is_local = choice(key("cluster"), cluster, ["slurm", "local"]) == "local"
+        self.is_here = choice(key("cluster"), cluster, ["slurm", "local"]) == "local"
         self.gpus = whole(key("gpus_per_run"), gpus_per_run, low=0, high=1)
         self.cpus = whole(key("cpus_per_run"), cpus_per_run, low=1)
         self.parallel = whole(key("array_parallelism"), array_parallelism, low=1)
@@ -71,17 +71,28 @@ class Slurm:
     def check(self, runs: Sequence[Planned]) -> None:
         """Raise UserError without submitit or Slurm, and for a named GPU."""
         jobs.submitit()
-        if not self.is_local and not all(map(shutil.which, PROGRAMS)):
+        if not self.is_here and not all(map(shutil.which, PROGRAMS)):
             raise UserError(
                 "hydra/launcher=slurm finds no sbatch on this machine; start the sweep where jobs "
                 "are submitted, or try it with hydra.launcher.cluster=local"
             )
-        if self.is_local and not self.wait:
+        if self.is_here and not self.wait:
             raise UserError(
                 "hydra.launcher.wait=false needs Slurm; jobs of cluster=local end with the command"
             )
         if gpus.wanted(runs) and self.gpus:
             self.asked["gpus_per_node"] = self.gpus
+            if self.is_here and (found := gpus.visible()):
+                self._take_first(found)
+
+    def _take_first(self, found: Sequence[str]) -> None:
+        """One run at a time: submitit gives GPU 0 to every process of this machine."""
+        if found[0] != "0":
+            raise UserError(
+                f"hydra.launcher.cluster=local uses GPU 0 alone, and {gpus.VISIBLE} is "
+                f"{','.join(found)}; use hydra/launcher=local"
+            )
+        self.parallel = 1
 
     def launch(
         self, assignments: Sequence[Assignment], execute: Execute
@@ -91,7 +102,7 @@ class Slurm:
             return
         root = assignments[0].planned.config.results.root
         folder = Path(root).expanduser().resolve() / FOLDER
-        kind = jobs.Processes if self.is_local else jobs.Queue
+        kind = jobs.Processes if self.is_here else jobs.Queue
         submitted = kind(self._executor(folder), jobs.Work(execute, self.cpus), self._places())
         try:
             if self.wait:
@@ -104,7 +115,7 @@ class Slurm:
             submitted.end()
 
     def _executor(self, folder: Path) -> Any:
-        cluster = "local" if self.is_local else "slurm"
+        cluster = "local" if self.is_here else "slurm"
         executor = jobs.submitit().AutoExecutor(
             folder=folder, cluster=cluster, slurm_max_num_timeout=self.retries
         )
