@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from petlbench.checks import fraction
 from petlbench.layers import Bottleneck
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone
@@ -44,6 +45,5 @@ class AdapterPlus(Method):
 
     def __init__(self, backbone: Backbone, *, rank: int, adapter_drop_path: float) -> None:
         super().__init__(backbone)
-        backbone.swap_blocks(
-            lambda block, width: PostAdapted(block, width, rank, adapter_drop_path)
-        )
+        rate = fraction("method.adapter_drop_path", adapter_drop_path)
+        backbone.swap_blocks(lambda block, width: PostAdapted(block, width, rank, rate))

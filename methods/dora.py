@@ -35,9 +35,10 @@ class Decomposed(nn.Module):
             # (out, d), materialised without a graph and only for its row norms.
             change = self.scale * self.update.up.weight @ self.update.down.weight
             norms = (weight + change).norm(dim=1)
-        ratio = (self.magnitude / norms).to(product.dtype)
-        # m V x / ||V|| - W x, with V x = W x + s B A x
-        return (ratio - 1) * product + ratio * self.scale * self.update(x)  # type: ignore[no-any-return]
+        ratio, dtype = self.magnitude / norms, product.dtype
+        # m V x / ||V|| - W x, with V x = W x + s B A x; bf16 has no numbers between 1 and 1.0078
+        more = (ratio - 1).to(dtype) * product
+        return more + (ratio * self.scale).to(dtype) * self.update(x)  # type: ignore[no-any-return]
 
 
 class DecomposedQKV(nn.Module):

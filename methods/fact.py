@@ -25,10 +25,10 @@ from petlbench.method import Method
 from petlbench.methods.fact_factors import Factored, OwnCore, SharedCore, Tucker
 from petlbench.model.backbone import Backbone
 from petlbench.model.stage import Stage
-from petlbench.swap import has, swap, swap_qkv
+from petlbench.swap import has, matching, swap, swap_qkv
 
-ATTENTION, MLP = 4, 8  # slices of a block
-CoreMaker = Callable[[int, int], nn.Module]  # (ins, outs) -> the core of a layer
+ATTENTION = 4  # slices of a block: query, key, value and proj
+CoreMaker = Callable[[int, int, bool], nn.Module]  # (ins, outs, is_qkv) -> the core of a layer
 
 
 def factorise(
@@ -51,15 +51,20 @@ def factorise(
         core = cores(stage)
 
         def update(
-            layer: nn.Linear, u: nn.Linear = u, v: nn.Linear = v, core: CoreMaker = core
+            layer: nn.Linear,
+            is_qkv: bool = False,
+            u: nn.Linear = u,
+            v: nn.Linear = v,
+            core: CoreMaker = core,
         ) -> nn.Module:
             ins, outs = _slices(layer, u.in_features)
-            branch = Factored(u, core(ins, outs), v, dropout, ins, outs)
+            branch = Factored(u, core(ins, outs, is_qkv), v, dropout, ins, outs)
             return Parallel(layer, Scaled(scale, branch))
 
         # This order, block by block and site by site, numbers the slots of FacT-TK's P.
         for block in map(_module, stage.blocks):
-            swap_qkv(block, update, dict.fromkeys(("q_proj", "k_proj", "v_proj"), update))
+            apart = dict.fromkeys(("q_proj", "k_proj", "v_proj"), update)
+            swap_qkv(block, partial(update, is_qkv=True), apart)
             swap(block, "*.attn.proj", update)
             if _adapts_mlp(stage):
                 swap(block, "*.mlp.fc1", update)
@@ -71,9 +76,11 @@ class FacTTT(Method):
 
     def __init__(self, backbone: Backbone, *, rank: int, scale: float, dropout: float) -> None:
         super().__init__(backbone)
-        factorise(
-            backbone, lambda stage: partial(OwnCore, rank), rank=rank, scale=scale, dropout=dropout
-        )
+
+        def core(ins: int, outs: int, is_qkv: bool) -> nn.Module:
+            return OwnCore(rank, ins, outs)
+
+        factorise(backbone, lambda stage: core, rank=rank, scale=scale, dropout=dropout)
 
 
 class FacTTK(Method):
@@ -85,13 +92,14 @@ class FacTTK(Method):
         super().__init__(backbone)
 
         def cores(stage: Stage) -> CoreMaker:
-            # Slots of a block: query, key, value, proj, then four of fc1 and four of fc2.
-            number = ATTENTION + MLP * _adapts_mlp(stage)
+            # Slots of a block: query, key, value, proj, then those of fc1 and fc2, four each where
+            # the MLP is four times as wide as the network.
+            number = ATTENTION + 2 * _mlp_slices(stage)
             tucker, slots = Tucker(rank, number * len(stage.blocks)), count()
 
-            def core(ins: int, outs: int) -> nn.Module:
+            def core(ins: int, outs: int, is_qkv: bool) -> nn.Module:
                 first, *_ = islice(slots, max(ins, outs))
-                mixed = interleave and outs != 3  # the authors' code splits query, key and value
+                mixed = interleave and not is_qkv  # the authors' code splits query, key and value
                 return SharedCore(tucker, first, ins, outs, interleave=mixed)
 
             return core
@@ -102,6 +110,15 @@ class FacTTK(Method):
 def _adapts_mlp(stage: Stage) -> bool:
     """Whether FacT acts on the MLPs too: on all networks but EVA-02."""
     return not has(_module(stage.blocks[0]), "*.attn.q_proj")
+
+
+def _mlp_slices(stage: Stage) -> int:
+    """How many slices fc1 has, and fc2."""
+    if not _adapts_mlp(stage):
+        return 0
+    [(_, fc1)] = matching(_module(stage.blocks[0]), "*.mlp.fc1")
+    _, outs = _slices(cast(nn.Linear, fc1), stage.width)
+    return outs
 
 
 def _module(block: object) -> nn.Module:

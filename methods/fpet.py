@@ -13,7 +13,7 @@ from timm.layers import Attention
 from torch import Tensor
 
 from petlbench.checks import block_number, size, whole
-from petlbench.errors import unknown
+from petlbench.errors import UserError, unknown
 from petlbench.method import Method
 from petlbench.methods.adaptformer import AdaptFormer
 from petlbench.methods.binary import BiAdaptFormer, BiLoRA
@@ -61,6 +61,11 @@ class FPET(Method):
             raise unknown("method.base", base, BASES)
         blocks = plain_vit_blocks("FPET", backbone.tag, backbone.stages[0].blocks)
         first = block_number("method.merge_block", merge_block, backbone.depth)
+        if first == backbone.depth and backbone.pool == "cls":
+            raise UserError(
+                f"method.merge_block is {first}, and what the last block merges does not reach "
+                "the class token (backbone.pool=cls); set a smaller one"
+            )
         size("method.refine_rank", refine_rank)
         whole("method.refine_bits", refine_bits, low=1, high=MOST_BITS)
         head_width = backbone.widths[0] // cast(Attention, blocks[0].attn).num_heads

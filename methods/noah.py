@@ -1,8 +1,8 @@
 """NOAH: Neural Prompt Search, https://arxiv.org/abs/2206.04673.
 
 A network with LoRA, adapter and prompts in every block, with sizes from an evolutionary search:
-`NOAH` trains a supernet, searches, and returns the best `NOAHSubnet`, trained from the pre-trained
-network.
+`NOAH` trains a supernet, searches, and returns the best subnet (noah_subnet.py), trained from the
+pre-trained network.
 """
 
 import copy
@@ -14,13 +14,15 @@ from typing import Any
 
 import torch
 
+from petlbench import registry
 from petlbench.checks import positive, probability, size, whole
 from petlbench.errors import UserError
 from petlbench.method import Fitted, SearchTrainer, Step, Trainer
 from petlbench.methods.noah_genes import MODULES, Genes, Plan, Seen, Space, next_generation
-from petlbench.methods.noah_subnet import Composed, NOAHSubnet
+from petlbench.methods.noah_subnet import Composed
 from petlbench.model.backbone import Backbone
 
+SUBNET = "noah_subnet"
 log = logging.getLogger("petlbench")
 
 
@@ -102,10 +104,10 @@ class NOAH(Composed):
         values: dict[str, Any] = {name: list(sizes) for name, sizes in asdict(best).items()}
         values["dropout"] = self.dropout
         torch.manual_seed(trainer.seed)  # a start that does not depend on the search
-        subnet = NOAHSubnet(self.pristine[0], **values)
+        subnet = registry.create(SUBNET, self.pristine[0], **values)
         trainer.train(subnet)
         # The delta then names noah_subnet, so loading it needs no search.
-        return Fitted(subnet, ("noah_subnet", values), {"search": summary})
+        return Fitted(subnet, (SUBNET, values), {"search": summary})
 
     def _train_supernet(self, search: SearchTrainer) -> None:
         dice = random.Random()

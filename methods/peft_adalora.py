@@ -73,18 +73,30 @@ class AdaLoRA(PEFTTuner):
         return self._config.orth_reg_weight * torch.stack(distances).mean()  # type: ignore[no-any-return]
 
     def before_step(self, step: Step) -> None:
-        """Give PEFT the schedule in steps."""
+        """Give PEFT the schedule in steps. Raises UserError if no step is left to lower ranks."""
         config, (warm_up, tail) = self._config, self._parts
         config.total_step = step.total
         # PEFT reaches target_r at the first step of the last part, so this has one at least
         config.tinit, config.tfinal = int(warm_up * step.total), max(1, int(tail * step.total))
+        if config.tinit + config.tfinal >= step.total:
+            raise UserError(
+                f"{step.total} training steps with method.warm_up={warm_up:g} and "
+                f"method.tail={tail:g} leave none in which ranks fall; set a larger train.epochs "
+                "or a smaller train.batch_size"
+            )
 
     def after_step(self, step: Step) -> None:
         """Update the importance of the values, and set the least important ones to zero."""
-        for layer in self.layers():
-            for tensor in layer.parameters():
-                if tensor.grad is not None:  # a step that overflows in fp16 must not count
-                    tensor.grad.nan_to_num_(0.0, 0.0, 0.0)
+        gradients = [
+            tensor.grad
+            for layer in self.layers()
+            for tensor in layer.parameters()
+            if tensor.grad is not None
+        ]
+        # a step that overflows in fp16 must not count; its other gradients are still scaled
+        if not all(bool(gradient.isfinite().all()) for gradient in gradients):
+            for gradient in gradients:
+                gradient.zero_()
         self.tuner.update_and_allocate(step.number)
 
     def get_extra_state(self) -> dict[str, Any]:

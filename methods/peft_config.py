@@ -33,6 +33,9 @@ OWN = {
 # Starts from data or configs that nothing here gives to PEFT; of eva's it would keep the usual one
 # in silence.
 FROM_DATA = ("eva", "corda", "loftq")
+# A start from a random approximation changes the frozen weights, which no delta holds.
+RANDOM_START = re.compile(r"\w+_niter_\d+")
+POOLING = "attn_pool"  # of a SigLIP: it has an MLP of its own
 SHARED_BY_NAME = {"frod"}  # tuners whose layers of one name share a matrix
 # with one term OFT's rotation is the identity
 LEAST = {"r": 1, "subspace_rank": 1, "num_cayley_neumann_terms": 2}
@@ -88,14 +91,22 @@ def classes(tuner: str) -> tuple[Any, Any]:
 
 
 def target_names(backbone: Backbone, targets: Sequence[str]) -> list[str]:
-    """The dotted names of the targets in timm's network: layers with weights, but the head."""
+    """The dotted names of the targets in timm's network: layers with weights, but the head.
+
+    Those of an attention pooling are targets of patterns that name it alone.
+    """
     head = {id(module) for module in backbone.head.modules()}
     places: dict[str, nn.Module] = {}
     for pattern in targets:
         try:
-            places |= matching(backbone.net, pattern)
+            found = matching(backbone.net, pattern)
         except Unsupported as error:
             raise Unsupported(f"method.targets has '{pattern}': {error}") from error
+        places |= {
+            name: module
+            for name, module in found
+            if POOLING in pattern or POOLING not in name.split(".")
+        }
     names = [
         name
         for name, module in places.items()
@@ -120,6 +131,12 @@ def checked_config(
         elif isinstance(value, str) and value in FROM_DATA:
             raise UserError(
                 f"method.{key} is {value}, a start that needs more than weights; choose another"
+            )
+        elif isinstance(value, str) and RANDOM_START.fullmatch(value):
+            exact = value.partition("_")[0]
+            raise UserError(
+                f"method.{key} is {value}, a start by random numbers that a delta does not hold; "
+                f"set method.{key}={exact}"
             )
     try:
         with quiet() as heard:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from petlbench.checks import whole
+from petlbench.errors import UserError
 from petlbench.model.backbone import Backbone
 from petlbench.swap import swap_these
 
@@ -90,7 +91,15 @@ class QuantisedHead(Quantised):
 
 
 def quantise_head(backbone: Backbone, bits: int | None) -> None:
-    """Replace the backbone's head by a quantised one; None leaves it as it is."""
+    """Replace the backbone's head by a quantised one; None leaves it as it is.
+
+    Raises UserError for a head that starts at zero: all its entries would stay equal.
+    """
     if bits is not None:
+        if backbone.head_start == "zeros":
+            raise UserError(
+                "method.head_bits rounds a head to levels of its own spread, and a start of zeros "
+                "has none; set backbone.head_start=small_normal or method.head_bits=null"
+            )
         head = cast(nn.Linear, backbone.head)
         swap_these(backbone.net, {head: QuantisedHead(head, bits)})

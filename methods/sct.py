@@ -136,7 +136,8 @@ class SCT(Method):
         if site == "qkv":
             swap(backbone, "*.attn.qkv", tuned_qkv)
         elif site == "mlp":
-            swap(backbone, "*.mlp.fc2", lambda fc2: Tuned(fc2, tuning(fc2.out_features)))
+            # not the MLP of an attention pooling
+            swap(backbone, "*.blocks.*.mlp.fc2", lambda fc2: Tuned(fc2, tuning(fc2.out_features)))
         else:
             self.unmergeable = "it acts on the residual stream, which no weight carries"
             backbone.swap_blocks(lambda block, width: AfterAttention(block, tuning(width)))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from petlbench.checks import fraction, size
+from petlbench.errors import Unsupported
 from petlbench.method import Method
 from petlbench.methods.vpt import start_bound
 from petlbench.model.backbone import Backbone
@@ -63,7 +64,10 @@ class VQT(Method):
         super().__init__(backbone)
         size("method.queries", queries)
         blocks = (block for stage in backbone.stages for block in stage.blocks)
-        plain_vit_blocks("VQT", backbone.tag, blocks)
+        for block in plain_vit_blocks("VQT", backbone.tag, blocks):
+            # `attend` computes it itself
+            if type(attn := block.attn) is not Attention or attn.gate is not None:
+                raise Unsupported(f"VQT supports plain attention only, not that of {backbone.tag}")
         width, depth = backbone.widths[0], backbone.depth
         backbone.swap_blocks(lambda block, _: QueriedBlock(block))
         bound = start_bound(backbone)

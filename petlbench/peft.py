@@ -25,6 +25,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from petlbench.config.nodes import WHOLE
 from petlbench.errors import Unsupported
 from petlbench.layers import LowRank, Parallel, QueryAndValue, Scaled
 from petlbench.merge import merged_with_pooling
@@ -61,8 +62,15 @@ def to_peft(method: Method, folder: Path) -> None:
     """Write the low-rank updates and the head of a method for PEFT; creates the folder.
 
     Raises Unsupported if something other than equal low-rank updates of linear layers was learned,
-    or if timm cannot pool as the method does with the pre-trained weights.
+    if timm cannot pool as the method does with the pre-trained weights, or if the updates were
+    learned beside quantised weights.
     """
+    if (weights := method.backbone.weight_format) != WHOLE:
+        raise Unsupported(
+            f"its updates were learned beside weights in {weights} (backbone.weights), and PEFT "
+            "would add them to the whole ones; write the merged network by "
+            "petlbench.merge.save_merged"
+        )
     updates = _updates(method)
     kinds = {(u.scale, len(u.down), u.magnitude is not None) for u in updates.values()}
     if len(kinds) > 1:

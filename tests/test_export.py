@@ -116,3 +116,11 @@ def test_updates_of_several_scales_are_refused(tmp_path: Path) -> None:
     updates[1].scale = 2.0
     with pytest.raises(Unsupported, match="several scales or ranks"):
         to_peft(method, tmp_path)
+
+
+def test_updates_beside_quantised_weights_are_refused(tmp_path: Path) -> None:
+    """PEFT would add them to other weights than those that they were learned beside."""
+    method = method_on(tiny("vit", weights="int8"), "lora")
+    with pytest.raises(Unsupported, match=r"beside weights in int8 .*petlbench.merge.save_merged"):
+        to_peft(method, tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()

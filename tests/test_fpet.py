@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from petlbench.errors import Unsupported
+from petlbench.errors import Unsupported, UserError
 from petlbench.methods.fpet_merging import SizedBlock, checkerboard
 from petlbench.testing import images, method_on, randomised, tiny
 
@@ -40,3 +40,11 @@ def test_every_patch_of_an_odd_grid_is_merged_or_stays() -> None:
 def test_a_grid_without_two_targets_is_refused() -> None:
     with pytest.raises(Unsupported, match="1 x 1 grid; it needs 2 x 2 or more"):
         method_on(tiny("vit", image_size=4), "fpet_lora")
+
+
+def test_what_the_last_block_merges_must_reach_the_readout() -> None:
+    depth = tiny("vit").depth
+    message = f"method.merge_block is {depth}, and what the last block merges does not reach"
+    with pytest.raises(UserError, match=message):
+        method_on(tiny("vit", pool="cls"), "fpet_lora", merge_block=depth)
+    method_on(tiny("vit", pool="norm_then_mean"), "fpet_lora", merge_block=depth)

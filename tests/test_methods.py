@@ -10,15 +10,19 @@ import pytest
 import torch
 from timm.models.eva import Eva
 from torch import nn
+from torch.nn import functional as F
 
 from petlbench import registry
+from petlbench.config import compose
 from petlbench.delta import trained
 from petlbench.errors import Unsupported, UserError
 from petlbench.layers import DepthwiseConv
 from petlbench.method import Method, frozen_prefix
+from petlbench.methods.dora import Decomposed
 from petlbench.methods.dtl import DTL
 from petlbench.methods.peft_tuner import PEFTTuner
 from petlbench.model.drop_path import DropPath
+from petlbench.run import build
 from petlbench.swap import swap
 from petlbench.testing import (
     FAMILIES,
@@ -28,6 +32,7 @@ from petlbench.testing import (
     Skipped,
     Undeclared,
     images,
+    method_on,
     plain_logits,
     randomised,
     support_is_as_declared,
@@ -325,6 +330,7 @@ BAD_VALUES = [
     ("hst", {"heads": [2, 4, 4, 5.0]}, "method.heads is .*; it must be a list of whole numbers"),
     ("mlp_3", {"layers": 10**9}, "layers is 1000000000; it must be a whole number from 2 to 100"),
     ("gps", {"selection_batch": 1}, "selection_batch is 1; .* of at least 2"),
+    ("adapter_plus", {"adapter_drop_path": 1}, "method.adapter_drop_path is 1"),
 ]
 
 
@@ -342,6 +348,50 @@ def test_unknown_method_is_refused_with_a_suggestion() -> None:
         tiny_method("lorra", "vit")
     with pytest.raises(UserError, match="unknown method 'paper'"):
         registry.values("paper")
+
+
+def test_a_head_of_zeros_cannot_be_rounded() -> None:
+    """All its entries would get the same gradient."""
+    message = "method.head_bits rounds a head .* set backbone.head_start=small_normal"
+    for name in ("bi_lora", "bi_adaptformer"):
+        with pytest.raises(UserError, match=message):
+            method_on(tiny("vit", head_start="zeros"), name, head_bits=1)
+        method_on(tiny("vit", head_start="zeros"), name)
+
+
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [
+        ("adapter", "eva_giant_patch14_224.clip_ft_in1k"),  # no rotary positions
+        ("fact_tk", "vit_wee_patch16_reg1_gap_256.sbb_in1k"),  # an MLP five times as wide
+    ],
+)
+def test_relatives_of_the_usual_networks_run(name: str, network: str) -> None:
+    given = [f"method={name}", f"backbone.name={network}", "backbone.pool=norm_then_mean"]
+    size = 256 if "256" in network else 224
+    build.check(compose.single([*given, f"input.size={size}"]))
+
+
+def test_vqt_refuses_attention_that_it_does_not_compute() -> None:
+    network = "vit_dwee_patch16_reg1_gap_256.sbb_in1k"
+    given = ["method=vqt", f"backbone.name={network}", "backbone.pool=norm_then_mean"]
+    with pytest.raises(
+        Unsupported, match=f"VQT supports plain attention only, not that of {network}"
+    ):
+        build.check(compose.single([*given, "input.size=256"]))
+
+
+def test_a_small_change_of_doras_magnitude_counts_in_16_bit() -> None:
+    """bf16 has no number between 1 and 1.0078, and training has the products in bf16."""
+    weight, x = torch.randn(8, 6), torch.randn(4, 6)
+    change = Decomposed(weight, 2, 1.0)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        product = F.linear(x, weight)
+        assert not change(x, product, weight).any()
+        change.magnitude.mul_(1.001)
+        moved = change(x, product, weight)
+    assert moved.dtype == torch.bfloat16
+    torch.testing.assert_close(moved.float(), 0.001 * product.float(), rtol=2e-2, atol=1e-5)
 
 
 def test_swap_names_the_existing_modules() -> None:

@@ -235,9 +235,9 @@ def test_all_ways_are_timed_on_weights_in_16_bit(name: str, tmp_path: Path) -> N
     networks, ways = multitask._ways(config, torch.device("cpu"))
     precision = Precision("bf16", torch.device("cpu"))
 
-    def answers() -> list[torch.Tensor]:
+    def answers() -> list[Tensor]:
         with torch.no_grad(), precision.autocast():
-            found = [call() for calls in ways.values() for call in calls]
+            found: list[Any] = [call() for calls in ways.values() for call in calls]
         return [
             logits
             for answer in found
@@ -245,8 +245,9 @@ def test_all_ways_are_timed_on_weights_in_16_bit(name: str, tmp_path: Path) -> N
         ]
 
     expected = answers()
+    one: Any = networks[-1]
+    blocks = one.backbone.net.blocks
     with in_16_bit(networks, precision, answers):
-        blocks = networks[-1].backbone.net.blocks
         assert blocks[0].mlp.fc1.weight.dtype == torch.bfloat16
         assert all(map(torch.equal, answers(), expected))
     assert blocks[0].mlp.fc1.weight.dtype == torch.float32

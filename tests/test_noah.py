@@ -3,7 +3,9 @@
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from petlbench.config.schema import Config
 from petlbench.cost.section import parameters
 from petlbench.delta import load, trained
 from petlbench.errors import UserError
+from petlbench.layers.quantised import QuantisedLinear
 from petlbench.method import Method, Step
 from petlbench.methods.noah import NOAH
 from petlbench.methods.noah_elastic import ElasticPrompts
@@ -260,6 +263,22 @@ def test_a_search_records_the_subnet_and_its_generations(
         load(path, subnet(tmp_path, largest))
     load(path, subnet(tmp_path, search["genes"]))
     assert not Store(root).path(record, ".unfinished").exists()
+
+
+def test_a_subnet_is_quantised_as_its_supernet(tmp_path: Path) -> None:
+    """Else `predict`, which quantises it, would answer with other logits than the test had."""
+    settings = search_config(tmp_path)
+    settings = replace(settings, backbone=replace(settings.backbone, weights="int8"))
+    supernet: Any = build.method(settings)
+    search: Any = SimpleNamespace(
+        seed=0, search=lambda: None, train=lambda method: None, device=torch.device("cpu")
+    )
+    genes = Genes(*[(5,) + (0,) * (BLOCKS - 1)] * 3)
+    supernet._train_supernet = lambda trainer: None
+    supernet._search = lambda trainer, seed: ({genes: 50.0}, {})
+    fitted = supernet.fit(search)
+    layers = [type(layer) for layer in fitted.network.backbone.net.modules()]
+    assert layers.count(QuantisedLinear) >= 4 * BLOCKS
 
 
 def test_a_killed_search_resumes(

@@ -7,15 +7,19 @@ compared.
 import math
 from collections.abc import Mapping
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from petlbench.delta import trained
 from petlbench.method import Method
+from petlbench.methods import fact
+from petlbench.methods.fact_factors import Factored, SharedCore, Tucker
 from petlbench.testing import method_on, randomised, tiny
 from tests.helpers import Net, linear
 
@@ -268,3 +272,36 @@ def test_hst_with_unequal_stages(last_of_first: int) -> None:
             h = h + linear(F.gelu(linear(n, t, f"{place}.mlp.fc1")), t, f"{place}.mlp.fc2")
         maps = norm(h, f"side.{stage}.norm", 1e-6).mT.unflatten(2, grid)
     agree(method, batch(32), maps.mean((2, 3)) / math.sqrt(1 + 1e-6), t)
+
+
+@pytest.mark.parametrize("ratio", [3.0, 5.0])
+@pytest.mark.parametrize("interleave", [True, False])
+def test_fact_tk_where_the_mlp_is_not_four_times_as_wide(ratio: float, interleave: bool) -> None:
+    """P has a column for each slice, and query, key and value alone never interleave."""
+    create = partial(timm.create_model, "vit_tiny_patch16_224", embed_dim=24, depth=2, num_heads=2)
+    network: Any = create(mlp_ratio=ratio, img_size=32, num_classes=0)
+    stage = SimpleNamespace(width=24, blocks=list(network.blocks))
+    tuckers: list[Tucker] = []
+    backbone: Any = SimpleNamespace(stages=[stage])
+
+    def made(*arguments: int) -> Tucker:
+        tuckers.append(Tucker(*arguments))
+        return tuckers[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fact, "Tucker", made)
+        patch.setattr(Method, "__init__", lambda self, backbone: nn.Module.__init__(self))
+        fact.FacTTK(backbone, rank=4, scale=1.0, dropout=0.0, interleave=interleave)
+    slices = 4 + 2 * int(ratio)
+    assert tuckers[0].p.shape == (4, 2 * slices)
+    cores = [module for module in network.modules() if isinstance(module, SharedCore)]
+    firsts = [core.first for core in cores]
+    assert firsts == [0, 3, 4, 4 + int(ratio), *(slices + n for n in (0, 3, 4, 4 + int(ratio)))]
+    assert [core.interleave for core in cores][:3] == [False, interleave, interleave]
+    for module in network.modules():
+        if isinstance(module, Factored):
+            nn.init.normal_(module.v.weight)
+    network(torch.randn(2, 3, 32, 32)).square().sum().backward()
+    gradient = tuckers[0].p.grad
+    assert gradient is not None
+    assert gradient.ne(0).any(0).all()  # no column is dead

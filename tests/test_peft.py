@@ -20,6 +20,7 @@ from petlbench.delta import trained
 from petlbench.errors import Unsupported, UserError
 from petlbench.method import Method, Step
 from petlbench.methods import peft_config, peft_tuner
+from petlbench.model.backbone import create
 from petlbench.report.read import rows
 from petlbench.run import build
 from petlbench.testing import images, loss, method_on, randomised, tiny, tiny_method
@@ -156,9 +157,25 @@ def test_what_pefts_warnings_say_is_refused_if_it_changes_a_value_and_else_kept_
         peft_config.check_kept(SimpleNamespace(a=1, b=2), heard)
 
 
-def test_pefts_words_with_a_number_are_accepted() -> None:
-    method: Any = adapted("peft_lora", init_lora_weights="pissa_niter_2")
-    assert method.layers()[0].lora_B[ADAPTER].weight.any()  # not the usual start
+def test_a_start_from_a_random_approximation_is_refused() -> None:
+    """It changes the frozen weights by numbers that no delta holds."""
+    message = "a start by random numbers that a delta does not hold; set method.init_lora_weights"
+    with pytest.raises(UserError, match=f"{message}=pissa$"):
+        adapted("peft_lora", init_lora_weights="pissa_niter_2")
+
+
+def test_an_attention_pooling_is_no_target_unless_it_is_named() -> None:
+    with torch.device("meta"):
+        network = create(
+            compose.single(["method=peft_lora", "backbone=siglip_b16"]).backbone,
+            classes=5,
+            image_size=224,
+        )
+    usual = peft_config.target_names(network, registry.values("peft_lora")["targets"])
+    assert len(usual) == 4 * network.depth
+    assert not [name for name in usual if "attn_pool" in name]
+    named = peft_config.target_names(network, ["attn_pool.mlp.fc*"])
+    assert named == ["attn_pool.mlp.fc1", "attn_pool.mlp.fc2"]
 
 
 @pytest.mark.parametrize(
@@ -403,14 +420,22 @@ def test_the_state_of_adalora_goes_on_in_another_one() -> None:
     assert torch.equal(whole.eval()(images()), fresh.eval()(images()))
 
 
+@pytest.mark.parametrize(("total", "warm_up"), [(1, 0.1), (2, 0.5)])
+def test_a_training_too_short_for_adaloras_schedule_is_refused(total: int, warm_up: float) -> None:
+    method: Any = adapted("adalora", warm_up=warm_up)
+    with pytest.raises(UserError, match=rf"^{total} training steps with .* set a larger train.ep"):
+        method.before_step(Step(1, 0, 0, total))
+
+
 def test_a_step_that_overflows_does_not_count_for_adalora() -> None:
     method: Any = tiny_method("adalora", "vit")
     step = Step(1, 0, 0, 20)
     method.before_step(step)
     loss(method).backward()
-    for tensor in trained(method).values():
-        assert tensor.grad is not None
-        tensor.grad.fill_(float("inf"))
+    gradients = [tensor.grad for tensor in trained(method).values() if tensor.grad is not None]
+    for number, gradient in enumerate(gradients):
+        # some are finite, and still multiplied by the scale of the loss
+        gradient.fill_(65536.0 if number % 2 else float("inf"))
     method.after_step(step)
     averages = method.get_extra_state()["exp_avg_ipt"].values()
     assert all(torch.equal(average, torch.zeros_like(average)) for average in averages)

@@ -136,7 +136,22 @@ def test_clipped_gradients_have_the_largest_norm_or_their_own() -> None:
 def test_a_step_larger_than_the_training_split_is_refused() -> None:
     message = "train.batch_size 16 times train.accumulate 3 is larger than the 36 training images"
     with pytest.raises(UserError, match=f"{message}; set train.batch_size to at most 12"):
-        trainer(train=train(batch_size=16, accumulate=3))
+        trainer(train=train(batch_size=16, accumulate=3)).train(method("linear"))
+
+
+def test_a_part_of_the_training_split_may_be_too_small_for_a_step() -> None:
+    loop = trainer(train=train(batch_size=32))
+    with pytest.raises(UserError, match="batch_size 32 is larger than the 30 training images"):
+        loop.search().train(method("linear"), "part", epochs=1, lr=0.1, before_step=lambda s: None)
+
+
+def test_what_needs_no_step_of_that_size_takes_few_images() -> None:
+    whole = trainer(train=train(batch_size=64, drop_last=False, epochs=1))
+    whole.train(method("linear"))
+    assert whole.spent.images_seen == 36
+    few = trainer(train=train(batch_size=64))
+    shallow_method("knn", neighbours=[5]).fit(few)  # trains no step
+    assert few.history == []
 
 
 def test_the_best_epoch_on_val_is_kept() -> None:
@@ -192,7 +207,7 @@ def test_a_loss_that_is_not_finite_ends_the_run() -> None:
 )
 def test_settings_that_cannot_train_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        trainer(train=train(**change))
+        trainer(train=train(**change)).train(method("linear"))
 
 
 CONDITIONS = Conditions(CPU, Precision("fp32", CPU), train(), 48)

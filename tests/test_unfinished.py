@@ -29,9 +29,9 @@ from petlbench.run.identity import identity, placeless
 from petlbench.run.lifecycle import seed_everything
 from petlbench.run.record import DELTA, UNFINISHED, Record, Store
 from petlbench.run.training import run
-from petlbench.testing import declared
+from petlbench.testing import declared, method_on, tiny
 from petlbench.train import unfinished
-from petlbench.train.phase import Diverged, Epoch, Phase
+from petlbench.train.phase import Diverged, Epoch, Phase, changing
 from petlbench.train.trainer import TrainingLoop
 from petlbench.train.unfinished import Unfinished
 from tests import processes
@@ -479,3 +479,12 @@ def test_a_killed_process_goes_on(sent: signal.Signals, tmp_path: Path) -> None:
     assert second[1]["curve"] == first[1]["curve"]
     deltas = [store.path(record, DELTA).read_bytes() for store, record in (first, second)]
     assert deltas[0] == deltas[1]
+
+
+def test_codes_of_quantised_weights_are_built_again_and_not_saved() -> None:
+    method = method_on(tiny("vit", weights="int8"), "dtl")
+    codes = [name for name, _ in method.named_buffers() if ".codes_" in name]
+    assert codes
+    saved = changing(method)
+    assert not saved.keys() & set(codes)
+    assert saved.keys() >= delta_tensors(method).keys()

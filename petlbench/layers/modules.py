@@ -24,10 +24,10 @@ class LowRank(nn.Module):
 
     def __init__(self, width: int, out: int, rank: int, dropout: float = 0.0) -> None:
         super().__init__()
-        rank = whole("rank", rank, low=1, high=width, of="the width of the layer")
+        rank = whole("method.rank", rank, low=1, high=width, of="the width of the layer")
         # torch's default start of a linear map is Kaiming-uniform with bound 1 / sqrt(width).
         self.down = nn.Linear(width, rank, bias=False)
-        self.dropout = nn.Dropout(fraction("dropout", dropout))
+        self.dropout = nn.Dropout(fraction("method.dropout", dropout))
         self.up = nn.Linear(rank, out, bias=False)  # after the dropout, as in JieShibo/PETL-ViT
         nn.init.zeros_(self.up.weight)
 
@@ -53,10 +53,10 @@ class Bottleneck(nn.Module):
         self, width: int, rank: int, activation: nn.Module, dropout: float, *, bias: bool = True
     ) -> None:
         super().__init__()
-        rank = size("rank", rank)
+        rank = size("method.rank", rank)
         self.down = nn.Linear(width, rank, bias=bias)
         self.activation = activation
-        self.dropout = nn.Dropout(fraction("dropout", dropout))
+        self.dropout = nn.Dropout(fraction("method.dropout", dropout))
         self.up = nn.Linear(rank, width, bias=bias)
         # With W_d zero too, neither matrix would get a gradient, only the bias b_u.
         for tensor in (self.up.weight, self.down.bias, self.up.bias):
@@ -119,7 +119,7 @@ class Scaled(nn.Module):
 
     def __init__(self, scale: float, op: nn.Module) -> None:
         super().__init__()
-        self.scale = positive("scale", scale)
+        self.scale = positive("method.scale", scale)
         self.op = op
 
     def forward(self, x: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ class Swish(nn.Module):
 
     def __init__(self, beta: float) -> None:
         super().__init__()
-        self.beta = positive("beta", beta)
+        self.beta = positive("method.beta", beta)
 
     def forward(self, z: Tensor) -> Tensor:
         """(...) -> the same shape"""
@@ -162,7 +162,7 @@ class DepthwiseConv(nn.Conv2d):
     units = 1
 
     def __init__(self, width: int, kernel: int) -> None:
-        kernel = size("kernel", kernel)
+        kernel = size("method.kernel", kernel)
         half = (kernel - 1) // 2
         super().__init__(width, width, kernel, padding=half, groups=width, bias=False)
         self.extra = kernel - 1 - 2 * half

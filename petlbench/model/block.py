@@ -51,8 +51,7 @@ class PreNormBlock(nn.Module):
     def __init__(self, block: nn.Module) -> None:
         """Raises Unsupported for other blocks than those of timm's ViT, Swin and EVA."""
         super().__init__()
-        if isinstance(block, WithRope):
-            self.rope = block.rope
+        self.rope = block.rope if isinstance(block, WithRope) else _no_positions
         if isinstance(block, BlockCall):
             block = block.block
         # Exact types, because a subclass may compute something else.
@@ -111,6 +110,10 @@ def plain_vit_blocks(method: str, network: str, blocks: Iterable[object]) -> lis
     if not all(type(block) is Block for block in plain):
         raise Unsupported(f"{method} supports plain ViTs only, not {network}")
     return cast(list[Block], plain)
+
+
+def _no_positions() -> None:
+    """For an EVA without rotary positions."""
 
 
 def _times(gamma: Tensor | None, branch: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ class DropPath(nn.Module):
 
     def __init__(self, rate: float) -> None:
         super().__init__()
-        self.rate = fraction("drop_path", rate)
+        self.rate = fraction("backbone.drop_path", rate)
         self.keep: Tensor | None = None  # (B,), 1 where the branch stays
 
     def forward(self, z: Tensor) -> Tensor:

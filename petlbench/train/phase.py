@@ -14,6 +14,8 @@ from petlbench.config.nodes import Train
 from petlbench.data.feed import Feed
 from petlbench.data.task import Score, Split
 from petlbench.delta import delta_tensors
+from petlbench.errors import UserError
+from petlbench.layers.quantised import QuantisedLinear
 from petlbench.method import Method, Step
 from petlbench.progress import EpochProgress
 from petlbench.train.forward import TrainingForward
@@ -85,6 +87,8 @@ class Phase:
         self.before_step = before_step
         self.epoch = 0
         self.steps = _steps(train, len(split))
+        if not self.steps:
+            raise _without_step(train, len(split))
         self.optimiser = build_optimiser(method, train)
         self.forward = TrainingForward(method, train, before_step)
         self.objective = Objective.of(train, classes=means.classes, seed=means.seed)
@@ -227,9 +231,16 @@ class Phase:
 
 
 def changing(method: Method) -> dict[str, Tensor]:
-    """Tensors that training or hooks may change: those of the delta and all buffers, by name."""
-    # Frozen weights of the backbone are built again, and would be most of the file.
-    return {**dict(method.named_buffers()), **delta_tensors(method)}
+    """Tensors that training or hooks may change: those of the delta and the buffers, by name."""
+    # Frozen weights, also quantised ones, are built again, and would be most of the file.
+    codes = {
+        id(buffer)
+        for module in method.modules()
+        if isinstance(module, QuantisedLinear)
+        for buffer in module.codes()
+    }
+    buffers = {name: own for name, own in method.named_buffers() if id(own) not in codes}
+    return buffers | delta_tensors(method)
 
 
 def _extra(method: Method) -> State:
@@ -245,6 +256,15 @@ def _steps(train: Train, images: int) -> int:
     """Steps of an epoch."""
     full, rest = divmod(images, train.step_images)
     return full + bool(rest and not train.drop_last)
+
+
+def _without_step(train: Train, images: int) -> UserError:
+    """With `drop_last` an epoch of fewer images than a step has none."""
+    times = f" times train.accumulate {train.accumulate}" if train.accumulate > 1 else ""
+    return UserError(
+        f"train.batch_size {train.batch_size}{times} is larger than the {images} training "
+        f"images; set train.batch_size to at most {images // train.accumulate or 1}"
+    )
 
 
 def _mean_loss(losses: list[Tensor], epoch: int) -> float:

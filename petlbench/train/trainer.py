@@ -55,7 +55,6 @@ class TrainingLoop:
         unfinished: Unfinished,
     ) -> None:
         _check_labels(fit, classes)
-        _check_batch(train, len(fit))
         self.title = title
         self.feed = feed
         self.device = feed.device
@@ -253,13 +252,3 @@ def require_finite(method: nn.Module) -> None:
 def _check_labels(fit: Split, classes: int) -> None:
     if (highest := int(fit.labels.max())) >= classes:
         raise UserError(f"dataset.classes is {classes}, but there are labels up to {highest}")
-
-
-def _check_batch(train: Train, images: int) -> None:
-    """Refuse a step larger than the training split: with drop_last an epoch has no step."""
-    if train.step_images > images:
-        times = f" times train.accumulate {train.accumulate}" if train.accumulate > 1 else ""
-        raise UserError(
-            f"train.batch_size {train.batch_size}{times} is larger than the {images} training "
-            f"images; set train.batch_size to at most {images // train.accumulate or 1}"
-        )
