@@ -26,6 +26,7 @@ from benchmarks.cases import CASES, FORECASTS, KEPT, MODES, Count
 from benchmarks.compare import Setting
 from petlbench.cost import forecast, shapes
 from petlbench.errors import one_line
+from petlbench.main_memory import MIB_OF_GIB
 from petlbench.run import build, provenance
 from petlbench.testing import networks
 from petlbench.train.precision import Precision
@@ -35,7 +36,6 @@ DEVICES = ("cpu", "cuda")  # a record each
 VIT_B = ("backbone=vit_b16",)
 # for a test: the same comparisons on a network of 12 blocks of width 32
 TINY = ("backbone=vit_b16", "backbone.name=petlbench_vit", f"input.size={networks.SIZE}")
-MIB = 1024  # MiB in a GiB
 
 
 def setting(options: argparse.Namespace) -> Setting:
@@ -56,7 +56,7 @@ def predicted_gib(count: Count, network: tuple[str, ...]) -> float:
         batch=count.batch,
         size=config.input.size,
     )
-    return peak["allocated"] / MIB
+    return peak["allocated"] / MIB_OF_GIB
 
 
 def kept_mb(count: Count, network: tuple[str, ...]) -> float:

@@ -20,6 +20,7 @@ from petlbench.cost import forecast, speed
 from petlbench.cost.memory import TrainingStep
 from petlbench.data.feed import Feed
 from petlbench.delta import trained
+from petlbench.main_memory import MIB_OF_GIB
 from petlbench.run import build
 from petlbench.train import evaluation, replay
 from petlbench.train.frozen import frozen_in_16_bit
@@ -30,7 +31,6 @@ from petlbench.train.step import Batch, training_step
 from petlbench.train.unfinished import Unfinished
 
 Row = dict[str, Any]
-MIB = 1024  # MiB in a GiB
 BATCHES = 8  # of an epoch
 LOSSES = 3  # of the first steps
 ADAMW: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
@@ -145,7 +145,7 @@ def _predicted(config: Config, setting: Setting) -> float:
         batch=setting.batch,
         size=config.input.size,
     )
-    return peak["allocated"] / MIB
+    return peak["allocated"] / MIB_OF_GIB
 
 
 def frozen_weights(method: str, is_16_bit: bool, setting: Setting) -> Row:

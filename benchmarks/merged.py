@@ -27,6 +27,7 @@ from petlbench.train.frozen import frozen_in_16_bit
 from petlbench.train.precision import Precision
 
 CPU = torch.device("cpu")
+FACTORS = {"dataset": "task", "backbone": "backbone"}  # keys, and what records call them
 
 
 class Forms:
@@ -70,8 +71,10 @@ class Forms:
 
 def compared(file: Path, repeats: int) -> Iterator[str]:
     """The lines of one run."""
-    task = json.loads(file.with_suffix(".json").read_text())["factors"]["task"]
-    config = compose.single(["method=linear", f"dataset={task}", "device=cpu"])
+    record = json.loads(file.with_suffix(".json").read_text())
+    given = [f"{key}={record['factors'][name]}" for key, name in FACTORS.items()]
+    size = f"input.size={record['config']['input']['size']}"
+    config = compose.single(["method=linear", *given, size, "device=cpu"])
     feed, split = build.feed(config), splits.data(config).open("test")
     method = predictor.load(file, checkpoint=None, device="cpu").method
     started = time.process_time()

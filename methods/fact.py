@@ -116,8 +116,10 @@ def _mlp_slices(stage: Stage) -> int:
     """How many slices fc1 has, and fc2."""
     if not _adapts_mlp(stage):
         return 0
-    [(_, fc1)] = matching(_module(stage.blocks[0]), "*.mlp.fc1")
-    _, outs = _slices(cast(nn.Linear, fc1), stage.width)
+    _, fc1 = matching(_module(stage.blocks[0]), "*.mlp.fc1")[0]
+    if not isinstance(fc1, nn.Linear):
+        return 0  # a convolution of a ConvNeXt, which `swap_qkv` refuses
+    _, outs = _slices(fc1, stage.width)
     return outs
 
 

@@ -87,14 +87,10 @@ class AdaLoRA(PEFTTuner):
 
     def after_step(self, step: Step) -> None:
         """Update the importance of the values, and set the least important ones to zero."""
-        gradients = [
-            tensor.grad
-            for layer in self.layers()
-            for tensor in layer.parameters()
-            if tensor.grad is not None
-        ]
-        # a step that overflows in fp16 must not count; its other gradients are still scaled
-        if not all(bool(gradient.isfinite().all()) for gradient in gradients):
+        gradients = [tensor.grad for tensor in self.parameters() if tensor.grad is not None]
+        # A step that overflows in fp16, if only in the head, must not count: the gradients that
+        # are finite are still multiplied by the scale of the loss. One wait for the GPU.
+        if not torch.stack([gradient.isfinite().all() for gradient in gradients]).all():
             for gradient in gradients:
                 gradient.zero_()
         self.tuner.update_and_allocate(step.number)

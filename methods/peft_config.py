@@ -93,7 +93,7 @@ def classes(tuner: str) -> tuple[Any, Any]:
 def target_names(backbone: Backbone, targets: Sequence[str]) -> list[str]:
     """The dotted names of the targets in timm's network: layers with weights, but the head.
 
-    Those of an attention pooling are targets of patterns that name it alone.
+    Layers of an attention pooling match only patterns that name it.
     """
     head = {id(module) for module in backbone.head.modules()}
     places: dict[str, nn.Module] = {}
@@ -102,11 +102,13 @@ def target_names(backbone: Backbone, targets: Sequence[str]) -> list[str]:
             found = matching(backbone.net, pattern)
         except Unsupported as error:
             raise Unsupported(f"method.targets has '{pattern}': {error}") from error
-        places |= {
-            name: module
-            for name, module in found
-            if POOLING in pattern or POOLING not in name.split(".")
-        }
+        kept = [each for each in found if POOLING in pattern or POOLING not in each[0].split(".")]
+        if not kept:
+            raise Unsupported(
+                f"method.targets has '{pattern}', which matches the attention pooling alone; "
+                f"name it, as in '{found[0][0]}'"
+            )
+        places |= kept
     names = [
         name
         for name, module in places.items()

@@ -66,7 +66,7 @@ class VQT(Method):
         blocks = (block for stage in backbone.stages for block in stage.blocks)
         for block in plain_vit_blocks("VQT", backbone.tag, blocks):
             # `attend` computes it itself
-            if type(attn := block.attn) is not Attention or attn.gate is not None:
+            if type(block.attn) is not Attention:
                 raise Unsupported(f"VQT supports plain attention only, not that of {backbone.tag}")
         width, depth = backbone.widths[0], backbone.depth
         backbone.swap_blocks(lambda block, _: QueriedBlock(block))

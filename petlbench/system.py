@@ -37,7 +37,7 @@ class WriteError(UserError):
 def cpu_count() -> int:
     """The number of processors that this process may use.
 
-    A worker of a sweep may use its share of them, which PETLBENCH_PROCESSORS has.
+    In a worker of a sweep it is its share of them, from PETLBENCH_PROCESSORS.
     """
     if (share := os.environ.get(PROCESSORS, "")).isdecimal():
         return max(1, int(share))

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from petlbench.commands import predictor
 from petlbench.config import compose
 from petlbench.data import configured
-from petlbench.data.images import OWN, PUBLISHED, grey_peak, grey_range, original
+from petlbench.data.images import OWN, PUBLISHED, BadImage, grey_peak, grey_range, original
 from petlbench.data.readers import tree
 from petlbench.run.record import Store
 from petlbench.run.training import run
@@ -103,6 +103,19 @@ def test_grey_images_of_16_bits_are_scaled(suffix: str, tmp_path: Path) -> None:
     assert pixels[::16, ::16, 0].tolist() == [[0, 62], [128, 255]]
     brighter = replace(OWN, grey_max=2047)
     assert np.asarray(original(path, brighter))[31, 31].tolist() == [255] * 3  # not wrapped
+
+
+def test_big_tiffs_have_a_range_and_images_of_32_bits_none(tmp_path: Path) -> None:
+    """A file that is refused must not make the others dark."""
+    values = np.full((4, 4), 4095, dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.tif", big_tiff=True)
+    content = (tmp_path / "a.tif").read_bytes()
+    assert content.startswith(b"II+")
+    assert grey_peak(content) == 4095
+    Image.fromarray(values.astype(np.int32) * 1000).save(tmp_path / "b.tif")
+    assert grey_peak((tmp_path / "b.tif").read_bytes()) is None
+    with pytest.raises(BadImage, match="the range of 32-bit pixels is unknown"):
+        original(tmp_path / "b.tif", OWN)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "1"])

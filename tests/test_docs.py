@@ -13,6 +13,7 @@ import yaml
 
 from petlbench import console, registry
 from petlbench.config import compose, options
+from petlbench.config.command_line import GROUPS
 from petlbench.errors import UserError
 from tests import command
 from tests.trees import paint
@@ -156,7 +157,7 @@ def first(key: str, values: str) -> str:
     if found := re.match(r"range\((\d+),", values):
         return found[1]
     value = values if values.startswith(("[", "{")) else values.split(",")[0]
-    listed = options.listed(key, value) if key in options.groups() else None
+    listed = options.listed(key, value) if key in GROUPS else None
     return first(key, listed[0]) if listed else value
 
 

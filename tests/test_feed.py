@@ -217,6 +217,8 @@ def test_many_augmented_images_are_drawn(policy: str) -> None:
     ("changed", "message"),
     [
         ({"auto_augment": "random"}, "input.augment.auto_augment is random"),
+        ({"auto_augment": "rand-m9-inc"}, "timm would ignore 'inc', which has no number"),
+        ({"auto_augment": "original-mstd"}, "timm would ignore 'mstd', which has no number"),
         ({"scale": [3]}, r"input.augment.scale is \[3\]"),
         ({"hflip": 2.0}, "input.augment.hflip is 2.0"),
         ({"interpolation": "cubic"}, "unknown input.augment.interpolation 'cubic'"),

@@ -1,5 +1,7 @@
 """Few-shot, domain generalisation and a user's own images, from small data sets made here."""
 
+import os
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.transforms.v2 import functional as F
 
 from petlbench.config import compose, resolvers
@@ -65,6 +67,27 @@ def test_exif_rotation_is_applied_on_request(tmp_path: Path) -> None:
     Image.new("RGB", (8, 4)).save(tmp_path / "turned.jpg", exif=exif)
     assert original(tmp_path / "turned.jpg", OWN).size == (4, 8)
     assert original(tmp_path / "turned.jpg", PUBLISHED).size == (8, 4)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_every_exif_rotation_is_pils(turn: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    noise = np.random.default_rng(0).integers(0, 256, (4, 8, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "turned.png", exif=exif)
+    with Image.open(tmp_path / "turned.png") as file:
+        expected = np.asarray(ImageOps.exif_transpose(file))
+    assert np.array_equal(np.asarray(original(tmp_path / "turned.png", OWN)), expected)
+
+
+def test_damaged_exif_data_cost_no_image(tmp_path: Path) -> None:
+    """A cut block, and a turned image with a value that PIL reads and cannot write."""
+    image = Image.new("RGB", (8, 4))
+    image.save(tmp_path / "cut.png", exif=b"Exif\0\0II*\0abc")
+    assert original(tmp_path / "cut.png", OWN).size == (8, 4)
+    entries = struct.pack("<HHIIHHII", 0x0112, 3, 1, 6, 0x0128, 4, 1, 70_000)
+    image.save(tmp_path / "odd.png", exif=b"Exif\0\0II*\0\x08\0\0\0\x02\0" + entries + b"\0" * 4)
+    assert original(tmp_path / "odd.png", OWN).size == (4, 8)
 
 
 # --- few-shot
@@ -315,12 +338,8 @@ def test_an_image_is_one_however_its_path_is_written(tmp_path: Path) -> None:
     near, far = "../images/cat/00.png", "../images/dog 2/00.png"
     same = [near, f"./{near}", f"../lists/{near}", str(tmp_path / "images" / "cat" / "00.png")]
     table.write_text("\n".join(["path,label", *(f"{path},cat" for path in same), f"{far},dog"]))
-    found = tree.scan(str(table))
-    assert [(image.path, image.label) for image in found.images] == [
-        ("cat/00.png", "cat"),
-        ("dog 2/00.png", "dog"),
-    ]
-    assert found.folder == tmp_path / "images"
+    found = tree.scan(str(table)).images
+    assert [(image.path, image.label) for image in found] == [(near, "cat"), (far, "dog")]
     table.write_text(f"path,label\n{near},cat\n./{near},dog\n")
     tree.scan.cache_clear()
     with pytest.raises(UserError, match=r"gives './\.\./images/cat/00\.png' another label"):
@@ -779,6 +798,13 @@ def test_every_image_is_tested_in_one_fold_of_equal_shares(tmp_path: Path) -> No
         assert len(part | paths(task, "trainval")) == 23
 
 
+def test_a_folder_with_a_long_name_is_cached(tmp_path: Path) -> None:
+    root = own(tmp_path / ("ä" * 120))
+    split = own_task(root, tmp_path / "cache").open("train")
+    assert len(split) == 14
+    assert all(len(os.fsencode(path.name)) <= 255 for path in (tmp_path / "cache").rglob("*"))
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -793,8 +819,10 @@ def test_folds_that_do_not_fit(values: dict[str, int], message: str, tmp_path: P
 
 
 def test_folds_need_images_that_are_not_divided_yet(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"has a test split of its own; dataset\.folds"):
-        own_task(own(tmp_path / "pets", ("train", "test")), tmp_path / "cache", folds=2)
+    for name in ("val", "test"):
+        divided = own(tmp_path / name, ("train", name))
+        with pytest.raises(UserError, match=rf"has a {name} split of its own; dataset\.folds"):
+            own_task(divided, tmp_path / "cache", folds=2)
     root = own(tmp_path / "more")
     paint(root / "owl" / "only.png", 1)
     tree.scan.cache_clear()

@@ -9,10 +9,12 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hydra.plugins.launcher import Launcher as HydraLauncher
+from omegaconf import OmegaConf
 
 from petlbench.config.construct import composable
 from petlbench.config.schema import Settings
@@ -23,8 +25,8 @@ from petlbench.run.claims import Claims
 from petlbench.run.lifecycle import blank
 from petlbench.run.once import record_signature
 from petlbench.run.record import Record, Store
-from petlbench.sweep import conduct
-from petlbench.sweep.launchers import basic, engine, gpus, local, ray, room
+from petlbench.sweep import conduct, perform
+from petlbench.sweep.launchers import basic, engine, foreign, gpus, local, ray, room
 from petlbench.sweep.launchers.basic import Basic
 from petlbench.sweep.launchers.foreign import Foreign
 from petlbench.sweep.launchers.launcher import Assignment
@@ -306,8 +308,23 @@ def test_what_this_machine_lacks_matters_only_for_runs_that_are_done_here(tmp_pa
     conduct.check([planned], OnACluster(), dry_run=False)
 
 
+def test_a_run_of_a_launcher_of_hydra_waits_for_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [assignment] = runs(tmp_path, 1)
+    answers = [None, None, {"status": "finished"}]
+    monkeypatch.setattr(perform, "execute", lambda assignment: answers.pop(0))
+    monkeypatch.setattr(foreign, "POLL_S", 0.0)
+    monkeypatch.setattr(foreign.compose, "finish", lambda *_: assignment.planned.config)
+    now = SimpleNamespace(runtime=SimpleNamespace(choices={}))
+    monkeypatch.setattr(foreign, "HydraConfig", SimpleNamespace(get=lambda: now))
+    foreign.run_composed(OmegaConf.create())
+    assert answers == []
+
+
 def test_where_launchers_do_runs() -> None:
     assert workers().is_here
+    assert not Foreign.is_here
     for address, is_here in ((None, True), ("auto", False)):
         made = ray.Ray(address=address, gpus_per_run=1.0, cpus_per_run=1, retries=0)
         assert made.is_here == is_here

@@ -372,6 +372,12 @@ def test_relatives_of_the_usual_networks_run(name: str, network: str) -> None:
     build.check(compose.single([*given, f"input.size={size}"]))
 
 
+def test_fact_refuses_an_mlp_of_convolutions() -> None:
+    given = ["method=fact_tk", "backbone=convnext_b", "backbone.name=convnext_atto.d2_in1k"]
+    with pytest.raises(Unsupported, match=r"matches '\*\.attn\.qkv'"):
+        build.check(compose.single(given))
+
+
 def test_vqt_refuses_attention_that_it_does_not_compute() -> None:
     network = "vit_dwee_patch16_reg1_gap_256.sbb_in1k"
     given = ["method=vqt", f"backbone.name={network}", "backbone.pool=norm_then_mean"]

@@ -249,5 +249,12 @@ def test_all_ways_are_timed_on_weights_in_16_bit(name: str, tmp_path: Path) -> N
     blocks = one.backbone.net.blocks
     with in_16_bit(networks, precision, answers):
         assert blocks[0].mlp.fc1.weight.dtype == torch.bfloat16
+        assert len(places(networks[1:])) == 1
         assert all(map(torch.equal, answers(), expected))
     assert blocks[0].mlp.fc1.weight.dtype == torch.float32
+    assert len(places(networks[1:])) == 1
+
+
+def places(methods: Sequence[Any]) -> set[int]:
+    """Where in memory the methods have a weight of the backbone."""
+    return {method.backbone.net.blocks[0].mlp.fc1.weight.data_ptr() for method in methods}

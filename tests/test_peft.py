@@ -176,6 +176,8 @@ def test_an_attention_pooling_is_no_target_unless_it_is_named() -> None:
     assert not [name for name in usual if "attn_pool" in name]
     named = peft_config.target_names(network, ["attn_pool.mlp.fc*"])
     assert named == ["attn_pool.mlp.fc1", "attn_pool.mlp.fc2"]
+    with pytest.raises(Unsupported, match=r"'\*.kv', which matches the attention pooling alone"):
+        peft_config.target_names(network, [*QKV, "*.kv"])
 
 
 @pytest.mark.parametrize(
@@ -427,15 +429,18 @@ def test_a_training_too_short_for_adaloras_schedule_is_refused(total: int, warm_
         method.before_step(Step(1, 0, 0, total))
 
 
-def test_a_step_that_overflows_does_not_count_for_adalora() -> None:
+@pytest.mark.parametrize("where", ["head", "layer"])
+def test_a_step_that_overflows_does_not_count_for_adalora(where: str) -> None:
     method: Any = tiny_method("adalora", "vit")
     step = Step(1, 0, 0, 20)
     method.before_step(step)
     loss(method).backward()
-    gradients = [tensor.grad for tensor in trained(method).values() if tensor.grad is not None]
-    for number, gradient in enumerate(gradients):
-        # some are finite, and still multiplied by the scale of the loss
-        gradient.fill_(65536.0 if number % 2 else float("inf"))
+    for tensor in trained(method).values():
+        assert tensor.grad is not None
+        tensor.grad.fill_(65536.0)  # finite, and still multiplied by the scale of the loss
+    overflowing = method.backbone.head if where == "head" else method.layers()[0].lora_A[ADAPTER]
+    tensor = overflowing if isinstance(overflowing, Tensor) else overflowing.weight
+    tensor.grad.fill_(float("inf"))
     method.after_step(step)
     averages = method.get_extra_state()["exp_avg_ipt"].values()
     assert all(torch.equal(average, torch.zeros_like(average)) for average in averages)

@@ -209,6 +209,18 @@ def test_a_text_key_never_becomes_a_number(key: str, value: str) -> None:
         assert isinstance(_parsed(argument), int | float)
 
 
+def test_numbers_stay_texts_in_sweeps_and_lists() -> None:
+    for argument, expected in (
+        ("results.root=2024_01,2024_02", "results.root='2024_01','2024_02'"),
+        ("wandb.group=1_0,a,b/c", "wandb.group='1_0',a,b/c"),
+        ("wandb.tags=[2024_11_28,a]", "wandb.tags=['2024_11_28',a]"),
+        ("wandb.tags=[a,b]", "wandb.tags=[a,b]"),
+        ("results.root=choice(1,2)", "results.root=choice(1,2)"),
+        ("seed=0,1", "seed=0,1"),
+    ):
+        assert command_line.quoted([argument]) == [expected]
+
+
 @steady
 @given(st.sampled_from(["train.lr", "seed", "dataset.draw", "method.rank", "x"]), NUMBER_LIKE)
 def test_values_of_other_keys_stay_as_they_are(key: str, value: str) -> None:

@@ -80,6 +80,8 @@ def test_each_run_ends_and_workers_that_are_killed_cost_one(
         assert "its worker ended 2 times (WorkerCrashedError: The worker died" in lost["reason"]
     assert {record["status"] for record in found.values()} == {"finished"}
     assert {record["gpu"] for record in found.values()} <= {"0", "1"}
+    assert len({record["pid"] for record in found.values()}) == len(found)  # none used CUDA before
+    assert {record["processors"] for record in found.values()} == {"1"}
     assert list(found)[-1] == foreign
     tries = Counter(path.name[:16] for path in tmp_path.glob("*-*"))
     assert tries == {f"{place:016x}": 1 + (place < len(what)) for place in range(number)}

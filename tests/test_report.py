@@ -22,7 +22,7 @@ from petlbench.errors import UserError
 from petlbench.report.__main__ import main
 from petlbench.report.draw import text as text_of_figures
 from petlbench.report.model.report import Report
-from petlbench.report.model.table import Column, Table
+from petlbench.report.model.table import Column, Table, headed
 from petlbench.report.read.means import GROUP_MEAN, TASK_MEAN
 from petlbench.report.read.records import read
 from petlbench.report.read.rows import members
@@ -814,6 +814,17 @@ def test_xelatex_prints_names_in_any_script(tmp_path: Path) -> None:
     xelatex = ["xelatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
     subprocess.run(xelatex, cwd=tmp_path, check=True, capture_output=True, timeout=120)
     assert "Missing character" not in (tmp_path / "paper.log").read_text(errors="replace")
+
+
+def test_latex_prints_hyphens_backticks_and_letters_that_its_default_encoding_lacks() -> None:
+    assert latex.escaped("--records `x`") == r"-{}-records \`{}x\`{}"
+    assert latex.escaped("Þór «a»").count(r"\otherscript") == 3
+
+
+def test_heads_of_groups_keep_their_capitals() -> None:
+    assert [headed(group) for group in ("natural", "FGVC-Aircraft", "GPU memory", "")] == [
+        *("Natural", "FGVC-Aircraft", "GPU memory", ""),
+    ]
 
 
 def test_latex_has_no_control_characters() -> None:

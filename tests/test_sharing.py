@@ -93,6 +93,8 @@ def delta_of(identifier: str) -> bytes:
 
 def test_a_folder_has_the_card_the_delta_and_the_record(run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "shared"
+    assert push_hub.main([str(run), "--to", str(folder), "--private"]) == 2
+    assert not folder.exists()
     assert push_hub.main([str(run), "--to", str(folder)]) == 0
     assert {file.name for file in folder.iterdir()} == FILES
     card = (folder / "README.md").read_text()

@@ -69,6 +69,7 @@ def test_processes_of_this_machine_stand_for_jobs(tmp_path: Path) -> None:
     found = launched(runs(tmp_path, 4, "always killed", "killed once"), cluster="local")
     check_kills(found, tmp_path, 4)
     assert "ended 2 times (its job" in found[f"{0:016x}"]["reason"]
+    assert {found[f"{place:016x}"]["processors"] for place in (1, 2, 3)} == {"1"}
 
 
 @pytest.mark.usefixtures("submitit")
@@ -79,6 +80,7 @@ def test_processes_of_this_machine_take_turns_on_the_first_gpu(
     monkeypatch.setattr(gpus, "visible", lambda: ["0", "1"])
     planned = [each.planned for each in runs(tmp_path, 2, device="auto")]
     launcher = Slurm(**(GIVEN | {"cluster": "local", "gpus_per_run": 1}))
+    assert (launcher.is_here, Slurm(**GIVEN).is_here) == (True, False)
     launcher.check(planned)
     assert launcher._places() == 1
     assert launcher._executor(tmp_path)._executor.parameters["gpus_per_node"] == 1

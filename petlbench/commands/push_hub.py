@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     if options.to is not None:
         if options.private:
-            raise UserError("--private is for a repository; give --repo, or leave it out")
+            raise UserError("--private is for a repository; give --repo, or leave --private out")
         print(to_folder(options.record, options.to))
     else:
         print(to_hub(options.record, options.repo, private=options.private))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep
 from hydra.errors import HydraException
 
 from petlbench.config import options
@@ -117,21 +118,40 @@ def as_text(text: str) -> str:
 
 
 def quoted(arguments: Sequence[str]) -> list[str]:
-    """Quote values of text keys that Hydra would read as numbers, such as results.root=2024_01."""
+    """Quote values of text keys that Hydra would read as numbers, such as results.root=2024_01.
+
+    Also in a sweep of them, and in a list of texts.
+    """
     return [_quoted(argument) for argument in arguments]
 
 
 def _quoted(argument: str) -> str:
     key, sign, value = argument.partition("=")
-    if not sign or key.lstrip("+") not in text_keys():
+    name = key.lstrip("+")
+    if not sign or name not in text_keys() | list_keys():
         return argument
     try:
         override = OverridesParser.create().parse_overrides([argument])[0]
     except HydraException:
         return argument  # Hydra will say what is wrong with it
-    if override.is_sweep_override() or not isinstance(override.value(), int | float):
+    found, opening, closing = override.value(), "", ""
+    if isinstance(found, ChoiceSweep) and found.simple_form:
+        found = found.list
+    elif isinstance(found, list) and name in list_keys():
+        value, opening, closing = value.strip()[1:-1], "[", "]"
+    elif isinstance(found, int | float):
+        found = [found]
+    else:
         return argument
-    return f"{key}='{value.strip()}'"  # in Hydra's grammar a quoted value is a text
+    parts = value.split(",")
+    if len(parts) != len(found):  # some have commas of their own
+        return argument
+    # in Hydra's grammar a quoted value is a text
+    texts = (
+        f"'{part.strip()}'" if isinstance(one, int | float) else part
+        for part, one in zip(parts, found, strict=True)
+    )
+    return f"{key}={opening}{','.join(texts)}{closing}"
 
 
 def is_sweep(argument: str) -> bool:
@@ -146,17 +166,26 @@ def is_sweep(argument: str) -> bool:
 @cache
 def text_keys() -> frozenset[str]:
     """Dotted names of all keys whose values are texts."""
-    return frozenset([*_text_keys(Settings, ""), *DATASET_TEXTS])
+    hints = _hints(Settings, "")
+    texts = [name for name, hint in hints.items() if str in (get_args(hint) or (hint,))]
+    # the arguments of list[str] are those of str alone
+    return frozenset(
+        [*(n for n in texts if get_origin(hints[n]) not in (list, dict)), *DATASET_TEXTS]
+    )
 
 
-def _text_keys(schema: type, prefix: str) -> list[str]:
-    hints, names = get_type_hints(schema), []
+@cache
+def list_keys() -> frozenset[str]:
+    """Dotted names of all keys whose values are lists of texts."""
+    return frozenset(name for name, hint in _hints(Settings, "").items() if hint == list[str])
+
+
+def _hints(schema: type, prefix: str) -> dict[str, Any]:
+    """The types of all keys of a schema, by their dotted names."""
+    hints, found = get_type_hints(schema), dict[str, Any]()
     for part in fields(schema):
-        hint = hints[part.name]
-        kinds: tuple[Any, ...] = get_args(hint) or (hint,)
-        # the arguments of list[str] are those of str alone
-        names += [f"{prefix}{part.name}"] * (str in kinds and get_origin(hint) not in (list, dict))
-        for kind in kinds:
+        hint = found[f"{prefix}{part.name}"] = hints[part.name]
+        for kind in get_args(hint) or (hint,):
             if is_dataclass(kind):
-                names += _text_keys(kind, f"{prefix}{part.name}.")  # type: ignore[arg-type]
-    return names
+                found |= _hints(kind, f"{prefix}{part.name}.")  # type: ignore[arg-type]
+    return found

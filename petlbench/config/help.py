@@ -1,6 +1,7 @@
 """The text of `python -m petlbench --help`; Hydra would take a second to put it together."""
 
 from petlbench.config import options
+from petlbench.config.command_line import GROUPS
 
 TEXT = """\
 petlbench compares methods of parameter-efficient transfer learning on vision backbones.
@@ -20,7 +21,7 @@ hydra.sweeper.dry_run=true prints the plan of a sweep and stops."""  # noqa: E50
 def text() -> str:
     """The commands, and every group with its options."""
     groups: dict[str, list[str]] = {}
-    for group in options.groups():
+    for group in GROUPS:  # not those that a group takes its values from
         for name in options.names(group):
             # dataset/mini is a group of its own, with the option digits
             folder, _, option = f"{group}/{name}".rpartition("/")

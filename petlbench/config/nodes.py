@@ -200,11 +200,6 @@ class Input:
             # a smaller image has no centre of `size` pixels
             whole("input.resize", self.resize, low=self.size, high=65_536)
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether an image is resized to the final square and nothing else."""
-        return self.resize in (None, self.size) and self.aspect == "squash"
-
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig:

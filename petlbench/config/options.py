@@ -20,13 +20,6 @@ GLOBAL = "@package _global_"  # in the header of a yaml that sets keys outside i
 OPEN_GROUPS = ("method", "dataset", "protocol")  # whose options have keys of their own
 
 
-def groups() -> list[str]:
-    """The groups of this project and of other packages, sorted, without Hydra's own."""
-    folders = (item for package in packages() for item in resources.files(package).iterdir())
-    found = {folder.name for folder in folders if folder.is_dir()}
-    return sorted(name for name in found - {"hydra"} if names(name))
-
-
 def names(group: str) -> list[str]:
     """The options of a group, sorted, e.g. mini/digits; a name of this project wins."""
     return sorted(_files(group))

@@ -1,6 +1,7 @@
 """Random changes of training images, by timm's transforms, as the published scripts call them."""
 
 import random
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -34,6 +35,7 @@ class Augmentation:
 
     def __init__(self, augment: Augment, view: View, *, mean: Sequence[float]) -> None:
         whole = View(view.size, augment.interpolation, None, "squash")
+        _refuse_ignored(augment.auto_augment)
         try:
             self.transform = transforms_imagenet_train(
                 view.size,
@@ -69,6 +71,18 @@ class Augmentation:
         erase = RandomErasing(self.erase, mode="pixel", device=images.device)
         changed: Tensor = erase(images)
         return changed
+
+
+def _refuse_ignored(policy: str | None) -> None:
+    """Refuse parts of a policy that timm would pass over: those without a number."""
+    name, *parts = (policy or "").split("-")
+    for part in parts:
+        # of RandAugment `tNAMES` chooses operations
+        if not re.search(r"\d", part) and not (name == "rand" and part.startswith("t")):
+            raise UserError(
+                f"input.augment.auto_augment is {policy}; timm would ignore '{part}', which has "
+                "no number; write e.g. rand-m9-mstd0.5-inc1"
+            )
 
 
 def _operations(transforms: Sequence[Any]) -> Iterator[AugmentOp]:

@@ -1,5 +1,6 @@
 """Image files as uint8 pixels. Imports no torch."""
 
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -8,18 +9,30 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from petlbench.checks import whole
+from petlbench.config.nodes import ASPECTS, INTERPOLATIONS
 from petlbench.errors import UserError, unknown
 from petlbench.system import file_status
 
-INTERPOLATIONS = ("bicubic", "bilinear")
-ASPECTS = ("squash", "keep")
 # PIL raises SyntaxError for a broken PNG; DecompressionBombError is no OSError
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+# what it raises of damaged EXIF data
+DAMAGED = (struct.error, IndexError, KeyError, OverflowError, SyntaxError, TypeError, ValueError)
+ORIENTATION = 0x0112  # the tag of EXIF, and how an image is then turned
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 GREY_MAX = 65_535  # of a grey image of 16 bits
-TIFF, PGM, JPEG_2000 = (b"II*\0", b"MM\0*"), (b"P2", b"P5"), (b"\0\0\0\x0cjP", b"\xffO\xffQ")
+TIFF, PGM = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), (b"P2", b"P5")
+JPEG_2000, FITS = (b"\0\0\0\x0cjP", b"\xffO\xffQ"), (b"SIMPLE",)
 
 
 @dataclass(frozen=True)
@@ -90,10 +103,9 @@ def original(path: Path, decoding: Decoding) -> Image.Image:
     try:
         file_status(path)
         with Image.open(path, formats=_formats()) as file:
-            # PIL opens grey images of 16 bits as I;16 (PNG) or I (PGM), a 32-bit TIFF as I too
-            if file.mode == "F" or (file.mode == "I" and file.format == "TIFF"):
+            if _has_32_bits(file):
                 raise ValueError("the range of 32-bit pixels is unknown; convert it to 8 bits")
-            image: Image.Image = ImageOps.exif_transpose(file) if decoding.upright else file
+            image: Image.Image = _upright(file) if decoding.upright else file
             if image.mode.startswith("I"):  # 16 bits, which PIL would clip at 255
                 image = _in_8_bits(image, decoding)
             if decoding.background is not None and image.has_transparency_data:
@@ -101,6 +113,23 @@ def original(path: Path, decoding: Decoding) -> Image.Image:
             return image.convert("RGB")
     except UNREADABLE as error:
         raise BadImage(f"image '{path}' cannot be decoded: {error}") from error
+
+
+def _has_32_bits(file: Image.Image) -> bool:
+    """Whether PIL opens 32 bits: it opens 16 as I;16 or, of a PGM, as I too."""
+    return file.mode == "F" or (file.mode == "I" and file.format in ("TIFF", "FITS"))
+
+
+def _upright(file: Image.Image) -> Image.Image:
+    """The image turned as its EXIF data say, if these can be read.
+
+    Not PIL's exif_transpose, which writes them again and fails for a wrong value of any tag.
+    """
+    try:
+        turn = TURNS.get(file.getexif().get(ORIENTATION, 1))
+    except DAMAGED:
+        return file
+    return file if turn is None else file.transpose(turn)
 
 
 def has_transparency(path: Path) -> bool:
@@ -116,17 +145,18 @@ def has_transparency(path: Path) -> bool:
 def grey_peak(content: bytes) -> int | None:
     """The highest value of a grey image of 16 bits, from the bytes of its file; else None.
 
-    None also for a file that cannot be decoded.
+    None also for a file that cannot be decoded, and for one of 32 bits.
     """
     # the header of PNG holds depth and colour type, https://www.w3.org/TR/png/#11IHDR
     if content.startswith(b"\x89PNG"):
         if content[24:26] != b"\x10\x00":
             return None
-    elif not content.startswith((*TIFF, *PGM, *JPEG_2000)):
+    elif not content.startswith((*TIFF, *PGM, *JPEG_2000, *FITS)):
         return None
     try:
         with Image.open(BytesIO(content), formats=_formats()) as file:
-            return int(np.asarray(file).max()) if file.mode.startswith("I") else None
+            has_16_bits = file.mode.startswith("I") and not _has_32_bits(file)
+            return int(np.asarray(file).max()) if has_16_bits else None
     except UNREADABLE:
         return None
 

@@ -36,6 +36,7 @@ from petlbench.system import (
 log = logging.getLogger("petlbench")
 SPARE = 256 * 2**20  # bytes that the cache leaves free on its disk
 ADVICE = "set PETLBENCH_CACHE to a folder that you can write to, with free space"
+NAME = 40  # bytes of a folder's or list's name in the name of a file
 CHUNK = 100  # images that are decoded in parallel before they are written
 ON_BAD_IMAGE = ("error", "skip")  # what happens to an image that cannot be decoded
 
@@ -192,7 +193,12 @@ def _key(images: ImageList, view: View, cache: Path) -> str:
     # the repr of view and decoding: a further field of them gives every file another name
     sources = f"{view} {images.decoding} {digests.of_list(images, cache)}"
     digest = hashlib.sha256(sources.encode()).hexdigest()[:16]
-    return f"{images.root.name}-{images.file.stem}-{digest}"
+    return f"{_short(images.root.name)}-{_short(images.file.stem)}-{digest}"
+
+
+def _short(name: str) -> str:
+    """A name of any length as part of another, which a file system limits to 255 bytes."""
+    return os.fsencode(name)[:NAME].decode(errors="ignore")
 
 
 def _decode(images: ImageList, view: View, cached: CachedPixels) -> None:

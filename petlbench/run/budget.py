@@ -6,9 +6,9 @@ from typing import Any
 from petlbench.checks import is_number
 from petlbench.config.nodes import MEMORY_MODES
 from petlbench.config.schema import Config
+from petlbench.main_memory import MIB_OF_GIB
 from petlbench.run.record import Record, Store
 
-GIB = 1024  # MiB
 STATE = ("weights", "gradients", "optimiser")
 PROBED = ("finished", "out_of_memory")  # statuses with a peak; the second has a predicted one
 
@@ -23,7 +23,7 @@ def _largest(cost: Mapping[str, Any], batch: int, gib: float) -> int:
     """
     parts, slope = peak(cost), cost["image_mib"]
     top = occupied(parts)
-    left = gib * GIB - top
+    left = gib * MIB_OF_GIB - top
     if left < 0:
         start = max(sum(parts[key] for key in STATE), top - batch * slope)
         slope = (top - start) / batch
@@ -98,7 +98,7 @@ def _line(record: Record, batches: Mapping[str, int]) -> str:
     probed, own = record["config"]["train"]["batch_size"], _mode(record)
     cells = "".join(f"{_cell(batches.get(mode)):>8}" for mode in MEMORY_MODES)
     line = f"{record['factors']['backbone']:<14}{cells}  "
-    line += f"{occupied(peak(record['cost'])) / GIB:.2f} GiB at {probed} {_origin(record)}"
+    line += f"{occupied(peak(record['cost'])) / MIB_OF_GIB:.2f} GiB at {probed} {_origin(record)}"
     fitting = [mode for mode, batch in batches.items() if batch >= probed]
     if batches[own] < probed and fitting:
         line += f"; {probed} images fit with train.memory={fitting[0]}"

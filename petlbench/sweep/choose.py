@@ -26,9 +26,9 @@ from petlbench.report.read.records import read
 from petlbench.report.read.select import DRAWN, FOLDED, PER_RUN, refuse_mixtures
 from petlbench.run.identity import IDENTITY
 from petlbench.run.record import Record
+from petlbench.sweep.select import DIGITS
 
 KEY = ["method", "backbone"]
-DIGITS = 9  # of a mean: equal means stay equal whatever the order of their sum
 ADVICE = "name the key with --values (as {}) or give separate folders"
 
 

@@ -74,7 +74,7 @@ def announce(
 
 
 def prepare(runs: Sequence[plan.Planned]) -> None:
-    """Decode the images of runs that other runs come before. Raises UserError for broken ones."""
+    """Decode the images of runs that start after others. Raises UserError for broken ones."""
     from petlbench.sweep import perform  # imports torch
 
     perform.prepare(runs)

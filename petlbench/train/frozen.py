@@ -67,15 +67,33 @@ def in_16_bit(
 
 @contextmanager
 def _held(weights: Sequence[nn.Parameter], dtype: torch.dtype | None) -> Iterator[None]:
+    # Parameters of several tasks may be one place in memory, which stays one.
+    places = [_place(weight) for weight in weights]
+    by_place = dict(zip(places, weights, strict=True))
     # On the host, where they take no memory of a GPU.
-    originals = [weight.data.cpu() for weight in weights]
+    originals = {place: weight.data.cpu() for place, weight in by_place.items()}
     try:
-        for weight in weights:
-            weight.data = weight.data.to(dtype)
+        _set(weights, places, {place: each.data.to(dtype) for place, each in by_place.items()})
         yield
     finally:
-        for weight, original in zip(weights, originals, strict=True):
-            weight.data = original.to(weight.device)
+        devices = {place: weight.device for place, weight in by_place.items()}
+        wide = {place: each.to(devices[place]) for place, each in originals.items()}
+        _set(weights, places, wide)
+
+
+def _place(weight: Tensor) -> tuple[Any, ...]:
+    """What two views of the same numbers have in common; tensors without numbers have it too."""
+    storage = weight.untyped_storage()._cdata
+    return storage, weight.storage_offset(), weight.shape, weight.stride()
+
+
+def _set(
+    weights: Sequence[nn.Parameter],
+    places: Sequence[tuple[Any, ...]],
+    values: Mapping[tuple[Any, ...], Tensor],
+) -> None:
+    for weight, place in zip(weights, places, strict=True):
+        weight.data = values[place]
 
 
 def _weights_of_products(network: nn.Module, precision: Precision) -> list[nn.Parameter]:

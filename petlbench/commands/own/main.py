@@ -205,7 +205,7 @@ def _done(chosen: "Sequence[Candidate]", out: Path, typed: str) -> int:
     failures = conduct.done(runs, store, Basic())
     for failure in failures:
         say(failure)
-    images = tree.scan(str(runs[0].config.dataset.target.values["root"])).folder
+    images = tree.scan(str(runs[0].config.dataset.target.values["root"]))
     lines = results.report(out / "runs", {run.id for run in runs}, images, out, typed)
     print("\n".join(lines))
     return FAILED if failures else 0

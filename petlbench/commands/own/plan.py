@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from petlbench.commands.own.estimate import MIB_OF_GIB, Estimate
+from petlbench.commands.own.estimate import Estimate
 from petlbench.config import compose
 from petlbench.config.schema import Config
 from petlbench.errors import UserError
-from petlbench.main_memory import available
+from petlbench.main_memory import MIB_OF_GIB, available
 from petlbench.run import build
 from petlbench.sweep import plan
 from petlbench.sweep.estimate import duration

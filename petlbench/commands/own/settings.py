@@ -75,7 +75,7 @@ class Sizes:
 def given(overrides: Sequence[str]) -> dict[str, str]:
     """The user's own values by their keys. Raises UserError for what is no KEY=VALUE of a run."""
     values = {}
-    for text in overrides:
+    for text in command_line.quoted(overrides):
         key, sign, value = text.partition("=")
         key = key.lstrip("+")  # all keys are there already
         if not sign or key.startswith("~"):
@@ -121,7 +121,7 @@ def sizes(tree: Tree, reader: Mapping[str, Any], own: Mapping[str, str]) -> Size
 
 def _is_for_folds(tree: Tree) -> bool:
     """Whether a share of the images is too small a test set, and all can be tested in turn."""
-    is_divided = any(image.split == "test" for image in tree.images)
+    is_divided = any(image.split in ("val", "test") for image in tree.images)
     classes = Counter(image.label for image in tree.images)
     return not is_divided and len(tree.images) < FEW and min(classes.values()) > 1
 

@@ -27,7 +27,8 @@ def divided(tree: Tree, *, val: float, test: float, seed: int, fold: Fold | None
     train. A hash of seed and path orders the images of a class, so the division of a tree is the
     same on every machine; new images may move others of their class. With a fold, test is that
     part of each class, and every image is in test of one fold. Raises UserError for a class that
-    nothing teaches, and for folds of images that have a test split or of a class of one image.
+    nothing teaches, and for folds of images that have a val or test split or of a class of one
+    image.
     """
     parts: Parts = defaultdict(list)
     for image in tree.images:
@@ -72,9 +73,9 @@ def _refuse_unknown(tree: Tree, parts: Parts) -> None:
 
 
 def _refuse_folds(tree: Tree, parts: Iterable[str], totals: Mapping[str, int]) -> None:
-    if "test" in parts:
+    if own := next((name for name in ("test", "val") if name in parts), None):
         raise UserError(
-            f"'{tree.root}' has a test split of its own; dataset.folds is for images without one: "
+            f"'{tree.root}' has a {own} split of its own; dataset.folds is for images without: "
             "leave it out"
         )
     if single := sorted(label for label, total in totals.items() if total == 1):

@@ -191,7 +191,7 @@ def _table(file: Path) -> tuple[Path, list[Image]]:
             raise UserError(
                 f"line {number} of '{file}' has split '{split}'; use train, val or test"
             )
-        image = Image(os.path.normpath(path), label, SPLITS[split] if split else None)
+        image = Image(path, label, SPLITS[split] if split else None)
         first = by_place.setdefault(os.path.abspath(file.parent / path), image)
         if (first.label, first.split) != (image.label, image.split):
             raise UserError(
@@ -202,11 +202,8 @@ def _table(file: Path) -> tuple[Path, list[Image]]:
 
 
 def _relative(folder: Path, images: list[Image]) -> tuple[Path, list[Image]]:
-    """Paths relative to a folder that has all images: a record names no other.
-
-    It is the folder of the file, or the deepest that they share if an image lies elsewhere.
-    """
-    if not any(map(_is_elsewhere, images)):
+    """Absolute paths relative to the folder that all images share: a record names no other."""
+    if not any(os.path.isabs(image.path) for image in images):
         return folder, images
     paths = [os.path.abspath(folder / image.path) for image in images]
     shared = os.path.commonpath([os.path.dirname(path) for path in paths])
@@ -214,7 +211,3 @@ def _relative(folder: Path, images: list[Image]) -> tuple[Path, list[Image]]:
         replace(image, path=Path(path).relative_to(shared).as_posix())
         for image, path in zip(images, paths, strict=True)
     ]
-
-
-def _is_elsewhere(image: Image) -> bool:
-    return os.path.isabs(image.path) or Path(image.path).parts[0] == os.pardir

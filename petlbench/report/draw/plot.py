@@ -110,8 +110,8 @@ def _size(chart: Chart, lines: int, columns: int) -> tuple[float, float]:
 
 def _legend(figure: Figure, axes: Any, looks: Styles, columns: int) -> None:
     """One legend of all panels, below them."""
-    drawn = [axis.get_legend_handles_labels() for axis in axes]
-    handles = {label: h for pair in drawn for h, label in zip(*pair, strict=True)}
+    # not by get_legend_handles_labels(), which leaves out names that begin with an underscore
+    handles = {drawn.get_label(): drawn for axis in axes for drawn in axis.containers}
     shown = [label for label in looks if label in handles]
     figure.legend(
         [handles[label] for label in shown],

@@ -9,7 +9,7 @@ import pandas as pd
 from petlbench.errors import UserError
 from petlbench.report.model.report import Report
 from petlbench.report.model.spec import ReportSpec
-from petlbench.report.model.table import Column, Table
+from petlbench.report.model.table import Column, Table, headed
 from petlbench.report.read.means import GROUP_MEAN, TASK_MEAN
 from petlbench.report.read.rows import tasks_by_group
 from petlbench.report.read.scores import Scores, gather
@@ -95,8 +95,8 @@ def _recomputed(row: PublishedRow, groups: dict[str, list[str]], key: str) -> fl
         known = all(task in row.cells for task in every)
         return sum(row.cells[task] for task in every) / len(every) if known else None
     # Table 3 of the DTL paper prints groups only
-    if all(group.capitalize() in row.cells for group in groups):
-        return sum(row.cells[group.capitalize()] for group in groups) / len(groups)
+    if all(headed(group) in row.cells for group in groups):
+        return sum(row.cells[headed(group)] for group in groups) / len(groups)
     if not all(task in row.cells for task in every):
         return None
     means = [sum(row.cells[task] for task in tasks) / len(tasks) for tasks in groups.values()]

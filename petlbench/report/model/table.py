@@ -27,6 +27,11 @@ def letter(place: int) -> str:
     return ascii_lowercase[place % 26] * (place // 26 + 1)
 
 
+def headed(group: str) -> str:
+    """The name of a group as a head; the rest of it stays, as in FGVC-Aircraft."""
+    return group[:1].upper() + group[1:]
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of figures with `digits` after the point, or of text if that is None."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from petlbench.report.model.table import MEAN, Column
+from petlbench.report.model.table import MEAN, Column, headed
 from petlbench.report.read.fields import BEST
 
 GROUP_MEAN, TASK_MEAN = "group mean", "task mean"
@@ -16,7 +16,7 @@ def columns(tasks: Sequence[Column]) -> list[Column]:
     """The mean of each group, the mean of those, and the mean over tasks."""
     groups = dict.fromkeys(task.group for task in tasks)
     return [
-        *(Column(f"{group} mean", group.capitalize(), MEAN, best="high") for group in groups),
+        *(Column(f"{group} mean", headed(group), MEAN, best="high") for group in groups),
         *(Column(key, key, MEAN, best="high") for key in (GROUP_MEAN, TASK_MEAN)),
     ]
 

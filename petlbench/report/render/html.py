@@ -20,7 +20,7 @@ from petlbench.report.draw.scale import Scale, scale, scales
 from petlbench.report.draw.style import styles
 from petlbench.report.model.chart import Axis, Chart, Panel, Point, Ranks, Series
 from petlbench.report.model.report import Report
-from petlbench.report.model.table import Column, Table
+from petlbench.report.model.table import Column, Table, headed
 
 MOST_TICKS = 12  # more labels of an axis overlap on a narrow page
 CLASSES = {1: "best", 2: "second", None: ""}  # rank -> class of page.css
@@ -93,7 +93,7 @@ def _script(data: Any) -> Markup:
 
 def _table(table: Table) -> dict[str, Any]:
     groups = [
-        {"title": group.capitalize(), "span": len(list(members))}
+        {"title": headed(group), "span": len(list(members))}
         for group, members in itertools.groupby(table.columns, key=lambda column: column.group)
     ]
     # column -> number of its group, by which the page hides columns

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from anyascii import anyascii
 
 from petlbench.report.model.report import Report
-from petlbench.report.model.table import Column, Table
+from petlbench.report.model.table import Column, Table, headed
 
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -20,6 +20,7 @@ SPECIAL = {
     "{": r"\{",
     "}": r"\}",
     "~": r"\textasciitilde{}",
+    "`": r"\`{}",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
@@ -35,8 +36,9 @@ SPECIAL = {
     "’": "'",
     "‘": "`",
 }
-# what no LaTeX prints of itself: characters beyond Latin-1; blanks join words of one script
-_BEYOND = rf"[^\x00-\xff{''.join(c for c in SPECIAL if ord(c) > 0xFF)}]+"
+# what no LaTeX prints of itself: characters beyond Latin-1, and those that the default encoding
+# of pdfLaTeX lacks; blanks join words of one script
+_BEYOND = rf"(?:[^\x00-\xff{''.join(c for c in SPECIAL if ord(c) > 0xFF)}]|[«»ÐðÞþ])+"
 OTHER = re.compile(rf"({_BEYOND}(?: +{_BEYOND})*)")
 # XeLaTeX and LuaLaTeX print the first argument if the font has all of its characters, since a
 # missing one would leave a gap and a line in the log. Else, and in pdfLaTeX, it is the second
@@ -76,7 +78,9 @@ def escaped(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return "".join(SPECIAL.get(c, c) for c in text)
+    # pdfLaTeX makes a dash of two hyphens
+    apart = re.sub("-(?=-)", "-\0", text)
+    return "".join(SPECIAL.get(c, c) for c in apart).replace("\0", "{}")
 
 
 def render(report: Report, name: str, command: str = "petlbench.report") -> str:
@@ -221,8 +225,7 @@ def _body(table: Table, parts: Parts, columns: Sequence[Column], cell: Cell) -> 
     for section, members in parts:
         if section:
             body += [r"\midrule"] if body else []
-            # capitalize() would change the rest too, e.g. PETL
-            title = rf"\emph{{{escaped(section[0].upper() + section[1:])}}}"
+            title = rf"\emph{{{escaped(headed(section))}}}"
             body.append(rf"\multicolumn{{{len(columns) + 1}}}{{l}}{{{title}}} \\")
         body += [
             " & ".join([_first(table, row), *(cell(row, c) for c in columns)]) + r" \\"
@@ -235,7 +238,7 @@ def _heads(table: Table, columns: Sequence[Column]) -> list[str]:
     heads, rules, first = [""], [], 2  # column 1 has the labels
     for group, members in itertools.groupby(columns, key=lambda column: column.group):
         count = len(list(members))
-        heads.append(rf"\multicolumn{{{count}}}{{c}}{{{escaped(group.capitalize())}}}")
+        heads.append(rf"\multicolumn{{{count}}}{{c}}{{{escaped(headed(group))}}}")
         rules.append(rf"\cmidrule(lr){{{first}-{first + count - 1}}}")
         first += count
     names = [_name(table, column) for column in columns]

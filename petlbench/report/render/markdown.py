@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from petlbench.errors import printable
 from petlbench.report.model.report import Report
-from petlbench.report.model.table import Column, Table
+from petlbench.report.model.table import Column, Table, headed
 from petlbench.report.render.latex import part_name
 
 # Markdown cannot underline; <u> is HTML that GitHub renders
@@ -59,7 +59,7 @@ def _head(table: Table, columns: Sequence[Column]) -> list[str]:
     """Group heads, each over its first column as Markdown has no spanning heads, and titles."""
     groups = [""]
     for group, members in itertools.groupby(columns, key=lambda column: column.group):
-        groups += [escaped(group.capitalize()), *[""] * (len(list(members)) - 1)]
+        groups += [escaped(headed(group)), *[""] * (len(list(members)) - 1)]
     return [
         _line(groups),
         _line(["---", *("--:" for _ in columns)]),

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from petlbench.errors import printable
 from petlbench.report.model.report import Report
-from petlbench.report.model.table import COST, Column, Table
+from petlbench.report.model.table import COST, Column, Table, headed
 
 STYLES = {1: "bold", 2: "underline", None: ""}
 WIDTH = 110  # characters if the output is not a terminal
@@ -92,7 +92,7 @@ def _heads(table: Table, columns: Sequence[Column]) -> list[str]:
     """Heads with equal numbers of lines: the group over its first column, then the title."""
     titles = [wrap(_with_letters(table, c.title, c.key), HEAD) for c in columns]
     depth = max(map(len, titles))
-    groups = [printable(c.group.capitalize()) for c in columns]
+    groups = [printable(headed(c.group)) for c in columns]
     # rich has no heads over several columns
     first = [
         group * (group != before) for before, group in zip(["", *groups], groups, strict=False)

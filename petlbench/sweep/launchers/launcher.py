@@ -22,7 +22,10 @@ Execute = Callable[[Assignment], Record | None]
 
 
 class Launcher(Protocol):
-    """Does runs, in this process or in others. is_here: on this machine, as far as is known."""
+    """Does runs, in this process or in others.
+
+    is_here: whether they are done on this machine; False where that is not known.
+    """
 
     is_here: bool
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 from petlbench.errors import UserError, one_line
+from petlbench.main_memory import MIB_OF_GIB
 from petlbench.sweep.plan import TO_RUN, Planned
 
-GIB = 1024  # MiB
 # what a peak depends on, but for the number of classes: each network is tried with the most
 NODES = ("method", "backbone", "input", "train")
 _PEAKS: dict[tuple[str, int], float] = {}  # of a network and its number of classes, in MiB
@@ -28,9 +28,9 @@ def check(runs: Sequence[Planned], share: float, smallest: Callable[[], float]) 
         peak = _peak_mib(run)
         if peak is not None and peak > share * memory_mib:
             raise UserError(
-                f"{run.name} takes {peak / GIB:.2f} GiB at its predicted peak; gpus_per_run="
-                f"{share:g} of a GPU with {memory_mib / GIB:.2f} GiB is "
-                f"{share * memory_mib / GIB:.2f} GiB; {_advice(peak / memory_mib)}"
+                f"{run.name} takes {peak / MIB_OF_GIB:.2f} GiB at its predicted peak; "
+                f"gpus_per_run={share:g} of a GPU with {memory_mib / MIB_OF_GIB:.2f} GiB is "
+                f"{share * memory_mib / MIB_OF_GIB:.2f} GiB; {_advice(peak / memory_mib)}"
             )
 
 
