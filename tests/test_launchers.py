@@ -16,6 +16,7 @@ import pytest
 from hydra.plugins.launcher import Launcher as HydraLauncher
 from omegaconf import OmegaConf
 
+from petlbench.config import compose
 from petlbench.config.construct import composable
 from petlbench.config.schema import Settings
 from petlbench.cost import forecast
@@ -315,7 +316,7 @@ def test_a_run_of_a_launcher_of_hydra_waits_for_another_process(
     answers = [None, None, {"status": "finished"}]
     monkeypatch.setattr(perform, "execute", lambda assignment: answers.pop(0))
     monkeypatch.setattr(foreign, "POLL_S", 0.0)
-    monkeypatch.setattr(foreign.compose, "finish", lambda *_: assignment.planned.config)
+    monkeypatch.setattr(compose, "finish", lambda *_: assignment.planned.config)
     now = SimpleNamespace(runtime=SimpleNamespace(choices={}))
     monkeypatch.setattr(foreign, "HydraConfig", SimpleNamespace(get=lambda: now))
     foreign.run_composed(OmegaConf.create())

@@ -438,9 +438,9 @@ def test_a_step_that_overflows_does_not_count_for_adalora(where: str) -> None:
     for tensor in trained(method).values():
         assert tensor.grad is not None
         tensor.grad.fill_(65536.0)  # finite, and still multiplied by the scale of the loss
-    overflowing = method.backbone.head if where == "head" else method.layers()[0].lora_A[ADAPTER]
-    tensor = overflowing if isinstance(overflowing, Tensor) else overflowing.weight
-    tensor.grad.fill_(float("inf"))
+    layer = method.layers()[0].lora_A[ADAPTER]
+    overflowing = method.backbone.head.weight if where == "head" else layer
+    overflowing.grad.fill_(float("inf"))
     method.after_step(step)
     averages = method.get_extra_state()["exp_avg_ipt"].values()
     assert all(torch.equal(average, torch.zeros_like(average)) for average in averages)
