@@ -92,12 +92,12 @@ def _script(data: Any) -> Markup:
 
 
 def _table(table: Table) -> dict[str, Any]:
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"title": headed(group), "span": len(list(members))}
         for group, members in itertools.groupby(table.columns, key=lambda column: column.group)
     ]
     # column -> number of its group, by which the page hides columns
-    places = [n for n, group in enumerate(groups) for _ in range(int(group["span"]))]
+    places = [n for n, group in enumerate(groups) for _ in range(group["span"])]
     columns = list(zip(table.columns, places, strict=True))
     spread_keys = {column.key for column in table.spread_columns}
     return {
