@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -86,7 +87,7 @@ def test_a_pair_whose_runs_are_all_finished_is_not_checked() -> None:
 
 
 def test_a_launcher_gets_no_sweep_whose_runs_are_all_refused(tmp_path: Path) -> None:
-    launcher = cast(Launcher, object())  # it can do nothing
+    launcher = cast(Launcher, SimpleNamespace(is_here=True))  # it can do nothing
     refused = plan.Planned(config(tmp_path), "0" * 16, plan.UNSUPPORTED, reason="no")
     conduct.check([refused], launcher, dry_run=False)
     assert conduct.done([refused], Store, launcher) == []
