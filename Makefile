@@ -66,7 +66,7 @@ look: install
 
 REPORT := $(BIN)/python -m petlbench.report
 MEASURED := results/measured
-RATES := digits land cells location orientation
+RATES := digits land cells location orientation count glyphs
 SEEDS := digits land location
 BEST := loha hydra glora noah_subnet lily adalora pissa adapter_houlsby fact_tk
 results: install
