@@ -66,13 +66,12 @@ look: install
 
 REPORT := $(BIN)/python -m petlbench.report
 MEASURED := results/measured
-RATES := digits land cells location orientation count glyphs
 SEEDS := digits land location
 BEST := loha hydra glora noah_subnet lily adalora pissa adapter_houlsby fact_tk
 results: install
 	$(REPORT) demo --records $(MEASURED)/demo/runs --out $(MEASURED)/demo
 	$(REPORT) mini --records $(MEASURED)/mini/runs --out $(MEASURED)/mini
-	$(REPORT) mini_all --records $(RATES:%=$(MEASURED)/mini/rates/runs/mini/%) --out $(MEASURED)/mini/rates
+	$(REPORT) mini_all --records $(MEASURED)/mini/rates/runs --out $(MEASURED)/mini/rates
 	$(REPORT) leaderboard --records $(SEEDS:%=$(MEASURED)/mini/rates/runs/mini/%) $(MEASURED)/mini/rates/seeds --methods $(BEST) --name mini_seeds --out $(MEASURED)/mini/rates
 	$(REPORT) efficiency --records $(MEASURED)/probe/runs --backbone vit_b16 --out $(MEASURED)/probe
 	$(REPORT) efficiency --records $(MEASURED)/probe/runs --backbone swin_b --out $(MEASURED)/probe/swin_b
