@@ -18,8 +18,9 @@ class Decomposed(nn.Module):
     """The change of W x when W becomes m V / ||V|| with V = W + s B A, eq. 5.
 
     A (r, d) and B (out, r) start as LoRA's, and the magnitudes m (out) as the norms of the rows of
-    W, so nothing changes at the start. The norms ||V|| are constants for the gradient (section
-    4.3).
+    W, so nothing changes at the start. If the backbone is quantised, W is so in V but not in the
+    start of m, which gives the quantised rows their exact norms. The norms ||V|| are constants for
+    the gradient (section 4.3).
     """
 
     def __init__(self, weight: Tensor, rank: int, scale: float) -> None:

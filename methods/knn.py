@@ -114,7 +114,7 @@ class KNN(Method):
             "temperature": self.temperature,
             "images": len(self.memory.features),
         }
-        return Fitted(self, made_by=("knn", values), notes=notes)
+        return Fitted(self, made_by=(None, values), notes=notes)
 
     @torch.no_grad()
     def _top1(self, k: int, features: Tensor, labels: Tensor) -> float:

@@ -5,7 +5,8 @@ PEFT leaves the schedule to the training loop and computes the regulariser for t
 transformers alone; both are here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -90,10 +91,11 @@ class AdaLoRA(PEFTTuner):
         gradients = [tensor.grad for tensor in self.parameters() if tensor.grad is not None]
         # A step that overflows in fp16, if only in the head, must not count: the gradients that
         # are finite are still multiplied by the scale of the loss. One wait for the GPU.
-        if not torch.stack([gradient.isfinite().all() for gradient in gradients]).all():
-            for gradient in gradients:
-                gradient.zero_()
-        self.tuner.update_and_allocate(step.number)
+        if torch.stack([gradient.isfinite().all() for gradient in gradients]).all():
+            self.tuner.update_and_allocate(step.number)
+        elif self.tuner.rankallocator.ipt:
+            with _kept_averages(self.tuner.rankallocator):
+                self.tuner.update_and_allocate(step.number)
 
     def get_extra_state(self) -> dict[str, Any]:
         """Hook of torch: what a training that goes on needs beside the tensors."""
@@ -112,3 +114,13 @@ class AdaLoRA(PEFTTuner):
     @property
     def _config(self) -> Any:
         return self.tuner.peft_config[ADAPTER]
+
+
+@contextmanager
+def _kept_averages(allocator: Any) -> Iterator[None]:
+    """Let PEFT allocate by the averages of earlier steps alone."""
+    allocator.update_ipt = lambda model: None
+    try:
+        yield
+    finally:
+        del allocator.update_ipt  # the class has it

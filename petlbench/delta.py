@@ -194,7 +194,28 @@ def _read_for(backbone: Backbone, path: Path) -> tuple[dict[str, str], dict[str,
     for key, here in _backbone(backbone).items():
         if metadata.get(key) != here:
             raise _unfit(path, f"its {key} is {metadata.get(key)}, not {here}")
+    if "network" in metadata:  # tensors that are saved without a run have none
+        _check_settings(backbone, path, delta_file.mapping(path, metadata, "network"))
     return metadata, tensors
+
+
+def _check_settings(backbone: Backbone, path: Path, network: Mapping[str, Any]) -> None:
+    """Refuse a backbone with equal weights that computes something else from an image."""
+    settings = {
+        "backbone.pool": backbone.pool,
+        "backbone.weights": backbone.weight_format,
+        "backbone.mean": list(backbone.mean),
+        "backbone.std": list(backbone.std),
+        "input.size": backbone.image_size,
+    }
+    for setting, here in settings.items():
+        node, _, key = setting.partition(".")
+        values = network.get(node)
+        # deltas of earlier versions lack later keys
+        trained = values.get(key, here) if isinstance(values, Mapping) else here
+        if trained != here:
+            needed = f"{setting}={json.dumps(trained)}".replace('"', "").replace(" ", "")
+            raise _unfit(path, f"its {setting} is {trained}, not {here}; build it with {needed}")
 
 
 def _unfit(path: Path, why: str) -> UserError:

@@ -44,11 +44,12 @@ class Fitted:
     """The result of a training.
 
     network: what is evaluated and stored. made_by: name and values by which the method registry
-    creates it, if that is not the configured method. notes: for the record, as JSON has them.
+    creates it, if they are not the configured ones; without a name it is the configured method.
+    notes: for the record, as JSON has them.
     """
 
     network: "Method"
-    made_by: tuple[str, Mapping[str, Any]] | None = None
+    made_by: tuple[str | None, Mapping[str, Any]] | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 

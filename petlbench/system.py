@@ -256,7 +256,10 @@ def check_readable(name: str, folder: Path) -> None:
 
 def remove_abandoned(folder: Path) -> None:
     """Remove the temporary files in a folder whose process was killed."""
-    for path in folder.glob(f"{TEMPORARY}*"):
+    paths: list[Path] = []
+    with suppress(OSError):  # another process may remove the folder just now
+        paths += folder.glob(f"{TEMPORARY}*")
+    for path in paths:
         with suppress(OSError):
             # opening a pipe would wait for its other end
             if path.is_file() and _is_old_enough(path):

@@ -178,11 +178,11 @@ def test_what_a_process_leaves_that_dies_after_a_removal_is_removed(tmp_path: Pa
     with taken(Claims(tmp_path), f"{claims.REMOVAL}1"):
         left = folder / f"{claims.REMOVAL}2"
         left.write_bytes(b"of a dead process, maybe of another machine")
-        Store(tmp_path).check_writable()
+        Store(tmp_path).clean()
         assert left.exists()
         long_ago = time.time() - 2 * ABANDONED_S
         os.utime(left, (long_ago, long_ago))
-        Store(tmp_path).check_writable()
+        Store(tmp_path).clean()
         assert [path.name for path in folder.iterdir()] == [f"{claims.REMOVAL}1"]
 
 

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -78,6 +79,43 @@ def test_a_delta_of_another_make_is_refused(tmp_path: Path) -> None:
     other = registry.create("lora", tiny("vit"))
     other.backbone.checkpoint["sha256"] = "ab12"
     refused(path, other, "its backbone_sha256 is none, random weights, not ab12")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "needed"),
+    [
+        ("backbone.pool", "norm_then_mean", "backbone.pool=norm_then_mean"),
+        ("backbone.weights", "int8", "backbone.weights=int8"),
+        ("backbone.mean", [0.5, 0.5, 0.25], r"backbone.mean=\[0.5,0.5,0.25\]"),
+        ("input.size", 64, "input.size=64"),
+    ],
+)
+def test_a_delta_of_a_network_that_computes_something_else_is_refused(
+    key: str, value: object, needed: str, tmp_path: Path
+) -> None:
+    """The weights are equal, and yet other logits would come out."""
+    path = tmp_path / "delta.safetensors"
+    made = randomised(registry.create("lora", tiny("vit")))
+    backbone = made.backbone
+    network: dict[str, Any] = {
+        "method": registry.values("lora"),
+        "backbone": {"pool": backbone.pool, "weights": "fp32"}
+        | {"mean": list(backbone.mean), "std": list(backbone.std)},
+        "input": {"size": backbone.image_size},
+        "classes": list("abcde"),
+    }
+    delta.save(path, made, {"method": "lora", "network": network})
+    fresh = registry.create("lora", tiny("vit"))
+    delta.load(path, fresh)
+    node, _, name = key.partition(".")
+    network[node] = network[node] | {name: value}
+    delta.save(path, made, {"method": "lora", "network": network})
+    refused(path, fresh, f"its {key} is .*; build it with {needed}$")
+    with pytest.raises(UserError, match=f"its {key} is"):
+        delta.method_spec(path, tiny("vit"))
+    del network[node][name]  # of an earlier version
+    delta.save(path, made, {"method": "lora", "network": network})
+    delta.load(path, fresh)
 
 
 @pytest.mark.parametrize("name", sampled(registry.names(), one_of_each_class()))

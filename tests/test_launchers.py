@@ -22,6 +22,7 @@ from petlbench.config.schema import Settings
 from petlbench.cost import forecast
 from petlbench.data import feed
 from petlbench.errors import UserError
+from petlbench.run import once
 from petlbench.run.claims import Claims
 from petlbench.run.lifecycle import blank
 from petlbench.run.once import record_signature
@@ -315,7 +316,7 @@ def test_a_run_of_a_launcher_of_hydra_waits_for_another_process(
     [assignment] = runs(tmp_path, 1)
     answers = [None, None, {"status": "finished"}]
     monkeypatch.setattr(perform, "execute", lambda assignment: answers.pop(0))
-    monkeypatch.setattr(foreign, "POLL_S", 0.0)
+    monkeypatch.setattr(once, "POLL_S", 0.0)
     monkeypatch.setattr(compose, "finish", lambda *_: assignment.planned.config)
     now = SimpleNamespace(runtime=SimpleNamespace(choices={}))
     monkeypatch.setattr(foreign, "HydraConfig", SimpleNamespace(get=lambda: now))

@@ -14,7 +14,7 @@ from petlbench.cost import shapes
 from petlbench.run import build, provenance
 from petlbench.run.record import Record, Store
 from petlbench.sweep import plans
-from petlbench.sweep.estimate import Eta
+from petlbench.sweep.estimate import Eta, Pace, Work
 from petlbench.sweep.outlook import lines
 from petlbench.sweep.plan import FINISHED, TO_RUN, Planned
 from tests.records import record
@@ -53,6 +53,29 @@ def test_time_from_a_stated_speed(tmp_path: Path) -> None:
     [first, second] = lines([run, other], Store, 1e-6)
     assert first.endswith("; about 24 s of runs, from the records of this machine")
     assert "; time unknown: no count of images or operations; no data" in second
+
+
+def test_what_records_may_lack_costs_no_estimate() -> None:
+    """A record of own making without splits, and one whose seconds are of its last start."""
+    whole, resumed = timed("lora", 0.1, 60.0), timed("dtl", 0.1, 5.0)
+    del whole["provenance"]["splits"]
+    resumed["notes"] = {"resumed": "epoch 9 of 10"}
+    pace = Pace([whole, resumed])
+    assert pace.seconds(Work("lora", "vit_mini", "mini", 5), HERE) == 30.0
+    # 0.1 GFLOP times 10 000 images, twice, in 65 s; an epoch has 1000 images
+    found = pace.seconds(Work("dtl", "vit_mini", "mini", 10), HERE)
+    assert found == pytest.approx(10 * 0.1 * 1000 * 65 / 2000)
+
+
+def test_seconds_of_scores_are_not_of_training() -> None:
+    run = timed("lora", 0.1, 60.0)
+    run["cost"] |= {"scored_s": 20.0}
+    found = Pace([run]).seconds(Work("dtl", "vit_mini", "mini", 1), HERE)
+    assert found is None  # its operations are unknown
+    other = timed("dtl", 0.2, 60.0)
+    del other["provenance"]["seconds"], other["cost"]["train_s"]
+    found = Pace([run, other]).seconds(Work("dtl", "vit_mini", "mini", 1), HERE)
+    assert found == pytest.approx(0.2 * 1000 * 40 / 1000)
 
 
 def test_each_backbone_has_a_line(tmp_path: Path) -> None:

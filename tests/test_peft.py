@@ -430,20 +430,34 @@ def test_a_training_too_short_for_adaloras_schedule_is_refused(total: int, warm_
 
 
 @pytest.mark.parametrize("where", ["head", "layer"])
-def test_a_step_that_overflows_does_not_count_for_adalora(where: str) -> None:
-    method: Any = tiny_method("adalora", "vit")
-    step = Step(1, 0, 0, 20)
-    method.before_step(step)
-    loss(method).backward()
-    for tensor in trained(method).values():
-        assert tensor.grad is not None
-        tensor.grad.fill_(65536.0)  # finite, and still multiplied by the scale of the loss
-    layer = method.layers()[0].lora_A[ADAPTER]
-    overflowing = method.backbone.head.weight if where == "head" else layer
-    overflowing.grad.fill_(float("inf"))
-    method.after_step(step)
-    averages = method.get_extra_state()["exp_avg_ipt"].values()
-    assert all(torch.equal(average, torch.zeros_like(average)) for average in averages)
+@pytest.mark.parametrize("at", [0, 1, 15])  # 15: where the ranks get their last values
+def test_a_step_that_overflows_does_not_count_for_adalora(at: int, where: str) -> None:
+    """Averages of importance and of its uncertainty; ranks fall by those of the other steps."""
+    method: Any = randomised(tiny_method("adalora", "vit", warm_up=0.1, tail=0.25, deltaT=1))
+    kept: dict[str, Any] = {}
+    for number in range(at + 1):
+        step = Step(number + 1, 0, number, 20)
+        method.before_step(step)
+        method.zero_grad()
+        loss(method).backward()
+        if number == at:
+            kept = {k: dict(v) for k, v in method.get_extra_state().items() if k != "rank_pattern"}
+            for tensor in trained(method).values():
+                assert tensor.grad is not None
+                tensor.grad.fill_(65536.0)  # finite, still multiplied by the scale of the loss
+            layer = method.layers()[0].lora_A[ADAPTER]
+            overflowing = method.backbone.head.weight if where == "head" else layer
+            overflowing.grad.fill_(float("inf"))
+        method.after_step(step)
+    state = method.get_extra_state()
+    for name, averages in kept.items():
+        # PEFT forgets them when the ranks have their last values
+        assert state[name].keys() == (averages.keys() if at < 15 else set())
+        for key, average in state[name].items():
+            assert torch.equal(average, averages[key])
+    if at == 15:
+        ranks = [sum(map(bool, rows)) for rows in state["rank_pattern"].values()]
+        assert sum(ranks) == method._config.target_r * len(ranks)
 
 
 @pytest.mark.parametrize(

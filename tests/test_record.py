@@ -29,6 +29,7 @@ from petlbench.system import (
     ABANDONED_S,
     OWN_TEMPORARY,
     TEMPORARY,
+    remove_abandoned,
     temporary_file,
     write_atomically,
 )
@@ -273,7 +274,7 @@ def test_temporary_files_of_killed_processes_are_removed(tmp_path: Path) -> None
             (folder / name).write_text("")
         (folder / f"{OWN_TEMPORARY}folder").mkdir()
         os.mkfifo(folder / f"{OWN_TEMPORARY}pipe")
-        Store(tmp_path).check_writable()
+        Store(tmp_path).clean()
         assert Path(alive.name).exists()
         assert sorted(path.name for path in folder.glob(f"{OWN_TEMPORARY}?")) == []
         (folder / f"{OWN_TEMPORARY}c").write_text("")
@@ -283,6 +284,29 @@ def test_temporary_files_of_killed_processes_are_removed(tmp_path: Path) -> None
     assert not Path(alive.name).exists()
 
 
+def test_a_folder_that_another_process_removes_meanwhile_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the folder of claims between its listing and its reading."""
+    gone = tmp_path / ".claims"
+    left = tmp_path / "mini" / f"{OWN_TEMPORARY}a"
+    left.parent.mkdir()
+    left.write_text("")
+    scandir = os.scandir
+
+    def removing(place: str | Path) -> Any:
+        if Path(place).name == gone.name:
+            os.rmdir(place)
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", removing)
+    for clean in (Store(tmp_path).clean, partial(remove_abandoned, gone)):
+        gone.mkdir()
+        clean()
+        assert not gone.exists()
+    assert not left.exists()
+
+
 def test_files_of_other_programs_and_machines_stay(tmp_path: Path) -> None:
     """A file system may keep the locks of a machine to itself."""
     foreign = tmp_path / "app" / ".tmp-checkpoint"
@@ -290,13 +314,13 @@ def test_files_of_other_programs_and_machines_stay(tmp_path: Path) -> None:
     for path in (foreign, other):
         path.parent.mkdir()
         path.write_text("")
-    Store(tmp_path).check_writable()
+    Store(tmp_path).clean()
     assert foreign.exists()
     assert other.exists()
     long_ago = time.time() - 2 * ABANDONED_S
     for path in (foreign, other):
         os.utime(path, (long_ago, long_ago))
-    Store(tmp_path).check_writable()
+    Store(tmp_path).clean()
     assert foreign.exists()
     assert not other.exists()
 

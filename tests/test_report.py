@@ -23,6 +23,7 @@ from petlbench.report.__main__ import main
 from petlbench.report.draw import text as text_of_figures
 from petlbench.report.model.report import Report
 from petlbench.report.model.table import Column, Table, headed
+from petlbench.report.read.costs import memory_key
 from petlbench.report.read.means import GROUP_MEAN, TASK_MEAN
 from petlbench.report.read.records import read
 from petlbench.report.read.rows import members
@@ -699,6 +700,19 @@ def test_draws_differ_in_their_training_list_and_in_nothing_else() -> None:
     runs[1]["config"]["contents"]["splits"]["test"] = "u"
     with pytest.raises(UserError, match=r"contents\.splits\.test \(t, u\)"):
         table(runs)
+
+
+@pytest.mark.parametrize(
+    ("peaks", "key"),
+    [([100.0, 200.0], "peak_mib"), ([100.0, None], "saved_mb"), ([None, None], "saved_mb")],
+)
+def test_a_method_without_a_training_step_does_not_choose_the_column_of_memory(
+    peaks: list[float | None], key: str
+) -> None:
+    """k-NN has no peak on a GPU either."""
+    frame = pd.DataFrame({"saved_mb": [5.0, 6.0, 0.0], "peak_mib": [*peaks, None]})
+    assert memory_key(frame) == key
+    assert memory_key(frame[2:]) == memory_key(frame[:0]) == "saved_mb"
 
 
 def test_folds_differ_in_their_test_images_too_and_are_averaged() -> None:

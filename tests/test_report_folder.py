@@ -438,10 +438,14 @@ def test_a_method_without_all_folds_is_not_ranked_with_those_that_have_them(
         "LoRA has no figure on folder/pets: folds 1, 2, 3, 4 of others are missing, so its images "
         "are not theirs." in table.notes
     )
+    assert not any("No row was tested" in note for note in table.notes)
     # one that all share is compared
     other = [fold("linear", 1, set(), tmp_path)]
     assert report([*few, *other]).answer.startswith(
         "No method can be recommended: none was tested"
     )
     alone = [fold("linear", 0, {0}, tmp_path), *few]
-    assert report(alone).answer.startswith("LoRA, 100.0 %")
+    result = report(alone)
+    assert result.answer.startswith("LoRA, 100.0 %")
+    note = "No row was tested on folds 1, 2, 3, 4 of folder/pets: its figures are of the other "
+    assert any(line.startswith(note) for line in named(result, "").notes)

@@ -73,7 +73,7 @@ def test_the_delta_gives_the_tested_network_back(
 
 
 def without_measurements(record: Record) -> Record:
-    times = {"train_s", "test_s", "train_images_per_s", "test_images_per_s"}
+    times = {"train_s", "scored_s", "test_s", "train_images_per_s", "test_images_per_s"}
     cost = {key: value for key, value in record["cost"].items() if key not in times}
     return record | {"cost": cost, "provenance": None, "config": None}
 

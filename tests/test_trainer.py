@@ -80,6 +80,13 @@ def test_drop_last_leaves_out_the_incomplete_batch(drop_last: bool, images: int)
     assert loop.spent.images_seen == images
 
 
+def test_seconds_of_scores_are_counted_apart() -> None:
+    loop = trainer(select={"val": bright(8, seed=2)})
+    assert loop.spent.scored_s == 0.0
+    loop.train(method("linear"))
+    assert 0.0 < loop.spent.scored_s < loop.spent.seconds
+
+
 def test_images_that_a_method_looks_at_before_it_trains_count_as_seen() -> None:
     loop = trainer()
     batches = [len(labels) for _, labels in loop.examples(8)]

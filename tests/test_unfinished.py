@@ -42,7 +42,7 @@ from tests.shallow import shallow, shallow_method
 from tests.torture.scenarios import images_of_a_folder
 
 EPOCHS, STOP = 3, 2
-TIMES = {"train_s", "test_s", "train_images_per_s", "test_images_per_s"}
+TIMES = {"train_s", "scored_s", "test_s", "train_images_per_s", "test_images_per_s"}
 Change = Callable[[Config], Config]
 
 

@@ -39,8 +39,11 @@ def log_file(path: Path) -> Iterator[None]:
     try:
         yield
     except UserError:
+        # without a line, the file is still that of an earlier run
+        has_lines = handler.stream is not None
         handler.close()
-        path.unlink(missing_ok=True)
+        if has_lines:
+            path.unlink(missing_ok=True)
         raise
     finally:
         for logger in (log, epochs):

@@ -1,6 +1,7 @@
 """A run once, however many processes want it: finished before, claimed, or done now."""
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import cache
@@ -25,13 +26,32 @@ def once(config: Config, seen: Signature | None, do: Callable[[], Record]) -> Re
     name = identity(contents.identified(config))
     if (record := _ended(config, name, seen)) is not None:
         return record
-    Store(config.results.root).check_writable()
     claim = _claims(config.results.root).take(name)
     if claim is None:
         return None
     with claim:
         # once more: its former owner may have ended it before it was free
         return _ended(config, name, seen) or do()
+
+
+def awaited(config: Config, name: str, attempt: Callable[[], Record | None]) -> Record:
+    """The record that `attempt` returns, now or when no other process does the run any more.
+
+    name: the identity of the run.
+    """
+    record = attempt()
+    if record is None:
+        log.info("another process does this run; waiting for it")
+    while record is None:
+        time.sleep(POLL_S)
+        # an attempt reads the files of the run
+        record = attempt() if is_free(config, name) else None
+    return record
+
+
+def is_free(config: Config, name: str) -> bool:
+    """Whether no process does the run with an identity any more; reads one small file."""
+    return _claims(config.results.root).is_free(name)
 
 
 def record_signature(config: Config, name: str) -> Signature | None:

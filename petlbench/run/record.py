@@ -17,13 +17,14 @@ A record is a plain dictionary with `schema: 1`:
     cost        {parameters: {method, head}, units, delta_bytes, saved_mb (MB = 1e6 bytes kept for
                 backward by one step), gflops: {forward, step} (1e9 operations per image), peak_mib
                 (null on CPU, else {weights, gradients, optimiser, activations, workspace,
-                allocated, reserved}), train_s, train_images_per_s, test_s, test_images_per_s};
-                a cost that cannot be counted is null, with its reason in notes. A probe adds
-                predicted_mib (as peak_mib, from shapes), predicted_precision, image_mib (MiB that
-                one more image in the batch adds), memory_modes: {fast | lean | min: {saved_mb,
-                peak_mib, predicted_mib, image_mib}}, train_images_per_s_spread, inference:
-                [{batch, merged, compiled, compile_mode, images_per_s (median), spread, repeats,
-                passes}].
+                allocated, reserved}), train_s (of the whole fit), scored_s (of these, for scores
+                between epochs and in searches), train_images_per_s (without scored_s),
+                test_s, test_images_per_s}; a cost that cannot be counted is null, with its reason
+                in notes. A probe adds predicted_mib (as peak_mib, from shapes),
+                predicted_precision, image_mib (MiB that one more image in the batch adds),
+                memory_modes: {fast | lean | min: {saved_mb, peak_mib, predicted_mib, image_mib}},
+                train_images_per_s_spread, inference: [{batch, merged, compiled, compile_mode,
+                images_per_s (median), spread, repeats, passes}].
                 Multi-task inference adds multitask: {tasks, shared_blocks, blocks, images,
                 gflops: {shared, batch}, saved_percent, seconds, spread_s, saved_time_percent}
     notes       remarks of the method and reasons of missing costs, by name; resumed: where a run
@@ -160,10 +161,7 @@ class Store:
         self.skipped[path] = reason
 
     def check_writable(self) -> None:
-        """Raise WriteError if the folder is not writable; called before hours of training.
-
-        Removes what killed processes have left.
-        """
+        """Raise WriteError if the folder is not writable; called before hours of training."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with temporary_file(self.root):
@@ -173,8 +171,13 @@ class Store:
                 f"results.root '{self.root}' cannot be written ({error.strerror}); "
                 "set results.root=FOLDER to a place with write permission and free space"
             ) from error
-        for folder in {path.parent for path in self.root.glob(f"**/{TEMPORARY}*")}:
-            remove_abandoned(folder)
+
+    def clean(self) -> None:
+        """Remove what killed processes have left in all folders; once before many runs."""
+        # unlike glob, it skips folders that other processes remove meanwhile
+        for folder, _, names in os.walk(self.root):
+            if any(name.startswith(TEMPORARY) for name in names):
+                remove_abandoned(Path(folder))
 
     def check_replaceable(self, record: Record) -> None:
         """Raise UserError if this run's record could not be written.

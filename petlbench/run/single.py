@@ -1,8 +1,6 @@
 """A single run from the command line."""
 
 import logging
-import time
-from collections.abc import Callable
 
 from petlbench.config.schema import Config
 from petlbench.errors import UserError
@@ -10,7 +8,7 @@ from petlbench.garbage import uncollected
 from petlbench.run import build, contents, job, splits
 from petlbench.run.identity import identity
 from petlbench.run.lifecycle import failed
-from petlbench.run.once import POLL_S, once, record_signature
+from petlbench.run.once import awaited, once, record_signature
 from petlbench.run.record import Record, Store
 from petlbench.run.result import result_line
 
@@ -27,11 +25,13 @@ def run(config: Config) -> bool:
     else:
         if broken is None:
             _check_available(config)
+        store.check_writable()
+        store.clean()
         seen = record_signature(config, name)
         record = (
             _recorded_failure(config, store, broken)
             if broken
-            else _awaited(lambda: once(config, seen, lambda: work.execute(config)))
+            else awaited(config, name, lambda: once(config, seen, lambda: work.execute(config)))
         )
         log.info("%s", result_line(record))
         # of this run, or of another process that finished it and whose record was kept
@@ -42,17 +42,6 @@ def run(config: Config) -> bool:
     for line in work.summary(config, store, [name]):
         log.info("%s", line)
     return True
-
-
-def _awaited(attempt: Callable[[], Record | None]) -> Record:
-    """The record of a run, also if another process is doing it just now."""
-    record = attempt()
-    if record is None:
-        log.info("another process does this run; waiting for it")
-    while record is None:
-        time.sleep(POLL_S)
-        record = attempt()
-    return record
 
 
 def _check_available(config: Config) -> None:
@@ -79,7 +68,6 @@ def _bug(config: Config, work: job.Job) -> Exception | None:
 
 
 def _recorded_failure(config: Config, store: Store, error: Exception) -> Record:
-    store.check_writable()
     record = failed(config, error)
     store.write(record)
     return record

@@ -77,16 +77,21 @@ def _fill(run: Run) -> None:
         scores = {name: trainer.evaluate(tested, split) for name, split in tests.items()}
     _note_tests(record, trainer, scores, time.perf_counter() - started)
     record["provenance"]["splits"] = _fingerprints(config, trainer, tests)
-    # last, so that a run that fails leaves no file without a finished record
-    file = run.store.path(record, PREDICTIONS)
     if predictions:
         # what a temperature is fitted on; the tests are done, so that it can choose nothing else
-        selected = {name: trainer.predictions(tested, s) for name, s in trainer.select.items()}
-        content = PredictionFile(record["id"], task.names, selected | predictions)
-        save(file, content)
-    else:
-        file.unlink(missing_ok=True)  # those of an earlier run are not of these scores
-    _store_delta(run, task, trainer.fit, fitted)
+        predictions = _selected(trainer, tested) | predictions
+    # last, so that a run that fails leaves no file without a finished record
+    try:
+        _store_predictions(run, task, predictions)
+        _store_delta(run, task, trainer.fit, fitted)
+    except BaseException:
+        for suffix in (PREDICTIONS, DELTA):
+            run.store.path(record, suffix).unlink(missing_ok=True)
+        raise
+
+
+def _selected(trainer: TrainingLoop, tested: nn.Module) -> dict[str, Predictions]:
+    return {name: trainer.predictions(tested, split) for name, split in trainer.select.items()}
 
 
 def _tested(method: Method, images: int, notes: dict[str, Any]) -> nn.Module:
@@ -112,17 +117,28 @@ def _unfinished(run: Run, device: torch.device, method: type) -> Unfinished:
     return Unfinished(folder, stamp | about["versions"], device, about["device"])
 
 
+def _store_predictions(run: Run, task: Task, predictions: dict[str, Predictions]) -> None:
+    file = run.store.path(run.record, PREDICTIONS)
+    if predictions:
+        save(file, PredictionFile(run.record["id"], task.names, predictions))
+    else:
+        file.unlink(missing_ok=True)  # those of an earlier run are not of these scores
+
+
 def _store_delta(run: Run, task: Task, fit: Split, fitted: Fitted) -> None:
     config, record = run.config, run.record
-    target = config.method.plain()
     # a search may return another method than the configured one
-    name, made = fitted.made_by or (record["factors"]["method"], target)
+    name, made = fitted.made_by or (None, config.method.plain())
     file = run.store.path(record, DELTA)
     network = _network(config, task, made) | _range(fit)
     record["cost"]["delta_bytes"] = delta.save(
         file,
         fitted.network,
-        {"record": record["id"], "method": name, "network": network},
+        {
+            "record": record["id"],
+            "method": name or record["factors"]["method"],
+            "network": network,
+        },
     )
 
 
@@ -178,7 +194,8 @@ def _note_training(run: Run, trainer: TrainingLoop, spent: Spent) -> None:
     seconds = spent.seconds
     run.record["cost"] |= {
         "train_s": round(seconds, 3),
-        "train_images_per_s": round(spent.images_seen / seconds, 1),
+        "scored_s": round(spent.scored_s, 3),
+        "train_images_per_s": round(spent.images_seen / (seconds - spent.scored_s), 1),
         "images_seen": spent.images_seen,
         "images_scored": spent.images_scored,
     }
@@ -187,7 +204,7 @@ def _note_training(run: Run, trainer: TrainingLoop, spent: Spent) -> None:
     if trainer.is_short:
         run.record["notes"]["last_block"] = "class token only"
     if spent.devices[1:]:
-        timings = ("train_s", "train_images_per_s")
+        timings = ("train_s", "scored_s", "train_images_per_s")
         run.record["cost"] |= dict.fromkeys(timings)
         note = f"a resumed run, on several devices: {'; '.join(spent.devices)}"
         run.record["notes"] |= dict.fromkeys(timings, note)

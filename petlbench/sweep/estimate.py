@@ -58,18 +58,22 @@ class Pace:
         epochs = _positive(record["config"]["train"].get("epochs"))
         if epochs is None:
             return
-        if (seconds := seconds_of(record)) is not None:
+        notes = record.get("notes") or {}
+        # the seconds of a resumed run are of its last start
+        if (seconds := seconds_of(record)) is not None and "resumed" not in notes:
             self._seconds[machine, method, backbone, suite].append(seconds / epochs)
         train_s, images = _positive(cost.get("train_s")), _positive(cost.get("images_seen"))
         if train_s is None or images is None:
             return
         # not those it has seen: k-NN reads each once, a search scores many
-        split = record["provenance"]["splits"].get(record["selection"].get("fit_on")) or {}
+        splits = record["provenance"].get("splits") or {}
+        split = splits.get(record["selection"].get("fit_on")) or {}
         if size := _positive(split.get("images")):
             self._images[machine, suite].append(size)
         # a replayed prefix is part of the FLOPs that are counted, and was not computed
-        if gflops is not None and "prefix_cache" not in (record.get("notes") or {}):
-            self._work[machine, backbone].append((gflops * images, train_s))
+        if gflops is not None and "prefix_cache" not in notes:
+            seconds = train_s - (_positive(cost.get("scored_s")) or 0.0)
+            self._work[machine, backbone].append((gflops * images, seconds))
 
     def seconds(self, work: Work, machine: str | None) -> float | None:
         """Seconds of a run on a machine; None if no record tells."""

@@ -59,6 +59,7 @@ def perform(
     prepare(to_run)  # first: a mistake leaves no file
     for root in dict.fromkeys(planned.config.results.root for planned in runs):
         store(root).check_writable()
+        store(root).clean()
     _record_refused(runs, store)
     plans.keep(runs)
     failures = []

@@ -1,6 +1,7 @@
 """The training loop: what every method's `fit` is given."""
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 
@@ -132,6 +133,7 @@ class TrainingLoop:
 
         Raises Diverged if a logit is not finite: argmax would take it for a class.
         """
+        started = time.perf_counter()
         # Summed on the device, which is then waited for once.
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         finite = torch.ones((), dtype=torch.bool, device=self.device)
@@ -143,6 +145,7 @@ class TrainingLoop:
         self._test(method, split, note)
         if not bool(finite):
             raise Diverged(NOT_FINITE)
+        self.spent.scored_s += time.perf_counter() - started
         return Score(int(correct), len(split))
 
     def predictions(self, method: nn.Module, split: Split) -> Predictions:

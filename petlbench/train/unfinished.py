@@ -31,12 +31,14 @@ class Spent:
     """What a run has cost so far, in all its starts.
 
     seconds: since this object was made, and of the starts that it goes on from; it can be set.
+    scored_s: seconds of these that scores of splits took.
     devices: names of those at work.
     """
 
     def __init__(self, device: str) -> None:
         self.images_seen = 0
         self.images_scored = 0
+        self.scored_s = 0.0
         self.devices = [device]
         self.seconds = 0.0
 
@@ -53,6 +55,7 @@ class Spent:
         """Plain data for `restore`."""
         return {
             "images": (self.images_seen, self.images_scored),
+            "scored_s": self.scored_s,
             "devices": self.devices,
             "seconds": self.seconds,
         }
@@ -60,6 +63,7 @@ class Spent:
     def restore(self, state: Part) -> None:
         """Go on from what an earlier start has spent."""
         self.images_seen, self.images_scored = state["images"]
+        self.scored_s = state["scored_s"]
         self.devices = list(dict.fromkeys([*state["devices"], self.devices[-1]]))
         self.seconds = state["seconds"]
 

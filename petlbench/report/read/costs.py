@@ -32,9 +32,11 @@ def resolved(keys: Sequence[str], finished: pd.DataFrame) -> list[str]:
 
 
 def memory_key(finished: pd.DataFrame) -> str:
-    """`peak_mib` if all finished runs have it, else `saved_mb`."""
+    """`peak_mib` if all finished runs with a training step have it, else `saved_mb`."""
+    # methods without a step, such as k-NN, keep no byte for backward and have no peak anywhere
+    stepped = finished[finished["saved_mb"] != 0]
     # one column never mixes the two measures, so a single run on a CPU decides
-    return "peak_mib" if len(finished) and finished["peak_mib"].notna().all() else "saved_mb"
+    return "peak_mib" if len(stepped) and stepped["peak_mib"].notna().all() else "saved_mb"
 
 
 def _number(costs: Mapping[str, Any], cost: Cost) -> float:

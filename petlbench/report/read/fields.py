@@ -126,6 +126,16 @@ def missing_folds(labelled: Iterable[Labelled]) -> dict[tuple[str, str], list[in
     return {cell: numbers for cell, numbers in missing.items() if numbers}
 
 
+def untested_folds(labelled: Iterable[Labelled]) -> dict[str, list[int]]:
+    """Task -> the folds that no row was tested on."""
+    left: dict[str, set[int]] = {}
+    for _, record in finished(labelled):
+        if number := folds(record):
+            factors = record["factors"]
+            left.setdefault(factors["task"], set(range(number))).discard(factors["draw"])
+    return {task: sorted(numbers) for task, numbers in left.items() if numbers}
+
+
 def differences(first: Record, second: Record, keys: Sequence[str]) -> dict[str, Any]:
     """The values below `keys` that differ, for example {"train.lr": (0.01, 0.1)}."""
     ours, theirs = (

@@ -36,6 +36,7 @@ def conditions(labelled: Sequence[Labelled], excluded: Sequence[Record]) -> list
     return [
         *_hardware(finished),
         *_missing_folds(labelled),
+        *_untested_folds(labelled),
         *_changing_settings(labelled),
         *_excluded(labelled[0][1], excluded),
     ]
@@ -100,6 +101,14 @@ def _missing_folds(labelled: Sequence[Labelled]) -> list[str]:
         f"{row} has no figure on {task}: fold{'s' * (len(folds) > 1)} {joined(folds)} of others "
         f"{'are' if len(folds) > 1 else 'is'} missing, so its images are not theirs."
         for (row, task), folds in fields.missing_folds(labelled).items()
+    ]
+
+
+def _untested_folds(labelled: Sequence[Labelled]) -> list[str]:
+    return [
+        f"No row was tested on fold{'s' * (len(folds) > 1)} {joined(folds)} of {task}: its "
+        "figures are of the other images."
+        for task, folds in fields.untested_folds(labelled).items()
     ]
 
 

@@ -2,10 +2,9 @@
 
 import logging
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 
-from petlbench.run.once import POLL_S
+from petlbench.run.once import POLL_S, is_free
 from petlbench.run.record import Record
 from petlbench.sweep.launchers.launcher import Assignment, Execute
 from petlbench.sweep.plan import Planned
@@ -25,14 +24,15 @@ class Basic:
         self, assignments: Sequence[Assignment], execute: Execute
     ) -> Iterator[tuple[Planned, Record]]:
         """Yield each run with its record as it ends."""
-        waiting = deque(assignments)
-        while waiting:
-            for _ in range(len(waiting)):
-                assignment = waiting.popleft()
+        waiting, others = list(assignments), list[Assignment]()
+        while waiting or others:
+            for assignment in waiting:
                 record = execute(assignment)
                 if record is None:
-                    waiting.append(assignment)
+                    others.append(assignment)
                 else:
                     yield assignment.planned, record
-            if waiting:
+            if others:
                 time.sleep(POLL_S)
+            waiting = [work for work in others if is_free(work.planned.config, work.planned.id)]
+            others = [work for work in others if work not in waiting]

@@ -6,7 +6,6 @@ record. The records say afterwards which runs are missing.
 
 import contextlib
 import logging
-import time
 from collections.abc import Iterator, Sequence
 
 from hydra.core.hydra_config import HydraConfig
@@ -15,7 +14,7 @@ from omegaconf import DictConfig
 
 from petlbench.config import compose
 from petlbench.errors import one_line
-from petlbench.run.once import POLL_S, record_signature
+from petlbench.run.once import awaited, record_signature
 from petlbench.run.record import NoRecord, Record, Store, read
 from petlbench.sweep.launchers.launcher import Assignment, Execute
 from petlbench.sweep.plan import TO_RUN, Planned
@@ -58,8 +57,7 @@ def run_composed(composed: DictConfig) -> None:
     config = compose.finish(composed, dict(HydraConfig.get().runtime.choices))
     name = identity(contents.identified(config))
     assignment = Assignment(Planned(config, name, TO_RUN), record_signature(config, name))
-    while execute(assignment) is None:
-        time.sleep(POLL_S)  # another process does it, or releases it for this one
+    awaited(config, name, lambda: execute(assignment))
 
 
 def _found(assignment: Assignment, launcher: str) -> Record:
