@@ -62,7 +62,7 @@ benchmarks: install
 
 # Debian: apt install texlive-latex-extra poppler-utils chromium
 look: install
-	$(BIN)/python -m tools.look results/look
+	$(BIN)/python -m tests.look results/look
 
 REPORT := $(BIN)/python -m petlbench.report
 MEASURED := results/measured

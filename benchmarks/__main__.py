@@ -26,10 +26,10 @@ from benchmarks.cases import CASES, FORECASTS, KEPT, MODES, Count
 from benchmarks.compare import Setting
 from petlbench.cost import forecast, shapes
 from petlbench.errors import one_line
-from petlbench.main_memory import MIB_OF_GIB
 from petlbench.run import build, provenance
 from petlbench.testing import networks
 from petlbench.train.precision import Precision
+from petlbench.units import MIB_OF_GIB
 
 FOLDER = Path(__file__).parent.parent / "results" / "measured" / "speed"
 DEVICES = ("cpu", "cuda")  # a record each

@@ -24,10 +24,10 @@ from petlbench.run import build
 from petlbench.train.phase import Epoch
 from petlbench.train.precision import Precision
 from petlbench.train.unfinished import Unfinished
+from petlbench.units import GIB
 
 WARMUP = 1  # steps that are not measured: petlbench's first epoch may fill a cache
 TOLERANCE = 1e-5  # largest relative difference of logits and gradients, in fp32
-GIB = 2**30
 # the mean of the patch tokens and then the norm: heekhero/DTL
 COMMON = (
     *("dataset=probe", "backbone.pretrained=false", "backbone.pool=patch_mean_then_norm"),

@@ -27,12 +27,13 @@ from typing import Any
 import torch
 
 from benchmarks.__main__ import FOLDER, TINY, VIT_B
-from benchmarks.compare import GIB, Setting
+from benchmarks.compare import Setting
 from benchmarks.gpu_cases import CASES, TABLES, Case
 from petlbench.cost.memory import free_unused
 from petlbench.errors import UserError, first_line
 from petlbench.run import build, provenance
 from petlbench.system import replacing
+from petlbench.units import GIB
 
 FILE = "gpu.json"
 AGAIN_S = 1.0  # between two alarms: an exception in a destructor or a callback is lost

@@ -13,14 +13,13 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from benchmarks.compare import GIB, Setting, clock, noise, peak_gib, task
+from benchmarks.compare import Setting, clock, noise, peak_gib, task
 from petlbench.config.nodes import CUDA_GRAPHS, MEMORY_MODES
 from petlbench.config.schema import Config
 from petlbench.cost import forecast, speed
 from petlbench.cost.memory import TrainingStep
 from petlbench.data.feed import Feed
 from petlbench.delta import trained
-from petlbench.main_memory import MIB_OF_GIB
 from petlbench.run import build
 from petlbench.train import evaluation, replay
 from petlbench.train.frozen import frozen_in_16_bit
@@ -29,6 +28,7 @@ from petlbench.train.output_store import STORE
 from petlbench.train.precision import Precision
 from petlbench.train.step import Batch, training_step
 from petlbench.train.unfinished import Unfinished
+from petlbench.units import GIB, MIB_OF_GIB
 
 Row = dict[str, Any]
 BATCHES = 8  # of an epoch

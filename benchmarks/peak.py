@@ -16,9 +16,10 @@ from torch import Tensor
 
 from petlbench.config import compose
 from petlbench.cost import forecast
-from petlbench.cost.memory import MIB, TrainingStep
+from petlbench.cost.memory import TrainingStep
 from petlbench.run import build
 from petlbench.train.live_bytes import LiveBytes
+from petlbench.units import MIB
 
 STEP = ("dataset=probe", "backbone.pretrained=false", "train.precision=bf16")
 BEFORE = "before the step"  # weights, images, gradients and the optimiser's state

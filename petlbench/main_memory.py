@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePath
 
-MIB_OF_GIB = 1024
 CGROUPS = Path("/sys/fs/cgroup")
 # files of a control group: limit and use in bytes, and in memory.stat the pages of files, which
 # the kernel gives up first; Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst

@@ -15,6 +15,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "errors",
         "checks",
         "system",
+        "units",
         "garbage",
         "main_memory",
         "gpu_memory",

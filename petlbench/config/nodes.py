@@ -28,6 +28,7 @@ COMPILE = (False, True, CUDA_GRAPHS)  # see petlbench/train/forward.py
 INTERPOLATIONS = ("bicubic", "bilinear")
 ASPECTS = ("squash", "keep")
 # see petlbench/model/backbone.py
+LARGEST_SIDE = 65_536  # pixels of an image
 POOLS = ("cls", "patch_mean_then_norm", "norm_then_mean", "attention")
 STORED = "stored"  # the head is the classifier of the checkpoint
 WHOLE = "fp32"
@@ -193,12 +194,12 @@ class Input:
     augment: Augment | None
 
     def __post_init__(self) -> None:
-        whole("input.size", self.size, low=1, high=65_536)
+        whole("input.size", self.size, low=1, high=LARGEST_SIDE)
         choice("input.interpolation", self.interpolation, INTERPOLATIONS)
         choice("input.aspect", self.aspect, ASPECTS)
         if self.resize is not None:
             # a smaller image has no centre of `size` pixels
-            whole("input.resize", self.resize, low=self.size, high=65_536)
+            whole("input.resize", self.resize, low=self.size, high=LARGEST_SIDE)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,8 @@ from petlbench.train.forward import TrainingForward
 from petlbench.train.optim import build_optimiser
 from petlbench.train.precision import Precision
 from petlbench.train.step import training_step
+from petlbench.units import MIB
 
-MIB = 2**20
 NO_STEP = "no tensor is trained by gradients, so there is no training step"
 
 

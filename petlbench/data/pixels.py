@@ -32,9 +32,10 @@ from petlbench.system import (
     threads,
     write_atomically,
 )
+from petlbench.units import MIB
 
 log = logging.getLogger("petlbench")
-SPARE = 256 * 2**20  # bytes that the cache leaves free on its disk
+SPARE = 256 * MIB  # bytes that the cache leaves free on its disk
 ADVICE = "set PETLBENCH_CACHE to a folder that you can write to, with free space"
 NAME = 40  # bytes of a folder's or list's name in the name of a file
 CHUNK = 100  # images that are decoded in parallel before they are written

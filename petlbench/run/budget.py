@@ -6,8 +6,8 @@ from typing import Any
 from petlbench.checks import is_number
 from petlbench.config.nodes import MEMORY_MODES
 from petlbench.config.schema import Config
-from petlbench.main_memory import MIB_OF_GIB
 from petlbench.run.record import Record, Store
+from petlbench.units import MIB_OF_GIB
 
 STATE = ("weights", "gradients", "optimiser")
 PROBED = ("finished", "out_of_memory")  # statuses with a peak; the second has a predicted one

@@ -16,9 +16,9 @@ from torch.utils._pytree import tree_leaves
 
 from petlbench.method import Method
 from petlbench.model.drop_path import keep_masks
+from petlbench.train.hooks import STEP_HOOKS, is_overridden
 from petlbench.train.precision import FORMATS, Precision
 
-HOOKS = ("before_step", "after_step")
 IMAGES = 2  # of the pass that watches the weights; one is too few for some norms
 PRODUCTS = {F.linear, F.conv2d}  # of input, weight, ...: autocast casts all of them
 # What says nothing of a weight's numbers and format.
@@ -99,7 +99,7 @@ def _set(
 def _weights_of_products(network: nn.Module, precision: Precision) -> list[nn.Parameter]:
     """The frozen fp32 weights that only products read, found by passes on shapes."""
     # A step hook may read a weight, and no pass on shapes calls it.
-    if not isinstance(network, Method) or any(map(partial(_overrides, network), HOOKS)):
+    if not isinstance(network, Method) or any(map(partial(is_overridden, network), STEP_HOOKS)):
         return []
     # Not those that a method has added: a delta stores them, also during training.
     plain = {id(tensor) for tensor in network.backbone.plain_parameters}
@@ -116,10 +116,6 @@ def _weights_of_products(network: nn.Module, precision: Precision) -> list[nn.Pa
             safe = set()
         _OF_PRODUCTS[network] = {tensor for tensor in frozen if id(tensor) in safe}
     return [tensor for tensor in frozen if tensor in _OF_PRODUCTS[network]]
-
-
-def _overrides(method: Method, name: str) -> bool:
-    return getattr(type(method), name) is not getattr(Method, name)
 
 
 def _watched(

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from petlbench.method import Method, Step
 
-HOOKS = ("before_step", "after_step", "extra_loss")
+STEP_HOOKS = ("before_step", "after_step")
+HOOKS = (*STEP_HOOKS, "extra_loss")
 StepHook = Callable[[Step], None]
 
 
@@ -13,11 +14,12 @@ def overridden(method: Method, before_step: StepHook | None = None) -> list[str]
 
     before_step: of the training; None for the method's own.
     """
-    names = [name for name in HOOKS if not _is_inherited(method, name)]
+    names = [name for name in HOOKS if is_overridden(method, name)]
     if before_step not in (None, method.before_step):
         names.append("before_step")
     return names
 
 
-def _is_inherited(method: Method, name: str) -> bool:
-    return getattr(getattr(method, name), "__func__", None) is getattr(Method, name)
+def is_overridden(method: Method, name: str) -> bool:
+    """Whether a hook is another one than that of `Method`."""
+    return getattr(getattr(method, name), "__func__", None) is not getattr(Method, name)

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from petlbench import gpu_memory, main_memory
 from petlbench.train.parts import Link
+from petlbench.units import GIB
 
 SHARE = 0.25  # of the memory that is free without the stored outputs
-GIB = 2**30
 CPU = torch.device("cpu")
 
 

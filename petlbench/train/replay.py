@@ -21,11 +21,12 @@ from petlbench.data.task import Split
 from petlbench.method import Method
 from petlbench.progress import progress
 from petlbench.train.hooks import StepHook, overridden
-from petlbench.train.output_store import CPU, GIB, STORE, Outputs, keys, limit_of
+from petlbench.train.output_store import CPU, STORE, Outputs, keys, limit_of
 from petlbench.train.parts import Link, Part, calling, parts_of
 from petlbench.train.precision import Precision
 from petlbench.train.prefix import Examples, constant_links, read_links
 from petlbench.train.stand_in import chain, stand_ins
+from petlbench.units import GIB
 
 OFF = (False, "off")  # yaml reads `off` as false
 PLAIN = (*OFF, "auto")

@@ -8,6 +8,7 @@ from pathlib import Path
 from petlbench.checks import whole
 from petlbench.config import compose, options, target
 from petlbench.config.command_line import as_text
+from petlbench.config.nodes import LARGEST_SIDE
 from petlbench.config.schema import Config
 from petlbench.data import configured
 from petlbench.data.readers.layout import DRAWS, RequiredFolder, merged
@@ -15,7 +16,6 @@ from petlbench.data.task import Task
 from petlbench.errors import UserError, unknown
 from petlbench.system import user_path
 
-LARGEST_SIZE = 65_536  # pixels, as of input.size
 Layout = Callable[[Mapping[str, object]], Iterable[RequiredFolder]]
 
 
@@ -89,7 +89,7 @@ def task_draws(suite: str, root: Path | None, size: int) -> Iterator[TaskDraw]:
 
     root: as PETLBENCH_DATA; for a task of the user's own images, their folder.
     """
-    whole("--size", size, low=1, high=LARGEST_SIZE)
+    whole("--size", size, low=1, high=LARGEST_SIDE)
     for name in names(suite):
         own = needs_root(name)
         if own and root is None:

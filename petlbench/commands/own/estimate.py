@@ -10,12 +10,12 @@ from petlbench.config.schema import Config
 from petlbench.cost import forecast, speed
 from petlbench.cost.memory import TrainingStep, free_unused, unchanged
 from petlbench.delta import trained
-from petlbench.main_memory import MIB_OF_GIB
 from petlbench.method import Method
 from petlbench.run import build
 from petlbench.train.forward import without_graphs
 from petlbench.train.frozen import frozen_in_16_bit
 from petlbench.train.precision import Precision
+from petlbench.units import MIB_OF_GIB
 
 CPU_BATCH = 8  # images of the first measured steps on a CPU, which a large network makes slow
 ENOUGH_S = 1.0  # of measured steps

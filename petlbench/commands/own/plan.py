@@ -7,10 +7,11 @@ from petlbench.commands.own.estimate import Estimate
 from petlbench.config import compose
 from petlbench.config.schema import Config
 from petlbench.errors import UserError
-from petlbench.main_memory import MIB_OF_GIB, available
+from petlbench.main_memory import available
 from petlbench.run import build
 from petlbench.sweep import plan
 from petlbench.sweep.estimate import duration
+from petlbench.units import GIB
 
 MOST = 3  # methods beside the first one
 TRAINS = "dataset.fold={}"
@@ -168,4 +169,4 @@ def budget(device: str) -> float:
         free: int | None = torch.cuda.mem_get_info(chosen)[0]
     else:
         free = available()
-    return (free or 0) / MIB_OF_GIB / 2**20 or float("inf")
+    return (free or 0) / GIB or float("inf")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from petlbench.checks import positive
 from petlbench.errors import UserError
 from petlbench.sweep.plan import Planned
+from petlbench.units import MIB
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -47,4 +48,4 @@ def memory_mib() -> float:
         torch.cuda.get_device_properties(number).total_memory
         for number in range(torch.cuda.device_count())
     ]
-    return min(sizes) / 2**20
+    return min(sizes) / MIB

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 from petlbench.errors import UserError, one_line
-from petlbench.main_memory import MIB_OF_GIB
 from petlbench.sweep.plan import TO_RUN, Planned
+from petlbench.units import MIB_OF_GIB
 
 # what a peak depends on, but for the number of classes: each network is tried with the most
 NODES = ("method", "backbone", "input", "train")

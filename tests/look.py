@@ -1,7 +1,7 @@
 """Pictures of the reports, for visual inspection: `make look`.
 
-    python -m tools.look FOLDER            every named report, from committed or artificial records
-    python -m tools.look FOLDER table2     some of them
+    python -m tests.look FOLDER            every named report, from committed or artificial records
+    python -m tests.look FOLDER table2     some of them
 
 The LaTeX is compiled and the pages are rendered by a browser. The reports are written to FOLDER,
 the pictures to FOLDER/look.
@@ -49,12 +49,12 @@ document.querySelector("svg .point")?.dispatchEvent(over);
 def main(folder: Path, names: Sequence[str]) -> None:
     """Write reports and their pictures. names: default all."""
     if missing := [tool for tool in TOOLS if shutil.which(tool) is None]:
-        sys.exit(f"error: {', '.join(missing)} not found; see the docstring of tools/look.py")
+        sys.exit(f"error: {', '.join(missing)} not found; see the docstring of tests/look.py")
     out = folder / "look"
     out.mkdir(parents=True, exist_ok=True)
     for name in names or [*options.names("experiment"), "leaderboard", "audit", "folder"]:
         if name in SWEEPS:  # else the experiment has no report
-            write(report(name), name, folder, "python -m tools.look")
+            write(report(name), name, folder, "python -m tests.look")
             compile_latex(name, out)
             pages(folder / f"{name}.html", name, out)
             print(f"{out}/{name}*.png")
