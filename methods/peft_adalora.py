@@ -18,6 +18,8 @@ from petlbench.method import Step
 from petlbench.methods.peft_tuner import ADAPTER, PEFTTuner
 from petlbench.model.backbone import Backbone
 
+IGNORED = ("init_lora_weights", "use_rslora", "lora_bias")  # of LoRA's values, which PEFT inherits
+
 
 class AdaLoRA(PEFTTuner):
     """Updates P Lambda Q, eq. 3, of which a schedule sets the least important values to zero.
@@ -44,6 +46,9 @@ class AdaLoRA(PEFTTuner):
         tail: float,
         **values: Any,
     ) -> None:
+        for key in IGNORED:
+            if key in values:
+                raise UserError(f"method.{key} has no effect on AdaLoRA in PEFT; leave it out")
         whole("method.init_r", init_r, low=2)
         whole("method.target_r", target_r, low=1, high=init_r - 1, of="below init_r")
         whole("method.deltaT", values.get("deltaT", 1), low=1)

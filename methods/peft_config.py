@@ -20,14 +20,25 @@ from petlbench.errors import Unsupported, UserError, first_line, one_line, unkno
 from petlbench.model.backbone import Backbone
 from petlbench.swap import matching
 
-# They need a model of transformers, its tokens, or the number of a task beside the images.
-TEXT = {"ADAPTION_PROMPT", "POLY", "SHADOW", "TRAINABLE_TOKENS", "XLORA"}
+# Adapters of PEFT that do not work on a vision network, and why.
+TEXT = {
+    "ADAPTION_PROMPT": "it prompts the layers of a language model",
+    "POLY": "it takes the number of a task beside the images",
+    "SHADOW": "it needs a model of transformers",
+    "TRAINABLE_TOKENS": "it trains rows of an embedding of tokens",
+    "XLORA": "it mixes adapters of a model of transformers that were trained before",
+}
+PROMPT = "it is a prompt among the tokens of a language model"
 # Not settable: where the tuner acts (`targets` says it), the head, the layout of weights,
-# schedules, and options for language models.
+# schedules, what PEFT's own files hold, and options for language models.
 OWN = {
     *("target_modules", "target_parameters", "exclude_modules", "modules_to_save"),
     *("layers_to_transform", "layers_pattern", "fan_in_fan_out"),
-    *("total_step", "tinit", "tfinal", "use_asa"),
+    *("total_step", "tinit", "tfinal", "use_asa", "init_warmup", "final_warmup", "mask_interval"),
+    *("asa_importance_beta", "asa_uncertainty_beta", "asa_target_subspaces"),
+    *("asa_total_steps", "asa_schedule_exponent"),
+    *("save_projection", "save_indices", "save_only_topk_weights", "save_precomputed_indices"),
+    *("use_qalora", "qalora_group_size", "progressbar"),
     *("alora_invocation_tokens", "ensure_weight_tying", "layer_replication", "megatron_core"),
 }
 # Starts from data or configs that nothing here gives to PEFT; of eva's it would keep the usual one
@@ -35,6 +46,7 @@ OWN = {
 FROM_DATA = ("eva", "corda", "loftq")
 # A start from a random approximation changes the frozen weights, which no delta holds.
 RANDOM_START = re.compile(r"\w+_niter_\d+")
+BIAS = re.compile(r"none|all|\w+_only")
 POOLING = "attn_pool"  # of a SigLIP: it has an MLP of its own
 SHARED_BY_NAME = {"frod"}  # tuners whose layers of one name share a matrix
 # with one term OFT's rotation is the identity
@@ -81,6 +93,12 @@ def classes(tuner: str) -> tuple[Any, Any]:
     """The classes of config and tuner in PEFT. Raises Unsupported for one that is not there."""
     peft = library()
     if tuner not in (names := tuners()):
+        if tuner.upper() in {kind.value for kind in _known()}:
+            reason = TEXT.get(tuner.upper(), PROMPT)
+            raise Unsupported(
+                f"PEFT's {tuner} is not for vision networks: {reason}; set method.tuner to one of "
+                f"{', '.join(names)}"
+            )
         raise Unsupported(
             f"PEFT {peft.__version__}: {unknown('tuner', tuner, names)}; a later one may have it: "
             "pip install --upgrade peft"
@@ -114,8 +132,13 @@ def target_names(backbone: Backbone, targets: Sequence[str]) -> list[str]:
         for name, module in places.items()
         if id(module) not in head and any(True for _ in module.parameters(recurse=False))
     ]
+    if not targets:
+        raise UserError("method.targets is []; it must match layers of the network")
     if not names:
-        raise UserError(f"method.targets is {list(targets)}; it must match layers of the network")
+        raise Unsupported(
+            f"method.targets is {list(targets)}, which matches the head or modules without "
+            "weights alone; name other layers, as in '*.attn.qkv'"
+        )
     return names
 
 
@@ -128,6 +151,10 @@ def checked_config(
     for key, value in values.items():
         if is_number(value):
             _check_number(key, value, defaults[key])
+        elif key.endswith("seed") and value is None:
+            raise UserError(f"method.{key} is null; it must be a whole number")
+        elif key == "bias" and not (isinstance(value, str) and BIAS.fullmatch(value)):
+            raise UserError(f"method.bias is {value}; it must be none, all or TUNER_only")
         elif key.endswith("_modules") and value:
             _check_names(key, value, names)
         elif isinstance(value, str) and value in FROM_DATA:
@@ -146,6 +173,8 @@ def checked_config(
             config = kind(target_modules="|".join(map(re.escape, names)), **values, **given)
     except (TypeError, ValueError) as error:
         raise UserError(f"PEFT refuses the values of method: {first_line(error)}") from error
+    if (most := getattr(config, "num_vectors", None)) and (topk := config.topk) > most:
+        raise UserError(f"method.topk is {topk}; it must be at most method.num_vectors, {most}")
     for warning in heard:
         if "ignored" in (text := str(warning.message)):
             raise UserError(f"PEFT would ignore a value of method: {text}")
@@ -205,7 +234,8 @@ def refusals(tuner: str, network: str) -> Iterator[None]:
         raise
     except (TypeError, ValueError) as error:  # PEFT's for layers, widths and formats of numbers
         raise Unsupported(
-            f"PEFT's tuner {tuner} does not fit {network}: {first_line(error)}"
+            f"PEFT's tuner {tuner} does not fit {network}: {first_line(error)}; set other values "
+            "of method, or choose another backbone"
         ) from error
     except UNCHECKED as error:
         raise UserError(

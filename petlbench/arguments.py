@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable, Iterator
 from functools import wraps
-from typing import Any, NoReturn, ParamSpec
+from typing import Any, NoReturn, ParamSpec, cast
 
 from petlbench.errors import UserError, printable, unknown
 from petlbench.interrupts import one_line
@@ -34,8 +34,39 @@ def command(main: Callable[P, int]) -> Callable[P, int]:
     return one_line(guarded)
 
 
+class _Store(argparse.Action):
+    """Takes an option once; one with several values may be given again and gets them all."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        given = cast(Parser, parser).given
+        if option_string is not None and self.dest in given:
+            if self.nargs not in ("+", "*"):
+                raise argparse.ArgumentError(self, "given twice")
+            values = [*getattr(namespace, self.dest), *values]
+        given.add(self.dest)
+        setattr(namespace, self.dest, values)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that reports a mistyped command in one line, without the usage."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.given = set[str]()  # destinations of the options so far
+        # argparse keeps the last one of two in silence
+        for name in (None, "store"):
+            self.register("action", name, _Store)
+
+    def parse_known_args(self, *arguments: Any, **options: Any) -> Any:
+        """Hook of argparse: the beginning of each command."""
+        self.given.clear()
+        return super().parse_known_args(*arguments, **options)
 
     def error(self, message: str) -> NoReturn:
         """Print the message and exit with status 2."""

@@ -50,6 +50,9 @@ def read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
     Raises UserError if the file cannot be read or is damaged.
     """
+    if path.suffix == ".json":
+        delta = path.with_suffix(".safetensors")
+        raise UserError(f"'{path}' is a record; name its delta, '{delta.name}' beside it")
     try:
         if path.exists() and not path.is_file():  # a pipe would never end
             raise UserError(f"delta '{path}' is not a file; name the .safetensors file of a run")

@@ -315,6 +315,7 @@ REFUSED = [
     ),
     ({"name": "vit_tiny_patch16_224.orig"}, "unknown weights tag of vit_tiny_patch16_224 'orig'"),
     ({"image_size": 2}, "input.size is smaller than a patch"),
+    ({"image_size": 18}, "input.size is 18, .* patches of 4 pixels; set input.size=16 or 20"),
     (
         {"name": "convnext_atto", "image_size": 24, "pool": "patch_mean_then_norm"},
         "input.size is 24; this network needs 32 or more",

@@ -129,10 +129,25 @@ def test_a_mistyped_argument_is_one_line(typed: list[str], line: str, capsys: Ca
         ),
         ("=3", "'=3' has no key"),
         ("lr=3", "no key 'lr' to set; did you mean 'train.lr'?"),
+        (
+            "method=lora method=dtl",
+            "'method' is given twice; give it once, or sweep with -m and",
+        ),
+        ("-m seed=0 seed=1", "'seed' is given twice; give it once, or sweep with -m and seed=0,1"),
+        (
+            "method=[lora,dtl]",
+            "'method=[lora,dtl]' is a list; a sweep with -m names options as",
+        ),
+        ("+train.lr=5", "'train.lr' has a value; write train.lr=VALUE, without +"),
+        (
+            "results.root=a_${sed}",
+            "results.root refers to ${sed}, and no key has this name; ",
+        ),
+        ("-m hydra/launcher=locall", "unknown hydra/launcher 'locall'; did you mean 'local'?"),
     ],
 )
 def test_what_a_run_does_not_take_is_one_line(typed: str, line: str, tmp_path: Path) -> None:
-    code, message = run(tmp_path, typed)
+    code, message = run(tmp_path, *typed.split())
     assert code == 2
     assert message.startswith(f"error: {line}")
     assert message.count("\n") == 1

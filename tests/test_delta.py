@@ -200,6 +200,7 @@ def test_a_damaged_delta_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:200])
     refused(path, method, "cannot be read")
     refused(tmp_path / "none.safetensors", method, "cannot be read")
+    refused(tmp_path / "a.json", method, "is a record; name its delta, 'a.safetensors' beside it")
 
 
 class SharedRandom(nn.Module):

@@ -334,6 +334,14 @@ BAD_VALUES = [
 ]
 
 
+def test_values_beside_those_of_the_yaml_are_set_where_a_class_has_more() -> None:
+    """As on the command line; what PEFT's config lacks is refused."""
+    made: Any = registry.create("peft_lora", tiny("vit"), use_rslora=True)
+    assert made.tuner.peft_config["default"].use_rslora is True
+    with pytest.raises(UserError, match="unknown key of method 'use_rs'"):
+        registry.create("peft_lora", tiny("vit"), use_rs=True)
+
+
 @pytest.mark.parametrize(("name", "values", "message"), BAD_VALUES)
 def test_bad_values_are_refused_in_one_line(
     name: str, values: dict[str, Any], message: str

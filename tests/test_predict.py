@@ -190,7 +190,8 @@ def test_a_network_is_exported_as_a_folder_for_timm_or_as_a_file(
         for name in ("merged", "network.pt2"):
             out = tmp_path / "new" / name
             assert export.main(["--delta", str(delta), "--out", str(out)]) == 0
-            assert capsys.readouterr().err == f"wrote {out}\n"
+            what = "the folder " if name == "merged" else ""
+            assert capsys.readouterr().err == f"wrote {what}{out}\n"
         whole: Any = timm.create_model(f"local-dir:{tmp_path / 'new' / 'merged'}", pretrained=True)
         torch.testing.assert_close(whole.eval()(inputs), expected)
         assert whole.pretrained_cfg["label_names"] == list(COLOURS)
@@ -213,6 +214,7 @@ def test_what_cannot_be_exported_is_refused_in_one_line(
         (["--out", tmp_path / "a", "--peft"], "to PEFT|PEFT's files|for PEFT"),
         (["--out", tmp_path / "a"], "it is a test; a file can hold it: --out a.onnx or a.pt2"),
         (["--out", tmp_path / "full" / "file" / "a.pt2"], "cannot write|Not a directory"),
+        (["--out", tmp_path / "a.onxx"], "ends in .onxx; a file ends in .onnx or .pt2, and the"),
     ):
         status = export.main(["--delta", str(delta), *map(str, options)])
         out, err = capsys.readouterr()

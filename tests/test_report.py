@@ -308,7 +308,7 @@ def test_protocols_are_never_mixed() -> None:
     result = table(runs)
     assert result.values.loc["LoRA", "mini/land"] == 78
     assert "Excluded: 1 record of other protocols (trial)." in result.notes
-    with pytest.raises(UserError, match=r"protocol among the records 'audit'.*final, trial"):
+    with pytest.raises(UserError, match=r"protocol=audit, .* has protocol=final, trial; give"):
         table(runs, protocol="audit")
 
 
@@ -512,6 +512,24 @@ def test_a_run_in_two_folders_counts_once_and_as_finished(tmp_path: Path) -> Non
         assert list(tidy.loc[tidy["id"] == "loraland0", "top1"]) == [78]
 
 
+def test_an_option_that_is_given_twice_loses_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Folders and methods come together; one value of two is refused."""
+    for method in ("lora", "linear"):
+        keep([one for one in records() if one["factors"]["method"] == method], tmp_path / method)
+    folders = ["--records", str(tmp_path / "lora"), "--records", str(tmp_path / "linear")]
+    assert main(["leaderboard", *folders, "--out", str(tmp_path)]) == 0
+    rows = ["--methods", "lora", "--methods", "linear"]
+    assert main(["leaderboard", *folders, *rows, "--out", str(tmp_path)]) == 0
+    assert list(pd.read_csv(tmp_path / "leaderboard.csv").iloc[:, 0]) == ["LoRA", "Linear"]
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["leaderboard", *folders, "--out", "a", "--out", "b"])
+    line = "error: argument --out: given twice; petlbench report --help shows the options\n"
+    assert capsys.readouterr().err == line
+
+
 def test_methods_select_the_rows_of_a_table(tmp_path: Path) -> None:
     keep(records(), tmp_path / "runs")
     given = ["leaderboard", "--records", str(tmp_path / "runs"), "--out", str(tmp_path)]
@@ -536,8 +554,11 @@ def test_methods_select_the_rows_of_a_table(tmp_path: Path) -> None:
         (["--records", "~none/x"], "--records is '~none/x': Could not determine home directory;"),
         (["--records", ""], "--records is empty; give it a value"),
         (["--records", "empty"], "--records empty holds no records; python -m petlbench -m"),
-        (["--suite", "vtap"], "unknown suite among the records 'vtap'; Known: mini"),
-        (["--protocol", "finale"], "did you mean 'final'? Known: final"),
+        (
+            ["--suite", "vtap"],
+            "of runs with dataset=vtap, and --records has dataset=mini; give",
+        ),
+        (["--protocol", "finale"], "has protocol=final; did you mean --protocol final?"),
         (["--name", "a/b"], "--name 'a/b' is not a file name; use at most 200 letters"),
         (["--name", "x" * 201], "is not a file name; use at most 200 letters"),
         (["--name", ""], "--name is empty; give it a value or leave it out"),
@@ -576,8 +597,9 @@ def test_mistakes_are_one_line(
     keep([broken], tmp_path / "broken")
     keep([record("lora", "land", 1.0, schema=2)], tmp_path / "later")
     keep([], tmp_path / "cut").joinpath("0.json").write_text('{"schema": 1, "id')
-    given = ["table", "--records", "runs", "--name", "t", "--out", "out", *arguments]
-    assert main(given) == 2
+    usual = {"--records": "runs", "--name": "t", "--out": "out"}
+    others = [text for pair in usual.items() if pair[0] not in arguments for text in pair]
+    assert main(["table", *others, *arguments]) == 2
     output = capsys.readouterr()
     assert message in output.err
     assert output.err.count("\n") == 1

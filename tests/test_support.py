@@ -6,6 +6,9 @@ import pytest
 
 from petlbench import registry
 from petlbench.commands.support import YES, main, reason, table
+from petlbench.config.schema import Config
+from petlbench.errors import UserError
+from petlbench.run import build
 from petlbench.testing import supported
 from petlbench.testing.networks import FULL_SIZE
 from tests.helpers import sampled
@@ -52,6 +55,20 @@ def test_the_page_is_what_the_checks_say(method: str, backbone: str) -> None:
     refusal = reason(method, backbone)
     assert (stated()[method, backbone] == YES) == (refusal is None), refusal
     assert "\n" not in (refusal or "")
+
+
+def test_hst_has_values_for_twenty_four_blocks() -> None:
+    assert reason("hst", "vit_l16") is None
+
+
+def test_values_that_a_network_cannot_take_are_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They cost no other pair its place in the table."""
+
+    def refuse(config: Config) -> None:
+        raise UserError(f"method.rank is 9 on {config.backbone.name}")
+
+    monkeypatch.setattr(build, "check", refuse)
+    assert "1. method.rank is 9 on this network" in table(["linear"], ["vit_mini"])
 
 
 def test_a_refusal_is_a_note() -> None:

@@ -136,7 +136,7 @@ def test_what_is_finished_takes_no_time_and_four_methods_are_enough() -> None:
 
 
 def test_a_first_method_that_does_not_fit_ends_the_command() -> None:
-    with pytest.raises(UserError, match=r"full: .*left out: more than 8 GiB; give more --min"):
+    with pytest.raises(UserError, match=r"full: .*left out: more than 8 GiB; give more --budg"):
         judged("full,linear", 1)
     epochs = compose.single(["method=lora"]).train.epochs  # which take 50 s
     with pytest.raises(UserError, match=f"or set train.epochs={epochs // 5}$"):
@@ -145,7 +145,11 @@ def test_a_first_method_that_does_not_fit_ends_the_command() -> None:
 
 def attempt(capsys: Capture, *arguments: object) -> tuple[int, str, str]:
     capsys.readouterr()
-    code = command.main([*map(str, arguments), "--backbone", "vit_mini", "--yes"])
+    backbone = () if "--backbone" in arguments else ("--backbone", "vit_mini")
+    try:
+        code = command.main([*map(str, arguments), *backbone, "--yes"])
+    except SystemExit as leaving:  # of the parser
+        code = int(leaving.code or 0)
     out, err = capsys.readouterr()
     return code, out, err
 
@@ -213,7 +217,12 @@ def test_duplicates_are_allowed_where_they_are_what_is_wrong(
     code, _, told = attempt(capsys, root, "--out", tmp_path / "out")
     assert code == 1
     assert "cut.png' cannot be decoded" in told
-    assert told.endswith("; mend the folder\n")
+    assert told.endswith("; mend the folder, or add dataset.on_bad_image=skip\n")
+    few = ("--methods", "linear", "dataset.folds=2", "train.epochs=1", "device=cpu", *OVERRIDES)
+    skip = ("dataset.on_bad_image=skip", *few)
+    code, _, told = attempt(capsys, root, "--out", tmp_path / "out", *skip)
+    assert code == 0
+    assert re.search("^note: .*cut.png' cannot be decoded.*; left out$", told, re.MULTILINE)
     for split in ("train", "test"):
         for number, name in enumerate(("cat", "dog")):
             paint(tmp_path / "split" / split / name / "a.png", number)
@@ -248,13 +257,21 @@ def test_duplicates_are_allowed_where_they_are_what_is_wrong(
         (folder, ("--methods", "lorra"), "unknown method 'lorra'; did you mean 'lora'?"),
         (folder, ("--minutes", "0"), "--minutes is 0.0; it must be a number above 0"),
         (folder, ("backbone.checkpoint=x.pth",), "or add --backbone vit_mini"),
+        (folder, ("train.lr=1", "train.lr=2"), "train.lr is given twice; give it once"),
+        (folder, ("--methods", "lora", "--methods", "dtl"), "argument --methods: given twice"),
+        (
+            folder,
+            ("train.batch_size=64",),
+            "a step has 64 images, and each run trains on",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(
     make: Any, typed: tuple[str, ...], line: str, tmp_path: Path, capsys: Capture
 ) -> None:
     make(tmp_path / "own")
-    code, _, told = attempt(capsys, tmp_path / "own", "--out", tmp_path / "out", *typed)
+    out = () if "--out" in typed else ("--out", tmp_path / "out")
+    code, _, told = attempt(capsys, tmp_path / "own", *out, *typed)
     assert code in (1, 2)
     assert line in told
     assert told.count("\n") == 1

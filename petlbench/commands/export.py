@@ -7,6 +7,7 @@ folder gets files of Hugging Face PEFT, which hold LoRA and DoRA.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UserError(f"'{out}' exists; give --out a new name, or remove it first")
     # torch takes seconds, so after a cheap mistake
+    if re.fullmatch(r"\.[A-Za-z]\w{0,5}", out.suffix) and out.suffix not in (".onnx", ".pt2"):
+        raise UserError(
+            f"--out '{out}' ends in {out.suffix}; a file ends in .onnx or .pt2, and the name of a "
+            "folder for timm has no such end"
+        )
     from petlbench.commands.predictor import load
     from petlbench.exported import FORMATS, export
     from petlbench.merge import save_merged
@@ -62,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except Unsupported as error:
             files = " or ".join(f"{out.name}{suffix}" for suffix in FORMATS)
             raise Unsupported(f"{error}; a file can hold it: --out {files}") from error
-    say(f"wrote {out}")
+    say(f"wrote {out}" if is_file else f"wrote the folder {out}")
     return 0
 
 

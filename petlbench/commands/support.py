@@ -9,7 +9,7 @@ from itertools import count, product
 
 from petlbench.arguments import Parser, command
 from petlbench.config import compose, options
-from petlbench.errors import Unsupported, unknown
+from petlbench.errors import UserError, unknown
 from petlbench.progress import progress
 
 YES = "yes"
@@ -22,7 +22,7 @@ def reason(method: str, backbone: str) -> str | None:
     config = compose.single([f"method={method}", f"backbone={backbone}"])
     try:
         build.check(config)
-    except Unsupported as error:
+    except UserError as error:  # Unsupported, or values that this network cannot take
         # one note for all networks that are refused for the same reason
         return str(error).replace(config.backbone.name, "this network")
     return None

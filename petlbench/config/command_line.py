@@ -29,13 +29,28 @@ def chosen(arguments: Sequence[str]) -> list[str]:
 
 
 def check_groups(arguments: Sequence[str]) -> None:
-    """Refuse an unknown option, and a group without one, before anything slow is imported."""
+    """Refuse an unknown option, a group without one, and a key that is given twice.
+
+    Before anything slow is imported.
+    """
+    given: dict[str, str] = {}
     for argument in arguments:
         group, sign, values = argument.partition("=")
+        key = group.lstrip("+")
+        # of two Hydra would take the last one in silence; `~key` and `key` go together
+        if sign and key in given and not argument.startswith(("-", "~")):
+            both = f"{key}={given[key]},{values}"
+            raise UserError(f"'{key}' is given twice; give it once, or sweep with -m and {both}")
+        if sign:
+            given[key] = values
         if sign and not group.lstrip("+~"):
             raise UserError(f"'{argument}' has no key; values are given as KEY=VALUE")
         if group.startswith("~") and group[1:] in NEEDED:
             raise UserError(f"{group[1:]} cannot be left out; a run needs one: {group[1:]}=NAME")
+        if sign and group in GROUPS and values.startswith("["):
+            raise UserError(
+                f"'{argument}' is a list; a sweep with -m names options as {group}=a,b"
+            )
         # Other values, such as glob(*) and quoted ones, are left to Hydra's grammar.
         if not sign or group not in GROUPS or not re.fullmatch(r"[\w/,.+*\-]+", values):
             continue

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from petlbench.config import options
 from petlbench.config.wrong_values import wrong_value
-from petlbench.errors import UserError, first_line
+from petlbench.errors import UserError, first_line, unknown
 
 # The patterns below are messages of Hydra 1.3 and OmegaConf 2.3; others are shown as they are.
 SUGGESTED = 3  # keys of other nodes with the same last part
@@ -32,7 +32,12 @@ def explain(error: Exception, known: Callable[[], Iterable[str]]) -> str:
         return _unreadable(error)
     if isinstance(error, MissingMandatoryValue):
         return unresolved(error)
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        return str(unknown(group, name, error.options))
     line = first_line(error)
+    if match := re.match(r"Could not append to config\. An item is already at '([^']+)'", line):
+        return f"'{match[1]}' has a value; write {match[1]}=VALUE, without +"
     if match := re.match(r"Could not override '([^']+)'", line):
         return no_key(match[1], known())
     # the first of a plain key=a,b, the second of choice(), range() and glob()
@@ -105,5 +110,5 @@ def _unreadable(error: OverrideParseException) -> str:
         return f"cannot read '{error.override}'; write the folder out, without ~"
     return (
         f"cannot read '{error.override}' ({first_line(error)}); quote a value that has other "
-        "characters than letters, digits and ./_-:~%: 'dataset.root=\"my (new) images\"'"
+        "characters than a-z, A-Z, 0-9 and ./_-:~%: 'dataset.root=\"my (new) images\"'"
     )

@@ -21,6 +21,11 @@ def wrong_value(error: OmegaConfBaseException) -> str:
         return f"{key} is {match[2]}; it must be a text"
     if match := re.match(r"field '([\w.]+)' is not Optional", line):
         return f"{match[1]} is null; set {match[1]} to a value"
+    if match := re.match(r"Interpolation key '([^']+)' not found", line):
+        return (
+            f"{key or 'a value'} refers to ${{{match[1]}}}, and no key has this name; petlbench "
+            "run --cfg job prints all keys"
+        )
     if match := re.match(r"Key '([^']+)' not in '\w+'", line):
         return f"no key '{key or match[1]}' to set; petlbench run --cfg job prints all keys"
     if match := re.search(r"does not support deletion|DictConfig in struct mode", line):

@@ -221,6 +221,14 @@ class Backbone(nn.Module):
         """Refuse a network whose own forward pass does more than the walk over its blocks."""
         if min(self.tokens.grid) < 1:
             raise UserError(f"input.size is smaller than a patch of {self.tag}; set it higher")
+        patches = getattr(self.net, "patch_embed", None)
+        side = getattr(patches, "patch_size", (1,))[0]
+        if self.image_size % side:  # the convolution would leave out the last pixels
+            below = self.image_size // side * side
+            raise UserError(
+                f"input.size is {self.image_size}, and {self.tag} has patches of {side} pixels; "
+                f"set input.size={below} or {below + side}"
+            )
         training = self.net.training
         self.net.eval()  # in training mode drop paths ask for masks
         try:

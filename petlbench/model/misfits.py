@@ -28,7 +28,10 @@ def damaged(path: Path, error: Exception) -> UserError:
     """It cannot be read."""
     if isinstance(error, PermissionError):
         return UserError(f"checkpoint '{path}' cannot be read: {error.strerror}")
-    return UserError(f"checkpoint '{path}' cannot be read, is it cut short? ({first_line(error)})")
+    line = first_line(error)
+    if "allow_pickle" in line:  # numpy's advice is to run what the file says
+        line = "it holds Python objects, which are not loaded"
+    return UserError(f"checkpoint '{path}' cannot be read, is it cut short? ({line})")
 
 
 def more(keys: list[str]) -> str:

@@ -48,14 +48,17 @@ def _about(config: Config) -> str:
 
 def _missing(runs: Iterable[Planned]) -> str:
     """The tasks whose data are not on this machine."""
-    found = []
+    found: dict[str, str] = {}
     for task, config in {run.config.factors.task: run.config for run in runs}.items():
         try:
             splits.data(config)
-        except UserError:
-            found.append(task)
+        except UserError as error:
+            found[task] = str(error)
+    if not found:
+        return ""
+    (_, reason), tasks = next(iter(found.items())), [*found]
     more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    return f"; no data for {', '.join(found[:SHOWN])}{more}" if found else ""
+    return f"; no data for {', '.join(tasks[:SHOWN])}{more} ({reason})"
 
 
 def _hours(runs: Sequence[Planned], pace: Callable[[str], Pace], tflops: float | None) -> str:

@@ -14,7 +14,7 @@ Report = dict[str, Any]
 
 def verify(task: Task) -> Report:
     """The report on a task; a warning of its reader is a defect."""
-    report: Report = {"splits": {}, "defects": [], "notes": [], "shared": []}
+    report: Report = {"splits": {}, "defects": [], "broken": [], "notes": [], "shared": []}
     with _warnings() as warnings:
         for name in task.splits:
             try:

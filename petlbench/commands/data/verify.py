@@ -28,7 +28,8 @@ Report = dict[str, Any]
 def verify(suite: str, root: Path | None, allow_duplicates: bool) -> Report:
     """A report on every task of a suite.
 
-    allow_duplicates: images that two splits share are a note instead of a defect.
+    allow_duplicates: images that two splits share are a note instead of a defect. `broken` of a
+    task are the defects of images that cannot be decoded.
     """
     # for all tasks: the draws of a task list the same files
     facts: Facts = {}
@@ -49,14 +50,15 @@ def verify_task(
     draw: TaskDraw, facts: Facts, pool: ThreadPoolExecutor, allow_duplicates: bool
 ) -> Report:
     """One task. facts: of the files that were examined before; extended here."""
-    report: Report = {"task": draw.name, "defects": [], "notes": [], "shared": [], "splits": {}}
+    report: Report = {"task": draw.name, "splits": {}}
+    report |= {"defects": [], "broken": [], "notes": [], "shared": []}
     try:
         task = draw.task()
     except UserError as error:
         return report | {"defects": [str(error)]}
     part = _from_lists(draw.name, task, facts, pool) if task.lists else unlisted.verify(task)
     shared = part["shared"]
-    report |= {"splits": part["splits"], "shared": shared}
+    report |= {"splits": part["splits"], "shared": shared, "broken": part["broken"]}
     defects = part["defects"] + ([] if allow_duplicates else shared)
     notes = part["notes"] + (shared if allow_duplicates else []) + task.remarks()
     # two lists may have the same defective file
@@ -69,10 +71,12 @@ def _from_lists(name: str, task: Task, facts: Facts, pool: ThreadPoolExecutor) -
     _examine_files(name, lists.values(), facts, pool)
     splits: dict[str, Report] = {}
     notes: list[str] = []
+    broken: list[str] = []
     for split, images in lists.items():
         splits[split] = list_figures(images, facts, task.classes)
-        errors = map(facts.get, images.files)
-        defects += [error for error in errors if isinstance(error, str)]
+        found = [(path, facts.get(path)) for path in images.files]
+        defects += [fact for _, fact in found if isinstance(fact, str)]
+        broken += [fact for path, fact in found if isinstance(fact, str) and path.is_file()]
         defects += _mismatches(images, facts)
         notes += list_notes(split, images, facts, task)
     if task.names is None:  # a user's own folder names its classes itself
@@ -80,6 +84,7 @@ def _from_lists(name: str, task: Task, facts: Facts, pool: ThreadPoolExecutor) -
     return {
         "splits": splits,
         "defects": defects,
+        "broken": broken,
         "notes": notes + overlap.wrong_sums(task, lists, facts),
         "shared": list(overlap.shared(task, lists, facts)),
     }

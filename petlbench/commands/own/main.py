@@ -81,7 +81,7 @@ def attempt(asked: argparse.Namespace, typed: str) -> int:
     first = compose.single([f"method={methods[0]}", *own_settings.overrides(*paths, {}, own)])
     configured.task(first)  # refuses wrong values of the user before they are used
     _check_weights(first)
-    if not _verified(asked):
+    if not _verified(asked, skips=first.dataset.target.values["on_bad_image"] == "skip"):
         return FAILED
     sizes = own_settings.sizes(images, first.dataset.target.values, own)
     chosen = own_settings.chosen(sizes, own, first.train)
@@ -99,10 +99,11 @@ def attempt(asked: argparse.Namespace, typed: str) -> int:
 
 def _methods(text: str) -> list[str]:
     known = options.names("method")
-    for name in text.split(","):
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
         if name not in known:
             raise unknown("method", name, known)
-    return options.expand(text.split(","), lambda name: options.listed("method", name))
+    return options.expand(names, lambda name: options.listed("method", name))
 
 
 def _check_limits(asked: argparse.Namespace) -> None:
@@ -122,18 +123,24 @@ def _check_weights(config: Config) -> None:
         ) from error
 
 
-def _verified(asked: argparse.Namespace) -> bool:
-    """Whether the images are as they should be; prints what is wrong, and notes."""
+def _verified(asked: argparse.Namespace, *, skips: bool) -> bool:
+    """Whether the images are as they should be; prints what is wrong, and notes.
+
+    skips: whether the runs leave out images that cannot be decoded.
+    """
     from petlbench.commands.data.verify import verify
 
     place = user_path("dataset.root", asked.folder)
     [task] = verify("folder", place, asked.allow_duplicates)["tasks"]
-    for note in task["notes"]:
+    skipped = task["broken"] if skips else []
+    defects = [defect for defect in task["defects"] if defect not in skipped]
+    for note in [*task["notes"], *(f"{each}; left out" for each in skipped)]:
         say(f"note: {note}")
-    for defect in task["defects"]:
-        duplicates = ", or add --allow-duplicates" if defect in task["shared"] else ""
-        say(f"error: {defect}; mend the folder{duplicates}")
-    return not task["defects"]
+    for defect in defects:
+        instead = ", or add --allow-duplicates" if defect in task["shared"] else ""
+        instead += ", or add dataset.on_bad_image=skip" if defect in task["broken"] else ""
+        say(f"error: {defect}; mend the folder{instead}")
+    return not defects
 
 
 def _about(
@@ -166,7 +173,7 @@ def _plan(
     from petlbench.sweep import conduct
 
     budget_gib = asked.budget_gib or plan.budget(first.device)
-    print(f"Methods, within {budget_gib:.1f} GiB and {asked.minutes:g} min:", flush=True)
+    print(f"Methods, within {budget_gib:.3g} GiB and {asked.minutes:g} min:", flush=True)
     found = plan.candidates(
         methods,
         plan.combinations(common, sizes.runs),
@@ -205,6 +212,8 @@ def _done(chosen: "Sequence[Candidate]", out: Path, typed: str) -> int:
     failures = conduct.done(runs, store, Basic())
     for failure in failures:
         say(failure)
+    if len(failures) == len(runs):  # nothing to report
+        return FAILED
     images = tree.scan(str(runs[0].config.dataset.target.values["root"]))
     lines = results.report(out / "runs", {run.id for run in runs}, images, out, typed)
     print("\n".join(lines))

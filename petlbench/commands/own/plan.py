@@ -101,10 +101,7 @@ def candidates(
         elif one.left:
             one = _judged(one, of, planned, estimated, budget_gib, left_s)
         if not found and one.reason is not None:
-            raise UserError(
-                f"{one.line()}; give more --minutes or --budget-gib, choose another --backbone, "
-                f"or set train.epochs={_fitting_epochs(one, left_s) or 'N'}"
-            )
+            raise UserError(f"{one.line()}; {_advice(one, left_s)}")
         found.append(one)
     return found
 
@@ -152,6 +149,18 @@ def _pair_epochs(found: Sequence[Candidate], minutes: float) -> int:
     taken = sum(one.seconds for one in found if one.reason is None)
     epochs = found[0].runs[0].config.train.epochs
     return int(epochs * 60 * minutes / (taken + min(others)))
+
+
+def _advice(one: Candidate, left_s: float) -> str:
+    """What lets the first method fit."""
+    found = one.estimate
+    if found is None:
+        return "choose another --backbone, or other --methods"
+    if one.seconds <= left_s:  # so its memory is too much
+        return "give more --budget-gib, or choose another --backbone"
+    epochs = _fitting_epochs(one, left_s)
+    fewer = f", or set train.epochs={epochs}" if epochs else ""
+    return f"give more --minutes, or choose another --backbone{fewer}"
 
 
 def _fitting_epochs(one: Candidate, left_s: float) -> int:

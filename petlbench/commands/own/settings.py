@@ -83,6 +83,8 @@ def given(overrides: Sequence[str]) -> dict[str, str]:
         node = re.split(r"[./@]", key)[0]
         if (instead := TAKEN.get(key) or ELSEWHERE.get(node)) is not None:
             raise UserError(f"{key} cannot be set here; use {instead}")
+        if key in values:
+            raise UserError(f"{key} is given twice; give it once")
         if command_line.is_sweep(text):
             raise UserError(f"{text} names several values; use petlbench sweep")
         if key == "protocol":
@@ -129,9 +131,15 @@ def _is_for_folds(tree: Tree) -> bool:
 def chosen(size: Sizes, own: Mapping[str, str], train: Train) -> dict[str, Setting]:
     """The settings that the user has not set, in the order in which they are shown.
 
-    train: the user's own values, with any others for the rest.
+    train: the user's own values, with any others for the rest. Raises UserError for a step of more
+    images than there are.
     """
     batch = train.batch_size if "train.batch_size" in own else min(BATCH, size.train)
+    if train.drop_last and batch * train.accumulate > size.train:
+        raise UserError(
+            f"a step has {batch * train.accumulate} images, and each run trains on {size.train}; "
+            f"set train.batch_size to at most {size.train // train.accumulate or 1}"
+        )
     epochs = min(EPOCHS[1], max(EPOCHS[0], round(STEPS * batch / size.train)))
     trained = train.epochs if "train.epochs" in own else epochs
     light = Setting(LIGHT, f"less than {SMALL} training images: random crops, no flips")

@@ -1,8 +1,9 @@
 """Selection of the records of a report; records of different settings are never averaged."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any
 
 from petlbench.config.construct import flat
@@ -100,17 +101,26 @@ def of_suite(records: Sequence[Record], spec: ReportSpec) -> list[Record]:
     """The records of the suite. Raises UserError if there are none."""
     rest = [record for record in records if record["suite"] == spec.suite]
     if not rest:
-        present = {record["suite"] for record in records}
-        raise unknown("suite among the records", str(spec.suite), present)
+        raise _of_others("dataset", str(spec.suite), (record["suite"] for record in records))
     return rest
 
 
 def _of_protocol(records: Sequence[Record], spec: ReportSpec) -> list[Record]:
     rest = [record for record in records if record["protocol"] == spec.protocol]
     if not rest:
-        present = {record["protocol"] for record in records}
-        raise unknown("protocol among the records", spec.protocol, present)
+        raise _of_others("protocol", spec.protocol, (record["protocol"] for record in records))
     return rest
+
+
+def _of_others(key: str, wanted: str, present: Iterable[str]) -> UserError:
+    """No record has the value of a key that the report, or an option, asks for."""
+    option, known = "suite" if key == "dataset" else key, sorted(set(present))
+    near = get_close_matches(wanted, known, n=1)
+    step = f"did you mean --{option} {near[0]}?" if near else f"give others, or --{option} NAME"
+    return UserError(
+        f"this report is of runs with {key}={wanted}, and --records has {key}="
+        f"{', '.join(known)}; {step}"
+    )
 
 
 def refuse_mixtures(
