@@ -373,8 +373,8 @@ def test_the_audit_finds_the_average_that_its_cells_contradict() -> None:
     assert list(wrong.index) == ["LoRA (DTL paper, Table 2)"]
     assert wrong["printed"].item() == 74.5
     assert wrong["recomputed"].item() == pytest.approx(74.60, abs=0.005)
-    assert len(table.rows) == 26
-    assert list(table.values["of"]).count("tasks") == 4  # ARC and RLRR
+    assert len(table.rows) == 28
+    assert list(table.values["of"]).count("tasks") == 6  # ARC and RLRR
 
 
 def test_the_audit_sets_measured_rows_beside_published_ones() -> None:
@@ -402,8 +402,29 @@ def test_published_names_mean_methods_and_tasks_of_this_project() -> None:
             assert row.source
             assert row.selection
             assert row.backbone in options.names("backbone")
+    # its papers' tables were read as means alone
+    for row in published.rows("vtab_swin_b_literature"):
+        assert (row.method in known, "task mean" in row.cells) == (True, True)
     with pytest.raises(UserError, match="unknown file of published numbers 'table9'"):
         published.rows("table9")
+
+
+def test_published_parameters_with_the_head_are_in_no_column_without_it() -> None:
+    rows = published.rows("vtab_vit_b16_literature")
+    counted = {row.source for row in rows if published.PARAMETERS in row.cells}
+    assert counted == {"OSU-MLB stored runs"}
+    for row in rows:
+        assert "parameters" in row.note()
+        assert "mean" in row.note()
+
+
+def test_the_audit_recomputes_a_mean_over_tasks_from_those_of_groups() -> None:
+    [table] = build("audit", []).tables
+    rows = [row for row in table.rows if row.startswith("ARC (ARC paper")]
+    assert rows == ["ARC (ARC paper, arXiv 2310.06234)"]
+    line = table.values.loc[rows[0]]
+    assert line["recomputed"] == pytest.approx((7 * 79.0 + 4 * 86.6 + 8 * 59.9) / 19)
+    assert (line["of"], line["verdict"]) == ("tasks", "agrees")
 
 
 def test_published_rows_of_other_weights_are_marked_and_never_audited_against_ours() -> None:
@@ -500,8 +521,11 @@ MINI = ["--records", "mini", "--suite", "mini"]
     [
         (["tabel2"], "unknown report 'tabel2'; did you mean 'table"),
         (["leaderboard"], "this report needs records; add --records DIR"),
-        (["table2", "--records", "mini"], "unknown suite among the records 'vtab'; Known: mini"),
-        (["table6", "--records", "mini"], "unknown suite among the records 'probe'"),
+        (
+            ["table2", "--records", "mini"],
+            "is of runs with dataset=vtab, and --records has dataset=m",
+        ),
+        (["table6", "--records", "mini"], "this report is of runs with dataset=probe, and --rec"),
         (["fig3", *MINI], "backbone among the records 'vit_b16'"),
         (["shots", *MINI], "has no number of shots"),
         (["values", "--records", "mini"], "add --vary KEY"),

@@ -129,12 +129,13 @@ def _row(part: pd.DataFrame, about: Mapping[str, Any]) -> PublishedRow:
         about["called"].get(str(cell), str(cell)): float(value)
         for cell, value in zip(part[about["cell"]], part[about["value"]], strict=True)
     }
-    # every line of a row repeats them
-    costs = {PARAMETERS: first.get("params_m"), MEMORY: first.get("gpu_mem_gb")}
+    source = str(first["source"])
+    # every line of a row repeats them; the column is without the head
+    parameters = None if source in about.get("with_head", ()) else first.get("params_m")
+    costs = {PARAMETERS: parameters, MEMORY: first.get("gpu_mem_gb")}
     cells |= {key: float(value) for key, value in costs.items() if not pd.isna(value)}
     note = first.get("note")
     values = {title: first[key] for key, title in about.get("rows", {}).items()}
-    source = str(first["source"])
     backbone = about.get("backbones", {}).get(source, {}).get(method, about["backbone"])
     provenance = about["provenance"] + (f"; {note}" if isinstance(note, str) else "")
     if backbone != about["backbone"]:
