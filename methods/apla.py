@@ -1,6 +1,7 @@
 """APLA: A Simple Adaptation Method for Vision Transformers, https://arxiv.org/abs/2503.11335.
 
-As in MoeinSorkhei/APLA @ 3f41ec99, whose classifiers are ViTs; a Swin has the same rows here.
+As in MoeinSorkhei/APLA @ 3f41ec99, whose classifiers are ViTs; a Swin has the same rows here. Its
+values and figures for VTAB-1K were not found, so there is no recipe and no published row.
 """
 
 import copy

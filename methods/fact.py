@@ -72,7 +72,7 @@ def factorise(
 
 
 class FacTTT(Method):
-    """FacT-TT, eq. 5: U and V are shared, and each layer has a core of its own."""
+    """Slices s U S V in which all layers share U and V and each slice has its core S, eq. 5."""
 
     def __init__(self, backbone: Backbone, *, rank: int, scale: float, dropout: float) -> None:
         super().__init__(backbone)
@@ -84,7 +84,7 @@ class FacTTT(Method):
 
 
 class FacTTK(Method):
-    """FacT-TK, eq. 7: the cores too are products of shared factors, C and P."""
+    """Slices s U S V whose cores S too are products of shared factors, C and P, eq. 7."""
 
     def __init__(
         self, backbone: Backbone, *, rank: int, scale: float, dropout: float, interleave: bool

@@ -2,7 +2,8 @@
 https://arxiv.org/abs/2503.20282.
 
 LoRA, AdaptFormer, Bi-LoRA or Bi-AdaptFormer on half as many patches from one block on, where a
-learned match merges them (fpet_merging.py). As in kyk120/fpet @ 17a45e76.
+learned match merges them (fpet_merging.py). As in kyk120/fpet @ 17a45e76. No readable table of its
+figures on VTAB-1K was found, so it has no published rows.
 """
 
 from collections.abc import Callable, Mapping

@@ -38,7 +38,7 @@ OWN = {
     *("asa_importance_beta", "asa_uncertainty_beta", "asa_target_subspaces"),
     *("asa_total_steps", "asa_schedule_exponent"),
     *("save_projection", "save_indices", "save_only_topk_weights", "save_precomputed_indices"),
-    *("use_qalora", "qalora_group_size", "progressbar"),
+    *("use_qalora", "qalora_group_size"),
     *("alora_invocation_tokens", "ensure_weight_tying", "layer_replication", "megatron_core"),
 }
 # Starts from data or configs that nothing here gives to PEFT; of eva's it would keep the usual one

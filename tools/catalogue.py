@@ -7,6 +7,7 @@ and its yaml files, and an index with the number of trained parameters, counted 
 
 import inspect
 import os
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from hydra.utils import get_class
 from torch import nn
 
 from petlbench import registry
+from petlbench.commands import listing
 from petlbench.config import compose, options
 from petlbench.cost import section
 from petlbench.errors import Unsupported, UserError
@@ -29,6 +31,7 @@ from tests.golden.adapters import adapters
 from tests.golden.case import Case
 
 VECTORS = Path(__file__).parent.parent / "tests" / "golden" / "vectors"
+ADDRESS = re.compile(r"https://[^\s)]+")
 PACKAGE = "petlbench.methods."  # methods of other packages have no page here
 COUNTED = ("vit_b16", "swin_b", "convnext_b")  # one for each family
 HEAD = """\
@@ -118,13 +121,39 @@ def _entry(name: str) -> Entry:
         counts = [f"{section.parameters(m)['method']:,}" if m else "–" for m in methods]
         # units are those on the first backbone
         units = "–" if methods[0] is None else str(section.units(methods[0]))
+    about = [update(name), paper(name)]
     if not supported(name, "vit"):
-        return Entry([title, *counts, units, "", "", checked_by(name)], "")
+        return Entry([title, *about, *counts, units, "", "", checked_by(name)], "")
     # in numbers, since a method may find out by trying
     small = tiny_method(name, "vit")
     starts, merges = small.starts_as_pretrained, not small.unmergeable
-    cells = [title, *counts, units, _yes(starts), _yes(merges), checked_by(name)]
+    cells = [title, *about, *counts, units, _yes(starts), _yes(merges), checked_by(name)]
     return Entry(cells, small.unmergeable)
+
+
+def update(name: str) -> str:
+    """What a method computes, and of a tuner of PEFT on which layers."""
+    text = _abouts()[name]
+    targets = options.content("method", name)["method"].get("targets") or []
+    places = ", ".join(target.removeprefix("*.") for target in targets)
+    return _prose(f"{text}; on {places}" if places else text).replace("|", "\\|")
+
+
+@cache
+def _abouts() -> dict[str, str]:
+    return {row["name"]: row["about"] for row in listing.methods()}
+
+
+def paper(name: str) -> str:
+    """A link to the first address in a tuner's yaml or in the docstring of a method's file."""
+    texts = (options.text("method", name).partition("\nfacts:")[0], _class(name).__module__)
+    docstring = inspect.getdoc(sys.modules[texts[1]]) or ""
+    found = ADDRESS.search(texts[0]) or ADDRESS.search(docstring)
+    if found is None:
+        return "–"
+    address = found[0].rstrip(".,;")
+    number = address.partition("arxiv.org/abs/")[2]
+    return f"[{f'arXiv {number}' if number else 'paper'}]({address})"
 
 
 def checked_by(name: str) -> str:
@@ -150,8 +179,9 @@ def _built(name: str, backbone: str) -> Method | None:
 
 
 def _heading() -> list[str]:
-    titles = ("title", *COUNTED, "units on vit_b16", "starts as pre-trained", "merges")
-    dashes = _line(*(["---"] * 2 + ["--:"] * 4 + ["---"] * 3))
+    about = ("title", "what it computes", "paper")
+    titles = (*about, *COUNTED, "units on vit_b16", "starts as pre-trained", "merges")
+    dashes = _line(*(["---"] * 4 + ["--:"] * 4 + ["---"] * 3))
     return [_line("`method=`", *titles, "checked by"), dashes]
 
 
