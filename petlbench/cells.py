@@ -6,6 +6,7 @@ import pandas as pd
 
 from petlbench.errors import printable
 
+DIGITS = 12  # of a figure: the last bits of a mean differ between processors
 # OWASP, "CSV Injection"; also the full-width forms, which Excel reads alike
 FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 T = TypeVar("T")

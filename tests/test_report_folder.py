@@ -231,7 +231,9 @@ def test_scores_of_trials_are_no_scores_on_test_images() -> None:
     for run in tried:
         run["scores"] = {"val": run["scores"].pop("test")}
     assert report([*tried, record("lora", "folder/pets", 80.0)]).answer.startswith("LoRA, 80.0 %")
-    with pytest.raises(UserError, match="unknown protocol among the records 'final'"):
+    with pytest.raises(
+        UserError, match="of runs with protocol=final, and --records has protocol=trial"
+    ):
         report(tried)
     with pytest.raises(UserError, match="trials have no score on test images"):
         build(tried, replace(find("folder"), protocol="trial"))

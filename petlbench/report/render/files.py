@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from petlbench.cells import cell, cells
+from petlbench.cells import DIGITS, cell, cells
 from petlbench.errors import UserError
 from petlbench.report.draw import plot
 from petlbench.report.model.report import Report
@@ -12,6 +12,7 @@ from petlbench.report.render.latex import part_name
 from petlbench.system import check_writable, write_atomically
 
 MAX_NAME = 200  # characters; file systems allow 255 with the suffixes
+FIGURE = f"%.{DIGITS}g"
 
 
 def check_target(name: str, folder: Path) -> None:
@@ -28,7 +29,7 @@ def contents(report: Report, name: str, command: str) -> dict[str, bytes]:
     """File name -> content: tables, tidy frame, LaTeX, Markdown, page and charts."""
     tables = {
         f"{part_name(name, table.name)}.csv": cells(table.unrounded()).to_csv(
-            index_label=cell(table.head)
+            index_label=cell(table.head), float_format=FIGURE
         )
         for table in report.tables
     }
@@ -38,7 +39,7 @@ def contents(report: Report, name: str, command: str) -> dict[str, bytes]:
     }
     embedded = [drawn[part_name(name, picture.name)]["png"] for picture in report.pictures]
     texts = tables | {
-        f"{name}_tidy.csv": cells(report.tidy).to_csv(index=False),
+        f"{name}_tidy.csv": cells(report.tidy).to_csv(index=False, float_format=FIGURE),
         f"{name}.tex": latex.render(report, name, command),
         f"{name}.md": markdown.render(report, name),
         f"{name}.html": html.render(report, command, embedded),

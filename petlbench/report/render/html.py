@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from petlbench.cells import DIGITS
 from petlbench.errors import printable
 from petlbench.report.draw.scale import Scale, scale, scales
 from petlbench.report.draw.style import styles
@@ -22,6 +23,7 @@ from petlbench.report.model.chart import Axis, Chart, Panel, Point, Ranks, Serie
 from petlbench.report.model.report import Report
 from petlbench.report.model.table import Column, Table, headed
 
+FIGURE = f"{{:.{DIGITS}g}}"
 MOST_TICKS = 12  # more labels of an axis overlap on a narrow page
 CLASSES = {1: "best", 2: "second", None: ""}  # rank -> class of page.css
 
@@ -87,7 +89,10 @@ def _caption(chart: Chart | Ranks) -> str:
 def _script(data: Any) -> Markup:
     """JSON that cannot close the script element around it."""
     # JSON has no NaN, and JSON.parse would refuse the page
-    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    plain = json.loads(
+        json.dumps(data), parse_float=lambda text: float(FIGURE.format(float(text)))
+    )
+    text = json.dumps(plain, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace("&", "\\u0026"))
 
 
@@ -142,7 +147,7 @@ def _cell(table: Table, row: str, column: Column, group: int, *, has_spread: boo
     missing = value is None or value != value  # NaN, also in columns of text
     return HtmlCell(
         text=table.text(row, column),
-        value="" if missing else str(value),
+        value="" if missing else FIGURE.format(value) if isinstance(value, float) else str(value),
         css=CLASSES[table.rank(row, column)],
         flag=table.flags.get((row, column.key), ""),
         spread=table.deviation(row, column) if has_spread else "",
