@@ -483,7 +483,9 @@ def test_the_command_writes_all_files(tmp_path: Path, capsys: pytest.CaptureFixt
     wide = pd.read_csv(out / "t.csv", index_col="method")
     result = table(records())
     keys = [column.key for column in result.columns]
-    pd.testing.assert_frame_equal(wide[keys], result.values[keys], check_names=False)
+    pd.testing.assert_frame_equal(
+        wide[keys], result.values[keys], check_names=False, check_dtype=False
+    )
     tidy = pd.read_csv(out / "t_tidy.csv")
     assert dict(zip(tidy["id"], tidy["top1"], strict=True)) == pytest.approx(
         {run["id"]: run["scores"]["test"]["top1"] for run in records()}
