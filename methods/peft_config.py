@@ -151,7 +151,7 @@ def checked_config(
     for key, value in values.items():
         if is_number(value):
             _check_number(key, value, defaults[key])
-        elif key.endswith("seed") and value is None:
+        elif key.endswith("seed") and value is None and defaults[key] is not None:
             raise UserError(f"method.{key} is null; it must be a whole number")
         elif key == "bias" and not (isinstance(value, str) and BIAS.fullmatch(value)):
             raise UserError(f"method.bias is {value}; it must be none, all or TUNER_only")

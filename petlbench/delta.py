@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from petlbench import delta_file, registry
+from petlbench.config.nodes import WHOLE
 from petlbench.config.schema import Target
 from petlbench.errors import UserError, one_line
 from petlbench.method import Method
@@ -211,8 +212,9 @@ def _check_settings(backbone: Backbone, path: Path, network: Mapping[str, Any]) 
     for setting, here in settings.items():
         node, _, key = setting.partition(".")
         values = network.get(node)
-        # deltas of earlier versions lack later keys
-        trained = values.get(key, here) if isinstance(values, Mapping) else here
+        # earlier deltas lack the format, which was always the same
+        usual = WHOLE if key == "weights" else here
+        trained = values.get(key, usual) if isinstance(values, Mapping) else usual
         if trained != here:
             needed = f"{setting}={json.dumps(trained)}".replace('"', "").replace(" ", "")
             raise _unfit(path, f"its {setting} is {trained}, not {here}; build it with {needed}")

@@ -10,10 +10,12 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from petlbench.config import compose
 from petlbench.errors import Unsupported, UserError
 from petlbench.method import Method
 from petlbench.model.backbone import Backbone, create
 from petlbench.model.drop_path import DropPath, keep_masks
+from petlbench.run import build
 from petlbench.swap import swap
 from petlbench.testing import images, tiny
 from petlbench.testing.networks import SIZE, config
@@ -315,13 +317,24 @@ REFUSED = [
     ),
     ({"name": "vit_tiny_patch16_224.orig"}, "unknown weights tag of vit_tiny_patch16_224 'orig'"),
     ({"image_size": 2}, "input.size is smaller than a patch"),
-    ({"image_size": 18}, "input.size is 18, .* patches of 4 pixels; set input.size=16 or 20"),
     (
         {"name": "convnext_atto", "image_size": 24, "pool": "patch_mean_then_norm"},
         "input.size is 24; this network needs 32 or more",
     ),
     ({"name": "vit_tiny_patch16_224", "image_size": 8}, "input.size is smaller than a patch"),
 ]
+
+
+def test_pixels_outside_the_patches_are_refused_but_at_the_usual_size() -> None:
+    with pytest.raises(UserError, match=r"18, .* has patches of 4 pixels; set .*=16 or 20$"):
+        tiny("vit", image_size=18).check_size()
+    odd = tiny("vit", image_size=18)
+    odd.net.pretrained_cfg = {"input_size": (3, 18, 18)}  # as of timm's SigLIP at 384 px
+    odd.check_size()
+    line = "input.size is 50, and vit_mini has patches of 8 pixels; set input.size=48 or 56"
+    for method in ("linear", "waveft"):  # one that is tried on shapes, and one that is not
+        with pytest.raises(UserError, match=line):
+            build.check(compose.single([f"method={method}", "input.size=50"]))
 
 
 @pytest.mark.parametrize(("changed", "message"), REFUSED)

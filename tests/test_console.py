@@ -131,9 +131,9 @@ def test_a_mistyped_argument_is_one_line(typed: list[str], line: str, capsys: Ca
         ("lr=3", "no key 'lr' to set; did you mean 'train.lr'?"),
         (
             "method=lora method=dtl",
-            "'method' is given twice; give it once, or sweep with -m and",
+            "'method' is given twice (lora and dtl); give it once",
         ),
-        ("-m seed=0 seed=1", "'seed' is given twice; give it once, or sweep with -m and seed=0,1"),
+        ("-m seed=0 seed=1", "'seed' is given twice (0 and 1); give it once"),
         (
             "method=[lora,dtl]",
             "'method=[lora,dtl]' is a list; a sweep with -m names options as",

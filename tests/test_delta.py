@@ -113,9 +113,12 @@ def test_a_delta_of_a_network_that_computes_something_else_is_refused(
     refused(path, fresh, f"its {key} is .*; build it with {needed}$")
     with pytest.raises(UserError, match=f"its {key} is"):
         delta.method_spec(path, tiny("vit"))
-    del network[node][name]  # of an earlier version
+    del network[node][name]  # as in an earlier delta
     delta.save(path, made, {"method": "lora", "network": network})
     delta.load(path, fresh)
+    if name == "weights":  # which was fp32 then
+        fresh.backbone.weight_format = "int8"
+        refused(path, fresh, "its backbone.weights is fp32, not int8")
 
 
 @pytest.mark.parametrize("name", sampled(registry.names(), one_of_each_class()))

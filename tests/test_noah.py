@@ -256,6 +256,10 @@ def test_a_search_records_the_subnet_and_its_generations(
     assert record["cost"]["search"]["parameters"]["method"] > search["parameters"]
     assert search["parameters"] <= BUDGET_M * 1e6
     assert record["cost"]["images_scored"] == 8 * 8  # subnets x val images; the test comes later
+    cost = record["cost"]
+    assert cost["scored_s"] > 0
+    trained_s = cost["train_s"] - cost["scored_s"]
+    assert cost["train_images_per_s"] == pytest.approx(cost["images_seen"] / trained_s, rel=0.05)
     assert len(record["curve"]["epoch"]) == 1
     path = Store(root).path(record, ".safetensors")
     largest = dict.fromkeys(MODULES, [10] * BLOCKS)

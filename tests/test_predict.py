@@ -214,7 +214,7 @@ def test_what_cannot_be_exported_is_refused_in_one_line(
         (["--out", tmp_path / "a", "--peft"], "to PEFT|PEFT's files|for PEFT"),
         (["--out", tmp_path / "a"], "it is a test; a file can hold it: --out a.onnx or a.pt2"),
         (["--out", tmp_path / "full" / "file" / "a.pt2"], "cannot write|Not a directory"),
-        (["--out", tmp_path / "a.onxx"], "ends in .onxx; a file ends in .onnx or .pt2, and the"),
+        (["--out", tmp_path / "a.onxx"], "ends in .onxx; did you mean .onnx?"),
     ):
         status = export.main(["--delta", str(delta), *map(str, options)])
         out, err = capsys.readouterr()

@@ -23,7 +23,7 @@ from petlbench.report.read.records import read
 from petlbench.run import provenance
 from petlbench.run.check import DEEPEST, STATUSES, broken
 from petlbench.run.identity import IDENTITY, completed, first_form, identity, placeless
-from petlbench.run.record import Record, Store, write
+from petlbench.run.record import DELTA, PREDICTIONS, Record, Store, write
 from petlbench.sweep import choose
 from petlbench.system import (
     ABANDONED_S,
@@ -282,6 +282,20 @@ def test_temporary_files_of_killed_processes_are_removed(tmp_path: Path) -> None
         assert not (folder / f"{OWN_TEMPORARY}c").exists()
         assert Path(alive.name).exists()
     assert not Path(alive.name).exists()
+
+
+def test_files_of_a_run_that_could_not_be_stored_are_removed_but_beside_a_finished_one(
+    tmp_path: Path,
+) -> None:
+    store, files = Store(tmp_path), []
+    for top1, is_kept in ((None, False), (50.0, True)):
+        own = run(3, top1)
+        store.write(own)
+        files = [store.path(own, suffix) for suffix in (DELTA, PREDICTIONS)]
+        for file in files:
+            file.touch()
+        store.discard(own)
+        assert [file.exists() for file in files] == [is_kept, is_kept]
 
 
 def test_a_folder_that_another_process_removes_meanwhile_is_no_error(

@@ -27,6 +27,7 @@ from petlbench.train.optim import parameter_groups
 from petlbench.train.phase import Diverged, Epoch
 from petlbench.train.precision import Precision
 from petlbench.train.step import accumulated_step, training_step
+from petlbench.train.unfinished import Spent
 from tests.loops import CPU, bright, method, tensors, trainer
 from tests.settings import train, vit_mini
 from tests.shallow import shallow_method
@@ -85,6 +86,9 @@ def test_seconds_of_scores_are_counted_apart() -> None:
     assert loop.spent.scored_s == 0.0
     loop.train(method("linear"))
     assert 0.0 < loop.spent.scored_s < loop.spent.seconds
+    again = Spent("cpu")
+    again.restore(loop.spent.state())
+    assert again.scored_s == loop.spent.scored_s
 
 
 def test_images_that_a_method_looks_at_before_it_trains_count_as_seen() -> None:

@@ -7,9 +7,9 @@ folder gets files of Hugging Face PEFT, which hold LoRA and DoRA.
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from petlbench.arguments import Parser, command
@@ -44,11 +44,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UserError(f"'{out}' exists; give --out a new name, or remove it first")
     # torch takes seconds, so after a cheap mistake
-    if re.fullmatch(r"\.[A-Za-z]\w{0,5}", out.suffix) and out.suffix not in (".onnx", ".pt2"):
-        raise UserError(
-            f"--out '{out}' ends in {out.suffix}; a file ends in .onnx or .pt2, and the name of a "
-            "folder for timm has no such end"
-        )
     from petlbench.commands.predictor import load
     from petlbench.exported import FORMATS, export
     from petlbench.merge import save_merged
@@ -57,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     is_file = out.suffix in FORMATS
     if is_file and options.peft:
         raise UserError(f"--peft writes a folder, and '{out}' names a file; leave out one of them")
+    if not is_file and (near := get_close_matches(out.suffix, FORMATS)):
+        raise UserError(f"--out '{out}' ends in {out.suffix}; did you mean {near[0]}?")
     found = load(options.delta, checkpoint=options.checkpoint, device="cpu")
     if options.peft:
         to_peft(found.method, out)

@@ -39,8 +39,7 @@ def check_groups(arguments: Sequence[str]) -> None:
         key = group.lstrip("+")
         # of two Hydra would take the last one in silence; `~key` and `key` go together
         if sign and key in given and not argument.startswith(("-", "~")):
-            both = f"{key}={given[key]},{values}"
-            raise UserError(f"'{key}' is given twice; give it once, or sweep with -m and {both}")
+            raise UserError(f"'{key}' is given twice ({given[key]} and {values}); give it once")
         if sign:
             given[key] = values
         if sign and not group.lstrip("+~"):

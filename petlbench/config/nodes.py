@@ -27,8 +27,8 @@ CUDA_GRAPHS = "cuda_graphs"
 COMPILE = (False, True, CUDA_GRAPHS)  # see petlbench/train/forward.py
 INTERPOLATIONS = ("bicubic", "bilinear")
 ASPECTS = ("squash", "keep")
-# see petlbench/model/backbone.py
 LARGEST_SIDE = 65_536  # pixels of an image
+# see petlbench/model/backbone.py
 POOLS = ("cls", "patch_mean_then_norm", "norm_then_mean", "attention")
 STORED = "stored"  # the head is the classifier of the checkpoint
 WHOLE = "fp32"

@@ -156,6 +156,21 @@ class Backbone(nn.Module):
                 f"method leaves none in {self.tag}; set backbone.weights={WHOLE}"
             )
 
+    def check_size(self) -> None:
+        """Raise UserError for images whose last pixels are in no patch of a ViT or Swin.
+
+        Some networks were pre-trained on such images, and that size is accepted.
+        """
+        side = getattr(getattr(self.net, "patch_embed", None), "patch_size", (1,))[0]
+        known = getattr(self.net, "pretrained_cfg", None) or {}
+        usual = known.get("input_size") or (0,)
+        if self.image_size % side and self.image_size != usual[-1]:
+            below = self.image_size // side * side
+            raise UserError(
+                f"input.size is {self.image_size}, and {self.tag} has patches of {side} pixels; "
+                f"set input.size={below} or {below + side}"
+            )
+
     def swap_blocks(self, make: Callable[[nn.Module, int], nn.Module]) -> None:
         """Replace each block by make(block, width); both are called as block(z)."""
         for stage in self.stages:
@@ -221,14 +236,6 @@ class Backbone(nn.Module):
         """Refuse a network whose own forward pass does more than the walk over its blocks."""
         if min(self.tokens.grid) < 1:
             raise UserError(f"input.size is smaller than a patch of {self.tag}; set it higher")
-        patches = getattr(self.net, "patch_embed", None)
-        side = getattr(patches, "patch_size", (1,))[0]
-        if self.image_size % side:  # the convolution would leave out the last pixels
-            below = self.image_size // side * side
-            raise UserError(
-                f"input.size is {self.image_size}, and {self.tag} has patches of {side} pixels; "
-                f"set input.size={below} or {below + side}"
-            )
         training = self.net.training
         self.net.eval()  # in training mode drop paths ask for masks
         try:

@@ -98,7 +98,9 @@ def check(config: Config) -> None:
     feed(_on_cpu(config))
     # its constructor reads values, which tensors on meta do not have
     if registry.needs_weights(config.method):
-        registry.check(_backbone_on_meta(config), config.method)
+        backbone = _backbone_on_meta(config)
+        backbone.check_size()
+        registry.check(backbone, config.method)
         return
     with suppress(Exception), QuickShapes():
         _try(config)
@@ -108,6 +110,7 @@ def check(config: Config) -> None:
 
 def _try(config: Config) -> None:
     built = on_meta(config)
+    built.backbone.check_size()
     with torch.device("meta"):
         # shapes that do not fit show only in a forward pass
         built.eval()(built.backbone.example())

@@ -210,10 +210,19 @@ class Store:
                 log.warning("kept '%s', which is finished or of a later version", better)
                 return better
             if record["status"] != "finished":
-                for suffix in (DELTA, PREDICTIONS):
-                    self.path(record, suffix).unlink(missing_ok=True)
+                self._discard(record)
             write(kept, path)
         return path
+
+    def discard(self, record: Record) -> None:
+        """Remove delta and predictions of a run, but beside a record that `write` keeps."""
+        with folder_lock(self.path(record).parent):
+            if self._better(record | {"status": "failed"}) is None:
+                self._discard(record)
+
+    def _discard(self, record: Record) -> None:
+        for suffix in (DELTA, PREDICTIONS):
+            self.path(record, suffix).unlink(missing_ok=True)
 
     def _better(self, record: Record) -> Path | None:
         """The stored record of the same run that this one must not replace."""

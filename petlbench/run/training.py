@@ -85,8 +85,7 @@ def _fill(run: Run) -> None:
         _store_predictions(run, task, predictions)
         _store_delta(run, task, trainer.fit, fitted)
     except BaseException:
-        for suffix in (PREDICTIONS, DELTA):
-            run.store.path(record, suffix).unlink(missing_ok=True)
+        run.store.discard(record)
         raise
 
 

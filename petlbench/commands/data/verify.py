@@ -58,7 +58,11 @@ def verify_task(
         return report | {"defects": [str(error)]}
     part = _from_lists(draw.name, task, facts, pool) if task.lists else unlisted.verify(task)
     shared = part["shared"]
-    report |= {"splits": part["splits"], "shared": shared, "broken": part["broken"]}
+    report |= {
+        "splits": part["splits"],
+        "shared": shared,
+        "broken": [*dict.fromkeys(part["broken"])],
+    }
     defects = part["defects"] + ([] if allow_duplicates else shared)
     notes = part["notes"] + (shared if allow_duplicates else []) + task.remarks()
     # two lists may have the same defective file

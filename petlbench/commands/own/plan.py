@@ -101,7 +101,7 @@ def candidates(
         elif one.left:
             one = _judged(one, of, planned, estimated, budget_gib, left_s)
         if not found and one.reason is not None:
-            raise UserError(f"{one.line()}; {_advice(one, left_s)}")
+            raise UserError(f"{one.line()}; {_advice(one, budget_gib, left_s)}")
         found.append(one)
     return found
 
@@ -151,12 +151,12 @@ def _pair_epochs(found: Sequence[Candidate], minutes: float) -> int:
     return int(epochs * 60 * minutes / (taken + min(others)))
 
 
-def _advice(one: Candidate, left_s: float) -> str:
+def _advice(one: Candidate, budget_gib: float, left_s: float) -> str:
     """What lets the first method fit."""
     found = one.estimate
     if found is None:
         return "choose another --backbone, or other --methods"
-    if one.seconds <= left_s:  # so its memory is too much
+    if found.peak_gib is not None and found.peak_gib > budget_gib:
         return "give more --budget-gib, or choose another --backbone"
     epochs = _fitting_epochs(one, left_s)
     fewer = f", or set train.epochs={epochs}" if epochs else ""
