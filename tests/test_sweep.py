@@ -220,7 +220,10 @@ def test_a_value_that_one_of_the_methods_lacks_or_that_is_null_can_be_swept(
         (["hydra.run.dir=out"], "hydra.run.dir has no effect: records go to results.root"),
         (["++hydra.job.chdir=true"], "hydra.job.chdir has no effect"),
         (["-m", "hydra.launcher.workers=2"], "workers belongs to a launcher; add hydra/launcher="),
-        (["-m", "hydra/launcher=joblbi"], "Could not find 'hydra/launcher/joblbi'"),
+        (
+            ["-m", "hydra/launcher=joblbi"],
+            "unknown hydra/launcher 'joblbi'; Known: basic, local, ray, slurm",
+        ),
         (["-m", "hydra/launcher=local", "hydra.launcher.workers=0"], "launcher.workers is 0; it"),
         (["-m", "hydra/launcher=local", "hydra.launcher.worker=2"], "hydra.launcher.worker"),
         (["-m", "hydra/sweeper=basic"], "hydra/sweeper=basic cannot expand suites"),
