@@ -146,9 +146,8 @@ def _abouts() -> dict[str, str]:
 
 def paper(name: str) -> str:
     """A link to the first address in a tuner's yaml or in the docstring of a method's file."""
-    texts = (options.text("method", name).partition("\nfacts:")[0], _class(name).__module__)
-    docstring = inspect.getdoc(sys.modules[texts[1]]) or ""
-    found = ADDRESS.search(texts[0]) or ADDRESS.search(docstring)
+    docstring = inspect.getdoc(sys.modules[_class(name).__module__]) or ""
+    found = ADDRESS.search(yaml_text(name)) or ADDRESS.search(docstring)
     if found is None:
         return "–"
     address = found[0].rstrip(".,;")
