@@ -72,6 +72,7 @@ class KNN(Method):
     """
 
     starts_as_pretrained = False
+    takes_steps = False
     unmergeable = "its head compares an image with stored ones"
 
     def __init__(

@@ -32,6 +32,8 @@ class Logistic(Method):
     the rows of W with the penalty |w|^2 / 2; the rows are then -w / 2 and w / 2.
     """
 
+    takes_steps = False
+
     def __init__(
         self, backbone: Backbone, *, powers: Sequence[float], halvings: int, iterations: int
     ) -> None:

@@ -16,6 +16,8 @@ class LPFT(Logistic):
     grid of C: there 100 values from 10^-7 to 10^2 of features with mean 0 and deviation 1.
     """
 
+    takes_steps = True
+
     def __init__(
         self, backbone: Backbone, *, powers: Sequence[float], halvings: int, iterations: int
     ) -> None:

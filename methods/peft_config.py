@@ -1,22 +1,20 @@
-"""PEFT's tuners and configs, and its errors and warnings as errors of this project."""
+"""PEFT's tuners, and the values and targets of their configs."""
 
 import logging
 import re
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from enum import Enum
 from importlib import import_module
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import torch
 from torch import nn
 
-from petlbench.checks import at_least, fraction, is_number, is_whole, positive
+from petlbench.checks import at_least, fraction, is_number, positive
 from petlbench.config import target
-from petlbench.errors import Unsupported, UserError, first_line, one_line, unknown
+from petlbench.errors import Unsupported, UserError, first_line, unknown
+from petlbench.methods.peft_checks import quiet
 from petlbench.model.backbone import Backbone
 from petlbench.swap import matching
 
@@ -48,12 +46,8 @@ FROM_DATA = ("eva", "corda", "loftq")
 RANDOM_START = re.compile(r"\w+_niter_\d+")
 BIAS = re.compile(r"none|all|\w+_only")
 POOLING = "attn_pool"  # of a SigLIP: it has an MLP of its own
-SHARED_BY_NAME = {"frod"}  # tuners whose layers of one name share a matrix
 # with one term OFT's rotation is the identity
 LEAST = {"r": 1, "subspace_rank": 1, "num_cayley_neumann_terms": 2}
-# What PEFT raises of values that it does not check itself, such as more vectors than there are.
-UNCHECKED = (ArithmeticError, AssertionError, AttributeError, RuntimeError)
-REPLACED = re.compile(r"Setting (\w+) to (\w+)|Invalid `(\w+)` .* to \((\w+)\)")
 PLAIN = (bool, int, float, str, NoneType, list, Literal)
 
 
@@ -223,97 +217,3 @@ def _is_plain(hint: Any) -> bool:
         return all(map(_is_plain, get_args(hint)))
     base = get_origin(hint) or hint
     return base in PLAIN or (isinstance(base, type) and issubclass(base, Enum))
-
-
-@contextmanager
-def refusals(tuner: str, network: str) -> Iterator[None]:
-    """Turn PEFT's errors about values that a layer of the network cannot take into one line."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except (TypeError, ValueError) as error:  # PEFT's for layers, widths and formats of numbers
-        raise Unsupported(
-            f"PEFT's tuner {tuner} does not fit {network}: {first_line(error)}; set other values "
-            "of method, or choose another backbone"
-        ) from error
-    except UNCHECKED as error:
-        raise UserError(
-            f"PEFT's tuner {tuner} cannot be built with these values of method "
-            f"({one_line(error)}); docs/peft.md says where PEFT describes them"
-        ) from error
-
-
-@contextmanager
-def quiet() -> Iterator[list[warnings.WarningMessage]]:
-    """Collect the warnings of PEFT, which advise on merging, types and compilers."""
-    compiler = logging.getLogger("torch.utils.cpp_extension")  # BOFT tries to build a kernel
-    level = compiler.level
-    compiler.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(record=True) as heard:
-            warnings.simplefilter("always")
-            yield heard
-    finally:
-        compiler.setLevel(level)
-
-
-def check_kept(config: Any, heard: Iterable[warnings.WarningMessage]) -> None:
-    """Refuse values that PEFT replaces with a mere warning: a record would hold others."""
-    for warning in heard:
-        match = REPLACED.match(str(warning.message))
-        key, other = [text for text in match.groups() if text] if match else ("", "")
-        if str(given := getattr(config, key, other)) != other:
-            raise ValueError(f"method.{key} is {given}, which PEFT would set to {other} here")
-
-
-def check_used(layers: Iterable[Any], values: Mapping[str, Any], adapter: str) -> None:
-    """Refuse numbers that a layer replaces in silence, such as a rank above its width.
-
-    Raises ValueError, as PEFT does for what a layer cannot take.
-    """
-    for layer in layers:
-        for key, value in values.items():
-            kept = getattr(layer, key, None)
-            used = kept.get(adapter) if isinstance(kept, dict) else None
-            # 0 leaves the choice to PEFT, as for the sizes of OFT's blocks
-            # and below 1 it is a part of the most, such as of OSF's directions
-            if is_whole(used) and is_number(value) and value >= 1 and used != value:
-                raise ValueError(f"method.{key} is {value}, of which a layer can use {used}")
-        # LoRA's starts from a decomposition have no more directions than the weight
-        maps = getattr(layer, "lora_A", None)
-        if isinstance(maps, nn.ModuleDict):
-            rows = len(maps[adapter].get_parameter("weight"))
-            if rows != layer.r[adapter]:
-                raise ValueError(
-                    f"method.r is {layer.r[adapter]}, of which a layer can use {rows}"
-                )
-
-
-def check_directions(backbone: Backbone, names: Iterable[str], values: Mapping[str, Any]) -> None:
-    """Raise Unsupported for a rank above that of a weight from whose decomposition LoRA starts."""
-    rank = values.get("r")
-    if not (isinstance(values.get("init_lora_weights"), str) and is_number(rank)):
-        return
-    sizes = (backbone.net.get_submodule(name).weight.shape for name in names)
-    if rank > (most := min(min(size) for size in sizes)):
-        raise Unsupported(
-            f"method.r is {rank}, of which a layer of {backbone.tag} can use {most}; "
-            "set a smaller one"
-        )
-
-
-def check_widths(backbone: Backbone, names: Iterable[str], tuner: str) -> None:
-    """Raise Unsupported if layers that share a matrix have inputs of different sizes."""
-    if tuner not in SHARED_BY_NAME:
-        return
-    widths: dict[str, set[int]] = {}
-    for name in names:
-        kind = ".".join(name.split(".")[-2:])
-        widths.setdefault(kind, set()).add(backbone.net.get_submodule(name).weight.shape[1])
-    for kind, found in widths.items():
-        if len(found) > 1:
-            raise Unsupported(
-                f"PEFT's tuner {tuner} needs layers {kind} of one width; those of {backbone.tag} "
-                f"have {', '.join(map(str, sorted(found)))} inputs"
-            )

@@ -17,17 +17,15 @@ from torch import Tensor, nn
 from petlbench.errors import Unsupported, UserError, first_line
 from petlbench.layers.quantised import dequantise
 from petlbench.method import Method
-from petlbench.methods.peft_config import (
+from petlbench.methods.peft_checks import (
     check_directions,
     check_kept,
     check_used,
     check_widths,
-    checked_config,
-    classes,
     quiet,
     refusals,
-    target_names,
 )
+from petlbench.methods.peft_config import checked_config, classes, target_names
 from petlbench.model.backbone import Backbone
 from petlbench.model.folding import folded
 

@@ -147,6 +147,7 @@ class Method(nn.Module):
     starts_as_pretrained: the outputs before training are those of the pre-trained network.
     needs_weights: the constructor reads the backbone's weights, so that the method cannot be tried
     on shapes alone before a sweep.
+    takes_steps: False if `fit` makes no training step, which then has no memory and no speed.
     unmergeable: the reason why nothing of it can be merged into the backbone (merge.py).
     beside: beside(part, *inputs) calls a part that is not in the walk, such as a block of a side
     network, so that `train.memory=min` can keep its inputs alone.
@@ -154,6 +155,7 @@ class Method(nn.Module):
 
     starts_as_pretrained: bool = True
     needs_weights: bool = False
+    takes_steps: bool = True
     unmergeable: str = ""
 
     def __init__(self, backbone: Backbone) -> None:

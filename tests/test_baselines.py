@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from petlbench import delta
+from petlbench import delta, registry
 from petlbench.data.task import Split, fingerprint, held_out
 from petlbench.errors import UserError
 from petlbench.method import Method, head_inputs
@@ -161,7 +161,17 @@ def test_the_search_halves_its_steps_around_the_best_power() -> None:
     assert max(scores, key=scores.__getitem__) == 1.25
 
 
-@pytest.mark.parametrize("name", ["knn", "logistic"])
+WITHOUT_STEPS = [name for name in registry.names() if not registry.kind(name).takes_steps]
+
+
+@pytest.mark.parametrize("name", WITHOUT_STEPS)
+def test_a_method_without_steps_makes_none_and_takes_few_images(name: str) -> None:
+    loop = trainer(train=train(batch_size=64))
+    method(name).fit(loop)
+    assert loop.history == []
+
+
+@pytest.mark.parametrize("name", WITHOUT_STEPS)
 def test_each_image_passes_the_network_once(name: str) -> None:
     """Also those of the parts for the search."""
     fit, passed = noisy(50, 1, classes=2), 0

@@ -19,7 +19,7 @@ from petlbench.config.schema import Target
 from petlbench.delta import trained
 from petlbench.errors import Unsupported, UserError
 from petlbench.method import Method, Step
-from petlbench.methods import peft_config, peft_tuner
+from petlbench.methods import peft_checks, peft_config, peft_tuner
 from petlbench.model.backbone import create
 from petlbench.report.read import rows
 from petlbench.run import build
@@ -181,7 +181,7 @@ def test_what_pefts_warnings_say_is_refused_if_it_changes_a_value_and_else_kept_
         for key in "ab"
     ]
     with pytest.raises(ValueError, match="b is 2, which PEFT would set to 1"):
-        peft_config.check_kept(SimpleNamespace(a=1, b=2), heard)
+        peft_checks.check_kept(SimpleNamespace(a=1, b=2), heard)
 
 
 def test_a_start_from_a_random_approximation_is_refused() -> None:

@@ -160,9 +160,6 @@ def test_what_needs_no_step_of_that_size_takes_few_images() -> None:
     whole = trainer(train=train(batch_size=64, drop_last=False, epochs=1))
     whole.train(method("linear"))
     assert whole.spent.images_seen == 36
-    few = trainer(train=train(batch_size=64))
-    shallow_method("knn", neighbours=[5]).fit(few)  # trains no step
-    assert few.history == []
 
 
 def test_the_best_epoch_on_val_is_kept() -> None:

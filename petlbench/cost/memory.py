@@ -18,18 +18,18 @@ from petlbench.train.precision import Precision
 from petlbench.train.step import training_step
 from petlbench.units import MIB
 
-NO_STEP = "no tensor is trained by gradients, so there is no training step"
+NO_STEP = "the method makes no training step"
 
 
 class TrainingStep:
     """A training step on one batch of noise (B, 3, H, W); each call repeats it.
 
     Its memory mode and whether it is compiled are those of `train`. Raises ValueError if the
-    method trains no tensor.
+    method makes no steps.
     """
 
     def __init__(self, method: Method, precision: Precision, train: Train, images: Tensor) -> None:
-        if not trained(method):
+        if not method.takes_steps:
             raise ValueError(NO_STEP)
         self.method = method.train()
         self.precision = precision

@@ -10,7 +10,6 @@ from torch import nn
 
 from petlbench.config.nodes import Train
 from petlbench.cost import memory, shapes
-from petlbench.delta import trained
 from petlbench.errors import UserError, first_sentence
 from petlbench.method import Method
 from petlbench.train.forward import without_graphs
@@ -72,17 +71,18 @@ def counts(method: Method, conditions: Conditions, notes: dict[str, Any]) -> dic
 def memory_taken(method: Method, conditions: Conditions, notes: dict[str, Any]) -> dict[str, Any]:
     """`saved_mb` and `peak_mib` of a training step.
 
-    On CPU `saved_mb` is counted on shapes and `peak_mib` is None. On CUDA the peak of `steps`
+    Without training steps nothing is kept. On CPU `saved_mb` is counted on shapes and `peak_mib`
+    is None. On CUDA the peak of `steps`
     training steps on noise after `warmup` others is measured, without CUDA graphs; memory of
     earlier work is freed first. Weights, random state and training mode are restored afterwards.
     """
     device, size = conditions.device, conditions.size
+    if not method.takes_steps:
+        notes["peak_mib"] = memory.NO_STEP
+        return {"saved_mb": 0.0, "peak_mib": None}
     # torch keeps statistics of allocated memory for GPUs only.
     if device.type != "cuda":
         return {"saved_mb": _saved_on_cpu(method, conditions, notes), "peak_mib": None}
-    if not trained(method):
-        notes["peak_mib"] = memory.NO_STEP
-        return {"saved_mb": 0.0, "peak_mib": None}
     # Stored outputs of earlier trainings are not part of this one's peak.
     with STORE.aside():
         memory.free_unused(device)

@@ -16,7 +16,6 @@ from petlbench.config.nodes import MEMORY_MODES, Train
 from petlbench.config.schema import Config
 from petlbench.cost import forecast, memory, speed
 from petlbench.cost.section import Conditions, countable, counts, memory_taken
-from petlbench.delta import trained
 from petlbench.errors import Unsupported, UserError
 from petlbench.merge import merged
 from petlbench.method import Method
@@ -119,7 +118,7 @@ def _measure_training(record: Record, probing: Probe) -> torch.OutOfMemoryError 
     shortage = None
     try:
         record["cost"] |= memory_taken(probing.method, probing.conditions, record["notes"])
-        if probing.is_timed and trained(probing.method):
+        if probing.is_timed and probing.method.takes_steps:
             record["cost"] |= training(probing)
     except torch.OutOfMemoryError as error:
         shortage = error.with_traceback(None)  # whose frames hold the step's tensors

@@ -1,8 +1,7 @@
 """Outputs of a frozen part of a network, computed once an image."""
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -11,11 +10,10 @@ from petlbench.data.feed import Feed
 from petlbench.data.task import Split
 from petlbench.method import Method
 from petlbench.progress import progress
+from petlbench.train.evaluation import batch_size
 from petlbench.train.frozen import frozen_in_16_bit
 from petlbench.train.precision import Precision
 from petlbench.train.unfinished import Spent
-
-BATCH = 250  # images
 
 
 class ImageOutputs:
@@ -46,22 +44,25 @@ class ImageOutputs:
         digests = _digests(split)
         first = {digest: place for place, digest in enumerate(digests)}
         missing = [place for digest, place in first.items() if digest not in self._known]
-        with self._inference():
-            order = torch.tensor(missing, dtype=torch.long).split(BATCH) if missing else ()
-            batches = zip(order, self.feed.plain(split, order), strict=True)
-            for places, (images, _) in progress(batches, f"{self.title}: outputs", len(order)):
-                for place, output in zip(places, self.part(images).float().cpu(), strict=True):
-                    self._known[digests[place]] = output
+        if missing:
+            outputs = self._computed(split, torch.tensor(missing))
+            self._known |= zip((digests[place] for place in missing), outputs, strict=True)
         self.spent.images_seen += len(missing)
         return torch.stack([self._known[digest] for digest in digests]), split.labels.clone()
 
-    @contextmanager
-    def _inference(self) -> Iterator[None]:
+    def _computed(self, split: Split, places: Tensor) -> list[Tensor]:
+        """part(image) (...) in fp32 on the CPU for each of the places (N,) of a split."""
+        outputs: list[Tensor] = []
         # not inference_mode: a method may keep the outputs as its tensors
         with torch.no_grad(), frozen_in_16_bit(self.method, self.precision):
             self.method.eval()
-            with self.precision.autocast():
-                yield
+            # outside autocast, whose cache of weights must not hold those of a pass on shapes
+            order = places.split(batch_size(self.method, self.precision, self.feed.prepare.size))
+            batches = self.feed.plain(split, order)
+            for images, _ in progress(batches, f"{self.title}: outputs", len(order)):
+                with self.precision.autocast():
+                    outputs += self.part(images).float().cpu()
+        return outputs
 
 
 def _digests(split: Split) -> list[bytes]:

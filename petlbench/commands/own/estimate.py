@@ -9,7 +9,6 @@ from petlbench.config.nodes import MEMORY_MODES
 from petlbench.config.schema import Config
 from petlbench.cost import forecast, speed
 from petlbench.cost.memory import TrainingStep, free_unused, unchanged
-from petlbench.delta import trained
 from petlbench.method import Method
 from petlbench.run import build
 from petlbench.train.forward import without_graphs
@@ -34,7 +33,7 @@ class Estimate:
 def estimated(config: Config, size: Sizes, budget_gib: float) -> Estimate:
     """The estimate in the first memory mode that fits the budget, or in the last one."""
     method = build.method(replace(config, backbone=replace(config.backbone, pretrained=False)))
-    if not trained(method):  # as k-NN: its time is that of one look at every image
+    if not method.takes_steps:  # as k-NN: its time is that of one look at every image
         return Estimate(config.train.memory, None, None)
     modes = MEMORY_MODES[MEMORY_MODES.index(config.train.memory) :]
     peaks = _peaks_gib(config, method, modes)
