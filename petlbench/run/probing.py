@@ -157,7 +157,11 @@ def predicted(method: Method, conditions: Conditions, notes: dict[str, Any]) -> 
             modes=MEMORY_MODES,
         )
 
-    peaks = countable("predicted_mib", count, notes) or {}
+    peaks: Mapping[str, list[dict[str, float]]] = {}
+    if method.takes_steps:
+        peaks = countable("predicted_mib", count, notes) or {}
+    else:
+        notes["predicted_mib"] = memory.NO_STEP
     modes = {mode: _growing(peaks.get(mode), batch) for mode in MEMORY_MODES}
     return modes[train.memory] | {"predicted_precision": precision, "memory_modes": modes}
 
