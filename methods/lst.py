@@ -118,7 +118,7 @@ def _blocks(backbone: Backbone, *, pruned: bool) -> list[Any]:
     if pruned and backbone.weight_format != WHOLE:
         raise Unsupported(
             "LST's pruned start ranks the weights themselves, and "
-            f"backbone.weights={backbone.weight_format} keeps codes of them; set "
+            f"backbone.weights={backbone.weight_format} holds them in fewer bits; set "
             f"backbone.weights={WHOLE} or method.prune=null"
         )
     # In a gated MLP fc1 has twice the outputs that fc2 reads: one set of rows cannot fit both.

@@ -1,4 +1,4 @@
-"""PEFT's errors and warnings as errors of this project, and checks of layers that it builds."""
+"""PEFT's errors and warnings as errors of this project, and checks of targets and layers."""
 
 import logging
 import re

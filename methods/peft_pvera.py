@@ -34,6 +34,8 @@ class PVeRA(PEFTTuner):
         **values: Any,
     ) -> None:
         self._weight = at_least("method.kl_weight", kl_weight, 0)
+        self._divergences = _OfStep()
+        self._is_noting = False
         super().__init__(backbone, tuner=tuner, targets=targets, **values)
         layers = self.layers()
         if not all(hasattr(layer, DRAW) for layer in layers):
@@ -41,9 +43,17 @@ class PVeRA(PEFTTuner):
         blocks: list[Any] = [block for stage in backbone.stages for block in stage.blocks]
         adapted = sum(any(layer in block.modules() for layer in layers) for block in blocks)
         self._sites = len(layers) / max(adapted, 1)  # layers of a block
-        self._divergences = _OfStep()
         for number, layer in enumerate(layers):
             setattr(layer, DRAW, partial(self._drawn, layer, number))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> class logits (B, K); notes the divergences of the codes in training"""
+        # Not in a block that backward computes again, whose tensors would then live on.
+        self._divergences.clear()
+        self._is_noting = True
+        logits = super().forward(images)
+        self._is_noting = False
+        return logits
 
     def extra_loss(self, images: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
         """The weighted divergence of the codes from N(0, 1), a scalar.
@@ -58,7 +68,10 @@ class PVeRA(PEFTTuner):
         """PEFT's sample (..., r) of a layer, whose divergence is noted; variance: its log."""
         if layer.training:
             mu, log = mean.float(), variance.float()
-            self._divergences[number] = (mu.square() + log.exp() - 1 - log).mean() / 2
+            # always computed: backward expects the tensors of the first time
+            divergence = (mu.square() + log.exp() - 1 - log).mean() / 2
+            if self._is_noting:
+                self._divergences[number] = divergence
         return getattr(type(layer), DRAW)(layer, mean, variance, name)  # type: ignore[no-any-return]
 
 

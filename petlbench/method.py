@@ -147,7 +147,8 @@ class Method(nn.Module):
     starts_as_pretrained: the outputs before training are those of the pre-trained network.
     needs_weights: the constructor reads the backbone's weights, so that the method cannot be tried
     on shapes alone before a sweep.
-    takes_steps: False if `fit` makes no training step, which then has no memory and no speed.
+    takes_steps: False if `fit` makes no training step; then no memory and no speed of one is
+    measured.
     unmergeable: the reason why nothing of it can be merged into the backbone (merge.py).
     beside: beside(part, *inputs) calls a part that is not in the walk, such as a block of a side
     network, so that `train.memory=min` can keep its inputs alone.

@@ -1,5 +1,6 @@
 """Baselines on frozen features: their own algorithms written out once more, and their passes."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +12,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from petlbench import delta, registry
+from petlbench.cost.memory import TrainingStep
+from petlbench.cost.section import Conditions, memory_taken
 from petlbench.data.task import Split, fingerprint, held_out
 from petlbench.errors import UserError
 from petlbench.method import Method, head_inputs
@@ -18,7 +21,9 @@ from petlbench.methods.knn import KNN
 from petlbench.methods.logistic import ABSENT, Logistic, refined
 from petlbench.testing import images, method_on, tiny
 from petlbench.testing.networks import FAMILIES
-from tests.loops import bright, feed, trainer
+from petlbench.train import evaluation
+from petlbench.train.precision import Precision
+from tests.loops import CPU, bright, feed, trainer
 from tests.settings import train
 from tests.shallow import shallow_method
 
@@ -185,6 +190,40 @@ def test_each_image_passes_the_network_once(name: str) -> None:
     made.backbone.net.blocks[0].register_forward_hook(count)
     made.fit(loop)
     assert passed == loop.spent.images_seen == 50
+
+
+def test_outputs_are_in_the_order_of_the_split_whatever_the_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, split = method("logistic"), noisy(50, 1, classes=2)
+    images = torch.cat([split.images, split.images[:7]])  # seven images twice
+    labels = torch.arange(57) % 2
+    split = Split(images, labels, fingerprint(images, labels, "twice"))
+    whole = trainer().outputs(made, partial(head_inputs, made))(split)
+    monkeypatch.setattr(evaluation, "USUAL", 16)
+    loop = trainer()
+    parts = loop.outputs(made, partial(head_inputs, made))(split)
+    assert loop.spent.images_seen == 50
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-6)
+    assert torch.equal(parts[0][50:], parts[0][:7])
+
+
+def test_a_method_that_trains_no_tensor_has_to_say_so() -> None:
+    class Idle(type(method("linear"))):  # type: ignore[misc]
+        pass
+
+    idle = Idle(tiny("vit")).requires_grad_(False)
+    with pytest.raises(UserError, match="Idle has no tensor to train; set takes_steps = False in"):
+        TrainingStep(idle, Precision("fp32", CPU), train(), images())
+
+
+@pytest.mark.parametrize("name", WITHOUT_STEPS)
+def test_no_memory_of_a_step_is_measured_without_one(name: str) -> None:
+    notes: dict[str, Any] = {}
+    for device in ("cpu", "cuda"):  # where nothing is tried either
+        conditions = Conditions(torch.device(device), Precision("fp32", CPU), train(), 48)
+        assert memory_taken(method(name), conditions, notes) == {"saved_mb": 0.0, "peak_mib": None}
+    assert notes == {"peak_mib": "the method makes no training step"}
 
 
 @pytest.mark.parametrize(("name", "blocks"), [("linear", 3), ("mlp_3", 3), ("partial_1", 2)])

@@ -33,6 +33,7 @@ from petlbench.sweep.launchers.basic import Basic
 from petlbench.sweep.launchers.foreign import Foreign
 from petlbench.sweep.launchers.launcher import Assignment
 from petlbench.sweep.launchers.local import Local
+from petlbench.sweep.plan import TO_RUN, Planned
 from petlbench.system import cpu_count
 from tests.assignments import runs
 from tests.launched import execute
@@ -247,6 +248,15 @@ def test_runs_that_do_not_fit_into_their_share_of_a_gpu_are_refused(
     monkeypatch.setattr(gpus, "memory_mib", None)
     workers("auto", 1.0).check(planned)  # alone; CUDA is not asked
     assert len(predicted) == 1
+
+
+def test_a_method_without_training_steps_has_no_peak(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(room, "_PEAKS", {})
+    config = compose.single(["method=logistic", "dataset=mini/digits", "device=auto"])
+    room.check([Planned(config, "0", TO_RUN)], 0.1, lambda: 0.001)
+    assert caplog.text == ""
 
 
 class Elsewhere(HydraLauncher):

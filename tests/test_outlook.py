@@ -67,6 +67,23 @@ def test_what_records_may_lack_costs_no_estimate() -> None:
     assert found == pytest.approx(10 * 0.1 * 1000 * 65 / 2000)
 
 
+def test_a_method_without_steps_reads_its_images_once(tmp_path: Path) -> None:
+    once, steps = timed("knn", 0.1, 20.0), timed("lora", 0.2, 400.0)
+    once["cost"] |= {"saved_mb": 0.0, "images_seen": 1000}
+    pace = Pace([once, steps])
+    # of its own records, and by its operations: those of 1000 and 10 000 images in 420 s
+    assert pace.seconds(Work("knn", "vit_mini", "mini", 50), HERE) == 20.0
+    once["provenance"]["seconds"] = None
+    found = Pace([once, steps]).seconds(Work("knn", "vit_mini", "mini", 50), HERE)
+    assert found == pytest.approx(0.1 * 1000 * 420 / 2100)
+    run = planned(tmp_path, "method=knn", "dataset=mini/digits", "train.epochs=400")
+    gflop = shapes.gflops(build.on_meta(run.config), batch=32, size=48)["forward"]
+    [line] = lines([run], Store, 1e-6)
+    assert line.endswith(
+        f"; about {gflop * 1000 / 1e-3 / 3600:.1f} h of runs at 1e-06 TFLOP/s, as stated"
+    )
+
+
 def test_seconds_of_scores_are_not_of_training() -> None:
     run = timed("lora", 0.1, 60.0)
     run["cost"] |= {"scored_s": 20.0}

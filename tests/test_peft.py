@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from petlbench import registry
 from petlbench.config import compose
 from petlbench.config.schema import Target
+from petlbench.cost import forecast
 from petlbench.delta import trained
 from petlbench.errors import Unsupported, UserError
 from petlbench.method import Method, Step
@@ -24,7 +25,10 @@ from petlbench.model.backbone import create
 from petlbench.report.read import rows
 from petlbench.run import build
 from petlbench.testing import images, loss, method_on, randomised, tiny, tiny_method
+from petlbench.testing.networks import SIZE
+from petlbench.train import recompute
 from tests.records import record
+from tests.settings import train
 
 ADAPTER = "default"
 QKV = ["*.attn.qkv"]
@@ -507,3 +511,33 @@ def test_tables_have_the_tuners_in_a_group_after_ours() -> None:
     assert rows.ordered(records, labels, []) == ["linear", "lora", "peft_dora", "vera"]
     families = [rows.family(name) for name in ("linear", "lora", "vera")]
     assert families == ["traditional", "PETL", "PEFT library"]
+
+
+def test_pvera_keeps_nothing_of_what_backward_computes_again() -> None:
+    """Its loss term reads tensors inside of the blocks."""
+    peaks = forecast.peaks_mib(
+        adapted("pvera"),
+        precision="fp32",
+        train=train(),
+        batches=[256],
+        size=SIZE,
+        modes=["fast", "min"],
+    )
+    assert peaks["min"][0]["allocated"] < 0.2 * peaks["fast"][0]["allocated"]
+
+
+@pytest.mark.parametrize("mode", ["lean", "min"])
+def test_the_loss_term_of_pvera_has_the_same_gradients_in_all_memory_modes(mode: str) -> None:
+    gradients = []
+    for each in ("fast", mode):
+        method = randomised(adapted("pvera")).double().train()
+        torch.manual_seed(0)
+        with recompute.held(method, each)():
+            logits = method(images().double())
+        term = method.extra_loss(images(), logits, logits)
+        assert term is not None
+        term.backward()
+        gradients.append({k: p.grad for k, p in trained(method).items() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys() != set()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-12, atol=0, msg=name)

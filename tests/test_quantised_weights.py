@@ -119,7 +119,7 @@ def test_what_cannot_be_quantised_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(Unsupported, match=r"leaves none in .*; set backbone\.weights=fp32"):
         registry.create("full", tiny("vit", weights="int8"))
     with pytest.raises(
-        Unsupported, match=r"int8 keeps codes of them; set backbone\.weights=fp32 or"
+        Unsupported, match=r"int8 holds them in fewer bits; set backbone\.weights=fp32 or"
     ):
         registry.create("lst_fisher", tiny("vit", weights="int8"))
     with pytest.raises(UserError, match=r"unknown backbone\.weights 'int4'"):

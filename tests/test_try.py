@@ -58,15 +58,17 @@ def test_settings_depend_on_the_number_of_images_and_give_way_to_the_users(
     tmp_path: Path,
 ) -> None:
     train = compose.single(["train.epochs=+30", "train.batch_size=4"]).train
-    few = settings.chosen(settings.Sizes(20, 5, 5), {}, train)
-    many = settings.chosen(settings.Sizes(50_000, 10_000, None), {}, train)
+    few = settings.chosen(settings.Sizes(20, 5, 5), {}, train, takes_steps=True)
+    many = settings.chosen(settings.Sizes(50_000, 10_000, None), {}, train, takes_steps=True)
     assert (few["train.epochs"].value, few["train.batch_size"].value) == ("100", "20")
     assert (many["train.epochs"].value, many["input.augment"].value) == ("10", "null")
-    small = settings.chosen(settings.Sizes(5_000, 100, None), {"train.batch_size": "4"}, train)
+    small = settings.chosen(
+        settings.Sizes(5_000, 100, None), {"train.batch_size": "4"}, train, takes_steps=True
+    )
     assert "train.batch_size" not in small
     assert small["train.epochs"].value == "10"
     given = settings.given(["+train.epochs=+30"])
-    own = settings.chosen(settings.Sizes(20, 5, 5), given, train)
+    own = settings.chosen(settings.Sizes(20, 5, 5), given, train, takes_steps=True)
     assert "train.epochs" not in own
     assert own["train.schedule.warmup_epochs"].value == "3"
     root = str(folder(tmp_path / "x y"))

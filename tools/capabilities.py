@@ -49,7 +49,8 @@ has a finite loss and changes all trained tensors and no other, and the delta re
 without the head, bytes of the delta with a head for {CLASSES} classes, 1e6 bytes that a training \
 step keeps for backward in fp32, and 1e9 operations of inference and of a training step, each for \
 one of {BATCH} images, are those of `{BACKBONE}`; {NONE} means that they cannot be counted on \
-shapes, or that nothing is trained by gradients (k-NN, whose delta holds features)."""
+shapes, or that the method makes no training step (k-NN, logistic regression; the delta of k-NN \
+grows with the images)."""
 # titles and values of backbone.weights; nf4 needs bitsandbytes
 FEWER_BITS = {"bf16 weights": "bf16", "int8": "int8", "nf4": "nf4"}
 TITLES = (
@@ -124,8 +125,8 @@ def reloads(case: Case) -> str:
 
 
 def trains(case: Case, dtype: torch.dtype) -> str:
-    """`yes`, – if nothing is trained; raises what a training step under autocast raises."""
-    if not facts.trains(case.method):
+    """`yes`, – without training steps; raises what a training step under autocast raises."""
+    if not registry.kind(case.method).takes_steps:
         return NONE
     method = case.randomised().train()
     with torch.autocast("cpu", dtype=dtype):
@@ -138,7 +139,7 @@ def trains(case: Case, dtype: torch.dtype) -> str:
 
 def trains_with_fewer_bits(case: Case) -> str:
     """`yes`; raises what a training step, if the method makes one, or a reload raises."""
-    if facts.trains(case.method):
+    if registry.kind(case.method).takes_steps:
         a_step_moves_the_trained_tensors_alone(case)
     a_delta_reloads_exactly(case)
     return "yes"
@@ -169,6 +170,8 @@ def figures(name: str) -> list[str]:
 
 def kept(method: Method) -> list[str]:
     """1e6 bytes that a training step keeps for backward, for an image of a batch."""
+    if not method.takes_steps:
+        return [NONE]
     precision = Precision("fp32", torch.device("cpu"))
     saved = shapes.saved_bytes_on_cpu(method, precision, batch=BATCH, size=SIZE)
     return [f"{saved / BATCH / 1e6:.3f}"]
@@ -177,7 +180,7 @@ def kept(method: Method) -> list[str]:
 def operations(method: Method) -> list[str]:
     """1e9 operations of inference and of a step, for an image of a batch."""
     gflops = shapes.gflops(method, batch=BATCH, size=SIZE)
-    return [f"{gflops['forward']:.3f}", f"{gflops['step']:.3f}"]
+    return [f"{gflops['forward']:.3f}", f"{gflops['step']:.3f}" if method.takes_steps else NONE]
 
 
 def counted(count: Callable[[Method], list[str]], method: Method, cells: int) -> list[str]:

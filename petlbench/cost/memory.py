@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from petlbench.config.nodes import Train
 from petlbench.cost import shapes
 from petlbench.delta import trained
+from petlbench.errors import UserError
 from petlbench.method import Method
 from petlbench.train.forward import TrainingForward
 from petlbench.train.optim import build_optimiser
@@ -25,12 +26,18 @@ class TrainingStep:
     """A training step on one batch of noise (B, 3, H, W); each call repeats it.
 
     Its memory mode and whether it is compiled are those of `train`. Raises ValueError if the
-    method makes no steps.
+    method makes no steps, UserError if it has nothing to train in them.
     """
 
     def __init__(self, method: Method, precision: Precision, train: Train, images: Tensor) -> None:
         if not method.takes_steps:
             raise ValueError(NO_STEP)
+        if not trained(method):
+            kind = type(method).__name__
+            raise UserError(
+                f"{kind} has no tensor to train; set takes_steps = False in {kind} if its fit "
+                "makes no training steps"
+            )
         self.method = method.train()
         self.precision = precision
         self.optimiser = build_optimiser(method, train)

@@ -72,9 +72,9 @@ def memory_taken(method: Method, conditions: Conditions, notes: dict[str, Any]) 
     """`saved_mb` and `peak_mib` of a training step.
 
     Without training steps nothing is kept. On CPU `saved_mb` is counted on shapes and `peak_mib`
-    is None. On CUDA the peak of `steps`
-    training steps on noise after `warmup` others is measured, without CUDA graphs; memory of
-    earlier work is freed first. Weights, random state and training mode are restored afterwards.
+    is None. On CUDA the peak of `steps` training steps on noise after `warmup` others is measured,
+    without CUDA graphs; memory of earlier work is freed first. Weights, random state and training
+    mode are restored afterwards.
     """
     device, size = conditions.device, conditions.size
     if not method.takes_steps:

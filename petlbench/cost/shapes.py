@@ -66,12 +66,15 @@ def saved_bytes_on_cpu(
 def gflops(method: Method, *, batch: int, size: int, memory: str = "fast") -> dict[str, float]:
     """1e9 floating-point operations per image, of inference and of a training step.
 
-    memory: as `train.memory`; what backward computes again counts.
+    memory: as `train.memory`; what backward computes again counts. A method without training
+    steps computes each training image as in inference.
     """
     with META:
         images = torch.empty(batch, 3, size, size)
         plain = empty_copy(method, META, nullcontext()).eval().requires_grad_(False)
         forward = flops(lambda: plain(images))
+        if not method.takes_steps:
+            return dict.fromkeys(("forward", "step"), forward / batch / 1e9)
         training = empty_copy(method, META, nullcontext()).train()
         with (
             masks(training, batch),

@@ -152,7 +152,7 @@ class Backbone(nn.Module):
             quantise(module, self.weight_format)
         if not any(isinstance(module, QuantisedLinear) for module in self.net.modules()):
             raise Unsupported(
-                f"backbone.weights={self.weight_format} quantises frozen linear layers, and this "
+                f"backbone.weights={self.weight_format} is for frozen linear layers, and this "
                 f"method leaves none in {self.tag}; set backbone.weights={WHOLE}"
             )
 

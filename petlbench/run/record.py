@@ -16,11 +16,12 @@ A record is a plain dictionary with `schema: 1`:
     curve       {epoch: [...], loss: [...], lr: [...]}: mean training loss and lr of each epoch
     cost        {parameters: {method, head}, units, delta_bytes, saved_mb (MB = 1e6 bytes kept for
                 backward by one step), gflops: {forward, step} (1e9 operations per image), peak_mib
-                (null on CPU, else {weights, gradients, optimiser, activations, workspace,
-                allocated, reserved}), train_s (of the whole fit), scored_s (of these, for scores
-                between epochs and in searches), train_images_per_s (without scored_s),
-                test_s, test_images_per_s}; a cost that cannot be counted is null, with its reason
-                in notes. A probe adds predicted_mib (as peak_mib, from shapes),
+                (null on CPU and without training steps, else {weights, gradients, optimiser,
+                activations, workspace, allocated, reserved}), train_s (of the whole fit),
+                scored_s (of these, for scores between epochs and in searches),
+                train_images_per_s (without scored_s), test_s, test_images_per_s}; a cost that
+                cannot be counted is null, with its reason in notes. A probe adds predicted_mib (as
+                peak_mib, from shapes),
                 predicted_precision, image_mib (MiB that one more image in the batch adds),
                 memory_modes: {fast | lean | min: {saved_mb, peak_mib, predicted_mib, image_mib}},
                 train_images_per_s_spread, inference: [{batch, merged, compiled, compile_mode,

@@ -37,7 +37,9 @@ class Pace:
     def __init__(self, records: Iterable[Record] = ()) -> None:
         # by method and backbone: GFLOP of an image in a training step, on any machine
         self._gflops: dict[tuple[str, str], float] = {}
-        # by machine, method, backbone and suite: seconds of a run for each epoch
+        # methods on backbones that read each image once, whatever the epochs
+        self._once: set[tuple[str, str]] = set()
+        # by machine, method, backbone and suite: seconds of a run for each pass over the images
         self._seconds: defaultdict[tuple[str, str, str, str], list[float]] = defaultdict(list)
         # by machine and suite: images of an epoch
         self._images: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
@@ -55,9 +57,13 @@ class Pace:
         gflops = _positive((cost.get("gflops") or {}).get("step"))
         if gflops is not None:
             self._gflops[method, backbone] = gflops
+        # a method that makes no training step, as k-NN, keeps no byte for backward
+        if cost.get("saved_mb") == 0:
+            self._once.add((method, backbone))
         epochs = _positive(record["config"]["train"].get("epochs"))
         if epochs is None:
             return
+        epochs = self._passes(method, backbone, epochs)
         notes = record.get("notes") or {}
         # the seconds of a resumed run are of its last start
         if (seconds := seconds_of(record)) is not None and "resumed" not in notes:
@@ -79,15 +85,20 @@ class Pace:
         """Seconds of a run on a machine; None if no record tells."""
         if machine is None:
             return None
+        passes = self._passes(work.method, work.backbone, work.epochs)
         if own := self._seconds.get((machine, work.method, work.backbone, work.suite)):
-            return _mean(own) * work.epochs
+            return _mean(own) * passes
         gflops = self._gflops.get((work.method, work.backbone))
         images = self._images.get((machine, work.suite))
         done = self._work.get((machine, work.backbone))
         if gflops is None or not images or not done:
             return None
         rate = sum(work for work, _ in done) / sum(seconds for _, seconds in done)
-        return gflops * _mean(images) / rate * work.epochs
+        return gflops * _mean(images) / rate * passes
+
+    def _passes(self, method: str, backbone: str, epochs: float) -> float:
+        """How often a run reads its training images."""
+        return 1.0 if (method, backbone) in self._once else epochs
 
 
 def seconds_of(record: Record) -> float | None:

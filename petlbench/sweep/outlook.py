@@ -104,7 +104,7 @@ def _training_gflop(config: Config) -> float | None:
         return None
     pair = _Counted(repr((config.method, config.backbone, config.input, config.train)), config)
     try:
-        return _step_gflop(pair) * images * config.train.epochs
+        return _image_gflop(pair) * images
     except Exception:  # a method that needs its weights, or reads values, raises whatever it does
         return None
 
@@ -118,11 +118,12 @@ class _Counted:
 
 
 @cache
-def _step_gflop(pair: _Counted) -> float:
-    """Of one image in a training step."""
+def _image_gflop(pair: _Counted) -> float:
+    """Of one image in a whole training."""
     config = pair.config
     method = build.on_meta(config)
-    return shapes.gflops(method, batch=config.train.batch_size, size=config.input.size)["step"]
+    step = shapes.gflops(method, batch=config.train.batch_size, size=config.input.size)["step"]
+    return step * (config.train.epochs if method.takes_steps else 1)
 
 
 @cache

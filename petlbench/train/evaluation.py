@@ -1,9 +1,10 @@
-"""How many images an evaluation computes at once: on a GPU as many as its memory allows."""
+"""How many images a pass without gradients takes: on a GPU as many as its memory allows."""
 
+from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from petlbench import gpu_memory
@@ -18,22 +19,25 @@ _BATCHES: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 
 def batch_size(network: nn.Module, precision: Precision, size: int) -> int:
-    """Images of a batch for a network in eval mode, which lies on the device of `precision`.
+    """The `fitting_batch` of a network, found once: for its first test."""
+    if network not in _BATCHES:
+        _BATCHES[network] = fitting_batch(network, precision, size)
+    return _BATCHES[network]
 
-    size: side of the images in pixels. USUAL on a CPU, and for a network that does not run on
+
+def fitting_batch(part: Callable[[Tensor], object], precision: Precision, size: int) -> int:
+    """Images of a batch for a part of a network in eval mode, on the device of `precision`.
+
+    size: side of the images in pixels. USUAL on a CPU, and for a part that does not run on
     shapes alone.
     """
     if precision.device.type != "cuda":
         return USUAL
-    if network not in _BATCHES:
-        try:
-            usual, twice = (forward_bytes(network, precision, size, k * USUAL) for k in (1, 2))
-            _BATCHES[network] = fitting(
-                usual, twice, SHARE * gpu_memory.available(precision.device)
-            )
-        except Exception:  # whatever the method's own code raises
-            _BATCHES[network] = USUAL
-    return _BATCHES[network]
+    try:
+        usual, twice = (forward_bytes(part, precision, size, k * USUAL) for k in (1, 2))
+        return fitting(usual, twice, SHARE * gpu_memory.available(precision.device))
+    except Exception:  # whatever the method's own code raises
+        return USUAL
 
 
 def fitting(usual: float, twice: float, room: float) -> int:
@@ -48,7 +52,9 @@ def fitting(usual: float, twice: float, room: float) -> int:
     return number
 
 
-def forward_bytes(network: nn.Module, precision: Precision, size: int, number: int) -> int:
+def forward_bytes(
+    part: Callable[[Tensor], object], precision: Precision, size: int, number: int
+) -> int:
     """The peak of a forward pass without gradients, from shapes: images (number, 3, size, size).
 
     Weights are not counted, but for 16-bit copies of them.
@@ -57,5 +63,5 @@ def forward_bytes(network: nn.Module, precision: Precision, size: int, number: i
     with fake, torch.no_grad(), precision.autocast(), LiveBytes() as live:
         # this batch, and the next one that is read meanwhile
         batches = [torch.empty(number, 3, size, size, device=precision.device) for _ in range(2)]
-        network(batches[0])
+        part(batches[0])
     return int(live.peak)

@@ -10,7 +10,7 @@ from petlbench.data.feed import Feed
 from petlbench.data.task import Split
 from petlbench.method import Method
 from petlbench.progress import progress
-from petlbench.train.evaluation import batch_size
+from petlbench.train.evaluation import fitting_batch
 from petlbench.train.frozen import frozen_in_16_bit
 from petlbench.train.precision import Precision
 from petlbench.train.unfinished import Spent
@@ -57,7 +57,8 @@ class ImageOutputs:
         with torch.no_grad(), frozen_in_16_bit(self.method, self.precision):
             self.method.eval()
             # outside autocast, whose cache of weights must not hold those of a pass on shapes
-            order = places.split(batch_size(self.method, self.precision, self.feed.prepare.size))
+            size = self.feed.prepare.size
+            order = places.split(fitting_batch(self.part, self.precision, size))
             batches = self.feed.plain(split, order)
             for images, _ in progress(batches, f"{self.title}: outputs", len(order)):
                 with self.precision.autocast():

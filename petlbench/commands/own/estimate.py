@@ -1,11 +1,13 @@
 """What a method takes: its predicted peak of memory, and its time by a few measured steps."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from petlbench.commands.own.settings import Sizes
-from petlbench.config.nodes import MEMORY_MODES
+from petlbench.config.nodes import MEMORY_MODES, Train
 from petlbench.config.schema import Config
 from petlbench.cost import forecast, speed
 from petlbench.cost.memory import TrainingStep, free_unused, unchanged
@@ -23,7 +25,10 @@ MOST_STEPS = 5
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one run. memory: the mode of training with the peak. None: nothing could be measured."""
+    """Of one run. memory: the mode of training with the peak.
+
+    peak_gib: None without training steps. seconds: None if nothing could be measured.
+    """
 
     memory: str
     peak_gib: float | None
@@ -33,8 +38,10 @@ class Estimate:
 def estimated(config: Config, size: Sizes, budget_gib: float) -> Estimate:
     """The estimate in the first memory mode that fits the budget, or in the last one."""
     method = build.method(replace(config, backbone=replace(config.backbone, pretrained=False)))
-    if not method.takes_steps:  # as k-NN: its time is that of one look at every image
-        return Estimate(config.train.memory, None, None)
+    if not method.takes_steps:  # as k-NN, which looks at each image once
+        image_s = _image_s(config, method)
+        seconds = None if image_s is None else image_s * (size.train + size.test)
+        return Estimate(config.train.memory, None, seconds)
     modes = MEMORY_MODES[MEMORY_MODES.index(config.train.memory) :]
     peaks = _peaks_gib(config, method, modes)
     mode = next((mode for mode in modes if peaks[mode] <= budget_gib), modes[-1])
@@ -69,8 +76,8 @@ def _precision(config: Config) -> str:
 def _image_s(config: Config, method: Method) -> float | None:
     """Seconds of an image in training, by a few steps on noise; None if they do not fit.
 
-    Of a batch as in training, unless that takes long on a CPU: small networks take less time for
-    an image of a large batch.
+    Without steps they are those of a pass without gradients. Of a batch as in training, unless
+    that takes long on a CPU: small networks take less time for an image of a large batch.
     """
     device = build.device(config.device)
     whole = config.train.batch_size
@@ -81,23 +88,37 @@ def _image_s(config: Config, method: Method) -> float | None:
         free_unused(device)
         method.to(device)
         with unchanged(method, device), frozen_in_16_bit(method, precision):
-            images = torch.randn(few, *size, device=device)
             # recording CUDA graphs takes more steps than are measured here
             train = without_graphs(config.train)
-            step = TrainingStep(method, precision, train, images)
-            image_s = _step_s(step, device) / few
+            images = torch.randn(few, *size, device=device)
+            image_s = _seconds(_work(method, precision, train, images), device) / few
             if few < whole and image_s * whole < ENOUGH_S:
-                step.change(train, torch.randn(whole, *size, device=device))
-                image_s = _step_s(step, device) / whole
+                images = torch.randn(whole, *size, device=device)
+                image_s = _seconds(_work(method, precision, train, images), device) / whole
             return image_s
     except torch.OutOfMemoryError:
         return None
 
 
-def _step_s(step: TrainingStep, device: torch.device) -> float:
+def _work(
+    method: Method, precision: Precision, train: Train, images: Tensor
+) -> Callable[[], object]:
+    """A training step on images (B, 3, H, W), or a pass if the method makes no steps."""
+    if method.takes_steps:
+        return TrainingStep(method, precision, train, images)
+    method.eval()
+
+    def look() -> None:
+        with torch.no_grad(), precision.autocast():
+            method(images)
+
+    return look
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
     # the first one creates the optimiser's state, or buffers of another size
-    speed.seconds(step, 1, device)
+    speed.seconds(work, 1, device)
     measured: list[float] = []
     while len(measured) < MOST_STEPS and sum(measured) < ENOUGH_S:
-        measured.append(speed.seconds(step, 1, device))
+        measured.append(speed.seconds(work, 1, device))
     return sum(measured) / len(measured)

@@ -14,6 +14,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from petlbench import registry
 from petlbench.arguments import Parser, command
 from petlbench.checks import positive
 from petlbench.commands.own import settings as own_settings
@@ -84,7 +85,8 @@ def attempt(asked: argparse.Namespace, typed: str) -> int:
     if not _verified(asked, skips=first.dataset.target.values["on_bad_image"] == "skip"):
         return FAILED
     sizes = own_settings.sizes(images, first.dataset.target.values, own)
-    chosen = own_settings.chosen(sizes, own, first.train)
+    takes_steps = any(registry.kind(name).takes_steps for name in methods)
+    chosen = own_settings.chosen(sizes, own, first.train, takes_steps=takes_steps)
     for line in _about(images, sizes, chosen, own):
         print(line)
     found = _plan(asked, methods, own_settings.overrides(*paths, chosen, own), sizes, first)

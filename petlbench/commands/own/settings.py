@@ -128,14 +128,16 @@ def _is_for_folds(tree: Tree) -> bool:
     return not is_divided and len(tree.images) < FEW and min(classes.values()) > 1
 
 
-def chosen(size: Sizes, own: Mapping[str, str], train: Train) -> dict[str, Setting]:
+def chosen(
+    size: Sizes, own: Mapping[str, str], train: Train, *, takes_steps: bool
+) -> dict[str, Setting]:
     """The settings that the user has not set, in the order in which they are shown.
 
-    train: the user's own values, with any others for the rest. Raises UserError for a step of more
-    images than there are.
+    train: the user's own values, with any others for the rest. takes_steps: whether a method makes
+    training steps; then it raises UserError for a step of more images than there are.
     """
     batch = train.batch_size if "train.batch_size" in own else min(BATCH, size.train)
-    if train.drop_last and batch * train.accumulate > size.train:
+    if takes_steps and train.drop_last and batch * train.accumulate > size.train:
         raise UserError(
             f"a step has {batch * train.accumulate} images, and each run trains on {size.train}; "
             f"set train.batch_size to at most {size.train // train.accumulate or 1}"

@@ -71,8 +71,11 @@ def _predicted_mib(run: Planned) -> float | None:
 
     config = run.config
     try:
+        method = build.on_meta(config)
+        if not method.takes_steps:
+            return 0.0
         peak = forecast.peak_mib(
-            build.on_meta(config),
+            method,
             precision=probing.predicted_precision(config.train),
             train=config.train,
             batch=config.train.batch_size,
