@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from petlbench.checks import positive, whole
 from petlbench.errors import UserError
 from petlbench.layers.linear import without_autocast
-from petlbench.method import Fitted, Method, Trainer, head_inputs, searched
+from petlbench.method import Accuracy, Fitted, Method, Trainer, accuracy, head_inputs, searched
 from petlbench.model.backbone import Backbone
 from petlbench.swap import swap_these
 
@@ -66,7 +66,8 @@ class KNN(Method):
     """Compares an image with all training images; no tensor is trained by gradients.
 
     neighbours: the numbers k to choose from, on images that a search holds back from training.
-    With one number nothing is chosen. Then all images of the training split are stored.
+    Of numbers with equal accuracy the one with the higher mean log-likelihood is chosen. With one
+    number nothing is chosen. Then all images of the training split are stored.
     temperature: T. images: how many are stored; `fit` sets it. The features are what the head of
     another method reads. A delta has N d + K numbers: features of 32 bits, and counts.
     """
@@ -85,6 +86,7 @@ class KNN(Method):
                 "[1, 5, 20]"
             )
         self.neighbours = [whole("a number of method.neighbours", k, low=1) for k in neighbours]
+        self.searches = len(self.neighbours) > 1
         self.temperature = positive("method.temperature", temperature)
         old, stored = (
             cast(nn.Linear, backbone.head),
@@ -106,8 +108,9 @@ class KNN(Method):
             search = searched(trainer, "method.neighbours=[5]")
             self.memory.remember(*read(search.fit))
             features, labels = read(search.val)
-            top1 = {k: self._top1(k, features, labels) for k in self.neighbours}
-            self.memory.k = max(top1, key=top1.__getitem__)
+            scores = {k: self._score(k, features, labels) for k in self.neighbours}
+            self.memory.k = max(scores, key=scores.__getitem__)
+            top1 = {k: percent for k, (percent, _) in scores.items()}
             notes = {"neighbours": self.memory.k, "val_top1": top1}
         self.memory.remember(*read(trainer.fit))
         values = {
@@ -118,9 +121,9 @@ class KNN(Method):
         return Fitted(self, made_by=(None, values), notes=notes)
 
     @torch.no_grad()
-    def _top1(self, k: int, features: Tensor, labels: Tensor) -> float:
-        """Percent of the images with these features (N, d) and labels (N,)."""
+    def _score(self, k: int, features: Tensor, labels: Tensor) -> Accuracy:
+        """With k neighbours on images with these features (N, d) and labels (N,)."""
         self.memory.k = k
         device = self.memory.features.device
         logits = [self.memory(part.to(device)).cpu() for part in features.split(BATCH)]
-        return 100 * int((torch.cat(logits).argmax(1) == labels).sum()) / len(labels)
+        return accuracy(torch.cat(logits), labels)

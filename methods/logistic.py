@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from petlbench.checks import is_number, whole
 from petlbench.errors import UserError
-from petlbench.method import Fitted, Method, Trainer, head_inputs, searched
+from petlbench.method import Accuracy, Fitted, Method, Trainer, accuracy, head_inputs, searched
 from petlbench.model.backbone import Backbone
 
 ABSENT = -1.0e4  # bias of a class without a training image: at the optimum it is -infinity
@@ -26,8 +26,9 @@ class Logistic(Method):
 
     x_i: what the head reads of training image i. C = 10^power is chosen on val, the parts of the
     training split that a search is given: all of `powers`, then `halvings` times the two powers
-    around the best one, half as far away as before. With one power nothing is chosen. The head is
-    then fitted to the whole training split with the same C. iterations: the most of L-BFGS; the
+    around the best one, half as far away as before. Of powers with equal accuracy the one with
+    the higher mean log-likelihood on val is the better. With one power nothing is chosen. The head
+    is then fitted to the whole training split with the same C. iterations: the most of L-BFGS; the
     record has how many the last fit took. For two classes scikit-learn fits the difference w of
     the rows of W with the penalty |w|^2 / 2; the rows are then -w / 2 and w / 2.
     """
@@ -44,6 +45,7 @@ class Logistic(Method):
                 "[-2, 0, 2]"
             )
         self.powers = [float(power) for power in powers]
+        self.searches = len(self.powers) > 1
         self.halvings = whole("method.halvings", halvings, low=0)
         self.iterations = whole("method.iterations", iterations, low=1)
 
@@ -54,9 +56,9 @@ class Logistic(Method):
         if len(self.powers) > 1:
             search = searched(trainer, "method.powers=[0]")
             data = (*read(search.fit), *read(search.val))
-            scores = refined(partial(self._top1, *data), self.powers, self.halvings)
+            scores = refined(partial(self._score, *data), self.powers, self.halvings)
             power = max(scores, key=scores.__getitem__)
-            notes = {"C": 10**power, "val_top1": {f"{p:g}": s for p, s in scores.items()}}
+            notes = {"C": 10**power, "val_top1": {f"{p:g}": s for p, (s, _) in scores.items()}}
         estimator = self.regression(*read(trainer.fit), power)
         self.set_head(estimator)
         return Fitted(self, notes=notes | {"iterations": int(estimator.n_iter_.max())})
@@ -81,12 +83,14 @@ class Logistic(Method):
             warnings.simplefilter("ignore", ConvergenceWarning)
             return estimator.fit(features.double().numpy(), labels.numpy())
 
-    def _top1(
+    def _score(
         self, fit: Tensor, fit_labels: Tensor, val: Tensor, val_labels: Tensor, power: float
-    ) -> float:
-        """Percent on val of the regression with a power; features (N, d), labels (N,)."""
-        estimator = self.regression(fit, fit_labels, power)
-        return 100 * float(estimator.score(val.double().numpy(), val_labels.numpy()))
+    ) -> Accuracy:
+        """That of the regression with a power on val; features (N, d), labels (N,)."""
+        self.set_head(self.regression(fit, fit_labels, power))
+        head = cast(nn.Linear, self.backbone.head)
+        with torch.no_grad():
+            return accuracy(head(val.to(head.weight)).cpu(), val_labels)
 
     @torch.no_grad()
     def set_head(self, estimator: Any) -> None:
@@ -105,8 +109,8 @@ def _is_power(value: object) -> bool:
 
 
 def refined(
-    score: Callable[[float], float], powers: Sequence[float], halvings: int
-) -> dict[float, float]:
+    score: Callable[[float], Accuracy], powers: Sequence[float], halvings: int
+) -> dict[float, Accuracy]:
     """Scores of all powers and, between them, of those around the best one at half the distance.
 
     This is repeated with half the distance again. Of equal scores the first one is the best.

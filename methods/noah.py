@@ -36,6 +36,8 @@ class NOAH(Composed):
     generation, and after the supernet's last epoch that was saved.
     """
 
+    searches = True
+
     def __init__(
         self,
         backbone: Backbone,

@@ -29,7 +29,7 @@ def refusals(tuner: str, network: str) -> Iterator[None]:
         raise
     except (TypeError, ValueError) as error:  # PEFT's for layers, widths and formats of numbers
         raise Unsupported(
-            f"PEFT's tuner {tuner} does not fit {network}: {first_line(error)}; set other values "
+            f"PEFT's tuner {tuner} does not fit {network}: {_own_words(error)}; set other values "
             "of method, or choose another backbone"
         ) from error
     except UNCHECKED as error:
@@ -37,6 +37,11 @@ def refusals(tuner: str, network: str) -> Iterator[None]:
             f"PEFT's tuner {tuner} cannot be built with these values of method "
             f"({one_line(error)}); docs/peft.md says where PEFT describes them"
         ) from error
+
+
+def _own_words(error: Exception) -> str:
+    """The first line of PEFT's error, with the key of this project."""
+    return first_line(error).replace("`peft_config.target_modules`", "method.targets")
 
 
 @contextmanager

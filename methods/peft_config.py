@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from torch import nn
 
-from petlbench.checks import at_least, fraction, is_number, positive
+from petlbench.checks import at_least, fraction, is_number, is_whole, positive, whole
 from petlbench.config import target
 from petlbench.errors import Unsupported, UserError, first_line, unknown
 from petlbench.methods.peft_checks import quiet
@@ -59,7 +59,7 @@ def library() -> Any:
         return import_module("peft")  # here, since it takes seconds to import
     except ModuleNotFoundError as error:
         raise Unsupported(
-            f"it needs the package {error.name}, which is not installed; "
+            f"PEFT's tuners need the package {error.name}, which is not installed; "
             'pip install "petlbench[peft]"'
         ) from error
 
@@ -185,7 +185,11 @@ def _check_number(key: str, value: float, default: object) -> None:
         return
     # A few defaults below that stand for a choice, such as OFT's rank of 0.
     low = LEAST.get(key, 0)
-    at_least(f"method.{key}", value, min(default, low) if is_number(default) else low)
+    least = min(default, low) if is_number(default) else low
+    if is_whole(value) and is_whole(least):
+        whole(f"method.{key}", value, low=least)
+    else:
+        at_least(f"method.{key}", value, least)
 
 
 def _check_names(key: str, value: Any, names: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from petlbench.data.task import Split
 from petlbench.errors import UserError
@@ -149,6 +150,7 @@ class Method(nn.Module):
     on shapes alone before a sweep.
     takes_steps: False if `fit` makes no training step; then no memory and no speed of one is
     measured.
+    searches: whether `fit` calls `trainer.search`, which takes five images of a class.
     unmergeable: the reason why nothing of it can be merged into the backbone (merge.py).
     beside: beside(part, *inputs) calls a part that is not in the walk, such as a block of a side
     network, so that `train.memory=min` can keep its inputs alone.
@@ -157,6 +159,7 @@ class Method(nn.Module):
     starts_as_pretrained: bool = True
     needs_weights: bool = False
     takes_steps: bool = True
+    searches: bool = False
     unmergeable: str = ""
 
     def __init__(self, backbone: Backbone) -> None:
@@ -224,12 +227,24 @@ def head_inputs(method: Method, images: Tensor) -> Tensor:
     return method.backbone.pooled(method.features(method.backbone.embed(images)))
 
 
+Accuracy = tuple[float, float]  # percent, and the mean log-likelihood, which orders equal ones
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
+    """Of logits (N, K) for labels (N,): what a choice on val compares.
+
+    On few images many choices are right equally often, and one may be sure of nothing.
+    """
+    right = int((logits.argmax(1) == labels).sum())
+    return 100 * right / len(labels), -float(F.cross_entropy(logits.double(), labels))
+
+
 def searched(trainer: Trainer, instead: str) -> SearchTrainer:
     """The trainer of a search. instead: the setting that needs none, for its error."""
     try:
         return trainer.search()
     except UserError as error:
-        raise UserError(f"{error}, {instead} chooses nothing") from error
+        raise UserError(f"{error}, and with {instead} there is nothing to choose") from error
 
 
 def frozen_prefix(method: Method) -> int:

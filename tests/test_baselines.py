@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from torch import Tensor, nn
 
 from petlbench import delta, registry
@@ -83,12 +84,15 @@ def test_k_is_the_best_one_on_val_and_every_training_image_is_stored() -> None:
     made: KNN = method("knn", classes=classes, neighbours=[1, 3, 9, 27], temperature=0.07)
     result = made.fit(trainer(fit=fit, classes=classes, halves=lambda: held_out(fit)))
     part, val = (features(made, half) for half in held_out(fit))
-    correct = {
-        k: (votes(part, val[0], k, 0.07, classes).argmax(1) == val[1]).mean() * 100
-        for k in (1, 3, 9, 27)
-    }
+    correct, likelihood = {}, {}
+    for k in (1, 3, 9, 27):
+        shares = votes(part, val[0], k, 0.07, classes)
+        shares /= shares.sum(1, keepdims=True)
+        correct[k] = (shares.argmax(1) == val[1]).mean() * 100
+        right = np.maximum(shares[range(len(shares)), val[1]], np.finfo(np.float32).tiny)
+        likelihood[k] = np.log(right).mean()
     assert result.notes["val_top1"] == pytest.approx(correct)
-    assert made.memory.k == max(correct, key=lambda k: correct[k])
+    assert made.memory.k == max(correct, key=lambda k: (correct[k], likelihood[k]))
     assert made.memory.counts.tolist() == fit.labels.bincount().tolist()
 
 
@@ -131,15 +135,27 @@ def test_c_is_the_best_one_on_val_and_the_head_is_fitted_to_all_images() -> None
     made: Logistic = method("logistic", classes=3, powers=[-4, -2, 0], halvings=1)
     notes = made.fit(trainer(fit=fit, classes=3, halves=lambda: held_out(fit))).notes
     (x, y), (val, val_y) = (features(made, half) for half in held_out(fit))
-    scores = {
-        power: LogisticRegression(C=10**power, max_iter=1000).fit(x, y).score(val, val_y) * 100
-        for power in map(float, notes["val_top1"])
+    scores = {}
+    for power in map(float, notes["val_top1"]):
+        model = LogisticRegression(C=10**power, max_iter=1000).fit(x, y)
+        likelihood = -log_loss(val_y, model.predict_proba(val), labels=model.classes_)
+        scores[power] = (model.score(val, val_y) * 100, likelihood)
+    assert {float(power): top1 for power, top1 in notes["val_top1"].items()} == {
+        power: top1 for power, (top1, _) in scores.items()
     }
-    assert {float(power): top1 for power, top1 in notes["val_top1"].items()} == scores
     assert notes["C"] == 10 ** max(scores, key=lambda power: scores[power])
     final = LogisticRegression(C=notes["C"], max_iter=1000).fit(*features(made, fit))
     weight = cast(nn.Linear, made.backbone.head).weight.detach().numpy()
     np.testing.assert_allclose(weight, final.coef_, atol=1e-4)
+
+
+def test_of_equal_accuracies_the_better_likelihood_is_chosen() -> None:
+    """All powers are right on two classes that differ in a channel; the first is sure of none."""
+    fit = bright(60, seed=1)
+    made = method("logistic", powers=[-6, 0, 2], halvings=0)
+    notes = made.fit(trainer(fit=fit, halves=lambda: held_out(fit))).notes
+    assert set(notes["val_top1"].values()) == {100.0}
+    assert notes["C"] == 100
 
 
 def test_a_class_without_images_never_wins_and_one_class_is_refused() -> None:
@@ -157,9 +173,9 @@ def test_a_class_without_images_never_wins_and_one_class_is_refused() -> None:
 def test_the_search_halves_its_steps_around_the_best_power() -> None:
     tried: list[float] = []
 
-    def score(power: float) -> float:
+    def score(power: float) -> tuple[float, float]:
         tried.append(power)
-        return -abs(power - 1.3)
+        return -abs(power - 1.3), 0.0
 
     scores = refined(score, [-2, 0, 2], 3)
     assert tried == [-2, 0, 2, 1, 0.5, 1.5, 1.25, 1.75]  # 3 is outside
@@ -285,5 +301,5 @@ def test_too_few_images_for_a_search_are_refused_with_a_way_out(name: str, hint:
 
     with pytest.raises(UserError) as caught:
         method(name).fit(trainer(halves=none))
-    reason = f"too few; protocol=best_on_val scores on val, method.{hint} chooses nothing"
-    assert str(caught.value) == reason
+    reason = "too few; protocol=best_on_val scores on val, and with method."
+    assert str(caught.value) == f"{reason}{hint} there is nothing to choose"

@@ -570,7 +570,9 @@ def test_a_search_gets_two_parts_of_the_training_images(tmp_path: Path) -> None:
     first, second = splits.halves(both, task)
     assert (len(first), len(second)) == (6, 4)
     alone = compose.single(["protocol=final"])
-    with pytest.raises(UserError, match="too few training images a class for a search"):
+    with pytest.raises(
+        UserError, match="fewer than 5 training images of each class, too few for a search"
+    ):
         splits.halves(alone, task)
     divided = own_task(own(tmp_path / "pets"), tmp_path / "cache")
     first, second = splits.halves(alone, divided)

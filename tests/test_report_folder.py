@@ -411,7 +411,7 @@ def test_a_folder_of_images_is_answered_from_run_to_page(
     page = (out / "folder.html").read_text()
     assert "data:image/png;base64," in page
     [delta] = runs.glob(f"**/*{DELTA}")
-    assert f"petlbench.predict --delta {delta}" in (out / "folder.md").read_text()
+    assert f"petlbench predict --delta {delta}" in (out / "folder.md").read_text()
     assert (out / "folder_confusion.pdf").is_file()
 
 

@@ -76,8 +76,8 @@ def test_of_several_runs_the_larger_share_has_the_image() -> None:
 def test_the_number_of_images_is_connors() -> None:
     # psi = 0.2, delta = 0.1: (1.959964 sqrt(0.2) + 0.841621 sqrt(0.19))^2 / 0.01 = 154.3
     root = 1.959964 * math.sqrt(0.2) + 0.841621 * math.sqrt(0.19)
-    assert Pair(100, 15, 5, 10.0).needed == math.ceil(root**2 / 0.01) == 155
-    assert Pair(100, 5, 5, 0.0).needed is None
+    assert Pair(100, 15, 5, 10.0).needed(0.05) == math.ceil(root**2 / 0.01) == 155
+    assert Pair(100, 5, 5, 0.0).needed(0.05) is None
 
 
 def test_pairs_with_the_best_are_corrected_for_all_pairs() -> None:

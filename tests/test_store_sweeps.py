@@ -144,7 +144,7 @@ def test_a_record_of_a_later_version_is_refused_before_training(
     assert "has schema 2, this petlbench writes 1; use the version that wrote it" in told
     code, told = run(tmp_path, "-m", *given)
     assert code == 1, told
-    assert "failed: linear folder/pets seed 0: failed: record" in told
+    assert "failed: linear folder/pets seed 0: record" in told
     assert path.read_text() == text
 
 
@@ -218,7 +218,7 @@ def test_a_run_that_failed_elsewhere_is_reported_and_not_repeated(
     while_waiting(monkeypatch, fail)
     code, told = run(tmp_path, *sweep)
     assert code == 1, told
-    assert "failed: linear folder/pets seed 0: diverged: too hot" in told
+    assert "diverged: linear folder/pets seed 0: too hot" in told
     # the next sweep tries it again
     code, told = run(tmp_path, *sweep)
     assert (code, json.loads(path.read_text())["status"]) == (0, "finished")

@@ -275,7 +275,7 @@ def test_a_process_ends_as_the_tests_of_mistakes_do_in_theirs(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("mode", "compositions", "ends"),
-    [([], 1, (2, "add -m")), (["hydra.mode=MULTIRUN"], 2, (0, "plan: 1 runs"))],
+    [([], 1, (2, "add -m")), (["hydra.mode=MULTIRUN"], 2, (0, "plan: 1 run,"))],
 )
 def test_hydra_composes_twice_only_to_learn_a_mode(
     mode: list[str],

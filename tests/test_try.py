@@ -177,7 +177,7 @@ def test_a_folder_ends_in_a_report_and_a_second_call_does_what_is_left(
     code, printed, told = attempt(capsys, *typed, "--methods", "linear")
     assert code == 0, told
     assert "one seed and 2 folds" in printed
-    assert "petlbench.predict --delta" in printed
+    assert "petlbench predict --delta" in printed
     assert {record["factors"]["draw"] for record in Store(out / "runs").records()} == {0, 1}
     assert (out / "folder.html").is_file()
     monkeypatch.setattr(results, "report", lambda *_: [])
@@ -233,6 +233,33 @@ def test_duplicates_are_allowed_where_they_are_what_is_wrong(
     assert code == 1
     assert "test shares 2 images with train" in told
     assert told.endswith("; mend the folder, or add --allow-duplicates\n")
+
+
+def test_an_image_that_two_folds_would_share_is_refused(tmp_path: Path, capsys: Capture) -> None:
+    """Of two classes here: the default split of the same folder has both in train."""
+    root = folder(tmp_path / "own")
+    copied = root / "dark" / "again.png"
+    copied.write_bytes((root / "bright" / "0.png").read_bytes())
+    code, _, told = attempt(capsys, root, "--out", tmp_path / "out")
+    assert code == 1
+    [error] = [line for line in told.splitlines() if line.startswith("error: ")]
+    assert re.search("shares 1 image with .*(again|0).png.*mend the folder, or add --allow", error)
+    assert "has 1 image twice in different classes, for example" in told
+
+
+def test_a_method_that_cannot_choose_its_value_on_so_few_images_is_left_out(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    quick = ("dataset.folds=2", "train.epochs=1", "device=cpu", *OVERRIDES)
+    few = (folder(tmp_path / "few", images=4), "--out", tmp_path / "one")
+    code, printed, _ = attempt(capsys, *few, "--methods", "linear,knn", *quick)
+    assert code == 0
+    line = "knn: 2 runs, left out: the folder has fewer than 5 training images of each class"
+    assert line in printed
+    more = (folder(tmp_path / "more", images=12), "--out", tmp_path / "other")
+    code, printed, told = attempt(capsys, *more, "--methods", "knn,logistic", *quick)
+    assert code == 0, told
+    assert len(re.findall(r"(knn|logistic): 2 runs, about \d+ s$", printed, re.MULTILINE)) == 2
 
 
 @pytest.mark.parametrize(

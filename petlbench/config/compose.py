@@ -1,7 +1,7 @@
 """From Hydra's composed configuration to the typed one of a run."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -136,6 +136,11 @@ def _is_finite(value: Any) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
+def _single(group: str, names: Sequence[str]) -> list[str]:
+    """The options that suites of suites list in the end."""
+    return options.expand(names, lambda name: options.listed(group, name))
+
+
 def _refuse_suites(composed: DictConfig, choices: Mapping[str, str]) -> None:
     for group in choices:
         node = composed.get(group) if group in composed else None
@@ -144,5 +149,5 @@ def _refuse_suites(composed: DictConfig, choices: Mapping[str, str]) -> None:
         if listed is not None:
             raise UserError(
                 f"{group}={choices[group]} names a suite, not one {group}; add -m to sweep it, "
-                f"or choose one of it: {', '.join(listed)}"
+                f"or choose one of it: {', '.join(_single(group, listed))}"
             )

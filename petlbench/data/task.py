@@ -14,6 +14,7 @@ from petlbench.data.readers.lists import ImageList
 if TYPE_CHECKING:
     from torch import Tensor
 
+HELD_OUT = 5  # of so many images of a class, `held_out` puts one into the second part
 Fingerprint = dict[str, object]
 
 
@@ -121,13 +122,13 @@ def fingerprint(images: "Tensor", labels: "Tensor", file_format: str) -> Fingerp
 
 
 def held_out(split: Split) -> tuple[Split, Split]:
-    """A split in two: every fifth image of each class is the second part."""
+    """A split in two: every HELD_OUT-th image of each class is the second part."""
     rank = split.labels.clone()  # of each image within its class
     for label in split.labels.unique():
         members = split.labels == label
         rank[members] = members[members].cumsum(0) - 1
     # 80 : 20 as train and val of VTAB-1K; by order, so the parts depend on no seed
-    second = rank % 5 == 4
+    second = rank % HELD_OUT == HELD_OUT - 1
     return _part(split, ~second), _part(split, second)
 
 

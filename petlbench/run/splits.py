@@ -1,14 +1,19 @@
 """The splits of a task that a protocol trains on, selects on and scores. Imports no torch."""
 
 import logging
+from collections import Counter
 from functools import cache
 
 from petlbench.config.schema import Config
 from petlbench.data import configured
 from petlbench.data.readers import numbering
-from petlbench.data.task import Split, Task, held_out
+from petlbench.data.task import HELD_OUT, Split, Task, held_out
 from petlbench.errors import UserError, unknown
 
+TOO_FEW = (
+    f"has fewer than {HELD_OUT} training images of each class, too few for a search to score on "
+    "some of them; protocol=best_on_val scores on val"
+)
 log = logging.getLogger("petlbench")
 
 
@@ -33,11 +38,16 @@ def halves(config: Config, opened: Task) -> tuple[Split, Split]:
     # few-shot and DG lists have no parts, and a search sees val only if the protocol selects on it
     first_part, second_part = held_out(opened.open(name))
     if not len(second_part):
-        raise UserError(
-            f"{opened.suite}/{opened.name} has too few training images a class for a search to "
-            "score on some of them; protocol=best_on_val scores on val"
-        )
+        raise UserError(f"{opened.suite}/{opened.name} {TOO_FEW}")
     return first_part, second_part
+
+
+def can_search(config: Config, opened: Task) -> bool:
+    """Whether `halves` are there; nothing is decoded."""
+    name = fit_on(config)
+    if name in opened.parts or config.protocol.select_on == "val" or name not in opened.lists:
+        return True
+    return max(Counter(opened.lists[name]().labels).values()) >= HELD_OUT
 
 
 def select_names(config: Config, opened: Task) -> tuple[str, ...]:

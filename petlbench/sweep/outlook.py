@@ -13,6 +13,7 @@ from petlbench.run import build, provenance, splits
 from petlbench.run.record import Store
 from petlbench.sweep.estimate import Pace, Work, duration
 from petlbench.sweep.plan import TO_RUN, Planned
+from petlbench.units import counted
 
 SHOWN = 3  # tasks without data in a line
 
@@ -30,7 +31,7 @@ def lines(
             groups[_about(run.config)].append(run)
     pace = cache(lambda root: Pace(store(root).records()))  # of each results.root
     return [
-        f"  {about}: {len(own)} runs{_hours(own, pace, tflops)}{_missing(own)}"
+        f"  {about}: {counted(len(own), 'run')}{_hours(own, pace, tflops)}{_missing(own)}"
         for about, own in groups.items()
     ]
 
@@ -40,7 +41,7 @@ def _about(config: Config) -> str:
     parts = [
         f"{config.factors.backbone} ({build.source(config.backbone).place})",
         f"{config.input.size} px",
-        *([f"{config.train.epochs} epochs"] if trains else []),
+        *([counted(config.train.epochs, "epoch")] if trains else []),
         f"recipe {config.recipe.name}",
     ]
     return ", ".join(parts)

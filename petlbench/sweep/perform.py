@@ -65,7 +65,7 @@ def perform(
     failures = []
     for planned, record in _launched(to_run, store, launcher):
         if record["status"] != "finished":
-            failures.append(f"failed: {planned.name}: {result_line(record)}")
+            failures.append(f"{record['status']}: {planned.name}: {record['reason']}")
     failures += [f"failed: {p.name}: {p.reason}" for p in runs if p.state == plan.BROKEN]
     return failures
 

@@ -11,6 +11,7 @@ from petlbench.config.schema import Config
 from petlbench.errors import Unsupported, UserError, one_line
 from petlbench.run import contents
 from petlbench.run.identity import identity
+from petlbench.units import counted
 
 # and the overrides that the sweep varies in it, and all that Hydra needs to compose it
 Combination = tuple[Config, tuple[str, ...], tuple[str, ...]]
@@ -143,10 +144,10 @@ def _verdict(config: Config, check: Callable[[Config], None]) -> Verdict:
     return Verdict()
 
 
-def headline(runs: Sequence[Planned], what: str = "runs") -> str:
+def headline(runs: Sequence[Planned], what: str = "run") -> str:
     """plan: 114 runs, 12 finished (skipped), 102 to run"""
     states = Counter(run.state for run in runs)
-    line = f"plan: {len(runs)} {what}, {states[FINISHED]} finished (skipped)"
+    line = f"plan: {counted(len(runs), what)}, {states[FINISHED]} finished (skipped)"
     line += f", {states[TO_RUN]} to run"
     for state in (UNSUPPORTED, BROKEN):
         line += f", {states[state]} {state}" if states[state] else ""

@@ -27,6 +27,7 @@ from petlbench.run.record import Record, Store
 from petlbench.sweep import conduct, plan
 from petlbench.sweep.launchers.launcher import Launcher
 from petlbench.sweep.space import Point, Space, shown
+from petlbench.units import counted
 
 DIGITS = 9  # of a mean: equal means stay equal whatever the order of their sum
 Place = tuple[Path, str]  # results.root and identity of a run
@@ -128,7 +129,7 @@ def sweep(
     # what the final runs lack is said now, and not after hours of trials
     wanted = [plan.Planned(config, "", plan.TO_RUN) for config, _, _ in finals]
     conduct.check([*trials, *(wanted if _open(trials) else [])], launcher, dry_run=dry_run)
-    headline = f"{plan.headline(trials, 'trials')}; then {len(finals)} final runs"
+    headline = f"{plan.headline(trials, 'trial')}; then {counted(len(finals), 'final run')}"
     conduct.announce(headline, trials, store, dry_run=dry_run, tflops=tflops)
     if dry_run and _open(trials):
         log.info("  the final runs follow from the choice among the trials")
@@ -142,7 +143,7 @@ def sweep(
     combinations, unchosen = _chosen(searches, trials, store, earlier)
     runs = conduct.planned(combinations, store) if combinations else []
     conduct.check(runs, launcher, dry_run=dry_run)
-    headline = plan.headline(runs, "final runs")
+    headline = plan.headline(runs, "final run")
     conduct.announce(headline, runs, store, dry_run=dry_run, tflops=tflops)
     if dry_run:
         return Outcome(0, [*trials, *runs])

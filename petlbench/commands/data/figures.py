@@ -9,6 +9,7 @@ from typing import Any
 from petlbench.commands.data.examine import ImageFacts
 from petlbench.data.readers.lists import ImageList
 from petlbench.data.task import Task
+from petlbench.units import counted
 
 Facts = dict[Path, ImageFacts | str]  # of each file: its facts, or why it cannot be decoded
 Report = dict[str, Any]
@@ -60,6 +61,10 @@ def list_notes(split: str, images: ImageList, facts: Facts, task: Task) -> Itera
     repeated = len(images) - len({content(facts, path) for path in images.files})
     if repeated:
         yield f"{split} repeats {repeated} of its {len(images)} images"
+    if several := _two_classes(images, facts):
+        pair = " and ".join(f"'{path}'" for path in several[0])
+        images_twice = counted(len(several), "image")
+        yield f"{split} has {images_twice} twice in different classes, for example {pair}"
     mislabelled = Counter(
         f"{path.suffix.lower()} files that hold {known.format}"
         for path in images.files
@@ -69,6 +74,17 @@ def list_notes(split: str, images: ImageList, facts: Facts, task: Task) -> Itera
     yield from _decoding_notes(split, images, facts)
     if images.file.is_file() and images.file.suffix != ".csv":
         yield from _text_notes(images.file)
+
+
+def _two_classes(images: ImageList, facts: Facts) -> list[tuple[Path, Path]]:
+    """The images that have another class than the first one with equal pixels, and that one."""
+    first: dict[str | Path, tuple[Path, int]] = {}
+    found = []
+    for path, label in zip(images.files, images.labels, strict=True):
+        other, known = first.setdefault(content(facts, path), (path, label))
+        if label != known:
+            found.append((other, path))
+    return found
 
 
 def _decoding_notes(split: str, images: ImageList, facts: Facts) -> Iterator[str]:

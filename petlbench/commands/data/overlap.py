@@ -9,6 +9,7 @@ from pathlib import Path
 from petlbench.commands.data.figures import Facts, content
 from petlbench.data.readers.lists import ImageList
 from petlbench.data.task import Task
+from petlbench.units import counted
 
 
 def shared(task: Task, lists: Mapping[str, ImageList], facts: Facts) -> Iterator[str]:
@@ -22,7 +23,7 @@ def shared(task: Task, lists: Mapping[str, ImageList], facts: Facts) -> Iterator
         both = [key for key in files[second] if key in files[first]]
         if both:
             pair = f"'{files[first][both[0]]}' and '{files[second][both[0]]}'"
-            yield f"{second} shares {len(both)} images with {first}, for example {pair}"
+            yield f"{second} shares {counted(len(both), 'image')} with {first}, for example {pair}"
 
 
 def wrong_sums(task: Task, lists: Mapping[str, ImageList], facts: Facts) -> list[str]:

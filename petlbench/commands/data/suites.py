@@ -1,11 +1,11 @@
 """The tasks of a suite, from the configuration: the one module here that reads it."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from petlbench.checks import whole
+from petlbench.checks import is_whole, whole
 from petlbench.config import compose, options, target
 from petlbench.config.command_line import as_text
 from petlbench.config.nodes import LARGEST_SIDE
@@ -25,9 +25,9 @@ class NoImages(Exception):
 
 @dataclass(frozen=True)
 class TaskDraw:
-    """A task with one draw of its training list, if it has several.
+    """A task with one draw of its training list, or one fold of its images, if it has several.
 
-    name: of the task, with the number of the draw. task_name: of the task alone.
+    name: of the task, with the number of draw or fold. task_name: of the task alone.
     """
 
     task_name: str
@@ -84,10 +84,13 @@ def needs_root(name: str) -> bool:
     return options.content("dataset", name).get("root") == "???"
 
 
-def task_draws(suite: str, root: Path | None, size: int) -> Iterator[TaskDraw]:
-    """The tasks of a suite with all their draws; images become `size` pixels wide.
+def task_draws(
+    suite: str, root: Path | None, size: int, values: Sequence[str] = ()
+) -> Iterator[TaskDraw]:
+    """The tasks of a suite with all their draws and folds; images become `size` pixels wide.
 
-    root: as PETLBENCH_DATA; for a task of the user's own images, their folder.
+    root: as PETLBENCH_DATA; for a task of the user's own images, their folder. values: overrides
+    of Hydra for all of them.
     """
     whole("--size", size, low=1, high=LARGEST_SIDE)
     for name in names(suite):
@@ -96,19 +99,24 @@ def task_draws(suite: str, root: Path | None, size: int) -> Iterator[TaskDraw]:
             raise UserError(f"{name} reads a folder of your own; set --root FOLDER")
         key = "dataset.root" if own else "data.root"
         overrides = [f"{key}={as_text(str(root))}"] if root else []
-        config = compose.single([f"dataset={name}", f"input.size={size}", *overrides])
+        config = compose.single([f"dataset={name}", f"input.size={size}", *overrides, *values])
         yield from _draws(name, config)
 
 
 def _draws(name: str, config: Config) -> Iterator[TaskDraw]:
     reader = config.dataset.target
-    if "draw" not in reader.values:
+    # a text in `folds` is refused by the reader
+    folds = reader.values.get("folds")
+    numbers = {"draw": DRAWS} if "draw" in reader.values else {}
+    numbers |= {"fold": folds} if is_whole(folds) else {}
+    if not numbers:
         yield TaskDraw(name, name, config)
         return
-    for draw in range(DRAWS):
-        drawn = replace(reader, values={**reader.values, "draw": draw})
-        dataset = replace(config.dataset, target=drawn, draw=draw)
-        yield TaskDraw(name, f"{name} draw {draw}", replace(config, dataset=dataset))
+    [(key, count)] = numbers.items()
+    for number in range(count):
+        values = replace(reader, values={**reader.values, key: number})
+        dataset = replace(config.dataset, target=values, draw=number)
+        yield TaskDraw(name, f"{name} {key} {number}", replace(config, dataset=dataset))
 
 
 def required_folders(suite: str, root: Path | None) -> tuple[Path, list[RequiredFolder]]:

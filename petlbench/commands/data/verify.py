@@ -5,7 +5,7 @@ A defect makes a run impossible or its score wrong; a note is information on the
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,18 +25,21 @@ SIZE = 224  # pixels: no file is resized here, but a task asks for a size
 Report = dict[str, Any]
 
 
-def verify(suite: str, root: Path | None, allow_duplicates: bool) -> Report:
+def verify(
+    suite: str, root: Path | None, allow_duplicates: bool, values: Sequence[str] = ()
+) -> Report:
     """A report on every task of a suite.
 
-    allow_duplicates: images that two splits share are a note instead of a defect. `broken` of a
-    task are the defects of images that cannot be decoded.
+    allow_duplicates: images that two splits share are a note instead of a defect. values:
+    overrides of Hydra for all tasks. `broken` of a task are the defects of images that cannot be
+    decoded.
     """
     # for all tasks: the draws of a task list the same files
     facts: Facts = {}
     with threads() as pool:
         tasks = [
             verify_task(draw, facts, pool, allow_duplicates)
-            for draw in task_draws(suite, root, SIZE)
+            for draw in task_draws(suite, root, SIZE, values)
         ]
     return {
         "command": "verify",

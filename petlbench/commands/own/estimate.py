@@ -12,7 +12,7 @@ from petlbench.config.schema import Config
 from petlbench.cost import forecast, speed
 from petlbench.cost.memory import TrainingStep, free_unused, unchanged
 from petlbench.method import Method
-from petlbench.run import build
+from petlbench.run import build, splits
 from petlbench.train.forward import without_graphs
 from petlbench.train.frozen import frozen_in_16_bit
 from petlbench.train.precision import Precision
@@ -27,17 +27,21 @@ MOST_STEPS = 5
 class Estimate:
     """Of one run. memory: the mode of training with the peak.
 
-    peak_gib: None without training steps. seconds: None if nothing could be measured.
+    peak_gib: None without training steps. seconds: None if nothing could be measured. refusal: why
+    the images do not do for the method; None if they do.
     """
 
     memory: str
     peak_gib: float | None
     seconds: float | None
+    refusal: str | None = None
 
 
 def estimated(config: Config, size: Sizes, budget_gib: float) -> Estimate:
     """The estimate in the first memory mode that fits the budget, or in the last one."""
     method = build.method(replace(config, backbone=replace(config.backbone, pretrained=False)))
+    if method.searches and not splits.can_search(config, splits.data(config)):
+        return Estimate(config.train.memory, None, None, f"the folder {splits.TOO_FEW}")
     if not method.takes_steps:  # as k-NN, which looks at each image once
         image_s = _image_s(config, method)
         seconds = None if image_s is None else image_s * (size.train + size.test)

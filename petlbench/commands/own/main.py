@@ -11,6 +11,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,9 +83,13 @@ def attempt(asked: argparse.Namespace, typed: str) -> int:
     first = compose.single([f"method={methods[0]}", *own_settings.overrides(*paths, {}, own)])
     configured.task(first)  # refuses wrong values of the user before they are used
     _check_weights(first)
-    if not _verified(asked, skips=first.dataset.target.values["on_bad_image"] == "skip"):
-        return FAILED
     sizes = own_settings.sizes(images, first.dataset.target.values, own)
+    # of the parts that the runs train and test on
+    parts = [f"{key}={value}" for key, value in own.items() if key.startswith("dataset.")]
+    parts += [f"dataset.folds={sizes.folds}"] if sizes.folds and "dataset.folds" not in own else []
+    skips = first.dataset.target.values["on_bad_image"] == "skip"
+    if not _verified(asked, parts, skips=skips):
+        return FAILED
     takes_steps = any(registry.kind(name).takes_steps for name in methods)
     chosen = own_settings.chosen(sizes, own, first.train, takes_steps=takes_steps)
     for line in _about(images, sizes, chosen, own):
@@ -125,22 +130,30 @@ def _check_weights(config: Config) -> None:
         ) from error
 
 
-def _verified(asked: argparse.Namespace, *, skips: bool) -> bool:
+def _verified(asked: argparse.Namespace, parts: Sequence[str], *, skips: bool) -> bool:
     """Whether the images are as they should be; prints what is wrong, and notes.
 
-    skips: whether the runs leave out images that cannot be decoded.
+    parts: overrides of how the images are divided. skips: whether the runs leave out images that
+    cannot be decoded.
     """
     from petlbench.commands.data.verify import verify
 
     place = user_path("dataset.root", asked.folder)
-    [task] = verify("folder", place, asked.allow_duplicates)["tasks"]
-    skipped = task["broken"] if skips else []
-    defects = [defect for defect in task["defects"] if defect not in skipped]
-    for note in [*task["notes"], *(f"{each}; left out" for each in skipped)]:
-        say(f"note: {note}")
+    tasks = verify("folder", place, asked.allow_duplicates, parts)["tasks"]
+    broken, defects, notes, shared = (
+        list(dict.fromkeys(chain.from_iterable(task[key] for task in tasks)))
+        for key in ("broken", "defects", "notes", "shared")
+    )
+    # the folds divide the same images: one that is twice in the folder is shared in two of them
+    again = shared[1:] if len(tasks) > 1 else []
+    skipped = broken if skips else []
+    for note in [*notes, *(f"{each}; left out" for each in skipped)]:
+        if note not in again:
+            say(f"note: {note}")
+    defects = [defect for defect in defects if defect not in {*skipped, *again}]
     for defect in defects:
-        instead = ", or add --allow-duplicates" if defect in task["shared"] else ""
-        instead += ", or add dataset.on_bad_image=skip" if defect in task["broken"] else ""
+        instead = ", or add --allow-duplicates" if defect in shared else ""
+        instead += ", or add dataset.on_bad_image=skip" if defect in broken else ""
         say(f"error: {defect}; mend the folder{instead}")
     return not defects
 

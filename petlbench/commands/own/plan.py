@@ -11,7 +11,7 @@ from petlbench.main_memory import available
 from petlbench.run import build
 from petlbench.sweep import plan
 from petlbench.sweep.estimate import duration
-from petlbench.units import GIB
+from petlbench.units import GIB, counted
 
 MOST = 3  # methods beside the first one
 TRAINS = "dataset.fold={}"
@@ -43,8 +43,9 @@ class Candidate:
     def line(self) -> str:
         """The method, its runs, memory and time, or why it is left out."""
         found = self.estimate
-        total, finished = len(self.runs), len(self.runs) - self.left
-        parts = [f"{total} run{'s' * (total != 1)}"]
+        total = len(self.runs)
+        finished = sum(run.state == plan.FINISHED for run in self.runs)
+        parts = [f"{counted(total, 'run')}"]
         if finished:
             parts.append(f"{finished} finished")
         if found and found.peak_gib is not None:
@@ -131,6 +132,8 @@ def _judged(
     config = one.runs[0].config
     found = estimated(config)
     one = replace(one, estimate=found)
+    if found.refusal is not None:
+        return replace(one, reason=found.refusal)
     if found.peak_gib is not None and found.peak_gib > budget_gib:
         return replace(one, reason=f"more than {budget_gib:g} GiB")
     if found.memory != config.train.memory:
@@ -154,7 +157,7 @@ def _pair_epochs(found: Sequence[Candidate], minutes: float) -> int:
 def _advice(one: Candidate, budget_gib: float, left_s: float) -> str:
     """What lets the first method fit."""
     found = one.estimate
-    if found is None:
+    if found is None or found.refusal is not None:
         return "choose another --backbone, or other --methods"
     if found.peak_gib is not None and found.peak_gib > budget_gib:
         return "give more --budget-gib, or choose another --backbone"

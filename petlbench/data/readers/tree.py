@@ -19,6 +19,7 @@ from petlbench.data.readers import table
 from petlbench.data.readers.image_files import USUAL, foreign, images_below, subfolders
 from petlbench.errors import UserError
 from petlbench.system import file_status, user_path
+from petlbench.units import counted
 
 SPLITS = {
     "train": "train",
@@ -95,7 +96,7 @@ def scan(root: str) -> Tree:
     if len(tree.names) < 2:
         count, classes = len(tree.images), len(tree.names)
         raise UserError(
-            f"'{place}' has {count} image{'s' * (count != 1)} of {classes} "
+            f"'{place}' has {counted(count, 'image')} of {classes} "
             f"class{'es' * (classes != 1)} ({', '.join(tree.names) or 'none'}); at least two "
             f"classes are needed; {_hint(tree) or ADVICE}"
         )

@@ -16,6 +16,7 @@ from petlbench.report.read.records import read
 from petlbench.report.read.scores import Scores, gather
 from petlbench.report.table import accuracy, derived, statistics
 from petlbench.run.record import Record
+from petlbench.units import counted
 
 DEFAULTS = {"title": "Leaderboard"}
 RANK = Column("average_rank", "average rank", "Over tasks", 2, best="low")
@@ -122,7 +123,7 @@ def _rank_notes(scores: Scores, ranks: pd.Series) -> list[str]:
         else f"no interval of it: a bootstrap over tasks needs at least {statistics.FEWEST}."
     )
     lines = [
-        f"Average rank: mean over {tasks} task{'s' * (tasks != 1)} of the rank of the mean over "
+        f"Average rank: mean over {counted(tasks, 'task')} of the rank of the mean over "
         "runs; equal scores share a rank. Behind the highest: difference of task means; "
         + interval
     ]

@@ -11,6 +11,7 @@ from petlbench.report.table import baselines, notes, published, statistics
 from petlbench.report.table.costs import column, meaning
 from petlbench.report.table.footnotes import footnotes
 from petlbench.report.table.provenance import provenance
+from petlbench.units import counted
 
 CAPTION = "Top-1 accuracy (%) and cost. Best in bold, second underlined."
 WORSE = "†"
@@ -75,14 +76,14 @@ def significance(scores: Scores) -> tuple[str, dict[CellKey, str]]:
     text = (
         f"{WORSE}: task mean significantly below that of {best}, the highest (two-sided Wilcoxon "
         f"signed-rank test over {tasks} tasks, on means over runs; Holm's correction for "
-        f"{len(against)} row{'s' * (len(against) != 1)}; level {statistics.LEVEL}); unmarked "
+        f"{counted(len(against), 'row')}; level {statistics.LEVEL}); unmarked "
         "rows are not significantly below it."
     )
     return text, {(row, TASK_MEAN): WORSE for row in worse}
 
 
 def _no_test(tasks: int, rows: int, least: float) -> str:
-    reason = f"{tasks} task{'s' * (tasks != 1)}, {rows} complete row{'s' * (rows != 1)}"
+    reason = f"{counted(tasks, 'task')}, {counted(rows, 'complete row')}"
     if rows > 1:
         reason += f": after Holm's correction its p cannot be below {least:.2g}"
     return f"No signed-rank test of the means over tasks ({reason})."

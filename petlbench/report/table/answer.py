@@ -9,9 +9,11 @@ from petlbench.report.read.scores import Scores
 from petlbench.report.table.accuracies import most_frequent, right_images
 from petlbench.report.table.images import wilson
 from petlbench.report.table.pairs import Comparison
+from petlbench.units import counted
 
 TIME = "train_s"
 MOST = 4  # names in a sentence
+MOST_SHARE = 95  # percent of a time, above which it is the same
 
 
 def best_row(scores: Scores) -> str | None:
@@ -48,7 +50,7 @@ def answer(
     runs = sum(row == best for row, _ in fields.finished(scores.labelled))
     sentence = (
         f"{best}, {scores.means.at[best, task]:.1f} % (95 % interval {low:.0f}–{high:.0f}) on "
-        f"{total} test image{'s' * (total != 1)}{f', mean over {runs} runs' if runs > 1 else ''}."
+        f"{counted(total, 'test image')}{f', mean over {runs} runs' if runs > 1 else ''}."
     )
     if runs < tried:
         sentence += f" {tried - runs} of its {tried} runs failed."
@@ -101,12 +103,14 @@ def _time(scores: Scores, best: str, cheapest: str, others: Sequence[str]) -> li
         # a method that is significantly worse may take less time
         return [f"Of these, {best} trains fastest." if others else f"{best} trains faster."]
     share = 100 * own / other
+    if share > MOST_SHARE:
+        return []
     return [f"{cheapest} takes {share:.{0 if share >= 1 else 2}f} % of its training time."]
 
 
 def _needed(comparison: Comparison, best: str, row: str) -> str:
     """How many images would tell the best row and another one apart."""
-    needed = comparison.pair.needed
+    needed = comparison.needed
     if needed is None:
         return (
             f"These images show no difference of {best} and {row} that more images could confirm."

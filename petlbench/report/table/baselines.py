@@ -4,6 +4,7 @@ import pandas as pd
 
 from petlbench.report.read.scores import Scores
 from petlbench.report.table import statistics
+from petlbench.units import counted
 
 
 def below(scores: Scores) -> list[str]:
@@ -36,13 +37,13 @@ def _significance(means: pd.DataFrame, rows: list[str], best: str) -> str:
     """Which of the rows differ significantly from the baseline."""
     tasks = means.shape[1]
     if statistics.least_p(tasks, len(rows)) >= statistics.LEVEL:
-        return f"No signed-rank test of these differences ({tasks} task{'s' * (tasks != 1)})."
+        return f"No signed-rank test of these differences ({counted(tasks, 'task')})."
     differences = [(means.loc[row] - means.loc[best]).round(statistics.DIGITS) for row in rows]
     values = statistics.holm([statistics.signed_rank(each.to_numpy()) for each in differences])
     tested = zip(rows, differences, values, strict=True)
     worse = [row for row, each, p in tested if statistics.is_below(each.to_numpy(), p)]
     return (
         f"Significantly: {', '.join(worse) or 'none'} (two-sided Wilcoxon signed-rank test over "
-        f"{tasks} tasks; Holm's correction for {len(rows)} row{'s' * (len(rows) != 1)}; level "
+        f"{tasks} tasks; Holm's correction for {counted(len(rows), 'row')}; level "
         f"{statistics.LEVEL})."
     )

@@ -8,7 +8,7 @@ from petlbench.report.read import fields
 from petlbench.report.read.fields import config_value
 from petlbench.run.record import DELTA, Record, beside
 
-EXPORT = ["python", "-m", "petlbench.commands.export", "--delta"]
+EXPORT = ["petlbench", "export", "--delta"]
 
 
 def commands(record: Record) -> list[Command]:
@@ -19,7 +19,7 @@ def commands(record: Record) -> list[Command]:
     # the record has the name of a local file of weights, not its folder
     checkpoint = config_value(record, "backbone.checkpoint")
     weights = ["--checkpoint", checkpoint] if checkpoint else []
-    predict = ["python", "-m", "petlbench.predict", "--delta", str(delta), *weights, "NEW_IMAGES"]
+    predict = ["petlbench", "predict", "--delta", str(delta), *weights, "NEW_IMAGES"]
     export = [*EXPORT, str(delta), *weights, "--out"]
     folds = fields.folds(record)
     part = f", by the network of one fold of {folds}: the others are beside its file" * bool(folds)

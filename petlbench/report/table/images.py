@@ -34,19 +34,18 @@ class Pair:
         differing = self.first + self.second
         return float(binomtest(self.first, differing).pvalue) if differing else 1.0
 
-    @property
-    def needed(self) -> int | None:
-        """Images that would show that the first is better, at LEVEL with POWER; None: it is not.
+    def needed(self, level: float) -> int | None:
+        """Images that would show that the first is better, at `level` with POWER; None: it is not.
 
         n = (z_a sqrt(psi) + z_b sqrt(psi - delta^2))^2 / delta^2 with psi and delta, the sum and
         the difference of the shares of images on which one alone is better, and the normal
-        quantiles z_a of 1 - LEVEL / 2 and z_b of POWER (Connor, Biometrics 43, 1987).
+        quantiles z_a of 1 - level / 2 and z_b of POWER (Connor, Biometrics 43, 1987).
         """
         if self.first <= self.second:
             return None
         psi = (self.first + self.second) / self.images
         delta = (self.first - self.second) / self.images
-        z_a, z_b = map(float, norm.ppf([1 - LEVEL / 2, POWER]))
+        z_a, z_b = map(float, norm.ppf([1 - level / 2, POWER]))
         root = z_a * math.sqrt(psi) + z_b * math.sqrt(psi - delta**2)
         return math.ceil((root / delta) ** 2)
 

@@ -26,8 +26,13 @@ def scoring(labelled: Sequence[Labelled], tests: Sequence[str]) -> str:
     return (
         f"Top-1 accuracy in percent on {on}; "
         f"{_runs(labelled)}; protocol {labelled[0][1]['protocol']}; "
-        f"{joined(map(fields.epochs, finished)) or 'no'} epochs."
+        f"{_epochs(finished)}."
     )
+
+
+def _epochs(finished: Sequence[Record]) -> str:
+    found = joined(map(fields.epochs, finished)) or "no"
+    return f"{found} epoch{'s' * (found != '1')}"
 
 
 def conditions(labelled: Sequence[Labelled], excluded: Sequence[Record]) -> list[str]:

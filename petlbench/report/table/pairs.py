@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import pandas as pd
+from scipy.stats import norm
 
 from petlbench.report.model.table import Column, Table
 from petlbench.report.read.predictions import Outcomes
 from petlbench.report.table.images import POWER, Pair, pair
 from petlbench.report.table.statistics import LEVEL, holm
+from petlbench.units import counted
 
 COLUMNS = [
     Column("difference", "points behind", "Accuracy", 1),
@@ -31,6 +33,15 @@ class Comparison:
     pair: Pair
     p: float
     pairs: int
+
+    @property
+    def needed(self) -> int | None:
+        """Images that would show that the row with the highest accuracy is better.
+
+        At LEVEL divided by the number of pairs, since Holm's correction asks for no less of the
+        first pair: with LEVEL, fewer images than there are could do.
+        """
+        return self.pair.needed(LEVEL / self.pairs)
 
     @property
     def differs(self) -> bool:
@@ -82,19 +93,19 @@ def pair_table(comparisons: Mapping[str, Comparison], best: str) -> Table:
             "several runs, the method with the larger share of right runs has the image; equal "
             "shares count for neither. The trained networks are compared: another training can "
             "give another order.",
-            f"p: McNemar's exact test, two-sided; Holm's correction for {pairs} "
-            f"pair{'s' * (pairs != 1)}, all that have common images; below {LEVEL}, the methods "
+            "p: McNemar's exact test, two-sided; Holm's correction for "
+            f"{counted(pairs, 'pair')}, all that have common images; below {LEVEL}, the methods "
             "differ.",
             "Images needed, where they do not: to find the observed difference with probability "
-            f"{POWER:g} at level {LEVEL} without correction, if it is the true one (Connor 1987): "
-            "(1.96 sqrt(s) + 0.84 sqrt(s − d^2))^2 / d^2 with s and d, the sum and the difference "
-            "of the shares of images that one alone gets right. From few images it is a rough "
-            "guess.",
+            f"{POWER:g} at level {LEVEL}{f' / {pairs}' * (pairs > 1)}, if it is the true one "
+            f"(Connor 1987): ({norm.ppf(1 - LEVEL / pairs / 2):.2f} sqrt(s) + 0.84 sqrt(s − "
+            "d^2))^2 / d^2 with s and d, the sum and the difference of the shares of images that "
+            "one alone gets right. From few images it is a rough guess.",
         ],
     )
 
 
 def _figures(comparison: Comparison) -> list[float | None]:
     one = comparison.pair
-    needed = None if comparison.differs else one.needed
+    needed = None if comparison.differs else comparison.needed
     return [one.points, one.first, one.second, one.p, comparison.p, needed]
