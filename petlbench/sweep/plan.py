@@ -9,6 +9,7 @@ from pathlib import Path
 from petlbench.config import recipes
 from petlbench.config.schema import Config
 from petlbench.errors import Unsupported, UserError, one_line
+from petlbench.progress import progress
 from petlbench.run import contents
 from petlbench.run.identity import identity
 from petlbench.units import counted
@@ -110,10 +111,12 @@ def build(
         run = _Wanted(config, varied, overrides, name, pair, is_finished)
         wanted.setdefault((Path(root), name), run)
         tasks.setdefault((Path(root), name), {})[config.factors.task] = None
-    verdicts: dict[str, Verdict] = {}
+    pairs: dict[str, Config] = {}
     for run in wanted.values():
-        if not run.is_finished and run.pair not in verdicts:
-            verdicts[run.pair] = _verdict(run.config, check)
+        if not run.is_finished:
+            pairs.setdefault(run.pair, run.config)
+    checked = progress(pairs.items(), "checking methods", len(pairs))
+    verdicts = {pair: _verdict(config, check) for pair, config in checked}
     if not wanted:
         raise UserError("this sweep has no runs; name some, e.g. method=paper dataset=mini")
     return [
