@@ -66,13 +66,12 @@ look: install
 
 REPORT := $(BIN)/python -m petlbench.report
 MEASURED := results/measured
-SEEDS := digits land location cells orientation
 BEST := loha hydra glora fact_tk vera lily noah_subnet adamss adapter_houlsby dora hira adalora
 results: install
 	$(REPORT) demo --records $(MEASURED)/demo/runs --out $(MEASURED)/demo
 	$(REPORT) mini --records $(MEASURED)/mini/runs --out $(MEASURED)/mini
 	$(REPORT) mini_all --records $(MEASURED)/mini/rates/runs --out $(MEASURED)/mini/rates
-	$(REPORT) leaderboard --records $(SEEDS:%=$(MEASURED)/mini/rates/runs/mini/%) $(SEEDS:%=$(MEASURED)/mini/rates/seeds/mini/%) --methods $(BEST) --name mini_seeds --out $(MEASURED)/mini/rates
+	$(REPORT) leaderboard --records $(MEASURED)/mini/rates/runs $(MEASURED)/mini/rates/seeds --methods $(BEST) --name mini_seeds --out $(MEASURED)/mini/rates
 	$(REPORT) efficiency --records $(MEASURED)/probe/runs --backbone vit_b16 --out $(MEASURED)/probe
 	$(REPORT) efficiency --records $(MEASURED)/probe/runs --backbone swin_b --out $(MEASURED)/probe/swin_b
 	$(REPORT) table1 --records $(MEASURED)/probe/runs --out $(MEASURED)/probe

@@ -82,7 +82,7 @@ DEFECTS = (
     "image '.*000001.png' cannot be decoded",
     "image '.*000002.png' cannot be decoded",
     "image '.*000003.png', which '.*test.txt' lists, is missing",
-    "test shares 1 images with trainval, for example '.*000005.png' and '.*test/000004.png'",
+    "test shares 1 image with trainval, for example '.*000005.png' and '.*test/000004.png'",
 )
 
 
@@ -157,10 +157,10 @@ def test_shared_images_can_be_allowed(tmp_path: Path, capsys: Capture) -> None:
         image.save(folder / "images/test/000000.png", compress_level=0)
     status, task = verify_one(capsys, "vtab/kitti", "--root", tmp_path)
     assert status == 1
-    assert "test shares 1 images with val" in task["defects"][0]
+    assert "test shares 1 image with val" in task["defects"][0]
     status, task = verify_one(capsys, "vtab/kitti", "--root", tmp_path, "--allow-duplicates")
     assert status == 0
-    assert "test shares 1 images with val" in "".join(task["notes"])
+    assert "test shares 1 image with val" in "".join(task["notes"])
 
 
 def rotated() -> Image.Exif:
@@ -248,7 +248,7 @@ def test_own_images_are_rotated_and_compared(tmp_path: Path, capsys: Capture) ->
     status, task = verify_one(capsys, "folder", "--root", root)
     assert status == 1
     assert "broken.png' cannot be decoded" in task["defects"][0]
-    assert "test shares 1 images with train" in task["defects"][1]
+    assert "test shares 1 image with train" in task["defects"][1]
 
 
 def test_ignored_files_of_a_folder_are_notes(tmp_path: Path, capsys: Capture) -> None:

@@ -70,7 +70,7 @@ def test_each_results_root_is_looked_at(
 def test_one_folder_under_several_names_is_one(given: list[str], tmp_path: Path) -> None:
     code, told = run(tmp_path, "-m", *given, "results.root=a,./a,a/")
     assert code == 0, told
-    assert "plan: 1 runs, 0 finished (skipped), 1 to run" in told
+    assert "plan: 1 run, 0 finished (skipped), 1 to run" in told
     assert told.count("records: a\n") == 1
     [path] = (tmp_path / "a").glob("**/*.json")
     path.unlink()

@@ -369,9 +369,9 @@ def test_a_failure_is_listed_and_the_rest_runs(tmp_path: Path) -> None:
     code, told = in_process(tmp_path, *sweep)
     assert code == 1
     assert "[2/2 ok=1 failed=1" in told
-    [line] = [line for line in told.splitlines() if line.startswith("failed: ")]
-    assert line.startswith("failed: full mini/location seed 0")
-    assert "diverged: the training loss became" in line
+    [line] = [line for line in told.splitlines() if line.startswith("diverged: ")]
+    assert line.startswith("diverged: full mini/location seed 0")
+    assert ": the training loss became" in line
     assert "train.lr=1e+30" in line
     assert sorted(r["status"] for r in Store(tmp_path / "results" / "runs").records()) == [
         "diverged",

@@ -52,7 +52,7 @@ def test_a_sweep_names_every_method_and_task_and_its_jobs_are_runs(
     job = [f"{key}={value}" for key, value in values.items()]
     code, told = petlbench(tmp_path, "-m", *job, DRY)
     assert code == 0, told
-    assert "plan: 1 runs, 0 finished (skipped), 1 to run" in told
+    assert "plan: 1 run, 0 finished (skipped), 1 to run" in told
 
 
 def test_values_of_a_sweep_are_numbers_or_as_hydra_reads_them(

@@ -15,7 +15,6 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from petlbench import registry
 from petlbench.arguments import Parser, command
 from petlbench.checks import positive
 from petlbench.commands.own import settings as own_settings
@@ -72,6 +71,8 @@ def parser() -> argparse.ArgumentParser:
 
 def attempt(asked: argparse.Namespace, typed: str) -> int:
     """Do what the command asks for; 1 if the data are wrong or a run fails."""
+    from petlbench import registry  # imports torch
+
     own = own_settings.given(asked.override)
     methods = _methods(asked.methods)
     command_line.check_groups([f"backbone={asked.backbone}"])
