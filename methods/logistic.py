@@ -90,7 +90,11 @@ class Logistic(Method):
         self.set_head(self.regression(fit, fit_labels, power))
         head = cast(nn.Linear, self.backbone.head)
         with torch.no_grad():
-            return accuracy(head(val.to(head.weight)).cpu(), val_labels)
+            logits = head(val.to(head.weight)).cpu()
+        # of a class without training images every power is sure that it is not there
+        known = torch.isin(val_labels, fit_labels)
+        likelihood = accuracy(logits[known], val_labels[known])[1] if known.any() else 0.0
+        return accuracy(logits, val_labels)[0], likelihood
 
     @torch.no_grad()
     def set_head(self, estimator: Any) -> None:

@@ -186,8 +186,8 @@ def _check_number(key: str, value: float, default: object) -> None:
     # A few defaults below that stand for a choice, such as OFT's rank of 0.
     low = LEAST.get(key, 0)
     least = min(default, low) if is_number(default) else low
-    if is_whole(value) and is_whole(least):
-        whole(f"method.{key}", value, low=least)
+    if is_whole(value) and (is_whole(default) or key in LEAST):
+        whole(f"method.{key}", value, low=int(least))
     else:
         at_least(f"method.{key}", value, least)
 

@@ -1,5 +1,6 @@
 """Baselines on frozen features: their own algorithms written out once more, and their passes."""
 
+import contextlib
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -29,6 +30,7 @@ from tests.settings import train
 from tests.shallow import shallow_method
 
 Array = NDArray[Any]
+WITHOUT_STEPS = [name for name in registry.names() if not registry.kind(name).takes_steps]
 
 
 def method(name: str, classes: int = 2, **values: Any) -> Any:
@@ -158,6 +160,30 @@ def test_of_equal_accuracies_the_better_likelihood_is_chosen() -> None:
     assert notes["C"] == 100
 
 
+def test_a_class_that_val_alone_has_does_not_decide_between_powers() -> None:
+    fit, val = bright(60, seed=1), bright(20, seed=2)
+    labels = val.labels.clone()
+    labels[:5] = 2
+    other = Split(val.images, labels, val.fingerprint)
+    made = method("logistic", classes=3, powers=[-6, 0, 2], halvings=0)
+    notes = made.fit(trainer(fit=fit, classes=3, halves=lambda: (fit, other))).notes
+    assert notes["C"] == 100
+
+
+@pytest.mark.parametrize("name", [*WITHOUT_STEPS, "lp_ft", "linear"])
+def test_a_method_says_that_it_searches(name: str) -> None:
+    asked = []
+
+    def none() -> tuple[Split, Split]:
+        asked.append(name)
+        raise UserError("too few")
+
+    made = method(name)
+    with contextlib.suppress(UserError):
+        made.fit(trainer(halves=none))
+    assert bool(asked) is made.searches
+
+
 def test_a_class_without_images_never_wins_and_one_class_is_refused() -> None:
     fit = noisy(40, 1, classes=2)
     made: Logistic = method("logistic", classes=4, powers=[0])
@@ -180,9 +206,6 @@ def test_the_search_halves_its_steps_around_the_best_power() -> None:
     scores = refined(score, [-2, 0, 2], 3)
     assert tried == [-2, 0, 2, 1, 0.5, 1.5, 1.25, 1.75]  # 3 is outside
     assert max(scores, key=scores.__getitem__) == 1.25
-
-
-WITHOUT_STEPS = [name for name in registry.names() if not registry.kind(name).takes_steps]
 
 
 @pytest.mark.parametrize("name", WITHOUT_STEPS)

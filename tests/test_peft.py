@@ -84,6 +84,7 @@ def adapted(name: str, **changed: Any) -> Method:
         ("c3a", {"block_size": 7}, "PEFT's tuner c3a does not fit petlbench_vit: "),
         ("road", {"group_size": 7}, "PEFT refuses the values of method: The group_size must be"),
         ("vera", {"r": 0}, "method.r is 0; it must be a whole number of at least 1"),
+        ("adalora", {"beta1": -1}, "method.beta1 is -1; it must be a number of at least 0"),
         (
             "adamss",
             {"subspace_rank": 0},

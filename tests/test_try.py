@@ -90,7 +90,8 @@ def of(method: str, more: Sequence[str] = ()) -> list[Combination]:
 COSTS = {"full": (30.0, 60.0), "lora": (9.0, 50.0), "dtl_plus": (2.0, 40.0), "bitfit": (2.0, 30.0)}
 
 
-def estimated(config: Config) -> Estimate:
+def estimated(configs: Sequence[Config]) -> Estimate:
+    config = configs[0]
     gib, seconds = COSTS.get(config.factors.method, (1.0, 10.0))
     fits = gib <= 8
     mode = config.train.memory if fits else "min"
@@ -243,8 +244,14 @@ def test_an_image_that_two_folds_would_share_is_refused(tmp_path: Path, capsys: 
     code, _, told = attempt(capsys, root, "--out", tmp_path / "out")
     assert code == 1
     [error] = [line for line in told.splitlines() if line.startswith("error: ")]
-    assert re.search("shares 1 image with .*(again|0).png.*mend the folder, or add --allow", error)
+    assert re.search("two folds share 1 image, .*again.png.*; mend the folder, or add --al", error)
     assert "has 1 image twice in different classes, for example" in told
+    for number in range(1, 5):
+        copied = root / "dark" / f"again{number}.png"
+        copied.write_bytes((root / "bright" / f"{number}.png").read_bytes())
+    tree.scan.cache_clear()
+    _, _, told = attempt(capsys, root, "--out", tmp_path / "out")
+    assert re.search("^error: two folds share [345] images", told, re.MULTILINE)
 
 
 def test_a_method_that_cannot_choose_its_value_on_so_few_images_is_left_out(

@@ -12,7 +12,7 @@ from petlbench.errors import UserError, unknown
 
 TOO_FEW = (
     f"has fewer than {HELD_OUT} training images of each class, too few for a search to score on "
-    "some of them; protocol=best_on_val scores on val"
+    "some of them"
 )
 log = logging.getLogger("petlbench")
 
@@ -38,7 +38,9 @@ def halves(config: Config, opened: Task) -> tuple[Split, Split]:
     # few-shot and DG lists have no parts, and a search sees val only if the protocol selects on it
     first_part, second_part = held_out(opened.open(name))
     if not len(second_part):
-        raise UserError(f"{opened.suite}/{opened.name} {TOO_FEW}")
+        raise UserError(
+            f"{opened.suite}/{opened.name} {TOO_FEW}; protocol=best_on_val scores on val"
+        )
     return first_part, second_part
 
 

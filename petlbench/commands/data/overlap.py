@@ -1,7 +1,7 @@
 """Equal images in two splits, by their pixels."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -24,6 +24,20 @@ def shared(task: Task, lists: Mapping[str, ImageList], facts: Facts) -> Iterator
         if both:
             pair = f"'{files[first][both[0]]}' and '{files[second][both[0]]}'"
             yield f"{second} shares {counted(len(both), 'image')} with {first}, for example {pair}"
+
+
+def in_two_folds(folds: Sequence[ImageList], facts: Facts) -> list[str]:
+    """A sentence if images are tested in one fold and equal ones in another; else none."""
+    first: dict[str | Path, tuple[Path, int]] = {}
+    pairs = []
+    for number, images in enumerate(folds):
+        for path in images.files:
+            other, fold = first.setdefault(content(facts, path), (path, number))
+            if fold != number:
+                pairs.append(f"'{other}' and '{path}'")
+    if not pairs:
+        return []
+    return [f"two folds share {counted(len(pairs), 'image')}, for example {pairs[0]}"]
 
 
 def wrong_sums(task: Task, lists: Mapping[str, ImageList], facts: Facts) -> list[str]:

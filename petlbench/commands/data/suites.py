@@ -25,9 +25,9 @@ class NoImages(Exception):
 
 @dataclass(frozen=True)
 class TaskDraw:
-    """A task with one draw of its training list, or one fold of its images, if it has several.
+    """A task with one draw of its training list, if it has several.
 
-    name: of the task, with the number of draw or fold. task_name: of the task alone.
+    name: of the task, with the number of the draw. task_name: of the task alone.
     """
 
     task_name: str
@@ -45,6 +45,16 @@ class TaskDraw:
         if not task.splits:
             raise NoImages(f"{self.task_name} has no images; choose a task such as mini/digits")
         return task
+
+    @property
+    def folds(self) -> list["TaskDraw"]:
+        """The task with each of its folds; empty without folds."""
+        count = self.values.get("folds")
+        if "fold" not in self.values or not is_whole(count):
+            return []
+        return [
+            replace(self, config=_numbered(self.config, "fold", number)) for number in range(count)
+        ]
 
     @property
     def folders(self) -> tuple[RequiredFolder, ...]:
@@ -87,7 +97,7 @@ def needs_root(name: str) -> bool:
 def task_draws(
     suite: str, root: Path | None, size: int, values: Sequence[str] = ()
 ) -> Iterator[TaskDraw]:
-    """The tasks of a suite with all their draws and folds; images become `size` pixels wide.
+    """The tasks of a suite with all their draws; images become `size` pixels wide.
 
     root: as PETLBENCH_DATA; for a task of the user's own images, their folder. values: overrides
     of Hydra for all of them.
@@ -104,19 +114,18 @@ def task_draws(
 
 
 def _draws(name: str, config: Config) -> Iterator[TaskDraw]:
-    reader = config.dataset.target
-    # a text in `folds` is refused by the reader
-    folds = reader.values.get("folds")
-    numbers = {"draw": DRAWS} if "draw" in reader.values else {}
-    numbers |= {"fold": folds} if is_whole(folds) else {}
-    if not numbers:
+    if "draw" not in config.dataset.target.values:
         yield TaskDraw(name, name, config)
         return
-    [(key, count)] = numbers.items()
-    for number in range(count):
-        values = replace(reader, values={**reader.values, key: number})
-        dataset = replace(config.dataset, target=values, draw=number)
-        yield TaskDraw(name, f"{name} {key} {number}", replace(config, dataset=dataset))
+    for draw in range(DRAWS):
+        yield TaskDraw(name, f"{name} draw {draw}", _numbered(config, "draw", draw))
+
+
+def _numbered(config: Config, key: str, number: int) -> Config:
+    """With another draw or fold."""
+    reader = config.dataset.target
+    reader = replace(reader, values={**reader.values, key: number})
+    return replace(config, dataset=replace(config.dataset, target=reader, draw=number))
 
 
 def required_folders(suite: str, root: Path | None) -> tuple[Path, list[RequiredFolder]]:

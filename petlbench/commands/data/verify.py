@@ -60,6 +60,9 @@ def verify_task(
     except UserError as error:
         return report | {"defects": [str(error)]}
     part = _from_lists(draw.name, task, facts, pool) if task.lists else unlisted.verify(task)
+    if folds := [fold.task().lists["test"]() for fold in draw.folds]:
+        # each is tested by a run that trains on the others
+        part["shared"] = overlap.in_two_folds(folds, facts) or part["shared"]
     shared = part["shared"]
     report |= {
         "splits": part["splits"],

@@ -1,6 +1,6 @@
 """What a method takes: its predicted peak of memory, and its time by a few measured steps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -37,10 +37,14 @@ class Estimate:
     refusal: str | None = None
 
 
-def estimated(config: Config, size: Sizes, budget_gib: float) -> Estimate:
-    """The estimate in the first memory mode that fits the budget, or in the last one."""
+def estimated(configs: Sequence[Config], size: Sizes, budget_gib: float) -> Estimate:
+    """The estimate in the first memory mode that fits the budget, or in the last one.
+
+    configs: the runs of a method, which differ in the fold alone.
+    """
+    config = configs[0]
     method = build.method(replace(config, backbone=replace(config.backbone, pretrained=False)))
-    if method.searches and not splits.can_search(config, splits.data(config)):
+    if method.searches and not all(splits.can_search(c, splits.data(c)) for c in configs):
         return Estimate(config.train.memory, None, None, f"the folder {splits.TOO_FEW}")
     if not method.takes_steps:  # as k-NN, which looks at each image once
         image_s = _image_s(config, method)

@@ -11,7 +11,6 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -140,21 +139,14 @@ def _verified(asked: argparse.Namespace, parts: Sequence[str], *, skips: bool) -
     from petlbench.commands.data.verify import verify
 
     place = user_path("dataset.root", asked.folder)
-    tasks = verify("folder", place, asked.allow_duplicates, parts)["tasks"]
-    broken, defects, notes, shared = (
-        list(dict.fromkeys(chain.from_iterable(task[key] for task in tasks)))
-        for key in ("broken", "defects", "notes", "shared")
-    )
-    # the folds divide the same images: one that is twice in the folder is shared in two of them
-    again = shared[1:] if len(tasks) > 1 else []
-    skipped = broken if skips else []
-    for note in [*notes, *(f"{each}; left out" for each in skipped)]:
-        if note not in again:
-            say(f"note: {note}")
-    defects = [defect for defect in defects if defect not in {*skipped, *again}]
+    [task] = verify("folder", place, asked.allow_duplicates, parts)["tasks"]
+    skipped = task["broken"] if skips else []
+    defects = [defect for defect in task["defects"] if defect not in skipped]
+    for note in [*task["notes"], *(f"{each}; left out" for each in skipped)]:
+        say(f"note: {note}")
     for defect in defects:
-        instead = ", or add --allow-duplicates" if defect in shared else ""
-        instead += ", or add dataset.on_bad_image=skip" if defect in broken else ""
+        instead = ", or add --allow-duplicates" if defect in task["shared"] else ""
+        instead += ", or add dataset.on_bad_image=skip" if defect in task["broken"] else ""
         say(f"error: {defect}; mend the folder{instead}")
     return not defects
 
@@ -194,7 +186,7 @@ def _plan(
         methods,
         plan.combinations(common, sizes.runs),
         partial(conduct.planned, store=cache(Store)),
-        lambda config: estimate.estimated(config, sizes, budget_gib),
+        lambda configs: estimate.estimated(configs, sizes, budget_gib),
         budget_gib=budget_gib,
         minutes=asked.minutes,
     )

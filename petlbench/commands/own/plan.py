@@ -81,7 +81,7 @@ def candidates(
     methods: Iterable[str],
     of: Combinations,
     planned: Callable[[Sequence[plan.Combination]], list[plan.Planned]],
-    estimated: Callable[[Config], Estimate],
+    estimated: Callable[[Sequence[Config]], Estimate],
     *,
     budget_gib: float,
     minutes: float,
@@ -112,25 +112,25 @@ def lack(found: Sequence[Candidate], minutes: float) -> str | None:
     taken = [one.method for one in found if one.reason is None]
     if len(found) == 1 or len(taken) > 1:
         return None
+    only = f"Only {taken[0]} fits, which leaves nothing to compare it with"
+    if not any(one.estimate and one.estimate.refusal is None for one in found[1:]):
+        return f"{only}; choose other --methods."
     epochs = _pair_epochs(found, minutes)
     fewer = f"train.epochs={epochs}" if epochs else "a smaller train.epochs"
-    return (
-        f"Only {taken[0]} fits, which leaves nothing to compare it with; give more --minutes or "
-        f"--budget-gib, or {fewer}."
-    )
+    return f"{only}; give more --minutes or --budget-gib, or {fewer}."
 
 
 def _judged(
     one: Candidate,
     of: Combinations,
     planned: Callable[[Sequence[plan.Combination]], list[plan.Planned]],
-    estimated: Callable[[Config], Estimate],
+    estimated: Callable[[Sequence[Config]], Estimate],
     budget_gib: float,
     left_s: float,
 ) -> Candidate:
     """A candidate with its estimate, and the memory mode or the reason that follows from it."""
     config = one.runs[0].config
-    found = estimated(config)
+    found = estimated([run.config for run in one.runs])
     one = replace(one, estimate=found)
     if found.refusal is not None:
         return replace(one, reason=found.refusal)
@@ -157,7 +157,9 @@ def _pair_epochs(found: Sequence[Candidate], minutes: float) -> int:
 def _advice(one: Candidate, budget_gib: float, left_s: float) -> str:
     """What lets the first method fit."""
     found = one.estimate
-    if found is None or found.refusal is not None:
+    if found is not None and found.refusal is not None:
+        return "choose other --methods, or add images"
+    if found is None:
         return "choose another --backbone, or other --methods"
     if found.peak_gib is not None and found.peak_gib > budget_gib:
         return "give more --budget-gib, or choose another --backbone"

@@ -97,14 +97,12 @@ def _time(scores: Scores, best: str, cheapest: str, others: Sequence[str]) -> li
     own, other = (float(scores.costs.at[name, TIME]) for name in (cheapest, best))
     # a mean over runs on two devices compares with no other
     elsewhere = len(set().union(*(devices[row] for row in (best, cheapest, *others)))) > 1
-    if elsewhere or own == other or not own > 0 < other:
+    if elsewhere or not own > 0 < other or min(own, other) > MOST_SHARE / 100 * max(own, other):
         return []
     if own > other:
         # a method that is significantly worse may take less time
         return [f"Of these, {best} trains fastest." if others else f"{best} trains faster."]
     share = 100 * own / other
-    if share > MOST_SHARE:
-        return []
     return [f"{cheapest} takes {share:.{0 if share >= 1 else 2}f} % of its training time."]
 
 
