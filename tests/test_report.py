@@ -908,12 +908,15 @@ def test_a_cost_that_differs_between_the_runs_of_a_row_is_said() -> None:
         {
             "row": ["LoRA", "LoRA", "DTL", "DTL", "VeRA"],
             "saved_mb": [57.24, 62.24, 26.67, 26.68, float("nan")],
+            "delta_kb": [1.0, 2.0, 15.6, 16.4, 3.0],  # DTL's are printed alike
             "train_s": [1.0, 9.0, 1.0, 9.0, 1.0],
         }
     )
     _, told = costs.meaning(["saved_mb", "train_s"], finished)
     assert told.startswith("Means of runs that differ in saved for backward (MB), by version")
     assert told.endswith(": LoRA (57.2 to 62.2).")
+    _, told = costs.meaning(["delta_kb"], finished)
+    assert told.endswith(": LoRA (1 to 2).")
 
 
 def test_the_two_measures_of_memory_have_two_names() -> None:

@@ -63,7 +63,9 @@ def _unequal(key: str, finished: pd.DataFrame) -> str:
     if cost.timed:
         return ""
     ends = finished.groupby("row", sort=False)[key].agg(["min", "max"])
-    apart = ends[ends["max"] - ends["min"] > UNEQUAL * ends["max"].abs()]
+    printed = ends.astype(float).round(cost.digits)
+    differ = ends["max"] - ends["min"] > UNEQUAL * ends["max"].abs()
+    apart = ends[differ & (printed["min"] != printed["max"])]
     listed = ", ".join(
         f"{row} ({low:.{cost.digits}f} to {high:.{cost.digits}f})"
         for row, low, high in apart.itertuples()
