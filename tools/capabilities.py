@@ -165,7 +165,7 @@ def figures(name: str) -> list[str]:
     # without training the delta grows with the number of images
     stored = f"{size:,}" if facts.trains(name) else NONE
     parameters = f"{section.parameters(method)['method']:,}"
-    return [parameters, stored, *counted(kept, method, 1), *counted(operations, method, 2)]
+    return [parameters, stored, *on_shapes(kept, method, 1), *on_shapes(operations, method, 2)]
 
 
 def kept(method: Method) -> list[str]:
@@ -183,7 +183,7 @@ def operations(method: Method) -> list[str]:
     return [f"{gflops['forward']:.3f}", f"{gflops['step']:.3f}" if method.takes_steps else NONE]
 
 
-def counted(count: Callable[[Method], list[str]], method: Method, cells: int) -> list[str]:
+def on_shapes(count: Callable[[Method], list[str]], method: Method, cells: int) -> list[str]:
     """What a count on shapes gives, or so many empty cells if the method reads values."""
     try:
         return count(method)

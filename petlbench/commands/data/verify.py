@@ -60,9 +60,8 @@ def verify_task(
     except UserError as error:
         return report | {"defects": [str(error)]}
     part = _from_lists(draw.name, task, facts, pool) if task.lists else unlisted.verify(task)
-    if folds := [fold.task().lists["test"]() for fold in draw.folds]:
-        # each is tested by a run that trains on the others
-        part["shared"] = overlap.in_two_folds(folds, facts) or part["shared"]
+    # each fold is tested by a run that trains on the others
+    part["shared"] = overlap.in_two_folds(_folds(draw), facts) or part["shared"]
     shared = part["shared"]
     report |= {
         "splits": part["splits"],
@@ -73,6 +72,14 @@ def verify_task(
     notes = part["notes"] + (shared if allow_duplicates else []) + task.remarks()
     # two lists may have the same defective file
     return report | {"defects": list(dict.fromkeys(defects)), "notes": notes}
+
+
+def _folds(draw: TaskDraw) -> list[ImageList]:
+    """The test images of each fold; empty without folds."""
+    try:
+        return [fold.task().lists["test"]() for fold in draw.folds]
+    except UserError:  # a defect of all lists, which is in the report
+        return []
 
 
 def _from_lists(name: str, task: Task, facts: Facts, pool: ThreadPoolExecutor) -> Report:

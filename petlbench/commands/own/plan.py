@@ -45,7 +45,7 @@ class Candidate:
         found = self.estimate
         total = len(self.runs)
         finished = sum(run.state == plan.FINISHED for run in self.runs)
-        parts = [f"{counted(total, 'run')}"]
+        parts = [counted(total, "run")]
         if finished:
             parts.append(f"{finished} finished")
         if found and found.peak_gib is not None:
